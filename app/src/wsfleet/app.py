@@ -1,0 +1,49 @@
+"""The FastAPI application: HTTP routes, and the WebSocket endpoint's address."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Response, WebSocket
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from wsfleet import __version__
+from wsfleet.endpoints import plain_endpoint
+from wsfleet.node import Node
+
+
+def create_app(node: Node) -> FastAPI:
+    """Routes of one node process; the node starts and stops with the application."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await node.start()
+        yield
+        await node.stop()
+
+    app = FastAPI(title="wsfleet", version=__version__, lifespan=lifespan)
+
+    @app.websocket("/ws")
+    async def ws(websocket: WebSocket) -> None:
+        await plain_endpoint(node, websocket)
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        """How this node is; always answers 200 while the process lives."""
+        return node.health()
+
+    @app.get("/ready", responses={503: {"description": "New clients should go elsewhere."}})
+    async def ready() -> JSONResponse:
+        """Whether new clients should come: what the balancer asks."""
+        reason = node.not_ready_reason()
+        if reason is None:
+            return JSONResponse({"ready": True})
+        return JSONResponse({"ready": False, "reason": reason}, status_code=503)
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Prometheus's text format."""
+        return Response(node.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    return app

@@ -1,0 +1,28 @@
+"""The machine's load, sampled in the background so that no request waits for it."""
+
+import asyncio
+
+import psutil
+
+SAMPLE_INTERVAL = 1.0
+
+
+class Sampler:
+    """Memory and CPU of the machine, in per cent.
+
+    `psutil.cpu_percent(interval=None)` tells the load since its last call and 0.0 at the first, so
+    calling it from each request would tell nothing; one task calls it at a steady pace instead.
+    """
+
+    def __init__(self) -> None:
+        self.cpu_usage = 0.0
+        self.memory_usage: float = psutil.virtual_memory().percent
+
+    async def run(self) -> None:
+        """Sample until cancelled; the first reading comes after a tenth of a second."""
+        psutil.cpu_percent(interval=None)
+        await asyncio.sleep(SAMPLE_INTERVAL / 10)
+        while True:
+            self.cpu_usage = psutil.cpu_percent(interval=None)
+            self.memory_usage = psutil.virtual_memory().percent
+            await asyncio.sleep(SAMPLE_INTERVAL)

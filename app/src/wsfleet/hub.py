@@ -1,0 +1,73 @@
+"""Who on this process hears which channel, and the fan-out to them."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+from wsfleet.connection import Connection
+
+
+class Hub:
+    """The process's connections and their subscriptions.
+
+    Publications of one event-loop tick are joined once, and the same bytes are written to every
+    subscriber: a tick costs one write a connection, however many messages it carries.
+    """
+
+    def __init__(self, on_delivered: Callable[[int], None] = lambda n: None) -> None:
+        self._connections: dict[int, Connection] = {}
+        self._channels: dict[str, dict[int, Connection]] = {}
+        self._pending: dict[str, list[tuple[bytes, int | None]]] = {}
+        self._on_delivered = on_delivered
+
+    def __len__(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
+    def __iter__(self) -> Iterator[Connection]:
+        """The connections at this moment; they may leave while the caller goes through them."""
+        return iter(list(self._connections.values()))
+
+    def add(self, connection: Connection) -> None:
+        """Count a connection in."""
+        self._connections[connection.number] = connection
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection and all its subscriptions."""
+        self._connections.pop(connection.number, None)
+        for channel in [c for c, who in self._channels.items() if connection.number in who]:
+            self.unsubscribe(connection, channel)
+
+    def subscribe(self, connection: Connection, channel: str) -> None:
+        """From the next publication on, `connection` hears `channel`."""
+        self._channels.setdefault(channel, {})[connection.number] = connection
+
+    def unsubscribe(self, connection: Connection, channel: str) -> None:
+        """Stop hearing `channel`; a channel without subscribers is forgotten."""
+        subscribers = self._channels.get(channel, {})
+        subscribers.pop(connection.number, None)
+        if not subscribers:
+            self._channels.pop(channel, None)
+
+    def publish(self, channel: str, frame: bytes, exclude: int | None = None) -> None:
+        """Send `frame` to the channel's subscribers at the end of this tick, except `exclude`."""
+        if channel not in self._channels:
+            return
+        if not self._pending:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._pending.setdefault(channel, []).append((frame, exclude))
+
+    def _flush(self) -> None:
+        pending, self._pending = self._pending, {}
+        delivered = 0
+        for channel, publications in pending.items():
+            joined = b"".join(frame for frame, _ in publications)
+            origins = {exclude for _, exclude in publications}
+            for number, connection in list(self._channels.get(channel, {}).items()):
+                if number not in origins:
+                    count, frames = len(publications), joined
+                else:
+                    others = [frame for frame, exclude in publications if exclude != number]
+                    count, frames = len(others), b"".join(others)
+                if frames and connection.send(frames):
+                    delivered += count
+        self._on_delivered(delivered)

@@ -1,0 +1,39 @@
+"""JSON lines on standard output, one event a line; systemd's journal does the rest."""
+
+import logging
+import sys
+
+import orjson
+import structlog
+
+
+def configure(level: str) -> None:
+    """Send structlog's and the standard library's (uvicorn's) events the same way."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_logger_name,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.PositionalArgumentsFormatter()],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(lambda event, **_: orjson.dumps(event).decode()),
+            ],
+        )
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # One line a connection is ours to write; uvicorn would add a second for each handshake.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -1,0 +1,207 @@
+"""One node process: its parts, its state, and how it stops without dropping everybody at once."""
+
+import asyncio
+import enum
+import signal
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from wsfleet import __version__
+from wsfleet.broker import Broker
+from wsfleet.connection import NORMAL, SERVICE_RESTART, Connection
+from wsfleet.frames import text_frame
+from wsfleet.health import Sampler
+from wsfleet.hub import Hub
+from wsfleet.metrics import Metrics
+from wsfleet.protocol import plain
+from wsfleet.registry import Registry
+from wsfleet.sessions import Sessions
+from wsfleet.settings import Settings
+from wsfleet.store import Store, UnavailableError
+
+log = structlog.get_logger(__name__)
+
+DRAIN_STEP = 0.1
+
+
+class State(enum.Enum):
+    """A node only ever moves down this list."""
+
+    RUNNING = "running"
+    DRAINING = "draining"
+
+
+class Node:
+    """Everything that lives as long as the process; made before the first connection."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.state = State.RUNNING
+        self.started_at = time.time()
+        self.metrics = Metrics()
+        self.sampler = Sampler()
+        self.hub = Hub(on_delivered=self.metrics.deliveries.inc)
+        self.store = Store(settings, on_connected=self._on_connected)
+        self.registry = Registry(self.store, settings, self._describe)
+        self.sessions = Sessions(self.store, self.registry, settings.name, settings.resume_window)
+        self.broker = Broker(
+            self.store,
+            settings.name,
+            [plain.CHANNEL],
+            self._on_publication,
+            probe_interval=settings.heartbeat_interval,
+        )
+        self.metrics.watch(
+            connections=lambda: len(self.hub),
+            ready=lambda: self.not_ready_reason() is None,
+            redis=lambda: self.store.connected,
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start the background tasks; a Redis that is away does not keep the node from starting."""
+        loops = [
+            self.store.run(),
+            self.broker.run(),
+            self.broker.probe(),
+            self.registry.run(),
+            self.sampler.run(),
+        ]
+        if self.settings.idle_timeout:
+            loops.append(self._close_idle())
+        self._tasks = [asyncio.create_task(self._guard(loop)) for loop in loops]
+
+    async def stop(self) -> None:
+        """Leave the registry and end the background tasks."""
+        try:
+            await self.registry.leave()
+        except UnavailableError:
+            log.warning("left without saying so: redis is away, the others will reap")
+        running = set(self._tasks)
+        while running:
+            # Once is not enough: asyncio.wait_for of Python 3.11 can swallow a cancellation that
+            # comes in the moment of its time-out, and redis-py uses it.
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=1.0)
+        await self.store.close()
+
+    def not_ready_reason(self) -> str | None:
+        """Why new clients should go elsewhere; None if they should come."""
+        if self.state is State.DRAINING:
+            return "draining"
+        if not self.store.connected:
+            return "redis is not reachable"
+        if not self.broker.subscribed:
+            return "not subscribed to the other nodes"
+        if len(self.hub) >= self.settings.max_connections:
+            return f"full: {self.settings.max_connections} connections"
+        return None
+
+    def refusal_reason(self) -> str | None:
+        """Why a handshake is refused; None to accept it.
+
+        A node without Redis still accepts: the others may be no better off, and its clients learn
+        the reason from an error frame instead of from a closed door.
+        """
+        if self.state is State.DRAINING:
+            return "draining"
+        if len(self.hub) >= self.settings.max_connections:
+            return "full"
+        return None
+
+    def health(self) -> dict[str, Any]:
+        """What `/health` says."""
+        healthy = self.store.connected and self.broker.subscribed
+        status = "healthy" if healthy else "degraded"
+        return {
+            "status": "draining" if self.state is State.DRAINING else status,
+            "connections": len(self.hub),
+            "memory_usage": self.sampler.memory_usage,
+            "cpu_usage": self.sampler.cpu_usage,
+            "redis_connected": self.store.connected,
+            "hostname": self.settings.name,
+            "version": __version__,
+            "uptime": round(time.time() - self.started_at, 3),
+        }
+
+    async def drain(self) -> None:
+        """Refuse new clients and ask the open ones to reconnect, a few at a time.
+
+        At `drain_rate` a second, faster where `drain_timeout` would be exceeded; clients that are
+        left then are closed by the server's own shutdown.
+        """
+        self.state = State.DRAINING
+        settings = self.settings
+        leaving = list(self.hub)
+        log.info("draining", connections=len(leaving))
+        deadline = time.monotonic() + settings.drain_timeout
+        per_second = max(
+            settings.drain_rate, len(leaving) / max(settings.drain_timeout, DRAIN_STEP)
+        )
+        step = max(1, round(per_second * DRAIN_STEP))
+        while leaving and time.monotonic() < deadline:
+            for connection in leaving[:step]:
+                connection.close(SERVICE_RESTART, "node is stopping, please reconnect")
+            leaving = leaving[step:]
+            await asyncio.sleep(DRAIN_STEP)
+        while len(self.hub) and time.monotonic() < deadline:
+            await asyncio.sleep(DRAIN_STEP)
+        log.info("drained", left=len(self.hub))
+
+    def opened(self, connection: Connection) -> None:
+        """Count a connection in."""
+        self.hub.add(connection)
+        self.metrics.connections_opened.inc()
+        log.info("opened", client_id=connection.client_id, connections=len(self.hub))
+
+    def closed(self, connection: Connection) -> None:
+        """Count a connection out."""
+        self.hub.remove(connection)
+        self.metrics.disconnected(connection.close_code)
+        log.info(
+            "closed",
+            client_id=connection.client_id,
+            code=connection.close_code,
+            reason=connection.reason,
+            messages=connection.message_count,
+            duration=round(time.monotonic() - connection.opened_at, 3),
+        )
+
+    def _describe(self) -> dict[str, str]:
+        return {
+            "connections": str(len(self.hub)),
+            "url": self.settings.url,
+            "version": __version__,
+            "started": f"{self.started_at:.3f}",
+            "state": self.not_ready_reason() or "ready",
+        }
+
+    def _on_publication(self, channel: str, payload: bytes, origin: int | None) -> None:
+        self.hub.publish(channel, text_frame(payload), exclude=origin)
+
+    async def _on_connected(self) -> None:
+        await self.registry.beat()
+        await self.sessions.reconcile()
+
+    async def _close_idle(self) -> None:
+        timeout = self.settings.idle_timeout
+        while True:
+            await asyncio.sleep(min(1.0, timeout / 4))
+            limit = time.monotonic() - timeout
+            for connection in self.hub:
+                if connection.last_message_at < limit:
+                    connection.close(NORMAL, f"idle for {timeout:g} s")
+
+    async def _guard(self, loop: Coroutine[Any, Any, None]) -> None:
+        """A background task that dies of a defect must not leave a half-dead node behind."""
+        try:
+            await loop
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            log.critical("background task failed", exc_info=True)
+            signal.raise_signal(signal.SIGTERM)  # drain and stop; systemd starts a new one

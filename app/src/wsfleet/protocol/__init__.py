@@ -1,0 +1,1 @@
+"""Client protocols without I/O: bytes in, commands out, frames back."""

@@ -1,0 +1,78 @@
+"""The live nodes: this one's heartbeat, and what it learns of the others by it."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+from redis.exceptions import RedisError
+
+from wsfleet import keys
+from wsfleet.settings import Settings
+from wsfleet.store import Store, UnavailableError
+
+log = structlog.get_logger(__name__)
+
+
+async def _nothing(*_: str) -> None:
+    pass
+
+
+class Registry:
+    """One sorted set, written by every node every few seconds, on Redis's clock."""
+
+    def __init__(
+        self, store: Store, settings: Settings, describe: Callable[[], dict[str, str]]
+    ) -> None:
+        self._store = store
+        self._name = settings.name
+        self._interval = settings.heartbeat_interval
+        self._dead_after = settings.node_dead_after
+        self._describe = describe
+        self.on_dead: Callable[[str], Awaitable[None]] = _nothing
+        self.on_unknown: Callable[[], Awaitable[None]] = _nothing
+
+    async def run(self) -> None:
+        """Give a sign of life every interval, and clear away nodes that give none."""
+        while True:
+            started = time.monotonic()
+            try:
+                await self.beat()
+            except (UnavailableError, RedisError) as error:
+                log.debug("heartbeat failed", error=str(error))
+            await asyncio.sleep(max(0.0, self._interval - (time.monotonic() - started)))
+
+    async def leave(self) -> None:
+        """Take this node out of the registry: it stops on purpose."""
+        await self._store.call("ZREM", keys.NODES, self._name)
+        await self._store.call("DEL", keys.node(self._name))
+
+    async def is_dead(self, name: str) -> bool:
+        """Whether a node is gone: no sign of life, or nobody listens on its control channel.
+
+        The second notices a killed process at once; the first, one whose machine went silent.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        silence, (_, listeners) = await asyncio.gather(
+            self._store.function("silence", [keys.NODES], name),
+            self._store.call("PUBSUB", "NUMSUB", keys.control(name)),
+        )
+        return bool(listeners == 0 or silence > 1000 * self._dead_after)
+
+    async def beat(self) -> None:
+        """Give one sign of life, and clear away the dead.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        fields = [item for pair in self._describe().items() for item in pair]
+        known, stale = await self._store.function(
+            "heartbeat", [keys.NODES, keys.node(self._name)], self._name, self._dead_after, *fields
+        )
+        if not known:
+            await self.on_unknown()
+        for name in (name.decode() for name in stale):
+            await self.on_dead(name)
+            await self._store.function("forget", [keys.NODES], name, self._dead_after)

@@ -1,0 +1,85 @@
+"""uvicorn, told to drain before it stops, and the `wsfleet serve` process around it."""
+
+import asyncio
+import socket
+import sys
+
+import structlog
+import uvicorn
+from pydantic import ValidationError
+
+from wsfleet import logs, systemd
+from wsfleet.app import create_app
+from wsfleet.node import Node
+from wsfleet.settings import Settings
+from wsfleet.websocket import WebSocketProtocol
+
+log = structlog.get_logger(__name__)
+
+
+class Server(uvicorn.Server):
+    """uvicorn closes every WebSocket with 1012 in one instant when it stops; this one paces it."""
+
+    def __init__(self, config: uvicorn.Config, node: Node) -> None:
+        super().__init__(config)
+        self._node = node
+        self._watchdog: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say READY=1."""
+        await super().startup(sockets)
+        self._watchdog = asyncio.create_task(
+            systemd.keep_watchdog_quiet(lambda: f"{len(self._node.hub)} connections")
+        )
+        systemd.notify("READY=1")
+        log.info("listening", node=self._node.settings.name, url=self._node.settings.url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, then do what uvicorn does."""
+        systemd.notify("STOPPING=1")
+        await self._node.drain()
+        await super().shutdown(sockets)
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+
+
+def create_server(settings: Settings) -> Server:
+    """The server of one node process, not yet running."""
+    node = Node(settings)
+    config = uvicorn.Config(
+        create_app(node),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws=WebSocketProtocol,
+        ws_max_size=settings.max_message_size,
+        ws_ping_interval=settings.ping_interval,
+        ws_ping_timeout=settings.ping_timeout,
+        ws_per_message_deflate=False,  # 64 KiB and more a connection
+        backlog=4096,
+        proxy_headers=True,
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_graceful_shutdown=10,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+    )
+    return Server(config, node)
+
+
+def run() -> None:
+    """Serve until SIGTERM or SIGINT; settings come from the environment.
+
+    Raises:
+        SystemExit: 2 with one line a mistake if the settings are wrong, 3 if it cannot listen.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            variable = "WSFLEET_" + "_".join(str(part) for part in problem["loc"]).upper()
+            print(f"{variable}: {problem['msg']} (it is {problem['input']!r})", file=sys.stderr)
+        raise SystemExit(2) from None
+    logs.configure(settings.log_level)
+    create_server(settings).run()

@@ -1,0 +1,71 @@
+"""The node's settings: environment variables `WSFLEET_*`, checked once at start."""
+
+import socket
+from functools import cached_property
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """One attribute a variable: `redis_url` is `WSFLEET_REDIS_URL`.
+
+    Raises:
+        pydantic.ValidationError: a variable is missing its form; the message names it.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="WSFLEET_", frozen=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=8001, ge=0, le=65535)
+    """Port to listen on; also the end of the default `name`."""
+    node_name: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]{0,64}$")
+    """Name of this process in the cluster: its HAProxy server, its cookie. Empty: HOST-PORT."""
+    node_url: str = ""
+    """Where operators reach this process. Empty: `http://{host}:{port}`."""
+    trusted_proxies: str = "127.0.0.1"
+    """Addresses whose X-Forwarded-For is believed, comma separated."""
+    log_level: str = Field(default="info", pattern=r"^(debug|info|warning|error)$")
+    """Least severe level that is logged."""
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    """The shared state: `redis://[user:password@]host:port/db`."""
+    redis_timeout: PositiveFloat = 2.0
+    """Seconds to connect to Redis, and to wait for one answer."""
+    redis_max_connections: PositiveInt = 8
+    """Connections in the pool to Redis."""
+
+    heartbeat_interval: PositiveFloat = 2.0
+    """Seconds between two signs of life in the registry, and between two probes of pub/sub."""
+    node_dead_after: PositiveFloat = 8.0
+    """Seconds without a sign of life until other nodes reap this node's `connection:*` keys."""
+    resume_window: PositiveInt = 120
+    """Seconds that `state:{client_id}` outlives its client."""
+
+    max_connections: PositiveInt = 10_000
+    """Open WebSockets; more are refused with 503, and `/ready` says so."""
+    max_message_size: PositiveInt = 65_536
+    """Bytes of one message from a client; a larger one closes with 1009."""
+    ping_interval: PositiveFloat = 25.0
+    """Seconds between WebSocket pings; keep it below the balancer's tunnel time-out."""
+    ping_timeout: PositiveFloat = 20.0
+    """Seconds to wait for a pong until the connection is closed with 1011."""
+    idle_timeout: float = Field(default=0.0, ge=0)
+    """Seconds without a message from a client until it is closed with 1000; 0 is never."""
+    outbox_limit: PositiveInt = 1_048_576
+    """Bytes that may wait for one client; a slower one is closed with 1013."""
+    drain_timeout: float = Field(default=30.0, ge=0)
+    """Seconds in which a stopping node asks its clients to reconnect."""
+    drain_rate: PositiveInt = 200
+    """Clients a second that a stopping node sends away, unless the time-out asks for more."""
+
+    @cached_property
+    def name(self) -> str:
+        """The node's name, made from host name and port where none is set."""
+        return self.node_name or f"{socket.gethostname()}-{self.port}"
+
+    @cached_property
+    def url(self) -> str:
+        """The node's own URL."""
+        return self.node_url or f"http://{self.host}:{self.port}"

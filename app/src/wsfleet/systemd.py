@@ -1,0 +1,26 @@
+"""The service's side of `Type=notify` (sd_notify(3)): ready, watchdog, stopping."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+
+
+def notify(*assignments: str) -> None:
+    """Tell systemd, where it started us; elsewhere nothing happens."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):  # an abstract socket
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.sendto("\n".join(assignments).encode(), address)
+
+
+async def keep_watchdog_quiet(status: Callable[[], str]) -> None:
+    """Show that the event loop turns, every half of `WatchdogSec` (sd_watchdog_enabled(3))."""
+    microseconds = int(os.environ.get("WATCHDOG_USEC", "0"))
+    interval = microseconds / 2_000_000 if microseconds else 10.0
+    while True:
+        notify("WATCHDOG=1", f"STATUS={status()}")
+        await asyncio.sleep(interval)

@@ -1,0 +1,65 @@
+"""Fixtures for all tests."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis.asyncio
+
+from tests.harness import RedisServer, RunningNode, StartNode, free_port
+from wsfleet.server import create_server
+from wsfleet.settings import Settings
+
+
+@pytest.fixture
+def redis_process(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that the test may stop and start."""
+    directory = tmp_path / "redis"
+    directory.mkdir()
+    server = RedisServer(directory)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_server(redis_process: RedisServer) -> str:
+    """The URL of an empty Redis."""
+    return redis_process.url
+
+
+@pytest.fixture
+async def store(redis_server: str) -> AsyncIterator[Any]:
+    """A client of that Redis, answers decoded."""
+    async with redis.asyncio.Redis.from_url(redis_server, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+async def start_node(redis_server: str) -> AsyncIterator[StartNode]:
+    """Start a node; keywords are settings. Heartbeats are quick, so that tests are."""
+    running: list[RunningNode] = []
+
+    async def start(*, wait: bool = True, **overrides: Any) -> RunningNode:
+        port = free_port()
+        defaults: dict[str, Any] = {
+            "port": port,
+            "node_name": f"node{len(running) + 1}",
+            "redis_url": redis_server,
+            "redis_timeout": 0.5,
+            "heartbeat_interval": 0.1,
+            "node_dead_after": 0.5,
+            "drain_timeout": 5.0,
+        }
+        settings = Settings(**(defaults | overrides))
+        node = RunningNode(create_server(settings), settings)
+        running.append(node)
+        if wait:
+            await node.wait_ready()
+        return node
+
+    yield start
+    for node in running:
+        if not node.task.done():
+            await node.stop()

@@ -1,0 +1,128 @@
+"""What the tests start and wait for: Redis as a process of its own, nodes in this one."""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+
+from wsfleet.server import Server
+from wsfleet.settings import Settings
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """A redis-server on a port of its own; its data outlives `stop`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start, and return once it answers."""
+        binary = shutil.which("redis-server")
+        assert binary, "redis-server is not installed; scripts/test installs it"
+        options = {"port": self.port, "dir": self._directory, "appendonly": "yes", "save": ""}
+        arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        with (self._directory / "log").open("ab") as log:
+            self._process = subprocess.Popen([binary, *arguments], stdout=log, stderr=log)
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                return
+            time.sleep(0.05)
+        raise RuntimeError(f"redis-server did not start: see {self._directory / 'log'}")
+
+    def stop(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout=10)
+            self._process = None
+
+
+class RunningNode:
+    """A node that serves on the loopback, in this process."""
+
+    def __init__(self, server: Server, settings: Settings) -> None:
+        self.server = server
+        self.settings = settings
+        self.node = server._node
+        self.task = asyncio.create_task(server._serve())
+
+    @property
+    def url(self) -> str:
+        """Base URL, without a path."""
+        return self.settings.url
+
+    async def wait_ready(self) -> None:
+        """Until new clients should come, or fail after ten seconds."""
+        async with asyncio.timeout(10):
+            while not self.server.started or self.node.not_ready_reason() is not None:
+                await asyncio.sleep(0.01)
+
+    def connect(self, **options: Any) -> connect:
+        """Open a WebSocket to the plain endpoint."""
+        options.setdefault("proxy", None)
+        return connect(self.url.replace("http", "ws") + "/ws", **options)
+
+    async def stop(self) -> None:
+        """Stop as SIGTERM does."""
+        self.server.should_exit = True
+        await asyncio.wait([self.task], timeout=6)
+        if not self.task.done():
+            import sys
+            for t in asyncio.all_tasks(): t.print_stack(file=sys.stdout)
+            print(self.server.server_state.connections, self.server.server_state.tasks)
+        await asyncio.wait_for(self.task, 30)
+
+    async def crash(self) -> None:
+        """Vanish without a word, as after kill -9: no release, no farewell, sockets cut."""
+        for task in [self.task, *self.node._tasks]:
+            task.cancel()
+        for server in self.server.servers:
+            server.close()
+        for protocol in list(self.server.server_state.connections):
+            protocol.transport.abort()
+        pool = self.node.store.redis.connection_pool
+        await pool.disconnect()
+
+
+StartNode = Callable[..., Awaitable[RunningNode]]
+
+
+async def settled(condition: Callable[[], Awaitable[Any] | Any], what: str) -> None:
+    """Wait until `condition` holds, at most ten seconds.
+
+    Raises:
+        AssertionError: it never held; the message says `what` did not happen.
+    """
+    for _ in range(200):
+        result = condition()
+        if result if not isinstance(result, Awaitable) else await result:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"did not happen within 10 s: {what}")
+
+
+async def silent(client: ClientConnection, seconds: float = 0.3) -> bool:
+    """Whether nothing arrives for a while."""
+    try:
+        await asyncio.wait_for(client.recv(), seconds)
+    except TimeoutError:
+        return True
+    return False

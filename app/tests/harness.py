@@ -83,11 +83,6 @@ class RunningNode:
     async def stop(self) -> None:
         """Stop as SIGTERM does."""
         self.server.should_exit = True
-        await asyncio.wait([self.task], timeout=6)
-        if not self.task.done():
-            import sys
-            for t in asyncio.all_tasks(): t.print_stack(file=sys.stdout)
-            print(self.server.server_state.connections, self.server.server_state.tasks)
         await asyncio.wait_for(self.task, 30)
 
     async def crash(self) -> None:

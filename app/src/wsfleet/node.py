@@ -64,7 +64,7 @@ class Node:
     async def start(self) -> None:
         """Start the background tasks; a Redis that is away does not keep the node from starting."""
         loops = [
-            self.store.run(),
+            *self.store.loops(),
             self.broker.run(),
             self.broker.probe(),
             self.registry.run(),

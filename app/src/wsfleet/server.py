@@ -68,8 +68,8 @@ def create_server(settings: Settings) -> Server:
     return Server(config, node)
 
 
-def run() -> None:
-    """Serve until SIGTERM or SIGINT; settings come from the environment.
+def run(*, check: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT; settings come from the environment. `check`: read them only.
 
     Raises:
         SystemExit: 2 with one line a mistake if the settings are wrong, 3 if it cannot listen.
@@ -81,5 +81,7 @@ def run() -> None:
             variable = "WSFLEET_" + "_".join(str(part) for part in problem["loc"]).upper()
             print(f"{variable}: {problem['msg']} (it is {problem['input']!r})", file=sys.stderr)
         raise SystemExit(2) from None
+    if check:
+        return
     logs.configure(settings.log_level)
     create_server(settings).run()

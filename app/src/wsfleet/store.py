@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from importlib import resources
 from typing import Any
 
@@ -61,11 +61,9 @@ class Store:
         """Whether Redis answered last time."""
         return self._connected.is_set()
 
-    async def run(self) -> None:
-        """Keep connected until cancelled, then close the pool."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._stay_connected())
-            tasks.create_task(self._send_batches())
+    def loops(self) -> list[Coroutine[Any, Any, None]]:
+        """What must run in the background while the store is used."""
+        return [self._stay_connected(), self._send_batches()]
 
     async def close(self) -> None:
         """Give the sockets back."""

@@ -1,0 +1,278 @@
+"""The operator's command line: what there is, its options; each command imports its work late.
+
+A node is started by ``wsfleet serve``: importing Rich, httpx or picows here would cost every
+node of every host their memory, so this module imports nothing but Typer.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from wsfleet.cli.output import Report
+
+EXIT_WELL, EXIT_WRONG, EXIT_NOT_RUN = 0, 1, 2
+
+
+class CannotRun(typer.TyperException):
+    """The command could not do its work; the message is one line that says how to mend it."""
+
+    exit_code = EXIT_NOT_RUN
+
+
+class Operator(TyperGroup):
+    """The root command: whatever cannot be run ends in one line on stderr and exit code 2."""
+
+    def main(  # type: ignore[override]  # the signature of Click's main is wider than is used here
+        self, args: Sequence[str] | None = None, prog_name: str | None = "wsfleet", **extra: Any
+    ) -> None:
+        """Run the command line and exit the process with 0, 1 or 2 (130 after Ctrl-C)."""
+        args = list(sys.argv[1:] if args is None else args)
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(args=args, prog_name=prog_name, **extra)
+        except typer.TyperException as error:
+            sys.exit(_not_run(error, args))
+        except (typer.Abort, KeyboardInterrupt):
+            sys.exit(130)
+        except BrokenPipeError:
+            # The reader of stdout (head, a closed pager) has gone: not worth a word.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(EXIT_WRONG)
+        except Exception:  # a defect of this program: 1 would read as "checked and found wrong"
+            traceback.print_exc()
+            sys.exit(EXIT_NOT_RUN)
+        sys.exit(code or EXIT_WELL)
+
+
+def _not_run(error: typer.TyperException, args: list[str]) -> int:
+    """Say in one line why nothing was done; with --json stdout still gets its one object."""
+    message = " ".join(error.format_message().split())
+    if not isinstance(error, CannotRun):
+        context = getattr(error, "ctx", None)
+        message += f" See `{context.command_path if context else 'wsfleet'} --help`."
+    print(f"wsfleet: {message}", file=sys.stderr)
+    if "--json" in args:
+        import orjson
+
+        print(orjson.dumps({"ok": False, "error": message}).decode())
+    return EXIT_NOT_RUN
+
+
+app = typer.Typer(
+    cls=Operator,
+    help="Run a node of the WebSocket fleet, and check, load and watch the fleet. "
+    "Exit codes: 0 all is well, 1 something was found wrong, 2 the command could not be run.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+check = typer.Typer(help="Prove one property of the running fleet.", rich_markup_mode=None)
+app.add_typer(check, name="check")
+
+Url = Annotated[
+    str,
+    typer.Argument(
+        metavar="URL",
+        help="http(s)://HOST[:PORT] or ws(s)://HOST[:PORT][/PATH]; without a path, /ws is meant.",
+        show_default=False,
+    ),
+]
+Fleet = Annotated[
+    Path | None,
+    typer.Option(
+        "--fleet",
+        metavar="FILE",
+        envvar="WSFLEET_FLEET",
+        help="Where the cluster is. Default: /etc/wsfleet/fleet.json if it exists, "
+        "else inventory/local/.fleet.json below the current folder.",
+        show_default=False,
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print exactly one JSON object on stdout, nothing else.")
+]
+
+
+def _end(report: "Report", as_json: bool) -> None:
+    """Print the report and exit with 0 if all was well, else 1."""
+    from wsfleet.cli.output import emit
+
+    emit(report, as_json=as_json)
+    raise typer.Exit(EXIT_WELL if report.ok else EXIT_WRONG)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from wsfleet import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+@app.command()
+def serve(
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the settings; start nothing.")
+    ] = False,
+) -> None:
+    """Run one node in the foreground; WSFLEET_* environment variables configure it."""
+    from wsfleet.server import run
+
+    run(check=check)
+
+
+@app.command("status")
+def status_command(fleet: Fleet = None, as_json: Json = False) -> None:
+    """Show nodes, load balancers and Redis; 1 if any of them is not well."""
+    from wsfleet.cli import status
+    from wsfleet.cli.fleet import load_fleet
+
+    _end(status.run(load_fleet(fleet)), as_json)
+
+
+@check.command("stickiness")
+def stickiness_command(
+    url: Url,
+    clients: Annotated[int, typer.Option(min=1, max=1000, help="Clients at once.")] = 20,
+    connections: Annotated[
+        int, typer.Option(min=1, max=1000, help="Connections of each client, one after the other.")
+    ] = 5,
+    messages: Annotated[
+        int, typer.Option(min=1, max=1000, help="Messages on each connection.")
+    ] = 3,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Spread the whole check over this time; 0: no pauses.")
+    ] = 10.0,
+    jar: Annotated[
+        bool | None,
+        typer.Option(
+            "--jar/--no-jar",
+            help="Only clients that keep cookies, or only clients that do not. Default: both.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show that a client with a cookie comes back to its node; 1 if one moved or failed."""
+    from wsfleet.cli import stickiness
+    from wsfleet.cli.client import parse_url
+
+    modes = (True, False) if jar is None else (jar,)
+    plan = stickiness.Plan(clients, connections, messages, seconds, modes)
+    _end(stickiness.run(parse_url(url), plan), as_json)
+
+
+@check.command("state")
+def state_command(
+    fleet: Fleet = None,
+    redis: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--redis",
+            metavar="URL",
+            help="Read this Redis instead of the fleet file's; repeat it to compare several.",
+            show_default=False,
+        ),
+    ] = None,
+    settle: Annotated[
+        float,
+        typer.Option(min=0, max=60, help="Seconds until suspects are read a second time."),
+    ] = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Show that no connection: or state: key of Redis is an orphan; 1 if there are any."""
+    from wsfleet.cli import state
+    from wsfleet.cli.fleet import load_fleet
+
+    urls = redis or [load_fleet(fleet).redis_url]
+    _end(state.run(urls, settle), as_json)
+
+
+@app.command("load")
+def load_command(
+    url: Url,
+    clients: Annotated[int, typer.Option("--clients", min=2, help="Connections held open.")] = 100,
+    rate: Annotated[
+        float,
+        typer.Option("--rate", min=0.01, help="Messages a second of ALL clients together."),
+    ] = 20.0,
+    duration: Annotated[
+        float, typer.Option("--duration", min=0.1, help="Seconds of sending that are measured.")
+    ] = 20.0,
+    warmup: Annotated[
+        float,
+        typer.Option(
+            "--warmup", min=0, help="Seconds of sending before that: checked, but not timed."
+        ),
+    ] = 0.0,
+    size: Annotated[
+        int, typer.Option("--size", min=0, max=1_000_000, help="Bytes of padding in a message.")
+    ] = 0,
+    connect_rate: Annotated[
+        float, typer.Option("--connect-rate", min=1, help="New connections a second.")
+    ] = 500.0,
+    drain: Annotated[
+        float,
+        typer.Option("--drain", min=0, help="Seconds to wait at the end for what is on its way."),
+    ] = 10.0,
+    as_json: Json = False,
+) -> None:
+    """Load the fleet and account for every message; 1 if one was lost, doubled or failed.
+
+    Each message is broadcast: every other client must receive each acknowledged message exactly
+    once. Latency counts from the moment a message was due, so that a generator that falls behind
+    shows in it.
+    """
+    from wsfleet.cli import load
+    from wsfleet.cli.client import parse_url
+
+    plan = load.Plan(clients, rate, duration, warmup, size, connect_rate, drain)
+    _end(load.run(parse_url(url), plan), as_json)
+
+
+@app.command("monitor")
+def monitor_command(
+    url: Url,
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.1, help="Seconds between two rounds.")
+    ] = 5.0,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", min=1, help="Rounds; default: until Ctrl-C.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        float,
+        typer.Option(
+            "--limit", min=0, max=100, help="Per cent of CPU or memory above which a check fails."
+        ),
+    ] = 90.0,
+    fleet: Fleet = None,
+    as_json: Json = False,
+) -> None:
+    """Watch the health of the fleet and of every node behind URL; 1 if any check failed."""
+    from wsfleet.cli import monitor
+    from wsfleet.cli.client import parse_url
+    from wsfleet.cli.fleet import find_fleet
+
+    endpoint = parse_url(url)
+    plan = monitor.Plan(interval, count, limit, live=not as_json)
+    _end(monitor.run(endpoint, plan, find_fleet(fleet, endpoint.http)), as_json)

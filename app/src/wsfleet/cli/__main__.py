@@ -1,0 +1,5 @@
+"""``python -m wsfleet.cli``."""
+
+from wsfleet.cli import app
+
+app()

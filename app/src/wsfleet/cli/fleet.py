@@ -1,0 +1,99 @@
+"""The fleet file: where nodes, load balancers and Redis of one cluster are."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, RedisDsn, ValidationError
+from pydantic.functional_validators import AfterValidator
+
+from wsfleet.cli import CannotRun
+
+SYSTEM_FLEET = Path("/etc/wsfleet/fleet.json")
+LOCAL_FLEET = Path("inventory/local/.fleet.json")
+
+
+def _http(text: str) -> str:
+    AnyHttpUrl(text)
+    return text.rstrip("/")
+
+
+def _redis(text: str) -> str:
+    RedisDsn(text)
+    return text
+
+
+HttpUrl = Annotated[str, AfterValidator(_http)]
+RedisUrl = Annotated[str, AfterValidator(_redis)]
+
+
+class Fleet(BaseModel):
+    """A cluster, as site.yml writes it down."""
+
+    model_config = ConfigDict(frozen=True)
+
+    redis_url: RedisUrl
+    base_url: HttpUrl
+    nodes: dict[str, HttpUrl] = Field(min_length=1)
+    loadbalancers: dict[str, HttpUrl] = Field(default_factory=dict)
+
+
+def load_fleet(path: Path | None) -> Fleet:
+    """Return the fleet of `path`, or of the first default place that has a fleet file.
+
+    Raises:
+        CannotRun: there is no fleet file, or it cannot be read or is wrong; the message names
+            the file, the field, and the way to mend it.
+
+    """
+    if path is None:
+        path = _default()
+    if path is None:
+        raise CannotRun(
+            f"no fleet file: neither {SYSTEM_FLEET} nor {LOCAL_FLEET} exists. "
+            "Run site.yml, which writes it, or name one with --fleet FILE or WSFLEET_FLEET."
+        )
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise CannotRun(
+            f"cannot read the fleet file {path}: {error.strerror}. "
+            "Name another with --fleet FILE, or read it as a user who may."
+        ) from error
+    try:
+        return Fleet.model_validate_json(text)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in wrong["loc"]) or "the document"
+        raise CannotRun(
+            f"the fleet file {path} is wrong at {place}: {wrong['msg']}. "
+            "Run site.yml again: it writes the file anew."
+        ) from error
+
+
+def find_fleet(path: Path | None, base_url: str) -> Fleet | None:
+    """Return the fleet a URL belongs to, or None.
+
+    A file named by the user is always taken; a default one only if it is the URL's own, because
+    the URL may just as well lead to another cluster.
+
+    Raises:
+        CannotRun: as :func:`load_fleet`.
+
+    """
+    if path is not None:
+        return load_fleet(path)
+    default = _default()
+    if default is None:
+        return None
+    try:
+        fleet = load_fleet(default)
+    except CannotRun:
+        return None  # nobody asked for it
+    return fleet if fleet.base_url == base_url else None
+
+
+def _default() -> Path | None:
+    for path in (SYSTEM_FLEET, LOCAL_FLEET):
+        if path.exists():
+            return path
+    return None

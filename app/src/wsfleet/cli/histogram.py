@@ -1,0 +1,80 @@
+"""A bounded histogram of durations with a fixed relative error, after HdrHistogram."""
+
+import math
+
+#: Every power of two is cut into this many buckets: a reading is at most 1/64 too high.
+_STEPS = 64
+_BITS = _STEPS.bit_length()  # values below 2 * _STEPS are exact
+#: Longest duration told apart: 2^32 µs, over an hour; longer ones count as that.
+_LIMIT = (1 << 32) - 1
+
+
+class Histogram:
+    """Durations in seconds, kept as counts of microsecond buckets: 14 KB, however many."""
+
+    __slots__ = ("_counts", "count", "highest", "lowest", "total")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (_index(_LIMIT) + 1)
+        self.count = 0
+        self.total = 0.0
+        self.lowest = math.inf
+        self.highest = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Record one duration; a negative one (a clock's rounding) counts as 0."""
+        micros = int(seconds * 1e6)
+        if micros < 0:
+            micros, seconds = 0, 0.0
+        if micros < 128:  # _index(), written out: this runs once a delivery
+            self._counts[micros] += 1
+        elif micros <= _LIMIT:
+            shift = micros.bit_length() - 7
+            self._counts[(shift << 6) + (micros >> shift)] += 1
+        else:
+            self._counts[-1] += 1
+        self.count += 1
+        self.total += seconds
+        if seconds > self.highest:
+            self.highest = seconds
+        if seconds < self.lowest:
+            self.lowest = seconds
+
+    def percentile(self, percent: float) -> float | None:
+        """Return the duration in seconds that `percent` of all do not exceed; None if empty."""
+        if not self.count:
+            return None
+        rank = max(1, math.ceil(self.count * percent / 100))
+        seen = 0
+        for index, count in enumerate(self._counts):
+            seen += count
+            if seen >= rank:
+                return min(_upper(index) / 1e6, self.highest)
+        return self.highest
+
+    def summary(self) -> dict[str, float | int | None]:
+        """Return count, and min, mean, p50, p95, p99 and max in milliseconds (None if empty)."""
+
+        def milliseconds(seconds: float | None) -> float | None:
+            return None if seconds is None else round(seconds * 1000, 3)
+
+        return {
+            "count": self.count,
+            "min_ms": milliseconds(self.lowest if self.count else None),
+            "mean_ms": milliseconds(self.total / self.count if self.count else None),
+            "p50_ms": milliseconds(self.percentile(50)),
+            "p95_ms": milliseconds(self.percentile(95)),
+            "p99_ms": milliseconds(self.percentile(99)),
+            "max_ms": milliseconds(self.highest if self.count else None),
+        }
+
+
+def _index(micros: int) -> int:
+    shift = max(0, micros.bit_length() - _BITS)
+    return shift * _STEPS + (micros >> shift)
+
+
+def _upper(index: int) -> int:
+    """Return the highest number of microseconds that falls into a bucket."""
+    shift = max(0, index // _STEPS - 1)
+    return ((index - shift * _STEPS + 1) << shift) - 1

@@ -1,0 +1,72 @@
+"""What a command found, printed for a person or as one JSON object."""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+#: Longest list of problems that is printed for a person; --json always has all of them.
+SHOWN_PROBLEMS = 20
+
+
+@dataclass
+class Report:
+    """The findings of one command.
+
+    `data` is what ``--json`` prints (with `ok` and `problems` added); `views` is the same for
+    people. It is `ok` exactly if nothing was found wrong.
+    """
+
+    data: dict[str, Any]
+    views: list[RenderableType] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found wrong."""
+        return not self.problems
+
+
+def emit(report: Report, *, as_json: bool) -> None:
+    """Print a report on stdout: one JSON object on one line, or its views and its verdict."""
+    if as_json:
+        document = {"ok": report.ok, "problems": report.problems, **report.data}
+        sys.stdout.write(orjson.dumps(document).decode() + "\n")
+        return
+    console = Console(highlight=False)
+    for view in report.views:
+        console.print(view)
+    for problem in report.problems[:SHOWN_PROBLEMS]:
+        console.print(Text(f"✗ {problem}", style="red"))
+    if len(report.problems) > SHOWN_PROBLEMS:
+        console.print(f"  … {len(report.problems) - SHOWN_PROBLEMS} more; --json lists all of them")
+    if report.ok:
+        console.print(Text("✓ all is well", style="green"))
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
+    """Return a table; a column called ">name" stands on the right, None is shown as a dash."""
+    drawn = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        drawn.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
+    for row in rows:
+        drawn.add_row(*(_cell(value) for value in row))
+    return drawn
+
+
+def _cell(value: object) -> Text:
+    # Text, not str: a name with [brackets] must not be read as Rich's markup.
+    if value is None or value == "":
+        return Text("-")
+    if isinstance(value, bool):
+        return Text("yes" if value else "NO", style="" if value else "red")
+    if isinstance(value, float):
+        return Text(f"{value:,.1f}")
+    if isinstance(value, int):
+        return Text(f"{value:,}")
+    return Text(str(value))

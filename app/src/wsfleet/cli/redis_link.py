@@ -1,0 +1,77 @@
+"""The operator's way to Redis: one blocking client, timed, with one-line errors."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import redis
+from redis.exceptions import AuthenticationError, RedisError
+
+from wsfleet import keys
+from wsfleet.cli import CannotRun
+
+#: Seconds without a sign of life until a node counts as dead: the default of the nodes' own
+#: setting `node_dead_after`.
+DEAD_AFTER = 8.0
+#: Commands in one round trip: enough to make its time matter little, few enough not to stall
+#: the Redis that the fleet is working with.
+BATCH = 500
+_TIMEOUT = 5.0  # seconds
+
+T = TypeVar("T")
+
+
+@contextmanager
+def connected(url: str, *, decode: bool = True) -> Iterator[Any]:
+    """Yield a client of one Redis; its answers are text, or bytes where `decode` is off.
+
+    Raises:
+        CannotRun: it is unreachable, refuses us, or stops answering; the password is not shown.
+
+    """
+    try:
+        client = redis.Redis.from_url(
+            url,
+            decode_responses=decode,
+            socket_timeout=_TIMEOUT,
+            socket_connect_timeout=_TIMEOUT,
+        )
+    except ValueError as error:
+        raise CannotRun(f"{shown(url)} is not a Redis URL: write redis://HOST:PORT/DB") from error
+    try:
+        with client:
+            client.ping()
+            yield client
+    except AuthenticationError as error:
+        raise CannotRun(f"Redis {shown(url)} refuses us: {error}. Mend redis_url.") from error
+    except (RedisError, OSError) as error:
+        raise CannotRun(
+            f"cannot read Redis {shown(url)}: {error}. Check that it runs, and redis_url."
+        ) from error
+
+
+def live_nodes(client: Any) -> set[Any]:
+    """Return the nodes with a sign of life in the last `DEAD_AFTER` seconds, by Redis's clock.
+
+    They are text or bytes, as the client's answers are.
+    """
+    seconds, micros = client.time()
+    oldest = seconds + micros / 1e6 - DEAD_AFTER
+    return set(client.zrangebyscore(keys.NODES, oldest, "+inf"))
+
+
+def batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut a sequence into pieces of at most `BATCH`."""
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]
+
+
+def shown(url: str) -> str:
+    """Return a Redis URL without its password."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 6379
+    except ValueError:
+        return "(unreadable)"
+    return f"{parts.scheme}://{parts.hostname}:{port}{parts.path}"

@@ -1,0 +1,302 @@
+"""``wsfleet status``: nodes, load balancers and Redis of a fleet, at one glance."""
+
+import asyncio
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import uvloop
+
+from wsfleet import keys
+from wsfleet.cli import CannotRun
+from wsfleet.cli.fleet import Fleet
+from wsfleet.cli.output import Report, table
+from wsfleet.cli.redis_link import connected, live_nodes, shown
+
+_TIMEOUT = 3.0  # seconds for one HTTP answer
+_HEADERS = {"User-Agent": "wsfleet"}
+
+
+def run(fleet: Fleet) -> Report:
+    """Ask everybody once and report.
+
+    Raises:
+        CannotRun: nobody answers at all: neither a node, nor a load balancer, nor Redis.
+
+    """
+    report = Report({})
+    redis = _redis(fleet)
+    registered: dict[str, dict[str, Any]] = redis.pop("registry")
+    urls = {name: str(said["url"]) for name, said in registered.items() if said.get("url")}
+    urls |= fleet.nodes
+    health, balancers = uvloop.run(_ask(urls, fleet.loadbalancers))
+    reached = [*health.values(), *(rows for rows, _ in balancers.values())]
+    if not redis["reachable"] and not any(reached):
+        raise CannotRun(
+            f"nobody of the fleet answers: not Redis ({redis['error']}), no node, no load "
+            "balancer. Check that it runs and that this host reaches it; `--fleet` names another."
+        )
+    nodes = [
+        _node(
+            name, urls.get(name), registered.get(name), health.get(name), known=redis["reachable"]
+        )
+        for name in sorted(urls | registered)
+    ]
+    servers = [
+        {"loadbalancer": name, **row} for name, (rows, _) in balancers.items() for row in rows or []
+    ]
+    report.data.update(
+        nodes=nodes,
+        loadbalancers=[
+            {
+                "name": name,
+                "url": fleet.loadbalancers[name],
+                "reachable": rows is not None,
+                "error": error,
+                "servers": rows or [],
+            }
+            for name, (rows, error) in balancers.items()
+        ],
+        redis=redis,
+    )
+    report.problems += [
+        f"node {node['name']}: {node['problem']}" for node in nodes if node["problem"]
+    ]
+    report.problems += [
+        f"load balancer {name}: {error}" for name, (_, error) in balancers.items() if error
+    ]
+    report.problems += [
+        f"load balancer {row['loadbalancer']}: server {row['server']} is {row['status']}"
+        + (f" ({row['check']})" if row["check"] else "")
+        for row in servers
+        if not row["well"]
+    ]
+    if redis["error"]:
+        report.problems.append(f"redis {redis['url']}: {redis['error']}")
+    report.views = _views(nodes, servers, redis)
+    return report
+
+
+def _redis(fleet: Fleet) -> dict[str, Any]:
+    """Read what Redis says of itself and of the nodes; an unreachable one is a finding."""
+    result: dict[str, Any] = {
+        "url": shown(fleet.redis_url),
+        "reachable": False,
+        "error": None,
+        "role": None,
+        "version": None,
+        "used_memory": None,
+        "max_memory": None,
+        "connected_clients": None,
+        "operations_per_second": None,
+        "state_keys": None,
+        "connection_keys": None,
+        "registry": {},
+    }
+    try:
+        with connected(fleet.redis_url) as client:
+            info = client.info()
+            result |= {
+                "reachable": True,
+                "role": info["role"],
+                "version": info["redis_version"],
+                "used_memory": info["used_memory"],
+                "max_memory": info.get("maxmemory") or None,
+                "connected_clients": info["connected_clients"],
+                "operations_per_second": info["instantaneous_ops_per_sec"],
+                "error": _redis_problem(info),
+                **_counted_keys(client),
+            }
+            result["registry"] = _registry(client)
+    except CannotRun as error:
+        result["error"] = str(error.message)
+    return result
+
+
+def _redis_problem(info: Mapping[str, Any]) -> str | None:
+    """Name the first thing that is wrong with a Redis that answers."""
+    if info.get("loading"):
+        return "still loading its data"
+    for name, what in (
+        ("rdb_last_bgsave_status", "the last snapshot failed"),
+        ("aof_last_write_status", "the last write to the append-only file failed"),
+        ("aof_last_bgrewrite_status", "the last rewrite of the append-only file failed"),
+    ):
+        if info.get(name, "ok") != "ok":
+            return what
+    if info["role"] == "slave" and info.get("master_link_status") != "up":
+        return "a replica without its primary"
+    return None
+
+
+def _counted_keys(client: Any) -> dict[str, int]:
+    state, connection = keys.state(""), keys.connection("")
+    counts = {"state_keys": 0, "connection_keys": 0}
+    for key in client.scan_iter(count=1000):
+        if key.startswith(state):
+            counts["state_keys"] += 1
+        elif key.startswith(connection):
+            counts["connection_keys"] += 1
+    return counts
+
+
+def _registry(client: Any) -> dict[str, dict[str, Any]]:
+    """Return every node in the registry with what it says of itself."""
+    live = live_nodes(client)
+    now = client.time()[0]
+    nodes = {}
+    for name, beat in client.zrange(keys.NODES, 0, -1, withscores=True):
+        said = client.hgetall(keys.node(name))
+        nodes[name] = {
+            **said,
+            "live": name in live,
+            "heartbeat_age": round(now - beat, 1),
+            "uptime": _since(said.get("started"), now),
+        }
+    return nodes
+
+
+def _since(started: str | None, now: float) -> float | None:
+    try:
+        return round(now - float(started or ""), 1)
+    except ValueError:
+        return None
+
+
+async def _ask(
+    nodes: Mapping[str, str], balancers: Mapping[str, str]
+) -> tuple[
+    dict[str, dict[str, Any] | None], dict[str, tuple[list[dict[str, Any]] | None, str | None]]
+]:
+    """Fetch every node's /health and every load balancer's statistics, all at once."""
+    async with httpx.AsyncClient(timeout=_TIMEOUT, headers=_HEADERS, trust_env=False) as client:
+        health, stats = await asyncio.gather(
+            asyncio.gather(*(_health(client, url) for url in nodes.values())),
+            asyncio.gather(*(_stats(client, url) for url in balancers.values())),
+        )
+    return dict(zip(nodes, health, strict=True)), dict(zip(balancers, stats, strict=True))
+
+
+async def _health(client: httpx.AsyncClient, url: str) -> dict[str, Any] | None:
+    try:
+        answer = (await client.get(f"{url}/health")).json()
+    except (httpx.HTTPError, ValueError):
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+async def _stats(
+    client: httpx.AsyncClient, url: str
+) -> tuple[list[dict[str, Any]] | None, str | None]:
+    try:
+        answer = await client.get(f"{url}/stats;csv")
+        answer.raise_for_status()
+    except httpx.HTTPError as error:
+        return None, f"no statistics from {url}: {str(error) or type(error).__name__}"
+    servers = parse_stats(answer.text)
+    return servers, None if servers else "it has no servers"
+
+
+def parse_stats(text: str) -> list[dict[str, Any]]:
+    """Return the servers of HAProxy's statistics CSV (management guide, section 9.1)."""
+    rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
+    return [
+        {
+            "backend": row["pxname"],
+            "server": row["svname"],
+            "status": row["status"],
+            # "UP 1/2" is on its way down, but serves; "no check" cannot tell.
+            "well": row["status"].startswith(("UP", "no check")),
+            "sessions": int(row["scur"] or 0),
+            "check": " ".join(filter(None, (row.get("check_status"), row.get("last_chk")))),
+            "seconds_in_status": int(row["lastchg"]) if row.get("lastchg") else None,
+        }
+        for row in rows
+        if row.get("type") == "2"  # 0 frontend, 1 backend, 2 server, 3 listener
+    ]
+
+
+def _node(
+    name: str,
+    url: str | None,
+    said: dict[str, Any] | None,
+    health: dict[str, Any] | None,
+    *,
+    known: bool,
+) -> dict[str, Any]:
+    """Join what the registry and the node itself say; `known` tells whether Redis was readable."""
+    said, answer = said or {}, health or {}
+    connections = answer.get("connections", said.get("connections"))
+    node = {
+        "name": name,
+        "url": url,
+        "live": said.get("live", False) if known else None,
+        "state": said.get("state"),
+        "health": answer.get("status"),
+        "reachable": health is not None,
+        "connections": None if connections is None else int(connections),
+        "version": answer.get("version", said.get("version")),
+        "uptime": answer.get("uptime", said.get("uptime")),
+        "heartbeat_age": said.get("heartbeat_age"),
+    }
+    return {**node, "problem": _node_problem(node, registered=bool(said), known=known)}
+
+
+def _node_problem(node: dict[str, Any], *, registered: bool, known: bool) -> str | None:
+    if not node["reachable"]:
+        return f"{node['url'] or 'it'} does not answer /health"
+    if known and not registered:
+        return "it is not in the registry"
+    if known and not node["live"]:
+        return f"no sign of life for {node['heartbeat_age']} s"
+    if node["health"] != "healthy":
+        return f"it says that it is {node['health']}"
+    if node["state"] not in (None, "ready"):
+        return f"it takes no new clients: {node['state']}"
+    return None
+
+
+def _views(
+    nodes: list[dict[str, Any]], servers: list[dict[str, Any]], redis: dict[str, Any]
+) -> list[Any]:
+    node_columns = ("name", "live", "health", "state", "connections", "version", "uptime")
+    megabytes = redis["used_memory"] / 2**20 if redis["reachable"] else None
+    return [
+        table(
+            "nodes",
+            ("node", "live", "health", "state", ">connections", "version", ">uptime s"),
+            ([node[column] for column in node_columns] for node in nodes),
+        ),
+        table(
+            "load balancers",
+            ("balancer", "backend/server", "status", ">sessions", "last check", ">since s"),
+            (
+                (
+                    row["loadbalancer"],
+                    f"{row['backend']}/{row['server']}",
+                    row["status"],
+                    row["sessions"],
+                    row["check"],
+                    row["seconds_in_status"],
+                )
+                for row in servers
+            ),
+        ),
+        table(
+            "redis",
+            ("role", "version", ">memory MB", ">clients", ">ops/s", ">state:*", ">connection:*"),
+            [
+                (
+                    redis["role"],
+                    redis["version"],
+                    megabytes,
+                    redis["connected_clients"],
+                    redis["operations_per_second"],
+                    redis["state_keys"],
+                    redis["connection_keys"],
+                )
+            ],
+        ),
+    ]

@@ -1,0 +1,199 @@
+"""The cluster that an inventory describes: who is where, and what is wrong with it.
+
+Everything comes from inventory variables. Role defaults of another host cannot be seen from here
+(they exist only while its role runs), so the caller hands its own in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+GROUPS = {
+    "loadbalancers": "HAProxy",
+    "wsnodes": "the WebSocket nodes",
+    "redis": "the shared state",
+}
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,57}")
+"""A node name becomes a cookie value and a HAProxy server name; `-PORT` follows it."""
+
+Hosts = Mapping[str, Iterable[str]]
+Variables = Mapping[str, Any]
+
+
+class Host:
+    """One host's variables, with defaults."""
+
+    def __init__(self, name: str, variables: Variables, defaults: Variables) -> None:
+        self.name = name
+        self._variables = variables
+        self._defaults = defaults
+
+    def get(self, key: str) -> Any:
+        """The host's own value, or the default."""
+        value = self._variables.get(key)
+        return self._defaults.get(key) if value is None else value
+
+    @property
+    def address(self) -> str:
+        """Where the other hosts reach it."""
+        return str(self.get("fleet_address") or self.get("ansible_host") or self.name)
+
+    @property
+    def wsnode_name(self) -> str:
+        """First part of its processes' names."""
+        return str(self.get("wsnode_name") or self.name)
+
+    @property
+    def wsnode_ports(self) -> range:
+        """One port a node process."""
+        first = int(self.get("wsnode_port"))
+        return range(first, first + int(self.get("wsnode_processes")))
+
+
+def _hosts(groups: Hosts, group: str, hostvars: Mapping[str, Variables], defaults: Variables) -> list[Host]:
+    return [Host(name, hostvars[name], defaults) for name in groups.get(group, ())]
+
+
+def fleet(groups: Hosts, hostvars: Mapping[str, Variables], defaults: Variables) -> dict[str, Any]:
+    """Describe the cluster: node processes, balancers and Redis servers with their addresses."""
+    return {
+        "nodes": [
+            {
+                "name": f"{host.wsnode_name}-{port}",
+                "host": host.name,
+                "address": host.address,
+                "port": port,
+                "url": f"http://{host.address}:{port}",
+            }
+            for host in _hosts(groups, "wsnodes", hostvars, defaults)
+            for port in host.wsnode_ports
+        ],
+        "loadbalancers": [
+            {
+                "name": host.name,
+                "address": host.address,
+                "port": int(host.get("haproxy_port")),
+                "stats_url": f"http://{host.address}:{host.get('haproxy_stats_port')}",
+            }
+            for host in _hosts(groups, "loadbalancers", hostvars, defaults)
+        ],
+        "redis": [
+            {"name": host.name, "address": host.address, "port": int(host.get("redis_port"))}
+            for host in _hosts(groups, "redis", hostvars, defaults)
+        ],
+    }
+
+
+def fleet_mistakes(groups: Hosts, hostvars: Mapping[str, Variables], defaults: Variables) -> list[str]:
+    """List what is wrong with the inventory, each line with the way to mend it."""
+    mistakes = [
+        f"The group '{group}' has no host ({purpose}): add one to the inventory."
+        for group, purpose in GROUPS.items()
+        if not groups.get(group)
+    ]
+    if len(list(groups.get("redis", ()))) > 1:
+        mistakes.append(
+            "The group 'redis' has more than one host, and they would not share their data: "
+            "leave one in the inventory."
+        )
+    names = dict.fromkeys(name for group in GROUPS for name in groups.get(group, ()))
+    hosts = [Host(name, hostvars[name], defaults) for name in names]
+    readable: list[Host] = []
+    for host in hosts:
+        try:
+            host.address, host.wsnode_name, host.wsnode_ports  # noqa: B018 - reading is the test
+            int(host.get("redis_port")), int(host.get("haproxy_port")), int(host.get("haproxy_stats_port"))
+        except Exception as error:  # noqa: BLE001 - templates and int() fail in many ways
+            mistakes.append(f"A variable of the host '{host.name}' cannot be read: {error}")
+        else:
+            readable.append(host)
+    return mistakes + [
+        *_address_mistakes(readable),
+        *_name_mistakes([host for host in readable if host.name in groups.get("wsnodes", ())]),
+        *_port_mistakes(readable, groups),
+        *_password_mistakes([host for host in readable if host.name in groups.get("redis", ())]),
+    ]
+
+
+def _address_mistakes(hosts: list[Host]) -> list[str]:
+    by_address = defaultdict(list)
+    for host in hosts:
+        by_address[host.address].append(host.name)
+    return [
+        f"The hosts {_and(names)} have one address, {address}: give each its own ansible_host "
+        "(or fleet_address). One machine with several tasks is one host in several groups."
+        for address, names in by_address.items()
+        if len(names) > 1
+    ]
+
+
+def _name_mistakes(nodes: list[Host]) -> list[str]:
+    mistakes = [
+        f"The wsnode_name '{host.wsnode_name}' of the host '{host.name}' cannot be a cookie: use up "
+        "to 58 letters, digits, '.', '_' and '-'."
+        for host in nodes
+        if not NAME.fullmatch(host.wsnode_name)
+    ]
+    by_name = defaultdict(list)
+    for host in nodes:
+        for port in host.wsnode_ports:
+            by_name[f"{host.wsnode_name}-{port}"].append(host.name)
+    shared = {tuple(hosts): name for name, hosts in by_name.items() if len(hosts) > 1}
+    mistakes += [
+        f"The hosts {_and(hosts)} have one cookie, {name}: give each its own wsnode_name."
+        for hosts, name in shared.items()
+    ]
+    return mistakes
+
+
+def _port_mistakes(hosts: list[Host], groups: Hosts) -> list[str]:
+    mistakes = []
+    for host in hosts:
+        wanted: list[tuple[int, str]] = []
+        if host.name in groups.get("wsnodes", ()):
+            if len(host.wsnode_ports) < 1:
+                mistakes.append(f"wsnode_processes of the host '{host.name}' must be 1 or more.")
+            wanted += [(port, "wsnode_port") for port in host.wsnode_ports]
+        for group, variables in {
+            "redis": ["redis_port"],
+            "loadbalancers": ["haproxy_port", "haproxy_stats_port"],
+        }.items():
+            if host.name in groups.get(group, ()):
+                wanted += [(int(host.get(variable)), variable) for variable in variables]
+        users = defaultdict(list)
+        for port, variable in wanted:
+            users[port].append(variable)
+            if not 0 < port < 65536:
+                mistakes.append(f"{variable} of the host '{host.name}' is no port: {port}.")
+        mistakes += [
+            f"Port {port} of the host '{host.name}' is wanted twice, by {_and(variables)}: "
+            "change one of them."
+            for port, variables in users.items()
+            if len(variables) > 1
+        ]
+    return mistakes
+
+
+def _password_mistakes(redis: list[Host]) -> list[str]:
+    return [
+        f"redis_password is empty for the host '{host.name}': set it (by ansible-vault), or say "
+        "redis_allow_no_password: true where nobody else can reach Redis."
+        for host in redis
+        if not host.get("redis_password") and not host.get("redis_allow_no_password")
+    ]
+
+
+def _and(names: Iterable[str]) -> str:
+    *first, last = (f"'{name}'" for name in names)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+class FilterModule:
+    """What templates may call."""
+
+    def filters(self) -> dict[str, Any]:
+        """Filters by name."""
+        return {"fleet": fleet, "fleet_mistakes": fleet_mistakes}

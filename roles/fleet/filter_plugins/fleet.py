@@ -1,7 +1,7 @@
 """The cluster that an inventory describes: who is where, and what is wrong with it.
 
-Everything comes from inventory variables. Role defaults of another host cannot be seen from here
-(they exist only while its role runs), so the caller hands its own in.
+Everything comes from inventory variables. Where the inventory is silent a role's default holds, but
+Ansible shows those only while that role runs: they are read from the roles' files instead.
 """
 
 from __future__ import annotations
@@ -9,7 +9,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+import yaml
 
 GROUPS = {
     "loadbalancers": "HAProxy",
@@ -19,22 +24,35 @@ GROUPS = {
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,57}")
 """A node name becomes a cookie value and a HAProxy server name; `-PORT` follows it."""
 
-Hosts = Mapping[str, Iterable[str]]
+Groups = Mapping[str, Iterable[str]]
 Variables = Mapping[str, Any]
+HostVars = Mapping[str, Variables]
+
+
+@cache
+def _role_defaults() -> dict[str, Any]:
+    roles = Path(__file__).resolve().parent.parent.parent
+    defaults: dict[str, Any] = {}
+    for role in ("wsnode", "haproxy", "redis"):
+        defaults |= yaml.safe_load((roles / role / "defaults" / "main.yml").read_text())
+    return defaults
 
 
 class Host:
-    """One host's variables, with defaults."""
+    """One host's variables, with the roles' defaults."""
 
-    def __init__(self, name: str, variables: Variables, defaults: Variables) -> None:
+    def __init__(self, name: str, variables: Variables) -> None:
         self.name = name
         self._variables = variables
-        self._defaults = defaults
 
     def get(self, key: str) -> Any:
-        """The host's own value, or the default."""
+        """The host's own value, or the default; never a default that is a template."""
         value = self._variables.get(key)
-        return self._defaults.get(key) if value is None else value
+        if value is None:
+            value = _role_defaults().get(key)
+            if isinstance(value, str) and "{{" in value:
+                return None
+        return value
 
     @property
     def address(self) -> str:
@@ -53,41 +71,49 @@ class Host:
         return range(first, first + int(self.get("wsnode_processes")))
 
 
-def _hosts(groups: Hosts, group: str, hostvars: Mapping[str, Variables], defaults: Variables) -> list[Host]:
-    return [Host(name, hostvars[name], defaults) for name in groups.get(group, ())]
+def _hosts(groups: Groups, group: str, hostvars: HostVars) -> list[Host]:
+    return [Host(name, hostvars[name]) for name in groups.get(group, ())]
 
 
-def fleet(groups: Hosts, hostvars: Mapping[str, Variables], defaults: Variables) -> dict[str, Any]:
-    """Describe the cluster: node processes, balancers and Redis servers with their addresses."""
+def fleet_members(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, Any]]]:
+    """Describe the cluster: node processes, balancers and Redis servers, and where they are."""
     return {
-        "nodes": [
-            {
-                "name": f"{host.wsnode_name}-{port}",
-                "host": host.name,
-                "address": host.address,
-                "port": port,
-                "url": f"http://{host.address}:{port}",
-            }
-            for host in _hosts(groups, "wsnodes", hostvars, defaults)
-            for port in host.wsnode_ports
-        ],
-        "loadbalancers": [
-            {
-                "name": host.name,
-                "address": host.address,
-                "port": int(host.get("haproxy_port")),
-                "stats_url": f"http://{host.address}:{host.get('haproxy_stats_port')}",
-            }
-            for host in _hosts(groups, "loadbalancers", hostvars, defaults)
-        ],
-        "redis": [
-            {"name": host.name, "address": host.address, "port": int(host.get("redis_port"))}
-            for host in _hosts(groups, "redis", hostvars, defaults)
-        ],
+        "nodes": [_node(host, port) for host in _hosts(groups, "wsnodes", hostvars) for port in host.wsnode_ports],
+        "loadbalancers": [_loadbalancer(host) for host in _hosts(groups, "loadbalancers", hostvars)],
+        "redis": [_redis(host) for host in _hosts(groups, "redis", hostvars)],
     }
 
 
-def fleet_mistakes(groups: Hosts, hostvars: Mapping[str, Variables], defaults: Variables) -> list[str]:
+def _node(host: Host, port: int) -> dict[str, Any]:
+    return {
+        "name": f"{host.wsnode_name}-{port}",
+        "address": host.address,
+        "port": port,
+        "url": f"http://{host.address}:{port}",
+    }
+
+
+def _loadbalancer(host: Host) -> dict[str, Any]:
+    port = int(host.get("haproxy_port"))
+    return {
+        "name": host.name,
+        "address": host.address,
+        "url": f"http://{host.address}" + (f":{port}" if port != 80 else ""),
+        "stats_url": f"http://{host.address}:{host.get('haproxy_stats_port')}",
+    }
+
+
+def _redis(host: Host) -> dict[str, Any]:
+    password = host.get("redis_password")
+    credentials = f":{quote(password, safe='')}@" if password else ""
+    return {
+        "name": host.name,
+        "address": host.address,
+        "url": f"redis://{credentials}{host.address}:{host.get('redis_port')}/0",
+    }
+
+
+def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
     """List what is wrong with the inventory, each line with the way to mend it."""
     mistakes = [
         f"The group '{group}' has no host ({purpose}): add one to the inventory."
@@ -99,18 +125,18 @@ def fleet_mistakes(groups: Hosts, hostvars: Mapping[str, Variables], defaults: V
             "The group 'redis' has more than one host, and they would not share their data: "
             "leave one in the inventory."
         )
-    names = dict.fromkeys(name for group in GROUPS for name in groups.get(group, ()))
-    hosts = [Host(name, hostvars[name], defaults) for name in names]
     readable: list[Host] = []
-    for host in hosts:
+    for name in dict.fromkeys(name for group in GROUPS for name in groups.get(group, ())):
+        host = Host(name, hostvars[name])
         try:
-            host.address, host.wsnode_name, host.wsnode_ports  # noqa: B018 - reading is the test
-            int(host.get("redis_port")), int(host.get("haproxy_port")), int(host.get("haproxy_stats_port"))
+            _node(host, host.wsnode_ports[0] if host.wsnode_ports else 0)
+            _loadbalancer(host), _redis(host), int(host.get("redis_port"))
         except Exception as error:  # noqa: BLE001 - templates and int() fail in many ways
-            mistakes.append(f"A variable of the host '{host.name}' cannot be read: {error}")
+            mistakes.append(f"A variable of the host '{name}' cannot be read: {error}")
         else:
             readable.append(host)
-    return mistakes + [
+    return [
+        *mistakes,
         *_address_mistakes(readable),
         *_name_mistakes([host for host in readable if host.name in groups.get("wsnodes", ())]),
         *_port_mistakes(readable, groups),
@@ -149,7 +175,7 @@ def _name_mistakes(nodes: list[Host]) -> list[str]:
     return mistakes
 
 
-def _port_mistakes(hosts: list[Host], groups: Hosts) -> list[str]:
+def _port_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
     mistakes = []
     for host in hosts:
         wanted: list[tuple[int, str]] = []
@@ -196,4 +222,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """Filters by name."""
-        return {"fleet": fleet, "fleet_mistakes": fleet_mistakes}
+        return {"fleet_members": fleet_members, "fleet_mistakes": fleet_mistakes}

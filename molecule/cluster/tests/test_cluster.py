@@ -1,0 +1,282 @@
+"""The whole chain over ssh: clients, a balancer, nodes, Redis; a node dies, a node is added."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import redis.asyncio
+import testinfra
+import websockets
+import yaml
+
+ROOT = Path(__file__).parents[3]
+INVENTORY = ROOT / "molecule" / "cluster" / "inventory"
+FLEET = json.loads((INVENTORY / ".fleet.json").read_text())
+URL: str = FLEET["base_url"]
+WS = URL.replace("http", "ws") + "/ws"
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Any]:
+    """The cluster's Redis, answers decoded."""
+    async with redis.asyncio.Redis.from_url(FLEET["redis_url"], decode_responses=True) as client:
+        yield client
+
+
+def on(host: str, command: str) -> str:
+    """Run a command on a machine as root, and give its output."""
+    target = testinfra.get_host(f"ansible://{host}", ansible_inventory=str(INVENTORY), sudo=True)
+    output: str = target.check_output(command)
+    return output
+
+
+def site(*arguments: str, playbook: str = "site.yml") -> str:
+    """Run a playbook as an operator does; its recap is the end of the output."""
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), playbook, f"-i{INVENTORY}"]
+    environment = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    result = subprocess.run(
+        [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr
+    return result.stdout
+
+
+def wsfleet(*arguments: str) -> dict[str, Any]:
+    """Run the command line; it must find all well."""
+    command = [str(Path(sys.executable).parent / "wsfleet"), *arguments, "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    report: dict[str, Any] = json.loads(result.stdout)
+    return report
+
+
+async def until(condition: Any, what: str, seconds: float = 30) -> None:
+    """Wait until `condition()` is true, or fail with `what` did not happen."""
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline, f"did not happen in {seconds:g} s: {what}"
+        await asyncio.sleep(0.25)
+
+
+async def exchange(client: Any, message: Any) -> dict[str, Any]:
+    """Send one message with `websockets` and read on to its ack."""
+    await client.send(json.dumps(message))
+    while True:
+        answer: dict[str, Any] = json.loads(await asyncio.wait_for(client.recv(), 10))
+        if answer["type"] == "ack":
+            return answer
+
+
+class Browser:
+    """A client with a cookie jar, written only with aiohttp."""
+
+    def __init__(self, session: aiohttp.ClientSession, name: str) -> None:
+        self.session = session
+        self.name = name
+
+    async def visit(self) -> str:
+        """Connect, exchange one message, leave; gives the node that answered."""
+        async with self.session.ws_connect(WS) as ws:
+            await ws.send_json({"type": "visit", "client_id": self.name})
+            while True:
+                answer = await ws.receive_json(timeout=10)
+                if answer["type"] == "ack":
+                    assert answer["client_id"] == self.name
+                    hostname: str = answer["hostname"]
+                    return hostname
+
+    @property
+    def cookie(self) -> str:
+        """The sticky cookie's value in the jar, without the date that HAProxy adds."""
+        jar = {cookie.key: cookie.value for cookie in self.session.cookie_jar}
+        return jar["WSNODE"].split("|")[0]
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """A browser that takes cookies from an address, too."""
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+        yield Browser(session, f"browser-{time.time_ns()}")
+
+
+async def test_a_client_with_websockets_alone() -> None:
+    """Connect, send one JSON text, read one JSON answer."""
+    async with websockets.connect(WS) as client:
+        await client.send(json.dumps({"type": "test", "client_id": "guide", "timestamp": time.time()}))
+        answer = json.loads(await client.recv())
+    assert answer["hostname"] in FLEET["nodes"]
+    assert answer["timestamp"]
+
+
+async def test_the_cookie_is_set_on_the_101_for_one_day() -> None:
+    """The handshake's own answer carries it: no request before is needed."""
+    async with websockets.connect(WS) as client:
+        assert client.response is not None
+        cookie = client.response.headers["Set-Cookie"]
+        answer = await exchange(client, {"type": "x"})
+    assert cookie.startswith(f"WSNODE={answer['hostname']}")
+    assert "Max-Age=86400" in cookie
+    assert "HttpOnly" in cookie
+
+
+async def test_a_browser_comes_back_to_its_node(browser: Browser) -> None:
+    """100 visits out of 100 end at the node of the first."""
+    visits = Counter([await browser.visit() for _ in range(100)])
+    assert list(visits.values()) == [100]
+    assert browser.cookie in visits
+
+
+async def test_fifty_clients_at_once(store: Any) -> None:
+    """Fifty clients send and hear at the same time, on all nodes; Redis knows each of them."""
+
+    async def client(number: int) -> tuple[str, int]:
+        async with websockets.connect(WS) as connection:
+            answers = []
+            for count in range(3):
+                message = {"type": "load", "client_id": f"fifty-{number}", "count": count}
+                answers.append(await exchange(connection, message))
+                await asyncio.sleep(0.5)
+            assert await store.get(f"connection:fifty-{number}") == answers[0]["hostname"]
+            state = json.loads(await store.get(f"state:fifty-{number}"))
+            assert state["count"] == 2
+            return answers[0]["hostname"], len(answers)
+
+    results = await asyncio.gather(*(client(number) for number in range(50)))
+    assert {hostname for hostname, _ in results} == set(FLEET["nodes"])
+    assert sum(count for _, count in results) == 150
+
+
+async def test_a_message_is_heard_on_the_other_node() -> None:
+    """Clients of different nodes hear each other."""
+    async with AsyncExitStack() as stack:
+        by_node: dict[str, Any] = {}
+        while len(by_node) < len(FLEET["nodes"]):
+            client = await stack.enter_async_context(websockets.connect(WS))
+            by_node[(await exchange(client, {"type": "hello"}))["hostname"]] = client
+        sender, *others = by_node.values()
+        await exchange(sender, {"type": "greeting", "to": "all"})
+        for other in others:
+            while json.loads(await asyncio.wait_for(other.recv(), 10))["data"]["type"] != "greeting":
+                pass
+
+
+async def test_http_through_the_balancer() -> None:
+    """/health is public, /metrics is not."""
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{URL}/health") as response:
+            health = await response.json()
+        async with session.get(f"{URL}/metrics") as response:
+            assert response.status == 404
+    assert health["status"] == "healthy"
+    assert health["redis_connected"] is True
+    assert {"connections", "memory_usage", "cpu_usage", "hostname", "version", "uptime"} <= health.keys()
+
+
+async def test_a_node_dies(browser: Browser, store: Any) -> None:
+    """Its client lands on another node with a new cookie, and its state is still there."""
+    first = await browser.visit()
+    host = first.rpartition("-")[0]
+    async with AsyncExitStack() as stack:
+        held = await stack.enter_async_context(browser.session.ws_connect(WS))
+        await held.send_json({"type": "last words", "client_id": browser.name})
+        await held.receive_json(timeout=10)
+        assert await store.get(f"connection:{browser.name}") == first
+        on(host, "systemctl kill -s KILL wsnode@8001; systemctl stop wsnode@8001")
+        try:
+            assert json.loads(await store.get(f"state:{browser.name}"))["type"] == "last words"
+            second = await browser.visit()
+            assert second != first
+            assert browser.cookie == second
+            assert await browser.visit() == second
+
+            async def reaped() -> bool:
+                keys = [key async for key in store.scan_iter("connection:*")]
+                return first not in [await store.get(key) for key in keys]
+
+            await until(reaped, "the dead node's connection: keys were reaped", seconds=15)
+        finally:
+            on(host, "systemctl start wsnode@8001")
+
+    async def back() -> bool:
+        async with aiohttp.ClientSession() as session, session.get(f"{URL}/health") as response:
+            return bool((await response.json())["hostname"] == first)
+
+    await until(back, f"{first} serves again")
+
+
+async def test_a_full_or_draining_node_is_not_the_last_word(browser: Browser) -> None:
+    """A cookie that leads to a node which refuses is served by another, in the same handshake."""
+    first = await browser.visit()
+    host = first.rpartition("-")[0]
+    on(host, "systemctl stop wsnode@8001")
+    try:
+        assert await browser.visit() != first
+    finally:
+        on(host, "systemctl start wsnode@8001")
+
+
+def test_the_state_is_consistent_and_all_is_well() -> None:
+    """After a death and a return there are no orphans, and the cluster reports itself well."""
+    deadline = time.monotonic() + 30
+    command = [str(Path(sys.executable).parent / "wsfleet"), "status", "--fleet", str(INVENTORY / ".fleet.json")]
+    while subprocess.run(command, capture_output=True).returncode != 0:
+        assert time.monotonic() < deadline, "the cluster did not become well"
+        time.sleep(1)
+    wsfleet("check", "state", "--fleet", str(INVENTORY / ".fleet.json"))
+
+
+async def test_a_node_is_added_and_nobody_is_dropped(tmp_path: Path) -> None:
+    """A host in the inventory and site.yml again: it takes new clients, every open one stays."""
+    extra = tmp_path / "extra.yml"
+    extra.write_text(yaml.safe_dump({"wsnodes": {"hosts": {"node3": None}}}))
+    async with AsyncExitStack() as stack:
+        held = [await stack.enter_async_context(websockets.connect(WS)) for _ in range(50)]
+        before = [(await exchange(client, {"type": "before"}))["hostname"] for client in held]
+        # Only the new host and the balancers are touched: --limit must be enough.
+        await asyncio.to_thread(site, f"-i{extra}", "--limit", "node3,loadbalancers")
+
+        async def serves() -> bool:
+            async with websockets.connect(WS) as client:
+                return bool((await exchange(client, {"type": "x"}))["hostname"] == "node3-8001")
+
+        await until(serves, "node3 takes new clients")
+        after = [(await exchange(client, {"type": "after"}))["hostname"] for client in held]
+    assert after == before
+    recap = await asyncio.to_thread(site, f"-i{extra}")
+    changed = [line for line in recap.splitlines() if "changed=" in line and "changed=0" not in line]
+    assert changed == []
+    report = wsfleet("load", URL, "--clients", "300", "--rate", "20", "--duration", "5")
+    assert set(report["nodes"]) == {*FLEET["nodes"], "node3-8001"}
+    site()  # without it again, for the next run
+
+
+async def test_check_mode_changes_nothing() -> None:
+    """`--check --diff` on a cluster that is as it should be finds nothing to do."""
+    recap = await asyncio.to_thread(site, "--check", "--diff")
+    changed = [line for line in recap.splitlines() if "changed=" in line and "changed=0" not in line]
+    assert changed == []
+
+
+async def test_rollback_and_back(browser: Browser) -> None:
+    """The release before is taken into use node by node, and a second rollback undoes the first."""
+    current = on("node1", "basename $(readlink /opt/wsfleet/current)")
+    for host in ("node1", "node2"):
+        on(host, f"cd /opt/wsfleet && cp -a releases/{current} releases/before && ln -sfn releases/before previous")
+    await asyncio.to_thread(site, playbook="playbooks/rollback.yml")
+    for host in ("node1", "node2"):
+        assert on(host, "basename $(readlink /opt/wsfleet/current)") == "before"
+        started = on(host, "stat -c %Y /run/wsnode-8001/started")
+        assert int(started) >= int(on(host, "stat -c %Y /opt/wsfleet/current"))
+    assert await browser.visit() in FLEET["nodes"]
+    await asyncio.to_thread(site, playbook="playbooks/rollback.yml")
+    assert on("node1", "basename $(readlink /opt/wsfleet/current)") == current

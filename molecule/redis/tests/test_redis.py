@@ -1,0 +1,66 @@
+"""What the role `redis` leaves on a machine."""
+
+import shlex
+
+from testinfra.host import Host
+
+testinfra_hosts = ["ansible://redis"]
+
+PASSWORD = "a password with / and @"  # the inventory's
+
+
+def redis_cli(host: Host, command: str, password: str = PASSWORD) -> str:
+    """Ask the running server; the password does not go on the command line."""
+    environment = f"REDISCLI_AUTH={shlex.quote(password)}" if password else ""
+    return host.check_output(f"{environment} redis-cli --no-auth-warning {command}")
+
+
+def test_it_runs_and_starts_with_the_machine(host: Host) -> None:
+    """The service is up, now and after a reboot, and not as root."""
+    service = host.service("redis-server")
+    assert service.is_running
+    assert service.is_enabled
+    assert host.process.get(comm="redis-server").user == "redis"
+
+
+def test_it_listens_for_the_nodes_and_asks_for_the_password(host: Host) -> None:
+    """It is reached at the address of the inventory, and tells nothing without the password."""
+    address = host.ansible.get_variables()["ansible_host"]
+    assert host.socket(f"tcp://{address}:6379").is_listening
+    assert "NOAUTH" in redis_cli(host, "ping", password="")
+    assert redis_cli(host, f"-h {address} ping") == "PONG"
+
+
+def test_settings_hold(host: Host) -> None:
+    """Nothing is evicted, and writes survive a crash."""
+    settings = redis_cli(host, "config get appendonly maxmemory-policy maxmemory").splitlines()
+    values = dict(zip(settings[::2], settings[1::2], strict=True))
+    assert values == {
+        "appendonly": "yes",
+        "maxmemory-policy": "noeviction",
+        "maxmemory": str(1024**3),
+    }
+
+
+def test_data_survives_a_crash(host: Host) -> None:
+    """A write that is a second old is there after kill -9."""
+    assert redis_cli(host, "set crash survived") == "OK"
+    host.check_output("sleep 1.5 && systemctl kill -s KILL redis-server && sleep 2")
+    assert redis_cli(host, "get crash") == "survived"
+    redis_cli(host, "del crash")
+
+
+def test_the_password_is_not_for_everybody(host: Host) -> None:
+    """Only Redis and root read its settings."""
+    settings = host.file("/etc/redis/wsfleet.conf")
+    assert (settings.user, settings.group, settings.mode) == ("redis", "redis", 0o640)
+
+
+def test_a_wrong_configuration_is_refused(host: Host) -> None:
+    """The check that guards each write takes the real file and refuses one with a mistake."""
+    check = "/usr/local/sbin/redis-check-config"
+    assert host.run(f"{check} /etc/redis/wsfleet.conf").rc == 0
+    host.check_output("echo 'maxmemory plenty' > /tmp/wrong.conf")
+    refused = host.run(f"{check} /tmp/wrong.conf")
+    assert refused.rc == 1
+    assert "maxmemory" in refused.stderr

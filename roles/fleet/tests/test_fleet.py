@@ -1,0 +1,140 @@
+"""The inventory's check: each mistake stops site.yml before a host is touched, and says how to mend it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "roles" / "fleet" / "filter_plugins"))
+
+from fleet import fleet_members, fleet_mistakes  # noqa: E402
+
+GROUPS = {"loadbalancers": ["lb1"], "wsnodes": ["node1", "node2"], "redis": ["redis1"]}
+HOSTS: dict[str, dict[str, Any]] = {
+    "lb1": {"ansible_host": "10.0.0.11"},
+    "node1": {"ansible_host": "10.0.0.21"},
+    "node2": {"ansible_host": "10.0.0.22"},
+    "redis1": {"ansible_host": "10.0.0.31", "redis_allow_no_password": True},
+}
+ONE_HOST = {group: ["all1"] for group in GROUPS}
+
+
+def hosts(**changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The sound inventory's host variables, with changes by host."""
+    variables = copy.deepcopy(HOSTS)
+    for host, change in changes.items():
+        variables.setdefault(host, {}).update(change)
+    return variables
+
+
+def test_a_sound_inventory_has_no_mistake() -> None:
+    """Neither several machines nor one that does everything is a mistake."""
+    assert fleet_mistakes(GROUPS, HOSTS) == []
+    assert fleet_mistakes(ONE_HOST, {"all1": {"redis_password": "x"}}) == []
+
+
+@pytest.mark.parametrize(
+    ("groups", "changes", "expected"),
+    [
+        ({"redis": []}, {}, "The group 'redis' has no host"),
+        ({"wsnodes": []}, {}, "The group 'wsnodes' has no host"),
+        ({"loadbalancers": []}, {}, "The group 'loadbalancers' has no host"),
+        ({"redis": ["redis1", "node1"]}, {"node1": {"redis_password": "x"}}, "more than one host"),
+        ({}, {"node2": {"ansible_host": "10.0.0.21"}}, "'node1' and 'node2' have one address, 10.0.0.21"),
+        ({}, {"node2": {"fleet_address": "10.0.0.21"}}, "'node1' and 'node2' have one address, 10.0.0.21"),
+        ({}, {"node2": {"wsnode_name": "node1"}}, "one cookie, node1-8001: give each its own wsnode_name"),
+        ({}, {"node2": {"wsnode_name": "a b"}}, "cannot be a cookie"),
+        ({}, {"node2": {"wsnode_processes": 0}}, "wsnode_processes of the host 'node2' must be 1 or more"),
+        ({}, {"node2": {"wsnode_port": 70000}}, "wsnode_port of the host 'node2' is no port: 70000"),
+        ({}, {"node2": {"wsnode_port": "eight"}}, "A variable of the host 'node2' cannot be read"),
+        ({}, {"lb1": {"haproxy_stats_port": 80}}, "Port 80 of the host 'lb1' is wanted twice"),
+        (
+            {"redis": ["node1"]},
+            {"node1": {"redis_port": 8002, "wsnode_processes": 2, "redis_password": "x"}},
+            "Port 8002 of the host 'node1' is wanted twice, by 'wsnode_port' and 'redis_port'",
+        ),
+        ({}, {"redis1": {"redis_allow_no_password": False}}, "redis_password is empty for the host 'redis1'"),
+    ],
+)
+def test_mistakes_are_named(groups: dict[str, Any], changes: dict[str, Any], expected: str) -> None:
+    """Each mistake is one line that names the host or group, and says how to mend it."""
+    mistakes = fleet_mistakes(GROUPS | groups, hosts(**changes))
+    assert len(mistakes) == 1
+    assert expected in mistakes[0]
+
+
+def test_members_have_names_addresses_and_urls() -> None:
+    """What HAProxy, the nodes and the command line are configured from."""
+    variables = hosts(
+        node2={"wsnode_processes": 2, "wsnode_name": "n2", "fleet_address": "192.168.0.2"},
+        lb1={"haproxy_port": 8080},
+        redis1={"redis_password": "p@ss/word"},
+    )
+    members = fleet_members(GROUPS, variables)
+    assert [node["name"] for node in members["nodes"]] == ["node1-8001", "n2-8001", "n2-8002"]
+    assert members["nodes"][2]["url"] == "http://192.168.0.2:8002"
+    assert members["loadbalancers"][0]["url"] == "http://10.0.0.11:8080"
+    assert members["redis"][0]["url"] == "redis://:p%40ss%2Fword@10.0.0.31:6379/0"
+
+
+def run_site(tmp_path: Path, inventory: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Run site.yml against hosts that do not exist: touching one would be UNREACHABLE."""
+    path = tmp_path / "hosts.yml"
+    path.write_text(yaml.safe_dump(inventory))
+    command = ["ansible-playbook", "-i", str(path), "site.yml"]
+    environment = os.environ | {"ANSIBLE_NOCOLOR": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def inventory_of(groups: dict[str, list[str]], variables: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The inventory file's form of groups and host variables."""
+    local = {"ansible_ssh_common_args": "-o ConnectTimeout=1 -o BatchMode=yes"}
+    return {
+        group: {"hosts": {name: local | variables[name] for name in names}} for group, names in groups.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("groups", "changes", "expected"),
+    [
+        ({"redis": []}, {}, "The group 'redis' has no host"),
+        ({}, {"node2": {"ansible_host": "10.0.0.21"}}, "have one address"),
+        ({}, {"node2": {"wsnode_name": "node1"}}, "have one cookie"),
+        ({}, {"lb1": {"haproxy_stats_port": 80}}, "wanted twice"),
+        ({}, {"node1": {"ansible_host": "{{ nowhere }}"}}, "'node1' cannot be read"),
+    ],
+)
+def test_site_stops_before_it_touches_a_host(
+    tmp_path: Path, groups: dict[str, Any], changes: dict[str, Any], expected: str
+) -> None:
+    """site.yml ends with the mistake, and no connection was tried."""
+    result = run_site(tmp_path, inventory_of(GROUPS | groups, hosts(**changes)))
+    assert result.returncode == 2, result.stdout
+    assert expected in result.stdout
+    assert "UNREACHABLE" not in result.stdout
+
+
+def test_the_fleet_file_is_json_that_the_command_line_reads() -> None:
+    """The template's keys are the model's."""
+    from wsfleet.cli.fleet import Fleet
+
+    members = fleet_members(GROUPS, HOSTS)
+    Fleet.model_validate_json(
+        json.dumps(
+            {
+                "base_url": members["loadbalancers"][0]["url"],
+                "redis_url": members["redis"][0]["url"],
+                "nodes": {node["name"]: node["url"] for node in members["nodes"]},
+                "loadbalancers": {lb["name"]: lb["stats_url"] for lb in members["loadbalancers"]},
+            }
+        )
+    )

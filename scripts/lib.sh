@@ -1,0 +1,72 @@
+# shellcheck shell=bash
+# What the scripts share; each sources it first. From then on the project's root is the current folder.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$(pwd -P)
+# In the names and labels of all that is made on this machine: playbooks/local/vars.yml says the same.
+checkout="wsfleet-$(printf %s "$root" | sha1sum | cut -c 1-8)"
+export PATH="$root/.venv/bin:$PATH"
+# Molecule keeps its state there, by the last part of the project's path alone: two clones would share it.
+export ANSIBLE_HOME="$root/.cache/ansible"
+
+# In front of a command that needs root.
+sudo=()
+[ "$EUID" -eq 0 ] || sudo=(sudo)
+
+# part NAME COMMAND...: run a part of a script, and print how long it took.
+part() {
+    part=$1
+    local began=$SECONDS
+    trap 'echo "== $part failed"' EXIT
+    "${@:2}"
+    trap - EXIT
+    echo "== $part done in $((SECONDS - began)) s"
+}
+
+# Install the Debian packages that are missing.
+packages() {
+    local missing=() name
+    # redis-tools and not redis-server, which would start a service: see venv.
+    for name in python3-venv openssh-client redis-tools shellcheck \
+        podman runc netavark aardvark-dns iptables nftables mmdebstrap gpg debian-archive-keyring; do
+        dpkg-query --show --showformat='${db:Status-Status}' "$name" 2> /dev/null | grep -qx installed || missing+=("$name")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    echo "Installing ${missing[*]}"
+    "${sudo[@]}" apt-get update --quiet=2
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes \
+        --no-install-recommends "${missing[@]}" > /dev/null
+}
+
+# Make .venv what requirements.txt says, with Debian's own Python.
+venv() {
+    local stamp
+    stamp=$(echo "$root"; /usr/bin/python3 --version; sha256sum requirements.txt app/pyproject.toml)
+    [ "$(cat .venv/stamp 2> /dev/null)" = "$stamp" ] && return
+    /usr/bin/python3 -m venv --clear .venv
+    .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+    .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable app
+    # In Debian the server is the same program as redis-check-rdb, under another name.
+    ln -s /usr/bin/redis-check-rdb .venv/bin/redis-server
+    echo "$stamp" > .venv/stamp
+}
+
+# remove_vms [FLEET]: remove the containers and networks of a fleet, or of all fleets of this checkout.
+remove_vms() {
+    local filter=(--quiet --filter "label=wsfleet.checkout=$checkout")
+    [ $# -eq 0 ] || filter+=(--filter "label=wsfleet.fleet=$1")
+    "${sudo[@]}" podman ps --all "${filter[@]}" | xargs --no-run-if-empty "${sudo[@]}" podman rm --force --time 0 > /dev/null
+    "${sudo[@]}" podman network ls "${filter[@]}" | xargs --no-run-if-empty "${sudo[@]}" podman network rm > /dev/null
+}
+
+# Remove the images that the VMs were made of.
+remove_images() {
+    "${sudo[@]}" podman images --quiet --filter "label=wsfleet.checkout=$checkout" | sort --unique |
+        xargs --no-run-if-empty "${sudo[@]}" podman rmi --force > /dev/null
+}
+
+# Remove generated files; .venv stays.
+remove_files() {
+    rm -rf .cache .ansible inventory/local/.fleet.json molecule/*/inventory/.fleet.json
+    rm -f inventory/local/group_vars/all/vms.yml molecule/*/inventory/group_vars/all/vms.yml
+}

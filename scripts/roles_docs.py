@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Keep each role's defaults, argument_specs and README saying the same.
+
+scripts/roles_docs.py           write roles/*/README.md from meta/argument_specs.yml
+scripts/roles_docs.py --check   change nothing; exit 1 and say what differs
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROLES = Path(__file__).resolve().parent.parent / "roles"
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read one YAML file."""
+    return yaml.safe_load(path.read_text()) or {}
+
+
+def mistakes(role: Path, options: dict[str, Any]) -> list[str]:
+    """Compare the options with the role's defaults."""
+    defaults = load(role / "defaults" / "main.yml")
+    missing = [f"{name}: in defaults, not in argument_specs" for name in defaults.keys() - options]
+    missing += [f"{name}: in argument_specs, not in defaults" for name in options.keys() - defaults]
+    differing = [
+        f"{name}: default {defaults[name]!r} in defaults, {options[name].get('default')!r} in specs"
+        for name in defaults.keys() & options
+        if defaults[name] != options[name].get("default")
+    ]
+    return [f"{role.name}: {line}" for line in sorted(missing + differing)]
+
+
+def readme(role: Path, spec: dict[str, Any]) -> str:
+    """Render one role's README."""
+    lines = [f"# {role.name}", "", f"{spec['short_description']}.", ""]
+    lines += [line for text in spec.get("description", []) for line in (text, "")]
+    lines += ["| variable | default | meaning |", "|---|---|---|"]
+    for name, option in spec["options"].items():
+        meaning = " ".join(option["description"].split())
+        if "choices" in option:
+            meaning += " One of: " + ", ".join(f"`{choice}`" for choice in option["choices"]) + "."
+        lines.append(f"| `{name}` | {_inline(option['default'])} | {meaning} |")
+    lines += ["", "This page is made from `meta/argument_specs.yml` by `scripts/roles_docs.py`."]
+    return "\n".join(lines) + "\n"
+
+
+def _inline(value: Any) -> str:
+    if value == "":
+        return "empty"
+    if isinstance(value, dict):
+        return "<br>".join(f"`{key}: {item}`" for key, item in value.items())
+    if isinstance(value, list):
+        return "<br>".join(f"`{item}`" for item in value)
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"`{text}`".replace("|", "\\|")
+
+
+def main() -> int:
+    """Write or check; see the module's text."""
+    check = "--check" in sys.argv[1:]
+    problems = []
+    for role in sorted(path.parent.parent for path in ROLES.glob("*/meta/argument_specs.yml")):
+        spec = load(role / "meta" / "argument_specs.yml")["argument_specs"]["main"]
+        problems += mistakes(role, spec["options"])
+        target, text = role / "README.md", readme(role, spec)
+        if check and (not target.exists() or target.read_text() != text):
+            problems.append(f"{role.name}: README.md is not what scripts/roles_docs.py writes")
+        elif not check:
+            target.write_text(text)
+    print("\n".join(problems), end="\n" if problems else "")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -31,11 +31,22 @@ packages() {
         podman runc netavark aardvark-dns iptables nftables mmdebstrap gpg debian-archive-keyring; do
         dpkg-query --show --showformat='${db:Status-Status}' "$name" 2> /dev/null | grep -qx installed || missing+=("$name")
     done
-    [ ${#missing[@]} -eq 0 ] && return
-    echo "Installing ${missing[*]}"
-    "${sudo[@]}" apt-get update --quiet=2
+    if [ ${#missing[@]} -gt 0 ]; then
+        echo "Installing ${missing[*]}"
+        "${sudo[@]}" apt-get update --quiet=2
+        install_packages "${missing[@]}"
+    fi
+    # Of HAProxy the tests want the program; its service would take the machine's own ports.
+    if [ ! -x /usr/sbin/haproxy ]; then
+        "${sudo[@]}" ln -s /dev/null /etc/systemd/system/haproxy.service
+        install_packages haproxy
+        "${sudo[@]}" rm /etc/systemd/system/haproxy.service
+        ! systemctl --quiet is-enabled haproxy 2> /dev/null || "${sudo[@]}" systemctl --quiet disable haproxy
+    fi
+}
+install_packages() {
     "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes \
-        --no-install-recommends "${missing[@]}" > /dev/null
+        --no-install-recommends "$@" > /dev/null
 }
 
 # Make .venv what requirements.txt says, with Debian's own Python.

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Build a release: one archive with the application's wheel and wheels of all that it needs.
 
-    scripts/release.py --id                              print the release's name, build nothing
-    scripts/release.py --python 3.13.5 --arch x86_64     build for nodes of that kind, print the path
+    scripts/release.py --id                            print the release's name, build nothing
+    scripts/release.py --python 3.13.5 --arch x86_64   build for nodes of that kind, print the path
 
 The name is the version and a hash of the source and of app/requirements.lock. An archive that is
 there already is not built again. It goes to .cache/releases/.

@@ -17,6 +17,7 @@ import pytest
 
 from tests.harness import RedisServer, free_port
 
+HAPROXY_PROGRAM = shutil.which("haproxy", path="/usr/sbin:/usr/bin") or ""
 COMMAND = [sys.executable, "-m", "wsfleet.cli"]
 _START_TIMEOUT = 20.0  # seconds
 
@@ -121,8 +122,7 @@ def process(
 @contextmanager
 def running_fleet(folder: Path) -> Iterator[Rig]:
     """Run Redis, two nodes and HAProxy, and yield once both nodes serve through it."""
-    if shutil.which("haproxy") is None:
-        pytest.skip("haproxy is not installed")
+    assert HAPROXY_PROGRAM, "haproxy is not installed; scripts/test installs it"
     server = RedisServer(folder)
     server.start()
     with ExitStack() as stack:
@@ -147,7 +147,7 @@ def running_fleet(folder: Path) -> Iterator[Rig]:
         )
         config = folder / "haproxy.cfg"
         config.write_text(HAPROXY.format(public=public, stats=stats, servers=servers))
-        command = ["haproxy", "-db", "-f", str(config)]
+        command = [HAPROXY_PROGRAM, "-db", "-f", str(config)]
         stack.enter_context(process(command, folder / "haproxy.log"))
         document = {
             "redis_url": server.url,

@@ -43,9 +43,17 @@ def on(host: str, command: str) -> str:
 def site(*arguments: str, playbook: str = "site.yml") -> str:
     """Run a playbook as an operator does; its recap is the end of the output."""
     command = [str(Path(sys.executable).parent / "ansible-playbook"), playbook, f"-i{INVENTORY}"]
-    environment = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    environment = os.environ | {
+        "ANSIBLE_FORCE_COLOR": "0",
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+    }
     result = subprocess.run(
-        [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        [*command, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr
     return result.stdout
@@ -112,7 +120,9 @@ async def browser() -> AsyncIterator[Browser]:
 async def test_a_client_with_websockets_alone() -> None:
     """Connect, send one JSON text, read one JSON answer."""
     async with websockets.connect(WS) as client:
-        await client.send(json.dumps({"type": "test", "client_id": "guide", "timestamp": time.time()}))
+        await client.send(
+            json.dumps({"type": "test", "client_id": "guide", "timestamp": time.time()})
+        )
         answer = json.loads(await client.recv())
     assert answer["hostname"] in FLEET["nodes"]
     assert answer["timestamp"]
@@ -166,7 +176,9 @@ async def test_a_message_is_heard_on_the_other_node() -> None:
         sender, *others = by_node.values()
         await exchange(sender, {"type": "greeting", "to": "all"})
         for other in others:
-            while json.loads(await asyncio.wait_for(other.recv(), 10))["data"]["type"] != "greeting":
+            while (
+                json.loads(await asyncio.wait_for(other.recv(), 10))["data"]["type"] != "greeting"
+            ):
                 pass
 
 
@@ -179,7 +191,14 @@ async def test_http_through_the_balancer() -> None:
             assert response.status == 404
     assert health["status"] == "healthy"
     assert health["redis_connected"] is True
-    assert {"connections", "memory_usage", "cpu_usage", "hostname", "version", "uptime"} <= health.keys()
+    assert {
+        "connections",
+        "memory_usage",
+        "cpu_usage",
+        "hostname",
+        "version",
+        "uptime",
+    } <= health.keys()
 
 
 async def test_a_node_dies(browser: Browser, store: Any) -> None:
@@ -228,7 +247,12 @@ async def test_a_full_or_draining_node_is_not_the_last_word(browser: Browser) ->
 def test_the_state_is_consistent_and_all_is_well() -> None:
     """After a death and a return there are no orphans, and the cluster reports itself well."""
     deadline = time.monotonic() + 30
-    command = [str(Path(sys.executable).parent / "wsfleet"), "status", "--fleet", str(INVENTORY / ".fleet.json")]
+    command = [
+        str(Path(sys.executable).parent / "wsfleet"),
+        "status",
+        "--fleet",
+        str(INVENTORY / ".fleet.json"),
+    ]
     while subprocess.run(command, capture_output=True).returncode != 0:
         assert time.monotonic() < deadline, "the cluster did not become well"
         time.sleep(1)
@@ -240,7 +264,11 @@ async def test_a_node_is_added_and_nobody_is_dropped(tmp_path: Path) -> None:
     extra = tmp_path / "extra.yml"
     extra.write_text(yaml.safe_dump({"wsnodes": {"hosts": {"node3": None}}}))
     async with AsyncExitStack() as stack:
-        held = [await stack.enter_async_context(websockets.connect(WS)) for _ in range(50)]
+        # Without a bound on what they have not read yet, they answer pings all the time.
+        held = [
+            await stack.enter_async_context(websockets.connect(WS, max_queue=None))
+            for _ in range(50)
+        ]
         before = [(await exchange(client, {"type": "before"}))["hostname"] for client in held]
         # Only the new host and the balancers are touched: --limit must be enough.
         await asyncio.to_thread(site, f"-i{extra}", "--limit", "node3,loadbalancers")
@@ -253,7 +281,9 @@ async def test_a_node_is_added_and_nobody_is_dropped(tmp_path: Path) -> None:
         after = [(await exchange(client, {"type": "after"}))["hostname"] for client in held]
     assert after == before
     recap = await asyncio.to_thread(site, f"-i{extra}")
-    changed = [line for line in recap.splitlines() if "changed=" in line and "changed=0" not in line]
+    changed = [
+        line for line in recap.splitlines() if "changed=" in line and "changed=0" not in line
+    ]
     assert changed == []
     report = wsfleet("load", URL, "--clients", "300", "--rate", "20", "--duration", "5")
     assert set(report["nodes"]) == {*FLEET["nodes"], "node3-8001"}
@@ -263,7 +293,9 @@ async def test_a_node_is_added_and_nobody_is_dropped(tmp_path: Path) -> None:
 async def test_check_mode_changes_nothing() -> None:
     """`--check --diff` on a cluster that is as it should be finds nothing to do."""
     recap = await asyncio.to_thread(site, "--check", "--diff")
-    changed = [line for line in recap.splitlines() if "changed=" in line and "changed=0" not in line]
+    changed = [
+        line for line in recap.splitlines() if "changed=" in line and "changed=0" not in line
+    ]
     assert changed == []
 
 
@@ -271,7 +303,11 @@ async def test_rollback_and_back(browser: Browser) -> None:
     """The release before is taken into use node by node, and a second rollback undoes the first."""
     current = on("node1", "basename $(readlink /opt/wsfleet/current)")
     for host in ("node1", "node2"):
-        on(host, f"cd /opt/wsfleet && cp -a releases/{current} releases/before && ln -sfn releases/before previous")
+        on(
+            host,
+            f"cd /opt/wsfleet && cp -a releases/{current} releases/before && "
+            "ln -sfn releases/before previous",
+        )
     await asyncio.to_thread(site, playbook="playbooks/rollback.yml")
     for host in ("node1", "node2"):
         assert on(host, "basename $(readlink /opt/wsfleet/current)") == "before"

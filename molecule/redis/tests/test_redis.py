@@ -6,7 +6,7 @@ from testinfra.host import Host
 
 testinfra_hosts = ["ansible://redis"]
 
-PASSWORD = "a password with / and @"  # the inventory's
+PASSWORD = "a password with / and @"  # noqa: S105 - the inventory's
 
 
 def redis_cli(host: Host, command: str, password: str = PASSWORD) -> str:

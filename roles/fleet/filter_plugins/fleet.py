@@ -78,8 +78,14 @@ def _hosts(groups: Groups, group: str, hostvars: HostVars) -> list[Host]:
 def fleet_members(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, Any]]]:
     """Describe the cluster: node processes, balancers and Redis servers, and where they are."""
     return {
-        "nodes": [_node(host, port) for host in _hosts(groups, "wsnodes", hostvars) for port in host.wsnode_ports],
-        "loadbalancers": [_loadbalancer(host) for host in _hosts(groups, "loadbalancers", hostvars)],
+        "nodes": [
+            _node(host, port)
+            for host in _hosts(groups, "wsnodes", hostvars)
+            for port in host.wsnode_ports
+        ],
+        "loadbalancers": [
+            _loadbalancer(host) for host in _hosts(groups, "loadbalancers", hostvars)
+        ],
         "redis": [_redis(host) for host in _hosts(groups, "redis", hostvars)],
     }
 
@@ -131,7 +137,7 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
         try:
             _node(host, host.wsnode_ports[0] if host.wsnode_ports else 0)
             _loadbalancer(host), _redis(host), int(host.get("redis_port"))
-        except Exception as error:  # noqa: BLE001 - templates and int() fail in many ways
+        except Exception as error:  # templates and int() fail in many ways
             mistakes.append(f"A variable of the host '{name}' cannot be read: {error}")
         else:
             readable.append(host)
@@ -158,8 +164,8 @@ def _address_mistakes(hosts: list[Host]) -> list[str]:
 
 def _name_mistakes(nodes: list[Host]) -> list[str]:
     mistakes = [
-        f"The wsnode_name '{host.wsnode_name}' of the host '{host.name}' cannot be a cookie: use up "
-        "to 58 letters, digits, '.', '_' and '-'."
+        f"The wsnode_name '{host.wsnode_name}' of the host '{host.name}' cannot be a cookie: use "
+        "up to 58 letters, digits, '.', '_' and '-'."
         for host in nodes
         if not NAME.fullmatch(host.wsnode_name)
     ]

@@ -1,4 +1,4 @@
-"""The inventory's check: each mistake stops site.yml before a host is touched, and says how to mend it."""
+"""The inventory's check: a mistake stops site.yml before a host is touched, and is explained."""
 
 from __future__ import annotations
 
@@ -49,12 +49,32 @@ def test_a_sound_inventory_has_no_mistake() -> None:
         ({"wsnodes": []}, {}, "The group 'wsnodes' has no host"),
         ({"loadbalancers": []}, {}, "The group 'loadbalancers' has no host"),
         ({"redis": ["redis1", "node1"]}, {"node1": {"redis_password": "x"}}, "more than one host"),
-        ({}, {"node2": {"ansible_host": "10.0.0.21"}}, "'node1' and 'node2' have one address, 10.0.0.21"),
-        ({}, {"node2": {"fleet_address": "10.0.0.21"}}, "'node1' and 'node2' have one address, 10.0.0.21"),
-        ({}, {"node2": {"wsnode_name": "node1"}}, "one cookie, node1-8001: give each its own wsnode_name"),
+        (
+            {},
+            {"node2": {"ansible_host": "10.0.0.21"}},
+            "'node1' and 'node2' have one address, 10.0.0.21",
+        ),
+        (
+            {},
+            {"node2": {"fleet_address": "10.0.0.21"}},
+            "'node1' and 'node2' have one address, 10.0.0.21",
+        ),
+        (
+            {},
+            {"node2": {"wsnode_name": "node1"}},
+            "one cookie, node1-8001: give each its own wsnode_name",
+        ),
         ({}, {"node2": {"wsnode_name": "a b"}}, "cannot be a cookie"),
-        ({}, {"node2": {"wsnode_processes": 0}}, "wsnode_processes of the host 'node2' must be 1 or more"),
-        ({}, {"node2": {"wsnode_port": 70000}}, "wsnode_port of the host 'node2' is no port: 70000"),
+        (
+            {},
+            {"node2": {"wsnode_processes": 0}},
+            "wsnode_processes of the host 'node2' must be 1 or more",
+        ),
+        (
+            {},
+            {"node2": {"wsnode_port": 70000}},
+            "wsnode_port of the host 'node2' is no port: 70000",
+        ),
         ({}, {"node2": {"wsnode_port": "eight"}}, "A variable of the host 'node2' cannot be read"),
         ({}, {"lb1": {"haproxy_stats_port": 80}}, "Port 80 of the host 'lb1' is wanted twice"),
         (
@@ -62,7 +82,11 @@ def test_a_sound_inventory_has_no_mistake() -> None:
             {"node1": {"redis_port": 8002, "wsnode_processes": 2, "redis_password": "x"}},
             "Port 8002 of the host 'node1' is wanted twice, by 'wsnode_port' and 'redis_port'",
         ),
-        ({}, {"redis1": {"redis_allow_no_password": False}}, "redis_password is empty for the host 'redis1'"),
+        (
+            {},
+            {"redis1": {"redis_allow_no_password": False}},
+            "redis_password is empty for the host 'redis1'",
+        ),
     ],
 )
 def test_mistakes_are_named(groups: dict[str, Any], changes: dict[str, Any], expected: str) -> None:
@@ -92,14 +116,19 @@ def run_site(tmp_path: Path, inventory: dict[str, Any]) -> subprocess.CompletedP
     path.write_text(yaml.safe_dump(inventory))
     command = ["ansible-playbook", "-i", str(path), "site.yml"]
     environment = os.environ | {"ANSIBLE_NOCOLOR": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
 
 
-def inventory_of(groups: dict[str, list[str]], variables: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def inventory_of(
+    groups: dict[str, list[str]], variables: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     """The inventory file's form of groups and host variables."""
     local = {"ansible_ssh_common_args": "-o ConnectTimeout=1 -o BatchMode=yes"}
     return {
-        group: {"hosts": {name: local | variables[name] for name in names}} for group, names in groups.items()
+        group: {"hosts": {name: local | variables[name] for name in names}}
+        for group, names in groups.items()
     }
 
 

@@ -1,0 +1,152 @@
+"""The Centrifuge protocol without I/O: what both encodings have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import IntEnum
+from types import UnionType
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+
+from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode
+from wsfleet.protocol.centrifuge.messages import (
+    Command,
+    Publication,
+    Push,
+    Reply,
+    Request,
+    SendRequest,
+)
+
+MAX_COMMANDS = 1024  # SDKs subscribe to all their channels in one frame after a reconnect
+MAX_CHANNEL = 255
+
+
+class Opcode(IntEnum):
+    """Kind of a WebSocket data frame (RFC 6455, section 5.2)."""
+
+    TEXT = 1
+    BINARY = 2
+
+
+class ProtocolError(Exception):
+    """A message that cannot be taken, or not be sent; `disconnect` is how the connection ends."""
+
+    def __init__(self, disconnect: DisconnectCode, message: str) -> None:
+        super().__init__(message)
+        self.disconnect = disconnect
+
+
+class Codec(ABC):
+    """Bytes to commands, replies to bytes; it keeps no state, so one serves all connections.
+
+    Arguments:
+        max_commands: how many commands a frame may carry.
+        max_channel: how long a channel's name may be, in bytes of UTF-8.
+    """
+
+    name: ClassVar[str]
+    subprotocol: ClassVar[str]
+    opcode: ClassVar[Opcode]
+    ping: ClassVar[bytes]
+
+    def __init__(self, max_commands: int = MAX_COMMANDS, max_channel: int = MAX_CHANNEL) -> None:
+        self._max_commands = max_commands
+        self._max_channel = max_channel
+
+    @abstractmethod
+    def decode(self, message: str | bytes) -> list[Command]:
+        """Read the commands of one WebSocket message, whether it came as text or as binary.
+
+        A frame is taken whole or not at all, unlike in the reference server, which carries out
+        what stands before the fault.
+
+        Raises:
+            ProtocolError: it is malformed or empty (3501, "bad request"), or carries too many
+                commands (3013).
+        """
+
+    @abstractmethod
+    def encode(self, replies: Sequence[Reply]) -> bytes:
+        """Payload of one WebSocket message that carries all the replies; see `join`.
+
+        Raises:
+            ProtocolError: a payload cannot be sent to a client of this encoding (3506).
+        """
+
+    @abstractmethod
+    def join(self, parts: Iterable[bytes]) -> bytes:
+        """Payload of one WebSocket message from what `encode` returned at several times."""
+
+    @abstractmethod
+    def encode_commands(self, commands: Sequence[Command]) -> bytes:
+        """Payload of one WebSocket message, as a client sends it.
+
+        Raises:
+            ProtocolError: a payload cannot be sent in this encoding (3506).
+        """
+
+    @abstractmethod
+    def decode_replies(self, message: str | bytes) -> list[Reply]:
+        """Read the replies of one WebSocket message, as a client does.
+
+        Raises:
+            ProtocolError: it is malformed (3501).
+        """
+
+    def encode_publication(self, channel: str, publication: Publication) -> bytes:
+        """A publication for all subscribers of this encoding, to be written as it is or joined.
+
+        Raises:
+            ProtocolError: its data cannot be sent to a client of this encoding (3506).
+        """
+        return self.encode([Reply(push=Push(publication, channel))])
+
+    def _command(self, number: int, requests: list[Request]) -> Command:
+        """The command that a client meant by an id and its requests, in the order of REQUESTS."""
+        if number == 0 and not any(isinstance(request, SendRequest) for request in requests):
+            return Command()  # whatever else it carries, as in the reference server
+        if not requests:
+            raise bad_request("a command without a known method")
+        request = requests[0]
+        if number == 0 and not isinstance(request, SendRequest):
+            raise bad_request("a command without an id")
+        channel = getattr(request, "channel", None)
+        if channel is None:
+            return Command(number, request)
+        if not channel:
+            raise bad_request("a command without a channel")
+        if len(channel.encode()) > self._max_channel:
+            return Command(number, request, ErrorCode.BAD_REQUEST.error)
+        return Command(number, request)
+
+    def _limit(self, commands: int) -> None:
+        if commands > self._max_commands:
+            raise ProtocolError(DisconnectCode.TOO_MANY_REQUESTS, "too many commands in a frame")
+
+
+def bad_request(message: str) -> ProtocolError:
+    """The error for a malformed message."""
+    return ProtocolError(DisconnectCode.BAD_REQUEST, message)
+
+
+Convert = Callable[[Any], Any]
+
+
+def converter(hint: Any, leaves: Mapping[Any, Convert]) -> Convert | None:
+    """How the values of a field of type `hint` are converted, if `leaves` tells how its parts are.
+
+    None means that they stay as they are.
+    """
+    if hint in leaves:
+        return leaves[hint]
+    inner = converter(get_args(hint)[-1], leaves) if get_origin(hint) in (list, dict) else None
+    if get_origin(hint) is list and inner is not None:
+        return lambda values: [inner(value) for value in values]
+    if get_origin(hint) is dict and inner is not None:
+        return lambda values: {key: inner(value) for key, value in values.items()}
+    return {list: list, dict: dict}.get(get_origin(hint))
+
+
+def field_types(message: type) -> dict[str, Any]:
+    """Names and types of a message's fields; whether one may be None does not matter here."""
+    hints = get_type_hints(message, include_extras=True).items()
+    return {n: get_args(hint)[0] if get_origin(hint) is UnionType else hint for n, hint in hints}

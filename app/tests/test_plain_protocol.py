@@ -1,14 +1,37 @@
 """The plain protocol's codec, without I/O."""
 
 import json
+from typing import Any
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
+from websockets.streams import StreamReader
 
-from wsfleet.frames import text_frame
+from wsfleet.frames import TEXT, frame
 from wsfleet.protocol import plain
+from wsfleet.records import Member, Record
+
+
+def payload_of(data: bytes) -> bytes:
+    """What a frame carries, as another implementation reads it."""
+    reader = StreamReader()
+    reader.feed_data(data)
+    parser = Frame.parse(reader.read_exact, mask=False, max_size=None)
+    with pytest.raises(StopIteration) as parsed:
+        next(parser)
+    parsed_frame: Frame = parsed.value.value
+    assert parsed_frame.opcode is Opcode.TEXT
+    assert parsed_frame.fin
+    return bytes(parsed_frame.data)
+
+
+def heard(message: plain.Message) -> Any:
+    """What the other clients get."""
+    record = Record(message.json, 0, Member(client="a"), node="n", number=1)
+    return json.loads(payload_of(plain.broadcast(record)))
 
 
 @given(st.text())
@@ -18,8 +41,7 @@ def test_any_text_is_a_message_or_a_clear_error(text: str) -> None:
         message = plain.parse(text)
     except plain.ProtocolError:
         return
-    sent = plain.broadcast(message, client_id="a", hostname="n", timestamp="t")
-    data = json.loads(sent)["data"]
+    data = heard(message)["data"]
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -45,8 +67,7 @@ def test_json_goes_through_unchanged(value: object) -> None:
         message = plain.parse(text)
     except UnicodeEncodeError:
         pytest.skip("a lone surrogate cannot arrive in UTF-8")
-    sent = plain.broadcast(message, client_id="a", hostname="n", timestamp="t")
-    assert json.loads(sent)["data"] == {"payload": value}
+    assert heard(message)["data"] == {"payload": value}
 
 
 def test_binary_is_an_error() -> None:
@@ -58,13 +79,11 @@ def test_binary_is_an_error() -> None:
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 70_000])
 def test_frame_lengths(size: int) -> None:
     """The three length forms of RFC 6455, section 5.2, as another implementation reads them."""
-    from websockets.frames import Frame, Opcode
-    from websockets.streams import StreamReader
+    assert payload_of(frame(TEXT, b"x" * size)) == b"x" * size
 
-    reader = StreamReader()
-    reader.feed_data(text_frame(b"x" * size))
-    parser = Frame.parse(reader.read_exact, mask=False, max_size=None)
-    with pytest.raises(StopIteration) as parsed:
-        next(parser)
-    frame = parsed.value.value
-    assert (frame.opcode, frame.fin, bytes(frame.data)) == (Opcode.TEXT, True, b"x" * size)
+
+def test_data_of_another_protocol_that_is_no_json_becomes_a_string() -> None:
+    """The plain protocol's messages are JSON, whatever was published."""
+    record = Record(b"\xffno json", 0, Member("user", "client"), node="n")
+    message = json.loads(payload_of(plain.broadcast(record)))
+    assert (message["data"], message["client_id"]) == ("\ufffdno json", "client")

@@ -9,8 +9,9 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from wsfleet import __version__
-from wsfleet.endpoints import plain_endpoint
+from wsfleet.centrifuge_endpoint import Centrifuge
 from wsfleet.node import Node
+from wsfleet.plain_endpoint import plain_endpoint
 
 
 def create_app(node: Node) -> FastAPI:
@@ -27,6 +28,12 @@ def create_app(node: Node) -> FastAPI:
     @app.websocket("/ws")
     async def ws(websocket: WebSocket) -> None:
         await plain_endpoint(node, websocket)
+
+    centrifuge = Centrifuge(node)
+
+    @app.websocket("/connection/websocket")
+    async def connection_websocket(websocket: WebSocket) -> None:
+        await centrifuge.endpoint(websocket)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:

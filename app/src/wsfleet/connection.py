@@ -3,12 +3,11 @@
 import enum
 import itertools
 import time
+from typing import NamedTuple
 
 from wsfleet.websocket import WebSocketProtocol
 
 NORMAL = 1000
-SERVICE_RESTART = 1012
-TRY_AGAIN_LATER = 1013
 
 _numbers = itertools.count(1)
 
@@ -21,6 +20,20 @@ class State(enum.Enum):
     CLOSED = enum.auto()
 
 
+class Close(NamedTuple):
+    """A close code with its reason, as the client's protocol has them."""
+
+    code: int
+    reason: str
+
+
+class Closes(NamedTuple):
+    """How a protocol says what every connection may have to hear."""
+
+    restart: Close
+    slow: Close
+
+
 class Connection:
     """An open WebSocket and the little that the node keeps for it.
 
@@ -28,6 +41,8 @@ class Connection:
     """
 
     __slots__ = (
+        "_closes",
+        "_corked",
         "_outbox_limit",
         "_protocol",
         "client_id",
@@ -40,9 +55,13 @@ class Connection:
         "state",
     )
 
-    def __init__(self, protocol: WebSocketProtocol, *, client_id: str, outbox_limit: int) -> None:
+    def __init__(
+        self, protocol: WebSocketProtocol, *, client_id: str, outbox_limit: int, closes: Closes
+    ) -> None:
         self._protocol = protocol
         self._outbox_limit = outbox_limit
+        self._closes = closes
+        self._corked: list[bytes] | None = None
         self.number = next(_numbers)
         self.client_id = client_id
         self.state = State.OPEN
@@ -55,11 +74,31 @@ class Connection:
         """Queue whole frames; False if the client is gone or was too slow and is sent away."""
         if self.state is not State.OPEN or not self._protocol.is_open:
             return False
+        if self._corked is not None:
+            self._corked.append(frames)
+            return True
         if self._protocol.buffered + len(frames) > self._outbox_limit:
-            self.close(TRY_AGAIN_LATER, "slow consumer")
+            self.close(*self._closes.slow)
             return False
         self._protocol.write_frames(frames)
         return True
+
+    def cork(self) -> None:
+        """Hold back what is sent, until `uncork`."""
+        self._corked = []
+
+    def uncork(self, first: bytes) -> None:
+        """Send `first`, and then what was held back."""
+        held, self._corked = self._corked or [], None
+        self.send(first + b"".join(held))
+
+    def restart(self) -> None:
+        """Ask the client to reconnect: the node stops."""
+        self.close(*self._closes.restart)
+
+    def answer_pings_itself(self) -> None:
+        """Send no WebSocket pings: the client's protocol has its own."""
+        self._protocol.stop_keepalive()
 
     def close(self, code: int, reason: str) -> None:
         """Start the closing handshake; closing twice is fine, the first code stands."""

@@ -17,6 +17,7 @@ class Hub:
         self._connections: dict[int, Connection] = {}
         self._channels: dict[str, dict[int, Connection]] = {}
         self._pending: dict[str, list[tuple[bytes, int | None]]] = {}
+        self._scheduled = False
         self._on_delivered = on_delivered
 
     def __len__(self) -> int:
@@ -37,8 +38,14 @@ class Hub:
         for channel in [c for c, who in self._channels.items() if connection.number in who]:
             self.unsubscribe(connection, channel)
 
+    def has(self, channel: str) -> bool:
+        """Whether anybody on this process hears `channel`."""
+        return channel in self._channels
+
     def subscribe(self, connection: Connection, channel: str) -> None:
-        """From the next publication on, `connection` hears `channel`."""
+        """Let `connection` hear `channel` from the next publication on, but nothing pending."""
+        if channel in self._pending:
+            self._flush()
         self._channels.setdefault(channel, {})[connection.number] = connection
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
@@ -52,11 +59,13 @@ class Hub:
         """Send `frame` to the channel's subscribers at the end of this tick, except `exclude`."""
         if channel not in self._channels:
             return
-        if not self._pending:
+        if not self._scheduled:
+            self._scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
         self._pending.setdefault(channel, []).append((frame, exclude))
 
     def _flush(self) -> None:
+        self._scheduled = False
         pending, self._pending = self._pending, {}
         delivered = 0
         for channel, publications in pending.items():

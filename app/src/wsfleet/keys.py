@@ -1,7 +1,14 @@
-"""The names of everything that the cluster keeps in Redis."""
+"""The names of everything that the cluster keeps in Redis.
+
+The keys of one channel share a hash tag, `{...}`, so that in a Redis Cluster one function may use
+them all.
+"""
 
 NODES = "wsfleet:nodes"
 """Sorted set: node name -> last heartbeat, unix seconds on Redis's clock."""
+
+CONTROL = "wsfleet:control"
+"""Pub/sub channel that every node listens on: what an operator wants done wherever it applies."""
 
 
 def state(client_id: str) -> str:
@@ -24,11 +31,39 @@ def node_clients(name: str) -> str:
     return f"wsfleet:node:{name}:clients"
 
 
-def channel(name: str) -> str:
-    """Pub/sub channel that carries the publications of one of our channels."""
-    return f"wsfleet:channel:{name}"
-
-
 def control(name: str) -> str:
     """Pub/sub channel that one node listens on; without a listener the node is gone."""
     return f"wsfleet:control:{name}"
+
+
+CHANNEL_PREFIX = "wsfleet:channel:"
+
+
+def channel(name: str) -> str:
+    """Pub/sub channel that carries what happens in one of our channels."""
+    return f"{CHANNEL_PREFIX}{{{name}}}"
+
+
+def stream(name: str) -> str:
+    """Stream: the channel's history; the offset is the entry's id."""
+    return f"wsfleet:stream:{{{name}}}"
+
+
+def meta(name: str) -> str:
+    """Hash: the stream's `epoch`, and the `offset` of its last publication."""
+    return f"wsfleet:meta:{{{name}}}"
+
+
+def once(name: str, idempotency_key: str) -> str:
+    """String: the position that a publication with this idempotency key got."""
+    return f"wsfleet:once:{{{name}}}:{idempotency_key}"
+
+
+def presence(name: str) -> str:
+    """Hash: client -> who that is, for those in the channel."""
+    return f"wsfleet:presence:{{{name}}}"
+
+
+def presence_expiry(name: str) -> str:
+    """Sorted set: client -> when it is taken to be gone, unix seconds on Redis's clock."""
+    return f"wsfleet:expiry:{{{name}}}"

@@ -4,23 +4,27 @@ import asyncio
 import enum
 import signal
 import time
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 import structlog
 
-from wsfleet import __version__
-from wsfleet.broker import Broker
-from wsfleet.connection import NORMAL, SERVICE_RESTART, Connection
-from wsfleet.frames import text_frame
+from wsfleet import __version__, records
+from wsfleet import config as configuration
+from wsfleet.auth import verifiers
+from wsfleet.broker import Broker, Listener
+from wsfleet.channels import Channels
+from wsfleet.connection import NORMAL, Connection
 from wsfleet.health import Sampler
 from wsfleet.hub import Hub
 from wsfleet.metrics import Metrics
 from wsfleet.protocol import plain
+from wsfleet.records import Member
 from wsfleet.registry import Registry
 from wsfleet.sessions import Sessions
 from wsfleet.settings import Settings
 from wsfleet.store import Store, UnavailableError
+from wsfleet.stream import Entry
 
 log = structlog.get_logger(__name__)
 
@@ -34,11 +38,64 @@ class State(enum.Enum):
     DRAINING = "draining"
 
 
-class Node:
-    """Everything that lives as long as the process; made before the first connection."""
+class Speaker(Protocol):
+    """A protocol's part of what happens in channels: it makes the frames, the hub sends them."""
+
+    def published(self, channel: str, entry: Entry, record: records.Record) -> None:
+        """Deliver a publication to those of its clients who hear the channel."""
+
+    def member_changed(self, channel: str, joined: bool, member: Member) -> None:
+        """Tell those of its clients who want to know that somebody joined or left."""
+
+    def lost(self, channel: str) -> None:
+        """Tell its clients that publications are lost to them."""
+
+    def commanded(self, command: bytes) -> None:
+        """Carry out an operator's command."""
+
+
+def plain_topic(channel: str) -> str:
+    """The hub's name for those who hear a channel in the plain protocol."""
+    return f"plain {channel}"
+
+
+class PlainSpeaker:
+    """The plain protocol knows publications alone: whoever was away has missed them."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+
+    def published(self, channel: str, entry: Entry, record: records.Record) -> None:
+        """Deliver to all but the sender."""
+        topic = plain_topic(channel)
+        if self._node.hub.has(topic):
+            own = record.node == self._node.settings.name
+            self._node.hub.publish(
+                topic, plain.broadcast(record), exclude=record.number if own else None
+            )
+
+    def member_changed(self, channel: str, joined: bool, member: Member) -> None:
+        """Say nothing: the protocol has no word for it."""
+
+    def lost(self, channel: str) -> None:
+        """Say nothing: the protocol has no word for it."""
+
+    def commanded(self, command: bytes) -> None:
+        """Do nothing: no command is about its clients."""
+
+
+class Node(Listener):
+    """Everything that lives as long as the process; made before the first connection.
+
+    Raises:
+        wsfleet.config.ConfigError: the configuration cannot be used.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.config = configuration.load(settings.config)
+        self.channels = Channels(self.config.channel)
+        self.connection_tokens, self.subscription_tokens = verifiers(self.config.client)
         self.state = State.RUNNING
         self.started_at = time.time()
         self.metrics = Metrics()
@@ -48,12 +105,11 @@ class Node:
         self.registry = Registry(self.store, settings, self._describe)
         self.sessions = Sessions(self.store, self.registry, settings.name, settings.resume_window)
         self.broker = Broker(
-            self.store,
-            settings.name,
-            [plain.CHANNEL],
-            self._on_publication,
-            probe_interval=settings.heartbeat_interval,
+            self.store, settings.name, self, probe_interval=settings.heartbeat_interval
         )
+        self.broker.keep(plain.CHANNEL, self.channels.find(plain.CHANNEL).options)
+        self.speakers: list[Speaker] = [PlainSpeaker(self)]
+        self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.metrics.watch(
             connections=lambda: len(self.hub),
             ready=lambda: self.not_ready_reason() is None,
@@ -65,10 +121,10 @@ class Node:
         """Start the background tasks; a Redis that is away does not keep the node from starting."""
         loops = [
             *self.store.loops(),
-            self.broker.run(),
-            self.broker.probe(),
+            *self.broker.loops(),
             self.registry.run(),
             self.sampler.run(),
+            *(loop() for loop in self.background),
         ]
         if self.settings.idle_timeout:
             loops.append(self._close_idle())
@@ -145,7 +201,7 @@ class Node:
         step = max(1, round(per_second * DRAIN_STEP))
         while leaving and time.monotonic() < deadline:
             for connection in leaving[:step]:
-                connection.close(SERVICE_RESTART, "node is stopping, please reconnect")
+                connection.restart()
             leaving = leaving[step:]
             await asyncio.sleep(DRAIN_STEP)
         while len(self.hub) and time.monotonic() < deadline:
@@ -180,12 +236,31 @@ class Node:
             "state": self.not_ready_reason() or "ready",
         }
 
-    def _on_publication(self, channel: str, payload: bytes, origin: int | None) -> None:
-        self.hub.publish(channel, text_frame(payload), exclude=origin)
+    def published(self, channel: str, entry: Entry) -> None:
+        """Let each protocol deliver; see `Listener`."""
+        record = records.decode_record(entry.record)
+        for speaker in self.speakers:
+            speaker.published(channel, entry, record)
+
+    def member_changed(self, channel: str, joined: bool, member: Member) -> None:
+        """Let each protocol tell; see `Listener`."""
+        for speaker in self.speakers:
+            speaker.member_changed(channel, joined, member)
+
+    def lost(self, channel: str) -> None:
+        """Let each protocol tell; see `Listener`."""
+        for speaker in self.speakers:
+            speaker.lost(channel)
+
+    def commanded(self, command: bytes) -> None:
+        """Let each protocol carry it out; see `Listener`."""
+        for speaker in self.speakers:
+            speaker.commanded(command)
 
     async def _on_connected(self) -> None:
         await self.registry.beat()
         await self.sessions.reconcile()
+        await self.broker.resync()
 
     async def _close_idle(self) -> None:
         timeout = self.settings.idle_timeout

@@ -2,6 +2,7 @@
 
 import socket
 from functools import cached_property
+from pathlib import Path
 
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -28,6 +29,9 @@ class Settings(BaseSettings):
     """Addresses whose X-Forwarded-For is believed, comma separated."""
     log_level: str = Field(default="info", pattern=r"^(debug|info|warning|error)$")
     """Least severe level that is logged."""
+
+    config: Path | None = None
+    """YAML file with channels, tokens and keys, as docs/configuration.md says; none: built in."""
 
     redis_url: str = "redis://127.0.0.1:6379/0"
     """The shared state: `redis://[user:password@]host:port/db`."""

@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -24,6 +24,12 @@ BACKOFF_FIRST, BACKOFF_LAST = 0.1, 2.0
 
 class UnavailableError(Exception):
     """Redis does not answer; nothing is known to have been kept."""
+
+
+class _Call(NamedTuple):
+    command: tuple[Any, ...]
+    replicated: bool
+    future: asyncio.Future[Any]
 
 
 class Store:
@@ -50,7 +56,7 @@ class Store:
         self._on_connected = on_connected
         self._connected = asyncio.Event()
         self._lost = asyncio.Event()
-        self._queue: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._queue: list[_Call] = []
         self._queued = asyncio.Event()
         source = resources.files("wsfleet").joinpath("functions.lua").read_text()
         self._digest = hashlib.sha256(source.encode()).hexdigest()[:8]
@@ -70,7 +76,7 @@ class Store:
         with contextlib.suppress(RedisError, OSError):
             await self.redis.aclose()
 
-    async def call(self, *command: Any) -> Any:
+    async def call(self, *command: Any, replicated: bool = False) -> Any:
         """Run one command in the next batch.
 
         Raises:
@@ -79,10 +85,17 @@ class Store:
         """
         if not self.connected:
             raise UnavailableError("Redis is not reachable")
-        return await self._submit(command)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Call(command, replicated, future))
+        self._queued.set()
+        return await future
 
-    async def function(self, name: str, keys: list[str], *args: Any) -> Any:
+    async def function(
+        self, name: str, keys: list[str], *args: Any, replicated: bool = False
+    ) -> Any:
         """Call one of `functions.lua`; a Redis that has lost the library gets it again.
+
+        `replicated`: return only when a replica has what was written, too.
 
         Raises:
             UnavailableError: as for `call`.
@@ -90,12 +103,12 @@ class Store:
         """
         command = ("FCALL", f"wsfleet_{name}_{self._digest}", len(keys), *keys, *args)
         try:
-            return await self.call(*command)
+            return await self.call(*command, replicated=replicated)
         except ResponseError as error:
             if "Function not found" not in str(error):
                 raise
             await self._load_functions()
-            return await self.call(*command)
+            return await self.call(*command, replicated=replicated)
 
     def lost(self, error: BaseException) -> None:
         """Redis did not answer somebody: fail fast from now on, until it does again."""
@@ -103,12 +116,6 @@ class Store:
             log.warning("redis lost", error=str(error) or type(error).__name__)
             self._connected.clear()
             self._lost.set()
-
-    async def _submit(self, command: tuple[Any, ...]) -> Any:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append((command, future))
-        self._queued.set()
-        return await future
 
     async def _send_batches(self) -> None:
         """While one batch is under way the next one gathers: the busier, the larger."""
@@ -122,24 +129,34 @@ class Store:
             except UnavailableError as error:
                 self.lost(error)
                 results = [error] * len(batch)
-            for (_, future), result in zip(batch, results, strict=True):
-                if future.done():
+            for call, result in zip(batch, results, strict=True):
+                if call.future.done():
                     continue
                 if isinstance(result, Exception):
-                    future.set_exception(result)
+                    call.future.set_exception(result)
                 else:
-                    future.set_result(result)
+                    call.future.set_result(result)
 
-    async def _send(self, batch: list[tuple[tuple[Any, ...], asyncio.Future[Any]]]) -> list[Any]:
+    async def _send(self, batch: list[_Call]) -> list[Any]:
         pipeline = self.redis.pipeline(transaction=False)
-        for command, _ in batch:
-            pipeline.execute_command(*command)
+        for call in batch:
+            pipeline.execute_command(*call.command)
+        replicated = any(call.replicated for call in batch)
+        if replicated:  # once for the batch: it is about all that this connection has written
+            pipeline.execute_command("WAIT", 1, int(500 * self._timeout))
         try:
             # The socket's time-out holds for each answer; a trickle of answers must end, too.
             async with asyncio.timeout(2 * self._timeout):
-                return await pipeline.execute(raise_on_error=False)
+                results = await pipeline.execute(raise_on_error=False)
         except (RedisError, OSError, TimeoutError) as error:
             raise UnavailableError(f"Redis is not reachable: {error}") from error
+        if replicated and results.pop() == 0:
+            unsure = UnavailableError("no replica of Redis confirmed the write")
+            results = [
+                unsure if call.replicated and not isinstance(result, Exception) else result
+                for call, result in zip(batch, results, strict=True)
+            ]
+        return results
 
     async def _stay_connected(self) -> None:
         delay = BACKOFF_FIRST

@@ -280,6 +280,7 @@ async def test_a_node_is_added_and_nobody_is_dropped(tmp_path: Path) -> None:
         await until(serves, "node3 takes new clients")
         after = [(await exchange(client, {"type": "after"}))["hostname"] for client in held]
     assert after == before
+    await asyncio.to_thread(site, f"-i{extra}")  # the others' fleet files
     recap = await asyncio.to_thread(site, f"-i{extra}")
     changed = [
         line for line in recap.splitlines() if "changed=" in line and "changed=0" not in line

@@ -1,14 +1,22 @@
 """The plain protocol of `/ws`: any text is a message; what the server says is a JSON object."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
-from wsfleet.frames import text_frame
+from wsfleet.connection import Close, Closes
+from wsfleet.frames import TEXT, frame
+from wsfleet.records import Record
 
 CHANNEL = "broadcast"
-MAX_CLIENT_ID = 128
+MAX_NAME = 128
+
+CLOSES = Closes(
+    restart=Close(1012, "node is stopping, please reconnect"),
+    slow=Close(1013, "slow consumer"),
+)
 
 
 class ProtocolError(Exception):
@@ -21,39 +29,55 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A client's message: its text as it came, the same as JSON, and the name it asks for."""
+    """A client's message: its text as it came, the same as JSON, and what it asks for."""
 
     text: str
     json: bytes
-    client_id: str | None
+    client_id: str | None = None
+    idempotency_key: str = ""
 
 
 def parse(text: str | None) -> Message:
     """Read one message; `None` stands for a binary one.
 
     Raises:
-        ProtocolError: `unsupported_data` if it is binary, `invalid_client_id` if it carries a name
-            that is none.
+        ProtocolError: `unsupported_data` if it is binary, `invalid_client_id` or
+            `invalid_idempotency_key` if it carries one that is none.
     """
     if text is None:
         raise ProtocolError("unsupported_data", "binary messages are not supported; send text")
     try:
         data = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return Message(text, orjson.dumps(text), None)
-    wanted = data.get("client_id") if isinstance(data, dict) else None
-    client_id = str(wanted) if type(wanted) in (int, str) else None
-    if wanted is not None and (client_id is None or not _is_client_id(client_id)):
+        return Message(text, orjson.dumps(text))
+    if not isinstance(data, dict):
+        return Message(text, text.encode())
+    return Message(
+        text,
+        text.encode(),
+        _name(data, "client_id", "leave it out to be given one"),
+        _name(data, "idempotency_key", "leave it out if the message is not sent again") or "",
+    )
+
+
+def _name(data: dict[str, Any], field: str, otherwise: str) -> str | None:
+    value = data.get(field)
+    if value is None:
+        return None
+    if type(value) is int:
+        value = str(value)
+    if (
+        not isinstance(value, str)
+        or not 0 < len(value) <= MAX_NAME
+        or not value.isprintable()
+        or " " in value
+    ):
         raise ProtocolError(
-            "invalid_client_id",
-            f"client_id must be a string of 1 to {MAX_CLIENT_ID} printable characters without "
-            "spaces; leave it out to be given one",
+            f"invalid_{field}",
+            f"{field} must be a string of 1 to {MAX_NAME} printable characters without spaces; "
+            f"{otherwise}",
         )
-    return Message(text, text.encode(), client_id)
-
-
-def _is_client_id(value: str) -> bool:
-    return 0 < len(value) <= MAX_CLIENT_ID and value.isprintable() and " " not in value
+    return value
 
 
 def ack(
@@ -70,14 +94,21 @@ def ack(
     )
 
 
-def broadcast(message: Message, *, client_id: str, hostname: str, timestamp: str) -> bytes:
-    """JSON (not yet framed) that the other clients get."""
-    return _encode(
+def broadcast(record: Record) -> bytes:
+    """Frame that the other clients get; data that is no JSON goes into a string."""
+    publisher = record.publisher
+    data = record.data
+    if not record.number:  # published by another protocol, where payloads are opaque
+        try:
+            orjson.loads(data)
+        except orjson.JSONDecodeError:
+            data = orjson.dumps(data.decode(errors="replace"))
+    return _frame(
         type="message",
-        client_id=client_id,
-        hostname=hostname,
-        timestamp=timestamp,
-        data=orjson.Fragment(message.json),  # as it came: no number loses a digit
+        client_id=publisher.client if publisher else "",
+        hostname=record.node,
+        timestamp=timestamp(record.time),
+        data=orjson.Fragment(data),  # as it came: no number loses a digit
     )
 
 
@@ -86,9 +117,10 @@ def error(code: str, message: str, *, hostname: str, timestamp: str) -> bytes:
     return _frame(type="error", code=code, message=message, hostname=hostname, timestamp=timestamp)
 
 
+def timestamp(milliseconds: int) -> str:
+    """Unix milliseconds as ISO 8601, in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
+
+
 def _frame(**fields: Any) -> bytes:
-    return text_frame(_encode(**fields))
-
-
-def _encode(**fields: Any) -> bytes:
-    return orjson.dumps(fields)
+    return frame(TEXT, orjson.dumps(fields))

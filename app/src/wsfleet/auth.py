@@ -1,0 +1,367 @@
+"""Who a client is: connection and subscription tokens with Centrifugo's claims, and origins.
+
+What the protocol says to a token that is not taken:
+
+    | error | connect | refresh | subscribe | sub_refresh |
+    |---|---|---|---|---|
+    | TokenExpiredError | error 109 | expired | error 109 | expired |
+    | TokenInvalidError | disconnect 3500 | disconnect 3500 | error 103 | disconnect 3500 |
+    | TokenMismatchError | | disconnect 3500 | disconnect 3500 | disconnect 3500 |
+"""
+
+import base64
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, TypeVar
+
+import structlog
+from jwt import PyJWS
+from jwt.algorithms import HMACAlgorithm
+from jwt.exceptions import InvalidKeyError, PyJWTError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+
+from wsfleet.config import ChannelOptions, ClientConfig, ConfigError, TokenConfig
+
+log = structlog.get_logger(__name__)
+
+SHORTEST_KEY = 32  # bytes: RFC 7518, section 3.2, for HS256
+NEED_HISTORY = ("force_positioning", "force_recovery")
+
+
+class TokenError(Exception):
+    """A token is not taken; the text is for the server's log."""
+
+
+class TokenInvalidError(TokenError):
+    """It is no token, not signed with our key, not meant for us, or has claims of a wrong form."""
+
+
+class TokenExpiredError(TokenError):
+    """It was valid and is no longer, or is not yet: the client should fetch another."""
+
+
+class TokenMismatchError(TokenError):
+    """It is valid, but another's: of another user, client or channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a token says of one subscription.
+
+    `info` goes into presence, join, leave and publications, `data` to the subscriber itself; both
+    are bytes, which are JSON unless the token had them in base64.
+    """
+
+    info: bytes | None = None
+    data: bytes | None = None
+    override: Mapping[str, bool] = field(default_factory=dict)
+
+    def applied_to(self, options: ChannelOptions) -> ChannelOptions:
+        """The channel's options with the token's overrides; none makes history where none is."""
+        override = self.override
+        if not options.has_history:
+            override = {key: on for key, on in override.items() if key not in NEED_HISTORY}
+        return options.model_copy(update=override) if override else options
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionToken:
+    """A client's identity.
+
+    `expire_at` is in Unix seconds, 0 is never. `info` is as in `Grant`, `meta` is JSON that only
+    the server sees. `subs` are the channels that the server subscribes the client to.
+    """
+
+    user: str
+    expire_at: int
+    info: bytes | None
+    meta: bytes | None
+    subs: Mapping[str, Grant]
+
+    def check(self, *, user: str) -> None:
+        """For a refresh: the token must be of the connection's user.
+
+        Raises:
+            TokenMismatchError: it is not.
+        """
+        _must_match("user", self.user, user)
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionToken:
+    """The right to subscribe to one channel; `expire_at` is in Unix seconds, 0 is never.
+
+    `client`, where it is not empty, is the only client that may use it.
+    """
+
+    user: str
+    channel: str
+    client: str
+    expire_at: int
+    grant: Grant
+
+    def check(self, *, channel: str, user: str, client: str) -> None:
+        """For subscribe and sub_refresh: the token must be for this.
+
+        Raises:
+            TokenMismatchError: it is for something else.
+        """
+        _must_match("channel", self.channel, channel)
+        _must_match("user", self.user, user)
+        if self.client:
+            _must_match("client", self.client, client)
+
+
+class Verifier:
+    """Checks tokens by one section of the configuration, whose path is `name`.
+
+    Raises:
+        ConfigError: a secret cannot be one, such as the PEM text of a public key.
+    """
+
+    def __init__(self, config: TokenConfig, name: str = "client.token") -> None:
+        self._config = config
+        self._name = name
+        self._jws = PyJWS(algorithms=[])  # nothing is accepted but what a key of ours allows
+        for algorithm, digest in _HMAC.items():
+            self._jws.register_algorithm(algorithm, _PreparedHmac(digest))
+        self._secret = self._prepared("hmac_secret_key")
+        self._previous_secret = self._prepared("hmac_previous_secret_key")
+
+    def verify_connection(self, token: str, now: float | None = None) -> ConnectionToken:
+        """Read a connection token; `now` is Unix seconds, the clock's by default.
+
+        Raises:
+            TokenInvalidError, TokenExpiredError: it is not taken.
+        """
+        now = time.time() if now is None else now
+        claims = _read(_ConnectionClaims, self._signed(token, now))
+        self._check_recipient(claims)
+        if claims.channel:
+            raise TokenInvalidError("a subscription token does not connect")
+        _check_time(claims, now)
+        if claims.subs:
+            subs = {channel: options.grant() for channel, options in claims.subs.items()}
+        else:
+            subs = {channel: Grant() for channel in claims.channels}
+        return ConnectionToken(
+            user=claims.sub,
+            expire_at=claims.end,
+            info=_either(claims.info, claims.b64info),
+            meta=_json(claims.meta),
+            subs=subs,
+        )
+
+    def verify_subscription(self, token: str, now: float | None = None) -> SubscriptionToken:
+        """Read a subscription token; `check` what it returns as well.
+
+        Raises:
+            TokenInvalidError, TokenExpiredError: it is not taken.
+        """
+        now = time.time() if now is None else now
+        claims = _read(_SubscriptionClaims, self._signed(token, now))
+        self._check_recipient(claims)
+        _check_time(claims, now)
+        if not claims.channel:
+            raise TokenInvalidError("the claim channel is missing")
+        return SubscriptionToken(
+            user=claims.sub,
+            channel=claims.channel,
+            client=claims.client,
+            expire_at=claims.end,
+            grant=claims.grant(),
+        )
+
+    def _prepared(self, key: str) -> bytes | None:
+        secret: str = getattr(self._config, key).get_secret_value()
+        if not secret:
+            return None
+        if len(secret.encode()) < SHORTEST_KEY:
+            log.warning("short secret", key=f"{self._name}.{key}", wanted_bytes=SHORTEST_KEY)
+        try:
+            return HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+        except InvalidKeyError as error:
+            raise ConfigError(f"{self._name}.{key}", [str(error)]) from None
+
+    def _keys(self, now: float) -> Iterator[tuple[bytes, list[str]]]:
+        """Each key and the algorithms it is for: no key is ever tried with another's."""
+        if self._secret is not None:
+            yield self._secret, list(_HMAC)
+        until = self._config.hmac_previous_secret_key_valid_until
+        if self._previous_secret is not None and (not until or now <= until):
+            yield self._previous_secret, list(_HMAC)
+
+    def _signed(self, token: str, now: float) -> bytes:
+        """The claims of a token that is signed with one of the keys."""
+        reason: Exception | str = f"no key is configured: set {self._name}.hmac_secret_key"
+        for key, algorithms in self._keys(now):
+            try:
+                payload: bytes = self._jws.decode_complete(token, key, algorithms)["payload"]
+            except (PyJWTError, ValueError) as error:  # ValueError: text that is not UTF-8
+                reason = error
+            else:
+                return payload
+        raise TokenInvalidError(str(reason))
+
+    def _check_recipient(self, claims: "_Claims") -> None:
+        audience = [claims.aud] if isinstance(claims.aud, str) else claims.aud
+        if self._config.audience and self._config.audience not in audience:
+            raise TokenInvalidError("the token is for another audience")
+        if self._config.issuer and self._config.issuer != claims.iss:
+            raise TokenInvalidError("the token is of another issuer")
+
+
+def verifiers(config: ClientConfig) -> tuple[Verifier, Verifier]:
+    """The verifier of connection tokens and that of subscription tokens.
+
+    Raises:
+        ConfigError: a secret cannot be one.
+    """
+    connection = Verifier(config.token)
+    if not config.subscription_token.enabled:
+        return connection, connection
+    return connection, Verifier(config.subscription_token, "client.subscription_token")
+
+
+def origin_allowed(origin: str | None, patterns: list[str]) -> bool:
+    """Whether a page of this origin may connect; None stands for a client that is no browser."""
+    if not origin:
+        return True
+    return any(fnmatchcase(origin.lower(), pattern) for pattern in patterns)
+
+
+_HMAC = {
+    "HS256": HMACAlgorithm.SHA256,
+    "HS384": HMACAlgorithm.SHA384,
+    "HS512": HMACAlgorithm.SHA512,
+}
+
+
+class _PreparedHmac(HMACAlgorithm):
+    """Takes a key that was examined once, when the configuration was read."""
+
+    def prepare_key(self, key: str | bytes) -> bytes:
+        return key if isinstance(key, bytes) else key.encode()
+
+    def check_key_length(self, key: Any) -> None:
+        return None
+
+
+def _decoded(text: str) -> str:
+    base64.b64decode(text, validate=True)
+    return text
+
+
+_Base64 = Annotated[str, AfterValidator(_decoded)]
+
+
+class _Json(BaseModel):
+    """Claims as JSON has them; null is as good as absent, and what is not known is ignored."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None}
+
+
+class _Flag(_Json):
+    value: bool = False
+
+
+class _Override(_Json):
+    presence: _Flag | None = None
+    join_leave: _Flag | None = None
+    force_push_join_leave: _Flag | None = None
+    force_positioning: _Flag | None = None
+    force_recovery: _Flag | None = None
+
+
+class _SubscribeOptions(_Json):
+    info: Any = None
+    b64info: _Base64 = ""
+    data: Any = None
+    b64data: _Base64 = ""
+    override: _Override = _Override()
+
+    def grant(self) -> Grant:
+        return Grant(
+            info=_either(self.info, self.b64info),
+            data=_either(self.data, self.b64data),
+            override={name: flag.value for name, flag in self.override if flag is not None},
+        )
+
+
+class _Claims(_Json):
+    sub: str = ""
+    exp: int | float | None = None
+    nbf: int | float | None = None
+    expire_at: int | None = None
+    aud: str | list[str] = []
+    iss: str = ""
+    channel: str = ""
+
+    @property
+    def end(self) -> int:
+        """When the connection or subscription expires; the token itself does at `exp`."""
+        if self.expire_at is not None:
+            return max(self.expire_at, 0)
+        return int(self.exp or 0)
+
+
+class _ConnectionClaims(_Claims):
+    info: Any = None
+    b64info: _Base64 = ""
+    meta: Any = None
+    channels: list[str] = []
+    subs: dict[str, _SubscribeOptions] = {}
+
+
+class _SubscriptionClaims(_Claims, _SubscribeOptions):
+    client: str = ""
+
+
+C = TypeVar("C", bound=_Claims)
+
+
+def _read(model: type[C], payload: bytes) -> C:
+    try:
+        return model.model_validate_json(payload)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise TokenInvalidError(f"claims {where}: {first['msg']}") from None
+
+
+def _check_time(claims: _Claims, now: float) -> None:
+    if claims.exp is not None and claims.exp <= now:
+        raise TokenExpiredError("the token is expired")
+    if claims.nbf is not None and claims.nbf >= now:
+        raise TokenExpiredError("the token is not valid yet")
+
+
+def _must_match(what: str, token: str, client: str) -> None:
+    if token != client:
+        raise TokenMismatchError(f"the token is for {what} {token!r}, not {client!r}")
+
+
+def _either(value: Any, encoded: str) -> bytes | None:
+    return base64.b64decode(encoded) if encoded else _json(value)
+
+
+def _json(value: Any) -> bytes | None:
+    """A claim as JSON again, with all digits of its whole numbers."""
+    if value is None:
+        return None
+    try:
+        return json.dumps(
+            value, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        ).encode()
+    except ValueError as error:
+        raise TokenInvalidError(f"a claim is not JSON: {error}") from None

@@ -1,0 +1,772 @@
+"""The endpoint `/connection/websocket`: the commands of the Centrifuge protocol.
+
+Semantics are those of github.com/centrifugal/centrifuge (client.go) with Centrifugo's rules for
+channels; where this server differs, `docs/protocol.md` says so.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+from msgspec import DecodeError
+from redis.exceptions import RedisError
+from starlette.websockets import WebSocket
+
+from wsfleet import __version__, commands, records
+from wsfleet.auth import (
+    Grant,
+    TokenError,
+    TokenExpiredError,
+    TokenMismatchError,
+    origin_allowed,
+)
+from wsfleet.broker import Following, Position
+from wsfleet.channels import (
+    Channel,
+    ChannelError,
+    may_publish,
+    may_read_history,
+    may_see_presence,
+    may_subscribe,
+    subscription_options,
+)
+from wsfleet.config import ChannelOptions
+from wsfleet.connection import Close, Closes, Connection
+from wsfleet.endpoints import serve
+from wsfleet.frames import frame
+from wsfleet.node import Node
+from wsfleet.protocol.centrifuge.codec import Codec, ProtocolError
+from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode, UnsubscribeCode
+from wsfleet.protocol.centrifuge.json_codec import JSONCodec
+from wsfleet.protocol.centrifuge.messages import (
+    REJECT_UNRECOVERED,
+    ClientInfo,
+    Command,
+    ConnectRequest,
+    ConnectResult,
+    Disconnect,
+    HistoryRequest,
+    HistoryResult,
+    Join,
+    Leave,
+    PresenceRequest,
+    PresenceResult,
+    PresenceStatsRequest,
+    PresenceStatsResult,
+    Publication,
+    PublishRequest,
+    PublishResult,
+    Push,
+    RefreshRequest,
+    RefreshResult,
+    Reply,
+    Result,
+    RPCRequest,
+    SendRequest,
+    SubRefreshRequest,
+    SubRefreshResult,
+    Subscribe,
+    SubscribeRequest,
+    SubscribeResult,
+    UnsubscribeRequest,
+    UnsubscribeResult,
+)
+from wsfleet.protocol.centrifuge.negotiation import negotiate
+from wsfleet.protocol.centrifuge.protobuf_codec import ProtobufCodec
+from wsfleet.records import Member, Record
+from wsfleet.store import UnavailableError
+from wsfleet.stream import Entry, Reading
+
+log = structlog.get_logger(__name__)
+
+CLOSES = Closes(
+    restart=Close(DisconnectCode.SHUTDOWN.code, DisconnectCode.SHUTDOWN.reason),
+    slow=Close(DisconnectCode.SLOW.code, DisconnectCode.SLOW.reason),
+)
+PRESENCE_CHUNK = 500
+LONGEST_TTL = 365 * 86_400
+
+
+class RefusedError(Exception):
+    """The command is answered with an error; the connection goes on."""
+
+    def __init__(self, code: ErrorCode, *, temporary: bool | None = None) -> None:
+        super().__init__(code.message)
+        self.error = code.error
+        if temporary is not None:
+            self.error = replace(self.error, temporary=temporary)
+
+
+class DisconnectedError(Exception):
+    """The connection ends with this code."""
+
+    def __init__(self, code: DisconnectCode) -> None:
+        super().__init__(code.reason)
+        self.code = code
+
+
+@dataclass(slots=True)
+class Subscription:
+    """A channel that a connection hears; `expire_at` in Unix seconds, 0 is never."""
+
+    channel: Channel
+    options: ChannelOptions
+    member: Member
+    following: Following
+    server_side: bool
+    expire_at: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def positioned(self) -> bool:
+        """Whether its client is told when something is lost."""
+        return self.options.force_positioning or self.options.force_recovery
+
+
+def _topic(codec: Codec, channel: str) -> str:
+    return f"{codec.name} {channel}"
+
+
+def _members_topic(codec: Codec, channel: str) -> str:
+    return f"{codec.name} members of {channel}"
+
+
+def _info(member: Member) -> ClientInfo:
+    return ClientInfo(member.user, member.client, member.conn_info, member.chan_info)
+
+
+def _publication(entry: Entry, record: Record) -> Publication:
+    return Publication(
+        data=record.data,
+        info=_info(record.publisher) if record.publisher else None,
+        offset=entry.offset,
+        tags=record.tags,
+        time=record.time,
+    )
+
+
+class Centrifuge:
+    """All clients of the protocol on this node; the node's `Speaker` for them."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        limit = node.config.channel.max_length
+        codecs: list[Codec] = [JSONCodec(max_channel=limit), ProtobufCodec(max_channel=limit)]
+        self.codecs = {codec.name: codec for codec in codecs}
+        self.clients: dict[str, CentrifugeClient] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        node.speakers.append(self)
+        node.background.append(self.refresh_presence)
+
+    async def endpoint(self, websocket: WebSocket) -> None:
+        """Serve one client."""
+        config = self.node.config.client
+        if not origin_allowed(websocket.headers.get("origin"), config.allowed_origins):
+            self.node.metrics.connections_refused.labels("origin").inc()
+            await websocket.close()  # before accept: HTTP 403
+            return
+        offered = websocket.scope["subprotocols"]
+        negotiated = negotiate(offered, websocket.scope["query_string"].decode("latin-1"))
+        codec = self.codecs[negotiated.encoding]
+
+        async def create(connection: Connection) -> CentrifugeClient:
+            if not negotiated.frame_ping_pong:
+                connection.answer_pings_itself()
+            return CentrifugeClient(self, connection, codec, not negotiated.frame_ping_pong)
+
+        await serve(
+            self.node,
+            websocket,
+            CLOSES,
+            create,
+            subprotocol=negotiated.subprotocol,
+            outbox_limit=config.queue_max_size,
+        )
+
+    def background(self, work: Any) -> None:
+        """Run something that nobody waits for; Redis being away is no reason to complain."""
+
+        async def run() -> None:
+            with contextlib.suppress(UnavailableError):
+                await work
+
+        task = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def published(self, channel: str, entry: Entry, record: Record) -> None:
+        """Encode once for each encoding; those whose encoding cannot carry it are disconnected."""
+        publication = None
+        for codec in self.codecs.values():
+            topic = _topic(codec, channel)
+            if not self.node.hub.has(topic):
+                continue
+            publication = publication or _publication(entry, record)
+            try:
+                payload = codec.encode_publication(channel, publication)
+            except ProtocolError as error:
+                for client in list(self.clients.values()):
+                    if client.codec is codec and channel in client.subscriptions:
+                        client.disconnect(error.disconnect)
+            else:
+                self.node.hub.publish(topic, frame(codec.opcode, payload))
+
+    def member_changed(self, channel: str, joined: bool, member: Member) -> None:
+        """Push a join or a leave to those who want them."""
+        event = Join(_info(member)) if joined else Leave(_info(member))
+        for codec in self.codecs.values():
+            topic = _members_topic(codec, channel)
+            if self.node.hub.has(topic):
+                payload = codec.encode([Reply(push=Push(event, channel))])
+                self.node.hub.publish(topic, frame(codec.opcode, payload))
+
+    def lost(self, channel: str) -> None:
+        """Let positioned subscribers recover: they learn from the answer that they could not."""
+        for client in list(self.clients.values()):
+            subscription = client.subscriptions.get(channel)
+            if subscription is not None and subscription.positioned:
+                client.insufficient_state(subscription)
+
+    def commanded(self, command: bytes) -> None:
+        """Carry out a command of the server API for the clients that it is about."""
+        try:
+            wanted = commands.decode(command)
+        except DecodeError as error:  # of a newer node
+            log.warning("command not understood", error=str(error))
+            return
+        for client in list(self.clients.values()):
+            if client.connected and wanted.concerns(client.user, client.id):
+                self.background(client.command(wanted))
+
+    async def refresh_presence(self) -> None:
+        """Say again and again who is still there; entries of a dead node expire."""
+        interval = self.node.config.client.presence_update_interval
+        while True:
+            await asyncio.sleep(interval)
+            present = [
+                (channel, client.id, subscription.member)
+                for client in self.clients.values()
+                for channel, subscription in client.subscriptions.items()
+                if subscription.options.presence
+            ]
+            for start in range(0, len(present), PRESENCE_CHUNK):
+                chunk = present[start : start + PRESENCE_CHUNK]
+                joins = (self.node.broker.join(*entry) for entry in chunk)
+                await asyncio.gather(*joins, return_exceptions=True)
+
+
+class CentrifugeClient:
+    """One client: its commands are carried out one after the other."""
+
+    def __init__(
+        self, hub: Centrifuge, connection: Connection, codec: Codec, app_pings: bool
+    ) -> None:
+        self._hub = hub
+        self._node = hub.node
+        self._config = hub.node.config.client
+        self._connection = connection
+        self._app_pings = app_pings
+        self._loop = asyncio.get_running_loop()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._ping_outstanding = False
+        self._unusable = False
+        self._joining: set[str] = set()
+        self.codec = codec
+        self.id = connection.client_id
+        self.connected = False
+        self.user = ""
+        self.conn_info = b""
+        self.subscriptions: dict[str, Subscription] = {}
+        self._later("stale", self._config.stale_close_delay, self._stale)
+
+    # From the client.
+
+    async def receive(self, message: str | bytes) -> None:
+        """Carry out the commands of one message."""
+        try:
+            received = self.codec.decode(message)
+        except ProtocolError as error:
+            self.disconnect(error.disconnect)
+            return
+        for command in received:
+            if self._unusable:
+                self.disconnect(DisconnectCode.BAD_REQUEST)
+                return
+            try:
+                result = await self._carry_out(command)
+            except RefusedError as error:
+                self._reply(Reply(command.id, error=error.error))
+            except ChannelError as error:
+                self._reply(Reply(command.id, error=error.code.error))
+            except (UnavailableError, RedisError) as error:
+                log.info("command failed", client_id=self.id, error=str(error))
+                self._reply(Reply(command.id, error=ErrorCode.INTERNAL.error))
+            except DisconnectedError as error:
+                self.disconnect(error.code)
+                return
+            except ProtocolError as error:  # a payload that this encoding cannot carry
+                self.disconnect(error.disconnect)
+                return
+            else:
+                if result is not None:
+                    self._reply(Reply(command.id, result))
+
+    async def left(self) -> None:
+        """Leave all channels; the connection is gone."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._hub.clients.pop(self.id, None)
+        for subscription in list(self.subscriptions.values()):
+            with contextlib.suppress(UnavailableError, RedisError):
+                await self._leave(subscription)
+
+    async def _carry_out(self, command: Command) -> Result | None:
+        request = command.request
+        if request is None:
+            self._pong()
+            return None
+        if isinstance(request, ConnectRequest):
+            if self.connected:
+                raise DisconnectedError(DisconnectCode.BAD_REQUEST)
+            await self._connect(command.id, request)
+            return None
+        if not self.connected:
+            raise DisconnectedError(DisconnectCode.BAD_REQUEST)
+        if command.refusal is not None:
+            self._reply(Reply(command.id, error=command.refusal))
+            return None
+        match request:
+            case SubscribeRequest():
+                await self._subscribe(command.id, request)
+                return None
+            case UnsubscribeRequest():
+                if (subscription := self.subscriptions.get(request.channel)) is not None:
+                    await self._leave(subscription)
+                return UnsubscribeResult()
+            case PublishRequest():
+                return await self._publish(request)
+            case PresenceRequest():
+                return PresenceResult(
+                    {c: _info(m) for c, m in (await self._members(request)).items()}
+                )
+            case PresenceStatsRequest():
+                members = await self._members(request)
+                return PresenceStatsResult(len(members), len({m.user for m in members.values()}))
+            case HistoryRequest():
+                return await self._history(request)
+            case RefreshRequest():
+                return self._refresh(request)
+            case SubRefreshRequest():
+                return self._sub_refresh(request)
+            case SendRequest():
+                raise DisconnectedError(DisconnectCode.NOT_AVAILABLE)
+            case RPCRequest():
+                raise RefusedError(ErrorCode.NOT_AVAILABLE)
+
+    # Connecting.
+
+    async def _connect(self, number: int, request: ConnectRequest) -> None:
+        grants: dict[str, Grant] = {}
+        expire_at = 0
+        if not request.token and not self._config.allow_anonymous_connect_without_token:
+            raise DisconnectedError(DisconnectCode.BAD_REQUEST)
+        try:
+            if request.token:
+                token = self._node.connection_tokens.verify_connection(request.token)
+                self.user, self.conn_info = token.user, token.info or b""
+                expire_at = token.expire_at
+                grants = dict(token.subs)
+        except TokenExpiredError:
+            self._unusable = True
+            raise RefusedError(ErrorCode.TOKEN_EXPIRED) from None
+        except TokenError as error:
+            log.info("token refused", client_id=self.id, error=str(error))
+            raise DisconnectedError(DisconnectCode.INVALID_TOKEN) from None
+        if request.token and not self.user and self._config.disallow_anonymous_connection_tokens:
+            raise DisconnectedError(DisconnectCode.PERMISSION_DENIED)
+        self._connection.cork()
+        self.connected = True
+        self._hub.clients[self.id] = self
+        await self._node.sessions.open(self._connection)
+        joined: list[Subscription] = []
+        subs: dict[str, SubscribeResult] = {}
+        for channel, options, grant in self._server_side(request, grants):
+            wanted = request.subs.get(channel.name, SubscribeRequest(channel.name))
+            async with self._join(channel, options, wanted, grant, server_side=True) as outcome:
+                subs[channel.name], subscription = outcome
+            joined.append(subscription)
+        result = ConnectResult(
+            client=self.id,
+            version=f"wsfleet {__version__}",
+            expires=expire_at > 0,
+            ttl=_ttl(expire_at),
+            subs=subs,
+            ping=int(self._config.ping_interval) if self._app_pings else 0,
+            pong=self._app_pings and self._config.pong_timeout > 0,
+        )
+        self._cancel("stale")
+        self._connection.uncork(self._frame(Reply(number, result)))
+        for subscription in joined:
+            await self._tell_joined(subscription)
+        if expire_at:
+            self._expire_connection_at(expire_at)
+        if self._app_pings:
+            first = random.uniform(0.5, 1.0) * self._config.ping_interval  # noqa: S311 - jitter
+            self._later("ping", first, self._ping)
+
+    def _server_side(
+        self, request: ConnectRequest, grants: dict[str, Grant]
+    ) -> list[tuple[Channel, ChannelOptions, Grant]]:
+        channels = self._node.channels
+        personal = self._config.subscribe_to_user_personal_channel
+        if personal.enabled and self.user:
+            name = channels.personal(self.user, personal.personal_channel_namespace)
+            grants.setdefault(name, Grant())
+        for name in request.subs:
+            if name in grants:
+                continue
+            try:
+                channel = channels.resolve(name)
+            except ChannelError:
+                raise DisconnectedError(DisconnectCode.BAD_REQUEST) from None
+            if may_subscribe(channel, self.user) is None:
+                grants[name] = Grant()
+        if len(grants) > self._config.channel_limit:
+            raise DisconnectedError(DisconnectCode.CHANNEL_LIMIT)
+        found = [(channels.find(name), grant) for name, grant in grants.items()]
+        return [(channel, grant.applied_to(channel.options), grant) for channel, grant in found]
+
+    def _refresh(self, request: RefreshRequest) -> RefreshResult:
+        if not request.token:
+            raise DisconnectedError(DisconnectCode.BAD_REQUEST)
+        try:
+            token = self._node.connection_tokens.verify_connection(request.token)
+            token.check(user=self.user)
+        except TokenExpiredError:
+            raise DisconnectedError(DisconnectCode.EXPIRED) from None
+        except TokenError:
+            raise DisconnectedError(DisconnectCode.INVALID_TOKEN) from None
+        self._expire_connection_at(token.expire_at)
+        return RefreshResult(expires=token.expire_at > 0, ttl=_ttl(token.expire_at))
+
+    # Channels.
+
+    async def _subscribe(self, number: int, request: SubscribeRequest) -> None:
+        if request.channel in self.subscriptions or request.channel in self._joining:
+            raise RefusedError(ErrorCode.ALREADY_SUBSCRIBED)
+        if len(self.subscriptions) + len(self._joining) >= self._config.channel_limit:
+            raise RefusedError(ErrorCode.LIMIT_EXCEEDED)
+        channel = self._node.channels.resolve(request.channel)
+        if request.type != 0:
+            raise RefusedError(ErrorCode.PERMISSION_DENIED)
+        if request.delta not in ("", "fossil"):
+            raise DisconnectedError(DisconnectCode.BAD_REQUEST)
+        if request.tf:
+            raise RefusedError(ErrorCode.BAD_REQUEST)
+        grant, expire_at = self._permission(channel, request)
+        options = subscription_options(
+            channel,
+            self.user,
+            grant.applied_to(channel.options),
+            positioned=request.positioned,
+            recoverable=request.recoverable,
+            join_leave=request.join_leave,
+        )
+        async with self._join(
+            channel, options, request, grant, server_side=False, expire_at=expire_at
+        ) as (result, subscription):
+            self._reply(Reply(number, result))
+        await self._tell_joined(subscription)
+
+    def _permission(self, channel: Channel, request: SubscribeRequest) -> tuple[Grant, int]:
+        if not request.token:
+            if (refusal := may_subscribe(channel, self.user)) is not None:
+                raise RefusedError(refusal)
+            return Grant(), 0
+        try:
+            token = self._node.subscription_tokens.verify_subscription(request.token)
+            token.check(channel=channel.name, user=self.user, client=self.id)
+        except TokenExpiredError:
+            raise RefusedError(ErrorCode.TOKEN_EXPIRED) from None
+        except TokenMismatchError:
+            raise DisconnectedError(DisconnectCode.INVALID_TOKEN) from None
+        except TokenError:
+            raise RefusedError(ErrorCode.PERMISSION_DENIED) from None
+        return token.grant, token.expire_at
+
+    @contextlib.asynccontextmanager
+    async def _join(
+        self,
+        channel: Channel,
+        options: ChannelOptions,
+        request: SubscribeRequest,
+        grant: Grant,
+        *,
+        server_side: bool,
+        expire_at: int = 0,
+    ) -> AsyncIterator[tuple[SubscribeResult, Subscription]]:
+        """Subscribe without a gap: what the block sends comes before the first live publication."""
+        broker = self._node.broker
+        self._joining.add(channel.name)
+        following = None
+        try:
+            following = await broker.follow(channel.name, channel.options)
+            member = Member(self.user, self.id, self.conn_info, grant.info or b"")
+            subscription = Subscription(channel, options, member, following, server_side, expire_at)
+            if options.presence:
+                await broker.join(channel.name, self.id, member)
+            recovering = request.recover and options.force_recovery
+            since = Position(request.offset, request.epoch) if recovering else None
+            limit = self._config.recovery_max_publication_limit or options.history_size
+            async with broker.joining(following, since, limit) as (reading, position):
+                result = self._subscribed(request, subscription, reading, position)
+                result.data = grant.data or b""
+                yield result, subscription
+                self._go_live(subscription)
+        except BaseException:
+            if following is not None and channel.name not in self.subscriptions:
+                broker.unfollow(following)
+            raise
+        finally:
+            self._joining.discard(channel.name)
+
+    def _subscribed(
+        self,
+        request: SubscribeRequest,
+        subscription: Subscription,
+        reading: Reading | None,
+        position: Position,
+    ) -> SubscribeResult:
+        result = SubscribeResult(
+            expires=subscription.expire_at > 0,
+            ttl=_ttl(subscription.expire_at),
+            was_recovering=request.recover,
+        )
+        if subscription.positioned:
+            result.positioned = True
+            result.recoverable = subscription.options.force_recovery
+            result.epoch, result.offset = position.epoch, position.offset
+        if reading is not None:
+            same_epoch = request.epoch in ("", reading.epoch)
+            if same_epoch and reading.continues(request.offset):
+                result.recovered = True
+                result.offset = request.offset
+                result.publications = [
+                    _publication(entry, records.decode_record(entry.record))
+                    for entry in reading.entries
+                ]
+            elif request.flag & REJECT_UNRECOVERED:
+                raise RefusedError(ErrorCode.UNRECOVERABLE_POSITION)
+        return result
+
+    def _go_live(self, subscription: Subscription) -> None:
+        hub, name = self._node.hub, subscription.channel.name
+        self.subscriptions[name] = subscription
+        hub.subscribe(self._connection, _topic(self.codec, name))
+        if subscription.options.force_push_join_leave:
+            hub.subscribe(self._connection, _members_topic(self.codec, name))
+        if subscription.expire_at:
+            self._expire_subscription_at(subscription, subscription.expire_at)
+
+    async def _tell_joined(self, subscription: Subscription) -> None:
+        if subscription.options.join_leave:
+            await self._node.broker.tell_members(
+                subscription.channel.name, True, subscription.member
+            )
+
+    async def _leave(self, subscription: Subscription) -> None:
+        hub, name = self._node.hub, subscription.channel.name
+        self.subscriptions.pop(name, None)
+        self._cancel(f"subscription {name}")
+        hub.unsubscribe(self._connection, _topic(self.codec, name))
+        hub.unsubscribe(self._connection, _members_topic(self.codec, name))
+        self._node.broker.unfollow(subscription.following)
+        if subscription.options.presence:
+            await self._node.broker.leave(name, self.id)
+        if subscription.options.join_leave:
+            await self._node.broker.tell_members(name, False, subscription.member)
+
+    async def _publish(self, request: PublishRequest) -> PublishResult:
+        channel = self._node.channels.resolve(request.channel)
+        if not request.data:
+            raise RefusedError(ErrorCode.BAD_REQUEST)
+        subscription = self.subscriptions.get(request.channel)
+        refusal = may_publish(channel, self.user, subscribed=subscription is not None)
+        if refusal is not None:
+            raise RefusedError(refusal)
+        chan_info = subscription.member.chan_info if subscription else b""
+        record = Record(
+            data=request.data,
+            time=time.time_ns() // 1_000_000,
+            publisher=Member(self.user, self.id, self.conn_info, chan_info),
+            node=self._node.settings.name,
+        )
+        started = time.monotonic()
+        await self._node.broker.publish(channel.name, channel.options, record)
+        self._node.metrics.publish_seconds.observe(time.monotonic() - started)
+        self._connection.message_count += 1
+        return PublishResult()
+
+    async def _members(self, request: PresenceRequest | PresenceStatsRequest) -> dict[str, Member]:
+        channel = self._node.channels.resolve(request.channel)
+        subscribed = request.channel in self.subscriptions
+        if (refusal := may_see_presence(channel, self.user, subscribed=subscribed)) is not None:
+            raise RefusedError(refusal)
+        return await self._node.broker.members(channel.name)
+
+    async def _history(self, request: HistoryRequest) -> HistoryResult:
+        channel = self._node.channels.resolve(request.channel)
+        subscribed = request.channel in self.subscriptions
+        if (refusal := may_read_history(channel, self.user, subscribed=subscribed)) is not None:
+            raise RefusedError(refusal)
+        since = request.since
+        if since is not None and request.reverse and since.offset == 0:
+            raise RefusedError(ErrorCode.BAD_REQUEST)
+        most = self._config.history_max_publication_limit
+        limit = request.limit if 0 <= request.limit <= most else most
+        reading = await self._node.broker.history(
+            channel.name,
+            channel.options,
+            since.offset if since else 0,
+            limit,
+            reverse=request.reverse,
+        )
+        if since is not None and since.epoch not in ("", reading.epoch):
+            raise RefusedError(ErrorCode.UNRECOVERABLE_POSITION)
+        publications = [
+            _publication(entry, records.decode_record(entry.record)) for entry in reading.entries
+        ]
+        return HistoryResult(publications, reading.epoch, reading.offset)
+
+    def _sub_refresh(self, request: SubRefreshRequest) -> SubRefreshResult:
+        subscription = self.subscriptions.get(request.channel)
+        if subscription is None:
+            raise RefusedError(ErrorCode.PERMISSION_DENIED)
+        if not request.token:
+            raise RefusedError(ErrorCode.BAD_REQUEST)
+        try:
+            token = self._node.subscription_tokens.verify_subscription(request.token)
+            token.check(channel=request.channel, user=self.user, client=self.id)
+        except TokenExpiredError:
+            # Temporary: SDKs fetch another token, where a final error would end the subscription.
+            raise RefusedError(ErrorCode.TOKEN_EXPIRED, temporary=True) from None
+        except TokenError:
+            raise DisconnectedError(DisconnectCode.INVALID_TOKEN) from None
+        self._expire_subscription_at(subscription, token.expire_at)
+        return SubRefreshResult(expires=token.expire_at > 0, ttl=_ttl(token.expire_at))
+
+    # To the client.
+
+    def disconnect(self, code: DisconnectCode) -> None:
+        """End the connection; SDKs decide by the code whether to come back."""
+        self.close(code.push)
+
+    def close(self, reason: Disconnect) -> None:
+        """End the connection for a reason of the server's API."""
+        self._unusable = True
+        self._connection.send(self._frame(Reply(push=Push(reason))))
+        self._connection.close(reason.code, reason.reason)
+
+    def insufficient_state(self, subscription: Subscription) -> None:
+        """Make the client subscribe again: something is lost to it."""
+        if subscription.server_side:
+            self.disconnect(DisconnectCode.INSUFFICIENT_STATE)
+        else:
+            self._hub.background(
+                self._unsubscribed(subscription, UnsubscribeCode.INSUFFICIENT_STATE)
+            )
+
+    async def command(self, wanted: commands.Command) -> None:
+        """Carry out a command of the server's API."""
+        if wanted.do == "disconnect":
+            self.close(Disconnect(wanted.code, wanted.reason))
+        elif wanted.do == "unsubscribe":
+            names = [wanted.channel] if wanted.channel else list(self.subscriptions)
+            for name in names:
+                if (subscription := self.subscriptions.get(name)) is not None:
+                    await self._unsubscribed(subscription, UnsubscribeCode.SERVER)
+        elif wanted.channel not in self.subscriptions and wanted.channel not in self._joining:
+            channel = self._node.channels.find(wanted.channel)
+            request = SubscribeRequest(
+                channel.name, recover=wanted.recover, epoch=wanted.epoch, offset=wanted.offset
+            )
+            async with self._join(channel, channel.options, request, Grant(), server_side=True) as (
+                result,
+                subscription,
+            ):
+                event = Subscribe(
+                    result.recoverable, result.epoch, result.offset, result.positioned
+                )
+                self._reply(Reply(push=Push(event, channel.name)))
+            await self._tell_joined(subscription)
+
+    async def _unsubscribed(self, subscription: Subscription, code: UnsubscribeCode) -> None:
+        self._reply(Reply(push=Push(code.push, subscription.channel.name)))
+        await self._leave(subscription)
+
+    def _reply(self, reply: Reply) -> None:
+        self._connection.send(self._frame(reply))
+
+    def _frame(self, reply: Reply) -> bytes:
+        return frame(self.codec.opcode, self.codec.encode([reply]))
+
+    # Time.
+
+    def _later(self, name: str, seconds: float, action: Callable[[], None]) -> None:
+        self._cancel(name)
+        self._timers[name] = self._loop.call_later(seconds, action)
+
+    def _cancel(self, name: str) -> None:
+        if (timer := self._timers.pop(name, None)) is not None:
+            timer.cancel()
+
+    def _stale(self) -> None:
+        self.disconnect(DisconnectCode.STALE)
+
+    def _ping(self) -> None:
+        self._connection.send(frame(self.codec.opcode, self.codec.ping))
+        self._ping_outstanding = True
+        self._later("ping", self._config.ping_interval, self._ping)
+        if self._config.pong_timeout:
+            self._later("pong", self._config.pong_timeout, self._no_pong)
+
+    def _pong(self) -> None:
+        if not self._ping_outstanding:
+            raise DisconnectedError(DisconnectCode.BAD_REQUEST)
+        self._ping_outstanding = False
+        self._cancel("pong")
+
+    def _no_pong(self) -> None:
+        self.disconnect(DisconnectCode.NO_PONG)
+
+    def _expire_connection_at(self, expire_at: int) -> None:
+        if not expire_at:
+            self._cancel("expiry")
+            return
+        delay = max(0.0, expire_at - time.time()) + self._config.expired_close_delay
+        self._later("expiry", delay, lambda: self.disconnect(DisconnectCode.EXPIRED))
+
+    def _expire_subscription_at(self, subscription: Subscription, expire_at: int) -> None:
+        subscription.expire_at = expire_at
+        name = f"subscription {subscription.channel.name}"
+        if not expire_at:
+            self._cancel(name)
+            return
+        delay = max(0.0, expire_at - time.time()) + self._config.expired_sub_close_delay
+        self._later(name, delay, lambda: self._subscription_expired(subscription))
+
+    def _subscription_expired(self, subscription: Subscription) -> None:
+        if subscription.server_side:
+            self.disconnect(DisconnectCode.SUB_EXPIRED)
+        else:
+            self._hub.background(self._unsubscribed(subscription, UnsubscribeCode.EXPIRED))
+
+
+def _ttl(expire_at: int) -> int:
+    """Seconds until a moment in Unix seconds, at least one; 0 if it never comes."""
+    return min(max(1, int(expire_at - time.time())), LONGEST_TTL) if expire_at else 0

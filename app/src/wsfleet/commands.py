@@ -1,0 +1,47 @@
+"""What an operator wants done on whichever node it applies to, as it travels between the nodes."""
+
+from typing import Literal
+
+import msgspec
+
+
+class Command(msgspec.Struct, frozen=True):
+    """Subscribe, unsubscribe or disconnect the connections of a user.
+
+    `client` narrows it to one connection, `keep` spares some. `code` and `reason` are those of a
+    disconnect. `offset` and `epoch` are where a subscription is recovered from, if `recover`.
+    """
+
+    do: Literal["subscribe", "unsubscribe", "disconnect"]
+    user: str
+    client: str = ""
+    channel: str = ""
+    code: int = 0
+    reason: str = ""
+    keep: list[str] = []
+    recover: bool = False
+    offset: int = 0
+    epoch: str = ""
+
+    def concerns(self, user: str, client: str) -> bool:
+        """Whether it is about this connection."""
+        return (
+            user == self.user
+            and (not self.client or client == self.client)
+            and client not in self.keep
+        )
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Command)
+
+encode = _encoder.encode
+
+
+def decode(data: bytes) -> Command:
+    """Read a command.
+
+    Raises:
+        msgspec.DecodeError: it is none.
+    """
+    return _decoder.decode(data)

@@ -1,0 +1,81 @@
+"""Which publication comes next in a channel: gaps, duplicates and new epochs, without I/O.
+
+A channel's publications are numbered from 1, without gaps, within an epoch; a new epoch begins when
+Redis has lost the old one. What arrives by pub/sub can be missing, doubled, or of another epoch;
+what is read from the history is whole as far as it reaches back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """A publication's place in its stream, and its record."""
+
+    offset: int
+    record: bytes
+
+
+class Reading(NamedTuple):
+    """What a look at the history found: the stream's top, and entries in ascending order."""
+
+    epoch: str
+    offset: int
+    entries: Sequence[Entry] = ()
+
+    def continues(self, offset: int) -> bool:
+        """Whether the entries are all that came after `offset`."""
+        if not self.entries:
+            return offset == self.offset
+        return self.entries[0].offset == offset + 1 and self.entries[-1].offset == self.offset
+
+
+@dataclass
+class Stream:
+    """One channel as one process has followed it: everything up to `offset` of `epoch`.
+
+    While it is `behind`, arrivals wait until the history was read from `read_after` on and given to
+    `fill`. It begins behind, and without an epoch.
+    """
+
+    epoch: str = ""
+    offset: int = 0
+    behind: bool = True
+    _waiting: list[tuple[str, Entry]] = field(default_factory=list)
+    _arrived_before_reading: int = 0
+
+    def receive(self, epoch: str, entry: Entry) -> list[Entry]:
+        """Take one arrival; returns what may be delivered now."""
+        if not self.behind and epoch == self.epoch:
+            if entry.offset == self.offset + 1:
+                self.offset = entry.offset
+                return [entry]
+            if entry.offset <= self.offset:
+                return []
+        self.behind = True
+        self._waiting.append((epoch, entry))
+        return []
+
+    def read_after(self) -> int:
+        """Say from which offset on the history is to be read, now."""
+        self.behind = True
+        self._arrived_before_reading = len(self._waiting)
+        return self.offset
+
+    def fill(self, reading: Reading) -> tuple[list[Entry], bool]:
+        """Close the gap with what the history holds after `offset`.
+
+        Returns what may be delivered now, and whether something was lost: the history did not
+        reach back that far, or its epoch is another. Then delivery goes on from the new top, and
+        subscribers must be told. It may be behind again afterwards.
+        """
+        lost = reading.epoch != self.epoch or not reading.continues(self.offset)
+        delivered = [] if lost else list(reading.entries)
+        self.epoch, self.offset, self.behind = reading.epoch, reading.offset, False
+        waiting, self._waiting = self._waiting, []
+        for number, (epoch, entry) in enumerate(waiting):
+            # What came before the reading, of another epoch than it found, is older than it.
+            if epoch == self.epoch or number >= self._arrived_before_reading:
+                delivered += self.receive(epoch, entry)
+        return delivered, lost

@@ -1,0 +1,487 @@
+"""The Centrifuge protocol with a real SDK, centrifuge-python, on two nodes and a real Redis."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from centrifuge import (  # type: ignore[import-untyped]
+    CentrifugeError,
+    Client,
+    ClientEventHandler,
+    ClientState,
+    JoinContext,
+    PublicationContext,
+    StreamPosition,
+    SubscribedContext,
+    Subscription,
+    SubscriptionEventHandler,
+    SubscriptionState,
+    UnsubscribedContext,
+)
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from tests.harness import RedisServer, RunningNode, StartNode, settled
+from wsfleet.records import Record
+
+SECRET = "a secret of thirty-two bytes or more"  # noqa: S105 - the tests' own
+
+CONFIG = f"""
+client:
+  token: {{hmac_secret_key: "{SECRET}"}}
+  allow_anonymous_connect_without_token: true
+  allowed_origins: ["*"]
+  subscribe_to_user_personal_channel: {{enabled: true}}
+  ping_interval: 1s
+  pong_timeout: 0.5s
+channel:
+  without_namespace:
+    presence: true
+    join_leave: true
+    force_push_join_leave: true
+    history_size: 100
+    history_ttl: 300s
+    force_recovery: true
+    allow_subscribe_for_client: true
+    allow_subscribe_for_anonymous: true
+    allow_publish_for_subscriber: true
+    allow_publish_for_anonymous: true
+    allow_presence_for_subscriber: true
+    allow_presence_for_anonymous: true
+    allow_history_for_subscriber: true
+    allow_history_for_anonymous: true
+  namespaces:
+    - name: small
+      history_size: 2
+      history_ttl: 300s
+      force_recovery: true
+      allow_subscribe_for_client: true
+      allow_subscribe_for_anonymous: true
+      allow_publish_for_client: true
+      allow_publish_for_anonymous: true
+    - name: quiet
+      allow_subscribe_for_client: true
+      allow_subscribe_for_anonymous: true
+      allow_publish_for_client: true
+      allow_publish_for_anonymous: true
+    - name: closed
+"""
+
+
+class Events(SubscriptionEventHandler):  # type: ignore[misc]  # the SDK brings no types
+    """Notes what a subscription is told."""
+
+    def __init__(self) -> None:
+        self.publications: list[PublicationContext] = []
+        self.subscribed: list[SubscribedContext] = []
+        self.unsubscribed: list[UnsubscribedContext] = []
+        self.joins: list[JoinContext] = []
+        self.leaves: list[Any] = []
+
+    async def on_publication(self, ctx: PublicationContext) -> None:
+        """A publication came."""
+        self.publications.append(ctx)
+
+    async def on_subscribed(self, ctx: SubscribedContext) -> None:
+        """The subscription is there, perhaps again."""
+        self.subscribed.append(ctx)
+
+    async def on_unsubscribed(self, ctx: UnsubscribedContext) -> None:
+        """It ended."""
+        self.unsubscribed.append(ctx)
+
+    async def on_join(self, ctx: JoinContext) -> None:
+        """Somebody came."""
+        self.joins.append(ctx)
+
+    async def on_leave(self, ctx: Any) -> None:
+        """Somebody left."""
+        self.leaves.append(ctx)
+
+    @property
+    def data(self) -> list[Any]:
+        """The publications' data, in the order of arrival."""
+        return [ctx.pub.data for ctx in self.publications]
+
+    @property
+    def offsets(self) -> list[int]:
+        """The publications' offsets, in the order of arrival."""
+        return [ctx.pub.offset for ctx in self.publications]
+
+
+@contextlib.asynccontextmanager
+async def sdk(
+    node: RunningNode, *, protobuf: bool = False, token: str = "", **options: Any
+) -> AsyncIterator[Client]:
+    """A connected SDK client."""
+    client = Client(
+        node.url.replace("http", "ws") + "/connection/websocket",
+        token=token,
+        use_protobuf=protobuf,
+        min_reconnect_delay=0.05,
+        max_reconnect_delay=0.2,
+        **options,
+    )
+    await client.connect()
+    await client.ready(5)
+    try:
+        yield client
+    finally:
+        await client.disconnect()
+
+
+async def subscribed(client: Client, channel: str, **options: Any) -> tuple[Subscription, Events]:
+    """A subscription that is there."""
+    events = Events()
+    subscription = client.new_subscription(channel, events=events, **options)
+    await subscription.subscribe()
+    await subscription.ready(5)
+    return subscription, events
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A file with channels of several kinds."""
+    path = tmp_path / "config.yml"
+    path.write_text(CONFIG)
+    return path
+
+
+def has(things: list[Any], count: int) -> bool:
+    """Whether a list that grows is this long by now."""
+    return len(things) == count
+
+
+Pair = tuple[RunningNode, RunningNode]
+
+
+@pytest.fixture
+async def pair(start_node: StartNode, config: Path) -> Pair:
+    """Two nodes."""
+    return await start_node(config=config), await start_node(config=config)
+
+
+def token(user: str, **claims: Any) -> str:
+    """A connection or subscription token."""
+    return jwt.encode({"sub": user, **claims}, SECRET, algorithm="HS256")
+
+
+@pytest.mark.parametrize("protobuf", [False, True])
+async def test_publications_reach_every_subscriber_in_order(pair: Pair, protobuf: bool) -> None:
+    """On both nodes, with the publisher's info, numbered without a gap."""
+    one, two = pair
+    async with sdk(one, protobuf=protobuf) as near, sdk(two, protobuf=protobuf) as far:
+        subscription, near_events = await subscribed(near, "news")
+        _, far_events = await subscribed(far, "news")
+        for number in range(50):
+            data: Any = {"n": number}
+            await subscription.publish(json.dumps(data).encode() if protobuf else data)
+        for events in (near_events, far_events):
+            await settled(partial(has, events.publications, 50), "50 publications")
+            assert events.offsets == list(range(1, 51))
+            assert [
+                json.loads(data)["n"] if protobuf else data["n"] for data in events.data
+            ] == list(range(50))
+            info = events.publications[0].pub.info
+            assert info is not None
+            assert info.client
+
+
+async def test_json_and_protobuf_clients_hear_each_other(pair: Pair) -> None:
+    """The encoding is a connection's own business."""
+    one, two = pair
+    async with sdk(one) as text, sdk(two, protobuf=True) as binary:
+        text_subscription, text_events = await subscribed(text, "mixed")
+        binary_subscription, binary_events = await subscribed(binary, "mixed")
+        await text_subscription.publish({"from": "text"})
+        await binary_subscription.publish(b'{"from": "binary"}')
+        await settled(lambda: len(text_events.data) == 2, "text heard both")
+        await settled(lambda: len(binary_events.data) == 2, "binary heard both")
+        assert text_events.data == [{"from": "text"}, {"from": "binary"}]
+
+
+async def test_plain_clients_and_sdk_clients_hear_each_other(pair: Pair) -> None:
+    """`broadcast` is one channel, whatever the protocol and the node."""
+    one, two = pair
+    async with one.connect() as plain, sdk(two) as client:
+        subscription, events = await subscribed(client, "broadcast")
+        await plain.send('{"client_id": "alice", "hello": "sdk"}')
+        assert json.loads(await plain.recv())["type"] == "ack"
+        await settled(lambda: bool(events.data), "the SDK heard")
+        assert events.data == [{"client_id": "alice", "hello": "sdk"}]
+        await subscription.publish({"hello": "plain"})
+        message = json.loads(await asyncio.wait_for(plain.recv(), 5))
+        assert (message["type"], message["data"]) == ("message", {"hello": "plain"})
+
+
+async def test_recovery_on_another_node(pair: Pair) -> None:
+    """A subscriber whose node is gone gets what it missed from another: in order, nothing twice."""
+    one, two = pair
+    async with sdk(two) as publisher:
+        subscription, _ = await subscribed(publisher, "news")
+        # The reader's URL leads to one node and then, as through a balancer, to the other.
+        async with sdk(one) as reader:
+            _, events = await subscribed(reader, "news")
+            for number in range(5):
+                await subscription.publish(number)
+            await settled(lambda: len(events.data) == 5, "the first five")
+            reader._address = reader._address.replace(
+                str(one.settings.port), str(two.settings.port)
+            )
+            await one.crash()
+            for number in range(5, 10):
+                await subscription.publish(number)
+            await settled(lambda: len(events.subscribed) == 2, "subscribed again")
+            await settled(lambda: len(events.data) == 10, "the rest")
+            assert (events.subscribed[1].was_recovering, events.subscribed[1].recovered) == (
+                True,
+                True,
+            )
+            await subscription.publish(10)
+            await settled(lambda: len(events.data) == 11, "live again")
+            assert events.data == list(range(11))
+
+
+async def test_what_the_history_cannot_give_is_not_called_recovered(pair: Pair) -> None:
+    """Too long away, or Redis wiped: `recovered: false`, and no part of what was missed."""
+    one, two = pair
+    for loss in ("trimmed", "wiped"):
+        async with sdk(two) as publisher, sdk(one) as reader:
+            _, events = await subscribed(reader, "small:news")
+            await publisher.publish("small:news", 0)
+            await settled(partial(has, events.publications, 1), "the first")
+            for protocol in list(one.server.server_state.connections):
+                protocol.transport.abort()
+            if loss == "wiped":
+                await two.node.store.call("FLUSHALL")
+            for number in range(1, 6):
+                await two.node.broker.publish(
+                    "small:news",
+                    two.node.channels.find("small:news").options,
+                    _record(number),
+                )
+            await settled(partial(has, events.subscribed, 2), "subscribed again")
+            again = events.subscribed[1]
+            assert (again.was_recovering, again.recovered) == (True, False)
+            assert events.data == [0]
+            await publisher.publish("small:news", "live")
+            await settled(partial(has, events.publications, 2), "live again")
+            assert events.data == [0, "live"]
+
+
+def _record(value: Any) -> Record:
+    return Record(json.dumps(value).encode(), 0)
+
+
+async def test_presence_joins_and_leaves(pair: Pair) -> None:
+    """Who is there is the same from both nodes, and comings and goings are told."""
+    one, two = pair
+    async with sdk(one, token=token("ann")) as ann:
+        subscription, events = await subscribed(ann, "room")
+        async with sdk(two, token=token("bob", info={"name": "Bob"})) as bob:
+            bobs, _ = await subscribed(bob, "room")
+            for asking in (subscription, bobs):
+                clients = (await asking.presence()).clients
+                assert {info.user for info in clients.values()} == {"ann", "bob"}
+                stats = await asking.presence_stats()
+                assert (stats.num_clients, stats.num_users) == (2, 2)
+            await settled(lambda: "bob" in [j.info.user for j in events.joins], "bob joined")
+            assert events.joins[-1].info.conn_info == {"name": "Bob"}
+        await settled(lambda: [c.info.user for c in events.leaves] == ["bob"], "bob left")
+        assert len((await subscription.presence()).clients) == 1
+
+
+async def test_history_pages(pair: Pair) -> None:
+    """Forwards and backwards, page by page."""
+    one, _ = pair
+    async with sdk(one) as client:
+        subscription, _ = await subscribed(client, "book")
+        for number in range(1, 11):
+            await subscription.publish(number)
+        top = await subscription.history(limit=0)
+        assert (top.offset, top.publications) == (10, [])
+        seen: list[int] = []
+        since = None
+        while True:
+            page = await subscription.history(limit=4, since=since)
+            if not page.publications:
+                break
+            seen += [publication.data for publication in page.publications]
+            since = StreamPosition(page.publications[-1].offset, page.epoch)
+        assert seen == list(range(1, 11))
+        newest = await subscription.history(limit=3, reverse=True)
+        assert [publication.data for publication in newest.publications] == [10, 9, 8]
+
+
+@pytest.mark.parametrize(
+    ("work", "code"),
+    [
+        (lambda client: client.rpc("method", {}), 108),
+        (lambda client: client.publish("news", {}), 103),
+        (lambda client: client.publish("unknown:news", {}), 102),
+        (lambda client: client.presence("quiet:room"), 108),
+        (lambda client: client.history("quiet:room"), 108),
+        (lambda client: client.history("news"), 103),
+    ],
+)
+async def test_errors_have_the_protocols_codes(
+    pair: Pair, work: Callable[[Client], Awaitable[Any]], code: int
+) -> None:
+    """What may not be done is answered with the code that SDKs know."""
+    async with sdk(pair[0]) as client:
+        with pytest.raises(CentrifugeError) as refused:
+            await work(client)
+        assert refused.value.code == code
+
+
+async def test_a_subscription_without_permission_ends(pair: Pair) -> None:
+    """Error 103 is final for SDKs."""
+    async with sdk(pair[0]) as client:
+        events = Events()
+        subscription = client.new_subscription("closed:room", events=events)
+        await subscription.subscribe()
+        await settled(lambda: bool(events.unsubscribed), "unsubscribed")
+        assert events.unsubscribed[0].code == 103
+        assert subscription.state is SubscriptionState.UNSUBSCRIBED
+
+
+async def test_a_channel_without_history_has_no_offsets(pair: Pair) -> None:
+    """It is delivered at most once, and says so."""
+    one, two = pair
+    async with sdk(one) as publisher, sdk(two) as reader:
+        _, events = await subscribed(reader, "quiet:room")
+        await publisher.publish("quiet:room", "hello")
+        await settled(lambda: events.data == ["hello"], "heard")
+        assert not events.subscribed[0].recoverable
+
+
+async def test_personal_channel(pair: Pair) -> None:
+    """A user with a token hears `#user` without asking, and it recovers."""
+    one, two = pair
+
+    class Server(ClientEventHandler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.heard: list[Any] = []
+
+        async def on_publication(self, ctx: Any) -> None:
+            self.heard.append((ctx.channel, ctx.pub.data))
+
+    server = Server()
+    async with sdk(one, token=token("42"), events=server), sdk(two, token=token("42")) as other:
+        await other.publish("#42", {"for": "me"})
+        await settled(lambda: server.heard == [("#42", {"for": "me"})], "heard")
+
+
+async def test_tokens_expire_and_are_refreshed(pair: Pair) -> None:
+    """An SDK fetches a new token before the old one ends, and stays connected."""
+    fetched = 0
+
+    async def get_token() -> str:
+        nonlocal fetched
+        fetched += 1
+        return token("ann", exp=int(time.time()) + 3)
+
+    async with sdk(pair[0], token=token("ann", exp=int(time.time()) + 2), get_token=get_token) as c:
+        await settled(lambda: fetched >= 1, "the SDK fetched a token")
+        await asyncio.sleep(1)
+        assert c.state is ClientState.CONNECTED
+
+
+async def test_a_bad_token_is_final(pair: Pair) -> None:
+    """A token that is not ours ends with 3500, and the SDK does not come back."""
+
+    class Noted(ClientEventHandler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.codes: list[int] = []
+
+        async def on_disconnected(self, ctx: Any) -> None:
+            self.codes.append(ctx.code)
+
+    noted = Noted()
+    client = Client(
+        pair[0].url.replace("http", "ws") + "/connection/websocket",
+        token=jwt.encode({"sub": "eve"}, "x" * 32, algorithm="HS256"),
+        events=noted,
+    )
+    await client.connect()
+    await settled(lambda: noted.codes == [3500], "disconnected for good")
+    assert client.state is ClientState.DISCONNECTED
+
+
+async def test_pings_are_answered_and_their_lack_is_noticed(pair: Pair) -> None:
+    """An SDK answers; a client that does not is disconnected with 3012."""
+    one, _ = pair
+    async with sdk(one) as client:
+        await asyncio.sleep(2.5)
+        assert client.state is ClientState.CONNECTED
+    async with connect(one.url.replace("http", "ws") + "/connection/websocket", proxy=None) as raw:
+        await raw.send('{"id": 1, "connect": {}}')
+        async for message in raw:
+            if "disconnect" in str(message):
+                break
+        assert json.loads(message)["push"]["disconnect"]["code"] == 3012
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        ("garbage", 3501),
+        ('{"id": 1, "subscribe": {"channel": "news"}}', 3501),
+        ('{"id": 1, "connect": {}}\n{"id": 2, "connect": {}}', 3501),
+        ('{"id": 1, "connect": {}}\n{"send": {"data": {}}}', 3508),
+    ],
+)
+async def test_bad_frames_end_with_the_protocols_code(pair: Pair, sent: str, code: int) -> None:
+    """The reason is in a push and in the close frame."""
+    url = pair[0].url.replace("http", "ws") + "/connection/websocket"
+    async with connect(url, proxy=None) as raw:
+        await raw.send(sent)
+        frames = []
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                frames += str(await raw.recv()).splitlines()
+        assert json.loads(frames[-1])["push"]["disconnect"]["code"] == code
+        assert raw.close_code == code
+        assert raw.close_reason
+
+
+async def test_redis_away(pair: Pair, redis_process: RedisServer) -> None:
+    """Commands are answered with a temporary error, and subscriptions recover by themselves."""
+    one, two = pair
+    async with sdk(one) as client, sdk(two) as other:
+        subscription, events = await subscribed(client, "news")
+        theirs, _ = await subscribed(other, "news")
+        await theirs.publish(1)
+        redis_process.stop()
+        with pytest.raises(CentrifugeError) as refused:
+            await subscription.publish("lost?")
+        assert refused.value.code == 100
+        redis_process.start()
+        await one.wait_ready()
+        await two.wait_ready()
+        await theirs.publish(2)
+        await settled(lambda: events.data == [1, 2], "both publications")
+        assert len(events.subscribed) == 1
+
+
+async def test_a_pubsub_connection_is_killed(pair: Pair, store: Any) -> None:
+    """What was published while nobody listened is read from the stream: nobody notices."""
+    one, two = pair
+    async with sdk(one) as client, sdk(two) as other:
+        _, events = await subscribed(client, "news")
+        theirs, _ = await subscribed(other, "news")
+        for number in range(20):
+            if number % 5 == 0:
+                await store.client_kill_filter(_type="pubsub")
+            await theirs.publish(number)
+        await settled(lambda: len(events.data) == 20, "all publications")
+        assert events.data == list(range(20))
+        assert events.offsets == list(range(1, 21))
+        assert len(events.subscribed) == 1

@@ -1,0 +1,174 @@
+"""Gaps, duplicates and epochs: whatever arrives, subscribers get the stream or are told."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsfleet.stream import Entry, Reading, Stream
+
+
+class Server:
+    """A model of Redis: one stream that is trimmed and may be lost, and what it published."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.number = 1
+        self.entries: list[Entry] = []
+        self.offset = 0
+        self.sent: list[tuple[str, Entry]] = []
+
+    @property
+    def epoch(self) -> str:
+        """The current epoch's name."""
+        return f"epoch{self.number}"
+
+    def publish(self) -> None:
+        """Number a record, keep it, send it."""
+        self.offset += 1
+        entry = Entry(self.offset, f"{self.epoch}/{self.offset}".encode())
+        self.entries = [*self.entries, entry][-self.size :]
+        self.sent.append((self.epoch, entry))
+
+    def wipe(self) -> None:
+        """Lose everything; the next epoch begins."""
+        self.number += 1
+        self.entries, self.offset = [], 0
+
+    def read(self, after: int) -> Reading:
+        """What the history function answers."""
+        return Reading(self.epoch, self.offset, [e for e in self.entries if e.offset > after])
+
+
+class Follower:
+    """One process that follows the stream, and checks what it delivers."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.stream = Stream()
+        self.delivered: list[Entry] = []
+        self.losses = 0
+        self.reading: Reading | None = None
+        self.finish_reading(self.server.read(self.stream.read_after()))
+
+    def deliver(self, entries: list[Entry]) -> None:
+        """Check that each entry is the one after the last, unless a loss was told between them."""
+        for entry in entries:
+            if self.delivered and entry.offset != 1:
+                assert entry.offset == self.delivered[-1].offset + 1
+            self.delivered.append(entry)
+
+    def receive(self, epoch: str, entry: Entry) -> None:
+        """Something arrived by pub/sub."""
+        self.deliver(self.stream.receive(epoch, entry))
+
+    def start_reading(self) -> None:
+        """Ask for the history; the answer is taken later, as arrivals go on."""
+        self.reading = self.server.read(self.stream.read_after())
+
+    def finish_reading(self, reading: Reading) -> None:
+        """Take the answer."""
+        entries, lost = self.stream.fill(reading)
+        if lost:
+            self.losses += 1
+            self.delivered = []
+        self.deliver(entries)
+
+
+steps = st.lists(
+    st.one_of(
+        st.just(("publish",)),
+        st.just(("publish",)),
+        st.just(("wipe",)),
+        st.just(("start reading",)),
+        st.just(("finish reading",)),
+        st.tuples(st.just("arrive"), st.integers(0, 3)),
+        st.tuples(st.just("arrive"), st.integers(0, 3)),
+        st.just(("miss",)),
+    ),
+    max_size=60,
+)
+
+
+@given(steps=steps, size=st.integers(1, 8))
+def test_every_interleaving_is_in_order_and_nothing_twice(
+    steps: list[tuple[str, int]], size: int
+) -> None:
+    """Arrivals are late, doubled or missing; readings overlap with them; the stream may be lost."""
+    server = Server(size)
+    follower = Follower(server)
+    queue: list[tuple[str, Entry]] = []
+    for step in steps:
+        if step[0] == "publish":
+            server.publish()
+            queue.append(server.sent[-1])
+        elif step[0] == "wipe":
+            server.wipe()
+        elif step[0] == "start reading" and follower.reading is None:
+            follower.start_reading()
+        elif step[0] == "finish reading" and follower.reading is not None:
+            follower.finish_reading(follower.reading)
+            follower.reading = None
+        elif step[0] == "arrive" and queue:
+            follower.receive(*queue[0])
+            if step[1]:  # 0: it will arrive once more
+                queue.pop(0)
+        elif step[0] == "miss" and queue:
+            queue.pop(0)
+    # At the end the follower reads until it is not behind, as the broker does.
+    if follower.reading is not None:
+        follower.finish_reading(follower.reading)
+    for _ in range(3):
+        follower.start_reading()
+        assert follower.reading is not None
+        follower.finish_reading(follower.reading)
+    assert not follower.stream.behind
+    assert (follower.stream.epoch, follower.stream.offset) == (server.epoch, server.offset)
+
+
+@given(st.lists(st.booleans(), max_size=30))
+def test_what_pubsub_loses_the_history_gives(arrives: list[bool]) -> None:
+    """With a history that reaches back, nothing is lost, whichever arrivals are."""
+    server = Server(size=100)
+    stream = Stream()
+    stream.fill(Reading(server.epoch, 0))
+    delivered: list[Entry] = []
+    for arrived in arrives:
+        server.publish()
+        if arrived:
+            delivered += stream.receive(*server.sent[-1])
+    entries, lost = stream.fill(server.read(stream.read_after()))
+    delivered += entries
+    assert not lost
+    assert [entry.offset for entry in delivered] == list(range(1, len(arrives) + 1))
+
+
+def test_a_gap_that_the_history_cannot_close_is_told() -> None:
+    """Publications that were trimmed before they were read are a loss, not a silent gap."""
+    server = Server(size=2)
+    stream = Stream()
+    stream.fill(Reading(server.epoch, 0))
+    for _ in range(5):
+        server.publish()
+    assert stream.receive(*server.sent[-1]) == []
+    assert stream.behind
+    entries, lost = stream.fill(server.read(stream.read_after()))
+    assert (entries, lost) == ([], True)
+    assert stream.offset == 5
+
+
+def test_a_stream_that_went_back_is_told() -> None:
+    """The same epoch with a lower top (a failover that lost writes) is a loss."""
+    stream = Stream()
+    stream.fill(Reading("e", 10))
+    assert stream.fill(Reading("e", 8)) == ([], True)
+    assert stream.offset == 8
+
+
+def test_an_arrival_of_the_epoch_before_is_dropped() -> None:
+    """Late arrivals of an epoch that was left do not make it read for ever."""
+    stream = Stream()
+    stream.fill(Reading("new", 3))
+    assert stream.receive("old", Entry(7, b"late")) == []
+    stream.read_after()
+    assert stream.fill(Reading("new", 3)) == ([], False)
+    assert not stream.behind
+    assert stream.receive("new", Entry(4, b"next")) == [Entry(4, b"next")]

@@ -8,7 +8,7 @@ import structlog
 import uvicorn
 from pydantic import ValidationError
 
-from wsfleet import logs, systemd
+from wsfleet import config, logs, systemd
 from wsfleet.app import create_app
 from wsfleet.node import Node
 from wsfleet.settings import Settings
@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
 def create_server(settings: Settings) -> Server:
     """The server of one node process, not yet running."""
     node = Node(settings)
-    config = uvicorn.Config(
+    uvicorn_config = uvicorn.Config(
         create_app(node),
         host=settings.host,
         port=settings.port,
@@ -65,14 +65,15 @@ def create_server(settings: Settings) -> Server:
         access_log=False,
         log_config=None,
     )
-    return Server(config, node)
+    return Server(uvicorn_config, node)
 
 
 def run(*, check: bool = False) -> None:
     """Serve until SIGTERM or SIGINT; settings come from the environment. `check`: read them only.
 
     Raises:
-        SystemExit: 2 with one line a mistake if the settings are wrong, 3 if it cannot listen.
+        SystemExit: 2 with one line a mistake if the settings or the configuration are wrong, 3 if
+            it cannot listen.
     """
     try:
         settings = Settings()
@@ -80,6 +81,11 @@ def run(*, check: bool = False) -> None:
         for problem in error.errors():
             variable = "WSFLEET_" + "_".join(str(part) for part in problem["loc"]).upper()
             print(f"{variable}: {problem['msg']} (it is {problem['input']!r})", file=sys.stderr)
+        raise SystemExit(2) from None
+    try:
+        config.load(settings.config)
+    except config.ConfigError as mistakes:
+        print(mistakes, file=sys.stderr)
         raise SystemExit(2) from None
     if check:
         return

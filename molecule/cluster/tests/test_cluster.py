@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import centrifuge
 import pytest
 import redis.asyncio
 import testinfra
@@ -231,6 +232,61 @@ async def test_a_node_dies(browser: Browser, store: Any) -> None:
             return bool((await response.json())["hostname"] == first)
 
     await until(back, f"{first} serves again")
+
+
+async def node_with_a_connection() -> str:
+    """The name of the node that a client is connected to."""
+    async with aiohttp.ClientSession() as session:
+        for name, url in FLEET["nodes"].items():
+            async with session.get(f"{url}/health") as response:
+                if (await response.json())["connections"]:
+                    return str(name)
+    raise AssertionError("no node has a connection")
+
+
+class Reader(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]  # no types
+    """Notes what an SDK's subscription is told."""
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []
+        self.recovered: list[bool] = []
+
+    async def on_publication(self, ctx: centrifuge.PublicationContext) -> None:
+        """A publication came."""
+        self.offsets.append(ctx.pub.offset)
+
+    async def on_subscribed(self, ctx: centrifuge.SubscribedContext) -> None:
+        """The subscription is there, perhaps again."""
+        self.recovered.append(ctx.recovered)
+
+
+async def test_an_sdk_client_misses_nothing_when_its_node_dies(browser: Browser) -> None:
+    """An unmodified Centrifuge SDK recovers on another node: in order, nothing twice."""
+    reader = Reader()
+    client = centrifuge.Client(WS.replace("/ws", "/connection/websocket"), max_reconnect_delay=1)
+    await client.connect()
+    subscription = client.new_subscription("broadcast", events=reader)
+    await subscription.subscribe()
+    await subscription.ready(10)
+    others = [await browser.visit() for _ in range(3)]
+
+    async def heard(count: int) -> bool:
+        return len(reader.offsets) >= count
+
+    await until(lambda: heard(len(others)), "the first publications")
+    victim = await node_with_a_connection()
+    host = victim.rpartition("-")[0]
+    on(host, "systemctl kill -s KILL wsnode@8001; systemctl stop wsnode@8001")
+    try:
+        for _ in range(5):
+            await browser.visit()
+        await until(lambda: heard(len(others) + 5), "all publications")
+    finally:
+        on(host, "systemctl start wsnode@8001")
+        await client.disconnect()
+    first = reader.offsets[0]
+    assert reader.offsets == list(range(first, first + len(others) + 5))
+    assert reader.recovered == [False, True]
 
 
 async def test_a_full_or_draining_node_is_not_the_last_word(browser: Browser) -> None:

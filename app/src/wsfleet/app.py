@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from wsfleet import __version__
+from wsfleet.api import create_router
 from wsfleet.centrifuge_endpoint import Centrifuge
 from wsfleet.node import Node
 from wsfleet.plain_endpoint import plain_endpoint
@@ -29,6 +30,7 @@ def create_app(node: Node) -> FastAPI:
     async def ws(websocket: WebSocket) -> None:
         await plain_endpoint(node, websocket)
 
+    app.include_router(create_router(node))
     centrifuge = Centrifuge(node)
 
     @app.websocket("/connection/websocket")

@@ -187,8 +187,6 @@ class Broker:
         """
         pair = [keys.presence(channel), keys.presence_expiry(channel)]
         flat = await self._store.function("members", pair)
-        if isinstance(flat, dict):
-            flat = [item for pair in flat.items() for item in pair]
         pairs = zip(flat[::2], flat[1::2], strict=True)
         return {client.decode(): records.decode_member(member) for client, member in pairs}
 

@@ -47,6 +47,20 @@ class Registry:
         await self._store.call("ZREM", keys.NODES, self._name)
         await self._store.call("DEL", keys.node(self._name))
 
+    async def nodes(self) -> dict[str, dict[str, str]]:
+        """What the live nodes say of themselves, by name.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        names = [name.decode() for name in await self._store.call("ZRANGE", keys.NODES, 0, -1)]
+        hashes = await asyncio.gather(*(self._store.call("HGETALL", keys.node(n)) for n in names))
+        return {
+            name: {field.decode(): value.decode() for field, value in fields.items()}
+            for name, fields in zip(names, hashes, strict=True)
+            if fields  # that of a node that is silent has expired
+        }
+
     async def is_dead(self, name: str) -> bool:
         """Whether a node is gone: no sign of life, or nobody listens on its control channel.
 

@@ -471,6 +471,36 @@ async def test_redis_away(pair: Pair, redis_process: RedisServer) -> None:
         assert len(events.subscribed) == 1
 
 
+async def test_connecting_while_redis_is_away(pair: Pair, redis_process: RedisServer) -> None:
+    """A client with a channel of its own is told to come again, and then is in."""
+    redis_process.stop()
+    await settled(lambda: not pair[0].node.store.connected, "the outage was noticed")
+    client = Client(
+        pair[0].url.replace("http", "ws") + "/connection/websocket",
+        token=token("42"),
+        max_reconnect_delay=0.2,
+    )
+    await client.connect()
+    await asyncio.sleep(0.5)
+    assert client.state is ClientState.CONNECTING
+    redis_process.start()
+    await client.ready(10)
+    await client.publish("#42", "in")
+    await client.disconnect()
+
+
+async def test_a_channel_is_left_and_joined_again_and_again(pair: Pair) -> None:
+    """Whenever the node stops following a channel, who comes then is still served."""
+    one, two = pair
+    options = two.node.channels.find("news").options
+    for pause in (0.0, 0.9, 0.99, 1.0, 1.01, 1.1):
+        async with sdk(one) as client:
+            await asyncio.sleep(pause)
+            _, events = await subscribed(client, "news")
+            await two.node.broker.publish("news", options, _record(pause))
+            await settled(partial(has, events.publications, 1), "heard")
+
+
 async def test_a_pubsub_connection_is_killed(pair: Pair, store: Any) -> None:
     """What was published while nobody listened is read from the stream: nobody notices."""
     one, two = pair

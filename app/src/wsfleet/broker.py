@@ -296,7 +296,7 @@ class Broker:
             return
         del self._following[following.name]
         if self._pubsub is not None and self.subscribed:
-            self._background(self._pubsub.unsubscribe(keys.channel(following.name)))
+            self._background(self._send_unsubscribe(self._pubsub, following.name))
 
     async def resync(self) -> None:
         """Read the streams of all channels: Redis is there again.
@@ -312,6 +312,10 @@ class Broker:
         except (RedisError, OSError) as error:
             # The connection's own loop finds out as well, and subscribes to all that is followed.
             log.debug("subscribe failed", channel=channel, error=str(error))
+
+    async def _send_unsubscribe(self, pubsub: PubSub, channel: str) -> None:
+        if channel not in self._following:  # nobody came back in the meantime
+            await pubsub.unsubscribe(keys.channel(channel))
 
     def _background(self, work: Awaitable[Any]) -> None:
         async def run() -> None:
@@ -340,9 +344,11 @@ class Broker:
     async def _listen(self) -> None:
         silence = PROBES_MISSED * self._probe_interval
         async with self._store.redis.pubsub() as pubsub:
-            await pubsub.subscribe(
-                self._control, keys.CONTROL, *(keys.channel(name) for name in self._following)
-            )
+            await pubsub.subscribe(self._control, keys.CONTROL)
+            sent: set[str] = set()
+            while missing := self._following.keys() - sent:  # some may come while we wait
+                await pubsub.subscribe(*(keys.channel(name) for name in missing))
+                sent |= missing
             self._pubsub = pubsub
             self.subscribed = True
             heard_at = time.monotonic()

@@ -389,28 +389,27 @@ class CentrifugeClient:
             raise DisconnectedError(DisconnectCode.INVALID_TOKEN) from None
         if request.token and not self.user and self._config.disallow_anonymous_connection_tokens:
             raise DisconnectedError(DisconnectCode.PERMISSION_DENIED)
-        self._connection.cork()
         self.connected = True
         self._hub.clients[self.id] = self
-        await self._node.sessions.open(self._connection)
-        joined: list[Subscription] = []
-        subs: dict[str, SubscribeResult] = {}
-        for channel, options, grant in self._server_side(request, grants):
-            wanted = request.subs.get(channel.name, SubscribeRequest(channel.name))
-            async with self._join(channel, options, wanted, grant, server_side=True) as outcome:
-                subs[channel.name], subscription = outcome
-            joined.append(subscription)
-        result = ConnectResult(
-            client=self.id,
-            version=f"wsfleet {__version__}",
-            expires=expire_at > 0,
-            ttl=_ttl(expire_at),
-            subs=subs,
-            ping=int(self._config.ping_interval) if self._app_pings else 0,
-            pong=self._app_pings and self._config.pong_timeout > 0,
-        )
+        self._connection.cork()
+        try:
+            subs, joined = await self._join_server_side(request, grants)
+            result = ConnectResult(
+                client=self.id,
+                version=f"wsfleet {__version__}",
+                expires=expire_at > 0,
+                ttl=_ttl(expire_at),
+                subs=subs,
+                ping=int(self._config.ping_interval) if self._app_pings else 0,
+                pong=self._app_pings and self._config.pong_timeout > 0,
+            )
+            answer = self._frame(Reply(number, result))
+        except BaseException:
+            self._unusable = True
+            self._connection.uncork(b"")
+            raise
         self._cancel("stale")
-        self._connection.uncork(self._frame(Reply(number, result)))
+        self._connection.uncork(answer)
         for subscription in joined:
             await self._tell_joined(subscription)
         if expire_at:
@@ -418,6 +417,19 @@ class CentrifugeClient:
         if self._app_pings:
             first = random.uniform(0.5, 1.0) * self._config.ping_interval  # noqa: S311 - jitter
             self._later("ping", first, self._ping)
+
+    async def _join_server_side(
+        self, request: ConnectRequest, grants: dict[str, Grant]
+    ) -> tuple[dict[str, SubscribeResult], list[Subscription]]:
+        await self._node.sessions.open(self._connection)
+        subs: dict[str, SubscribeResult] = {}
+        joined: list[Subscription] = []
+        for channel, options, grant in self._server_side(request, grants):
+            wanted = request.subs.get(channel.name, SubscribeRequest(channel.name))
+            async with self._join(channel, options, wanted, grant, server_side=True) as outcome:
+                subs[channel.name], subscription = outcome
+            joined.append(subscription)
+        return subs, joined
 
     def _server_side(
         self, request: ConnectRequest, grants: dict[str, Grant]

@@ -347,6 +347,22 @@ async def test_a_node_is_added_and_nobody_is_dropped(tmp_path: Path) -> None:
     site()  # without it again, for the next run
 
 
+async def test_clients_without_cookies_stick_by_their_address() -> None:
+    """With `haproxy_stickiness: source` one address is one node, and no cookie is set."""
+    only_balancers = ("--limit", "loadbalancers", "-e", "haproxy_stickiness=source")
+    await asyncio.to_thread(site, *only_balancers)
+    try:
+        nodes = set()
+        for _ in range(20):
+            async with websockets.connect(WS) as client:
+                assert client.response is not None
+                assert "Set-Cookie" not in client.response.headers
+                nodes.add((await exchange(client, {"type": "x"}))["hostname"])
+        assert len(nodes) == 1
+    finally:
+        await asyncio.to_thread(site, "--limit", "loadbalancers")
+
+
 async def test_check_mode_changes_nothing() -> None:
     """`--check --diff` on a cluster that is as it should be finds nothing to do."""
     recap = await asyncio.to_thread(site, "--check", "--diff")

@@ -31,6 +31,8 @@ packages() {
         podman runc netavark aardvark-dns iptables nftables mmdebstrap gpg debian-archive-keyring; do
         dpkg-query --show --showformat='${db:Status-Status}' "$name" 2> /dev/null | grep -qx installed || missing+=("$name")
     done
+    # For the tests with the JavaScript SDK; Node from elsewhere is as good.
+    command -v npm > /dev/null || missing+=(nodejs npm)
     if [ ${#missing[@]} -gt 0 ]; then
         echo "Installing ${missing[*]}"
         "${sudo[@]}" apt-get update --quiet=2

@@ -125,6 +125,21 @@ async def test_a_silent_subscription_is_noticed(start_node: StartNode, store: An
         assert json.loads(await asyncio.wait_for(other.recv(), 5))["data"] == "heard?"
 
 
+async def test_what_is_not_understood_is_passed_over(start_node: StartNode, store: Any) -> None:
+    """Garbage in a channel of Redis, or in its stream, hurts no node."""
+    node = await start_node()
+    async with node.connect() as sender, node.connect() as other:
+        for garbage in ("", "p", "p x y\nz", "p 0 \nnot msgpack", "j\nnot msgpack", "l\n"):
+            await store.publish("wsfleet:channel:{broadcast}", garbage)
+            await store.publish("wsfleet:control", garbage)
+        await sender.send("heard")
+        assert json.loads(await asyncio.wait_for(other.recv(), 5))["data"] == "heard"
+        await store.xadd("wsfleet:stream:{broadcast}", {"r": "not msgpack"}, id="2-0")
+        await store.hincrby("wsfleet:meta:{broadcast}", "offset", 1)
+        await sender.send("still")
+        assert json.loads(await asyncio.wait_for(other.recv(), 5))["data"] == "still"
+
+
 async def test_unanswered_probes_make_a_node_unready(start_node: StartNode, store: Any) -> None:
     """Where Redis takes commands but its pub/sub is stuck, the node says so and reconnects."""
     node = await start_node()

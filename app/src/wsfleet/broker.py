@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
+from msgspec import DecodeError
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
@@ -378,12 +379,16 @@ class Broker:
     def _receive(self, following: Following, envelope: bytes) -> None:
         following.heard_at = time.monotonic()
         head, _, payload = envelope.partition(b"\n")
-        if head == b"j" or head == b"l":
-            member = records.decode_member(payload)
-            self._listener.member_changed(following.name, head == b"j", member)
+        try:
+            if head in (b"j", b"l"):
+                member = records.decode_member(payload)
+                self._listener.member_changed(following.name, head == b"j", member)
+                return
+            _, offset, epoch = head.split(b" ", 2)
+            entry = Entry(int(offset), payload)
+        except (ValueError, DecodeError) as error:  # of a newer node, or not of a node
+            log.warning("message not understood", channel=following.name, error=str(error))
             return
-        _, offset, epoch = head.split(b" ", 2)
-        entry = Entry(int(offset), payload)
         if entry.offset == 0:  # a channel without history
             self._listener.published(following.name, entry)
             return

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 import structlog
+from msgspec import DecodeError
 
 from wsfleet import __version__, records
 from wsfleet import config as configuration
@@ -238,7 +239,11 @@ class Node(Listener):
 
     def published(self, channel: str, entry: Entry) -> None:
         """Let each protocol deliver; see `Listener`."""
-        record = records.decode_record(entry.record)
+        try:
+            record = records.decode_record(entry.record)
+        except DecodeError as error:  # of a newer node, or not of a node
+            log.warning("record not understood", channel=channel, error=str(error))
+            return
         for speaker in self.speakers:
             speaker.published(channel, entry, record)
 

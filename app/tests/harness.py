@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -46,6 +47,16 @@ class RedisServer:
                 return
             time.sleep(0.05)
         raise RuntimeError(f"redis-server did not start: see {self._directory / 'log'}")
+
+    def freeze(self) -> None:
+        """Stop it from answering: its sockets stay open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """End the process."""

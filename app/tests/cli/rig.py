@@ -82,9 +82,10 @@ class Rig:
     """A running fleet."""
 
     folder: Path
-    redis_url: str
+    redis: RedisServer
     base_url: str
     stats_url: str
+    stack: ExitStack
     nodes: dict[str, str] = field(default_factory=dict)
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
@@ -92,6 +93,23 @@ class Rig:
     def fleet_file(self) -> Path:
         """Its fleet file."""
         return self.folder / "fleet.json"
+
+    @property
+    def redis_url(self) -> str:
+        """Where its Redis is."""
+        return self.redis.url
+
+    def start(self, name: str) -> None:
+        """Start a node process, for the first time or again."""
+        self.processes[name] = self.stack.enter_context(
+            process(
+                [*COMMAND, "serve"],
+                self.folder / f"{name}.log",
+                WSFLEET_PORT=self.nodes[name].rpartition(":")[2],
+                WSFLEET_NODE_NAME=name,
+                WSFLEET_REDIS_URL=self.redis_url,
+            )
+        )
 
     def kill(self, name: str) -> None:
         """Let a process vanish without a word, as after kill -9."""
@@ -128,19 +146,11 @@ def running_fleet(folder: Path) -> Iterator[Rig]:
     with ExitStack() as stack:
         stack.callback(server.stop)
         public, stats = free_port(), free_port()
-        rig = Rig(folder, server.url, f"http://127.0.0.1:{public}", f"http://127.0.0.1:{stats}")
+        rig = Rig(folder, server, f"http://127.0.0.1:{public}", f"http://127.0.0.1:{stats}", stack)
         for number in (1, 2):
             name, port = f"host{number}-8001", free_port()
             rig.nodes[name] = f"http://127.0.0.1:{port}"
-            rig.processes[name] = stack.enter_context(
-                process(
-                    [*COMMAND, "serve"],
-                    folder / f"{name}.log",
-                    WSFLEET_PORT=str(port),
-                    WSFLEET_NODE_NAME=name,
-                    WSFLEET_REDIS_URL=server.url,
-                )
-            )
+            rig.start(name)
         servers = "\n".join(
             f"    server {name} {url.removeprefix('http://')} cookie {name}"
             for name, url in rig.nodes.items()

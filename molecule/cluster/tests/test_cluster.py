@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import centrifuge
 import pytest
 import redis.asyncio
 import testinfra
@@ -25,6 +24,7 @@ INVENTORY = ROOT / "molecule" / "cluster" / "inventory"
 FLEET = json.loads((INVENTORY / ".fleet.json").read_text())
 URL: str = FLEET["base_url"]
 WS = URL.replace("http", "ws") + "/ws"
+WSFLEET = str(Path(sys.executable).parent / "wsfleet")
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def site(*arguments: str, playbook: str = "site.yml") -> str:
 
 def wsfleet(*arguments: str) -> dict[str, Any]:
     """Run the command line; it must find all well."""
-    command = [str(Path(sys.executable).parent / "wsfleet"), *arguments, "--json"]
+    command = [WSFLEET, *arguments, "--json"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr
     report: dict[str, Any] = json.loads(result.stdout)
@@ -234,59 +234,29 @@ async def test_a_node_dies(browser: Browser, store: Any) -> None:
     await until(back, f"{first} serves again")
 
 
-async def node_with_a_connection() -> str:
-    """The name of the node that a client is connected to."""
-    async with aiohttp.ClientSession() as session:
-        for name, url in FLEET["nodes"].items():
-            async with session.get(f"{url}/health") as response:
-                if (await response.json())["connections"]:
-                    return str(name)
-    raise AssertionError("no node has a connection")
-
-
-class Reader(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]  # no types
-    """Notes what an SDK's subscription is told."""
-
-    def __init__(self) -> None:
-        self.offsets: list[int] = []
-        self.recovered: list[bool] = []
-
-    async def on_publication(self, ctx: centrifuge.PublicationContext) -> None:
-        """A publication came."""
-        self.offsets.append(ctx.pub.offset)
-
-    async def on_subscribed(self, ctx: centrifuge.SubscribedContext) -> None:
-        """The subscription is there, perhaps again."""
-        self.recovered.append(ctx.recovered)
-
-
-async def test_an_sdk_client_misses_nothing_when_its_node_dies(browser: Browser) -> None:
-    """An unmodified Centrifuge SDK recovers on another node: in order, nothing twice."""
-    reader = Reader()
-    client = centrifuge.Client(WS.replace("/ws", "/connection/websocket"), max_reconnect_delay=1)
-    await client.connect()
-    subscription = client.new_subscription("broadcast", events=reader)
-    await subscription.subscribe()
-    await subscription.ready(10)
-    others = [await browser.visit() for _ in range(3)]
-
-    async def heard(count: int) -> bool:
-        return len(reader.offsets) >= count
-
-    await until(lambda: heard(len(others)), "the first publications")
-    victim = await node_with_a_connection()
-    host = victim.rpartition("-")[0]
-    on(host, "systemctl kill -s KILL wsnode@8001; systemctl stop wsnode@8001")
+async def test_nothing_acknowledged_is_lost_when_nodes_die() -> None:
+    """Unmodified SDKs publish and subscribe while every node is killed once: all is recovered."""
+    process = await asyncio.create_subprocess_exec(
+        *(WSFLEET, "verify-delivery", URL, "--json", "--timeout", "120"),
+        *("--publishers", "4", "--subscribers", "50", "--messages", "150", "--rate", "10"),
+        stdout=subprocess.PIPE,
+    )
     try:
-        for _ in range(5):
-            await browser.visit()
-        await until(lambda: heard(len(others) + 5), "all publications")
+        for name in FLEET["nodes"]:
+            await asyncio.sleep(3)
+            host, _, port = name.rpartition("-")
+            await asyncio.to_thread(on, host, f"systemctl kill -s KILL wsnode@{port}")
+        output, _ = await asyncio.wait_for(process.communicate(), 150)
     finally:
-        on(host, "systemctl start wsnode@8001")
-        await client.disconnect()
-    first = reader.offsets[0]
-    assert reader.offsets == list(range(first, first + len(others) + 5))
-    assert reader.recovered == [False, True]
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    report = json.loads(output)
+    assert process.returncode == 0, report
+    faults = [report[key] for key in ("lost", "duplicated", "reordered", "recovered_wrongly")]
+    assert faults == [0, 0, 0, 0]
+    assert report["acknowledged"] == 600
+    assert report["reconnects"] >= 50
 
 
 async def test_a_full_or_draining_node_is_not_the_last_word(browser: Browser) -> None:
@@ -304,7 +274,7 @@ def test_the_state_is_consistent_and_all_is_well() -> None:
     """After a death and a return there are no orphans, and the cluster reports itself well."""
     deadline = time.monotonic() + 30
     command = [
-        str(Path(sys.executable).parent / "wsfleet"),
+        WSFLEET,
         "status",
         "--fleet",
         str(INVENTORY / ".fleet.json"),

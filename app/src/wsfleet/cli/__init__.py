@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -247,6 +247,35 @@ def load_command(
 
     plan = load.Plan(clients, rate, duration, warmup, size, connect_rate, drain)
     _end(load.run(parse_url(url), plan), as_json)
+
+
+@app.command("verify-delivery")
+def verify_command(
+    url: Url,
+    publishers: Annotated[int, typer.Option(min=1, max=1000, help="Who publish at once.")] = 4,
+    subscribers: Annotated[int, typer.Option(min=1, max=5000, help="Who hear it all.")] = 20,
+    messages: Annotated[int, typer.Option(min=1, help="Messages of each publisher.")] = 50,
+    rate: Annotated[
+        float, typer.Option(min=0.01, help="Messages a second of each publisher, at the most.")
+    ] = 20.0,
+    protocol: Annotated[
+        Literal["centrifuge", "plain"],
+        typer.Option(help="An SDK on /connection/websocket, or /ws, which has no recovery."),
+    ] = "centrifuge",
+    channel: Annotated[str, typer.Option(help="A channel that everybody may use.")] = "broadcast",
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds for everything.")] = 300.0,
+    as_json: Json = False,
+) -> None:
+    """Account for every publication while the fleet is under fault; 1 if the contract was broken.
+
+    Publishers repeat each message until it is acknowledged; subscribers reconnect and recover.
+    Nothing acknowledged may be lost, doubled, out of order, or wrongly called recovered.
+    """
+    from wsfleet.cli import verify
+    from wsfleet.cli.client import parse_url
+
+    plan = verify.Plan(publishers, subscribers, messages, rate, protocol, channel, timeout)
+    _end(verify.run(parse_url(url), plan), as_json)
 
 
 @app.command("monitor")

@@ -150,6 +150,16 @@ def test_what_a_client_was_told_it_missed_is_not_lost() -> None:
     assert findings.missed_while_away.count == 3
 
 
+@pytest.mark.parametrize("position", [None, Position(EPOCH, 1)])
+def test_a_later_reconnect_excuses_no_earlier_loss(position: Position | None) -> None:
+    """A message that did not come while its subscriber was there is lost, whatever came after."""
+    log: list[Event] = [Subscribed(0.0, 0, position and Position(EPOCH, 0)), *publish(0, 2.0)]
+    log += [Disconnected(50.0, 0), Subscribed(51.0, 0, position, recovering=position is not None)]
+    findings = account_of(log, messages=1)
+    assert findings.lost.count == 1
+    assert findings.missed_while_away.count == 0
+
+
 def test_a_second_copy_of_a_message_that_was_sent_twice_is_a_retry() -> None:
     """Without an idempotency key nobody can tell: another offset is no duplicate."""
     log: list[Event] = [Subscribed(0.0, 0, Position(EPOCH, 0))]

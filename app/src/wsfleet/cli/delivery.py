@@ -20,6 +20,8 @@ MOST_DELIVERIES, MOST_MESSAGES = 20_000_000, 1_000_000
 EXAMPLES = 1000
 #: The publisher of a publication that is no message of the run.
 FOREIGN = -1
+#: Seconds that a publication may be on its way; what was on its way when a client left is missed.
+IN_FLIGHT = 1.0
 
 
 class Position(NamedTuple):
@@ -165,12 +167,13 @@ class Findings:
 
 @dataclass(slots=True)
 class Return:
-    """A subscriber that was away is back at `at`; `told` if it knows that it missed something.
+    """A subscriber that left at `left_at` is back at `at`; `told` if it knows that it missed some.
 
     `heard` is the highest sequence number it had of each publisher, `next` the first one that it
     got of each since: what it missed lies between.
     """
 
+    left_at: float
     at: float
     told: bool
     offset: int
@@ -326,13 +329,14 @@ class Book:
 
     def subscribed(self, event: Subscribed) -> None:
         """Go on where the server says that this subscriber is."""
-        away = 0.0 if self.left_at is None else event.at - self.left_at
+        left_at = event.at if self.left_at is None else self.left_at
+        away = event.at - left_at
         self.longest_away, self.left_at = self.away(event.at), None
         self.sessions += 1
         first, position = self.sessions == 1, event.position
         if position is None:
             if not first:
-                self._return(event.at, told=True)
+                self._return(left_at, event.at, told=True)
         elif first or not event.recovering:
             self._begin(position)  # if it is back and was told nothing, what it missed is lost
         elif event.recovered:
@@ -343,7 +347,7 @@ class Book:
             elif position.offset < self.offset:
                 self._wrong("recovered to a position below its own", position)
             else:
-                self._return(event.at, told=False)
+                self._return(left_at, event.at, told=False)
         else:
             self.unrecovered += 1
             missed, terms = position.offset - self.offset, self.account.terms
@@ -353,7 +357,7 @@ class Book:
                 and away <= terms.window
             ):
                 self._wrong("not recovered, although the history reaches back that far", position)
-            self._return(event.at, told=True)
+            self._return(left_at, event.at, told=True)
             self._begin(position)
 
     def disconnected(self, event: Disconnected) -> None:
@@ -416,9 +420,9 @@ class Book:
         self.epoch = position.epoch
         self.base = self.offset = position.offset
 
-    def _return(self, at: float, *, told: bool) -> None:
+    def _return(self, left_at: float, at: float, *, told: bool) -> None:
         heard = tuple(self.heard)
-        self.returns.append(Return(at, told, self.offset, self.epoch, heard))
+        self.returns.append(Return(left_at, at, told, self.offset, self.epoch, heard))
 
     def _fault(self, kind: str, event: Received) -> None:
         faults: Faults = getattr(self.account, kind)
@@ -504,6 +508,9 @@ class Book:
                 return None  # a later message came before it left
             if back.told:
                 sent = self.account.first_sent[number]
+                acknowledged = self.account.acknowledged_at[number]
+                if acknowledged < back.left_at - IN_FLIGHT:
+                    continue  # it was here for long enough to get it
                 if sent <= back.at and sequence < back.next.get(publisher, sequence + 1):
                     return back
             elif self.account.acknowledged_at[number] <= back.at:

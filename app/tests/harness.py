@@ -104,8 +104,8 @@ class RunningNode:
             server.close()
         for protocol in list(self.server.server_state.connections):
             protocol.transport.abort()
-        pool = self.node.store.redis.connection_pool
-        await pool.disconnect()
+        for primary in self.node.store.primaries:
+            await primary.redis.connection_pool.disconnect()
 
 
 StartNode = Callable[..., Awaitable[RunningNode]]

@@ -260,7 +260,7 @@ async def test_what_the_history_cannot_give_is_not_called_recovered(pair: Pair) 
             for protocol in list(one.server.server_state.connections):
                 protocol.transport.abort()
             if loss == "wiped":
-                await two.node.store.call("FLUSHALL")
+                await two.node.store.call_all("FLUSHALL")
             for number in range(1, 6):
                 await two.node.broker.publish(
                     "small:news",

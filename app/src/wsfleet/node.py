@@ -19,6 +19,7 @@ from wsfleet.connection import NORMAL, Connection
 from wsfleet.health import Sampler
 from wsfleet.hub import Hub
 from wsfleet.metrics import Metrics
+from wsfleet.primary import DIGEST
 from wsfleet.protocol import plain
 from wsfleet.records import Member
 from wsfleet.registry import Registry
@@ -26,6 +27,7 @@ from wsfleet.sessions import Sessions
 from wsfleet.settings import Settings
 from wsfleet.store import Store, UnavailableError
 from wsfleet.stream import Entry
+from wsfleet.tasks import end
 
 log = structlog.get_logger(__name__)
 
@@ -137,13 +139,7 @@ class Node(Listener):
             await self.registry.leave()
         except UnavailableError:
             log.warning("left without saying so: redis is away, the others will reap")
-        running = set(self._tasks)
-        while running:
-            # Once is not enough: asyncio.wait_for of Python 3.11 can swallow a cancellation that
-            # comes in the moment of its time-out, and redis-py uses it.
-            for task in running:
-                task.cancel()
-            _, running = await asyncio.wait(running, timeout=1.0)
+        await end(self._tasks)
         await self.store.close()
 
     def not_ready_reason(self) -> str | None:
@@ -234,6 +230,7 @@ class Node(Listener):
             "url": self.settings.url,
             "version": __version__,
             "started": f"{self.started_at:.3f}",
+            "functions": DIGEST,
             "state": self.not_ready_reason() or "ready",
         }
 
@@ -265,7 +262,8 @@ class Node(Listener):
     async def _on_connected(self) -> None:
         await self.registry.beat()
         await self.sessions.reconcile()
-        await self.broker.resync()
+        used = {node.get("functions", "") for node in (await self.registry.nodes()).values()}
+        await self.store.forget_functions(used)
 
     async def _close_idle(self) -> None:
         timeout = self.settings.idle_timeout

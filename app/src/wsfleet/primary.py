@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import hashlib
+from collections.abc import Sequence
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -20,6 +21,7 @@ from redis.exceptions import (
 )
 
 from wsfleet.settings import Settings
+from wsfleet.tasks import race
 from wsfleet.topology import Shard
 
 BATCH = 512
@@ -37,10 +39,83 @@ class MovedOnError(UnavailableError):
     """This is not the primary to ask any more, or it cannot do its work: find the right one."""
 
 
-class _Call(NamedTuple):
-    command: tuple[Any, ...]
-    replicated: bool
-    future: asyncio.Future[Any]
+_Call = tuple[tuple[Any, ...], asyncio.Future[Any]]
+
+
+class Lane:
+    """Commands that share round trips: while one batch is under way the next one gathers.
+
+    `replicated` is for those whose answer waits for a replica; it must hold up none of the others.
+    """
+
+    def __init__(self, redis: Redis, timeout: float, *, replicated: bool) -> None:
+        self._redis = redis
+        self._timeout = timeout
+        self._replicated = replicated
+        self._queue: list[_Call] = []
+        self._queued = asyncio.Event()
+
+    async def call(self, *command: Any) -> Any:
+        """Run one command in the next batch."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._queue.append((command, future))
+        self._queued.set()
+        return await future
+
+    def fail(self, error: UnavailableError) -> None:
+        """Answer all that waits."""
+        self._answer(self._queue, [error] * len(self._queue))
+        self._queue.clear()
+
+    async def send_batches(self) -> None:
+        """Send what comes.
+
+        Raises:
+            UnavailableError: Redis was lost; what it was asked has failed.
+        """
+        while True:
+            await self._queued.wait()
+            batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+            if not self._queue:
+                self._queued.clear()
+            try:
+                results = [_translated(result) for result in await self._send(batch)]
+            except BaseException as error:
+                away = UnavailableError("Redis is not reachable")
+                lost = error if isinstance(error, UnavailableError) else away
+                self._answer(batch, [lost] * len(batch))
+                raise
+            self._answer(batch, results)
+            for result in results:
+                if isinstance(result, MovedOnError):
+                    raise result
+
+    async def _send(self, batch: list[_Call]) -> list[Any]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for command, _ in batch:
+            pipeline.execute_command(*command)
+        if self._replicated:  # once for the batch: it is about all that this connection has written
+            pipeline.execute_command("WAIT", 1, int(500 * self._timeout))
+        try:
+            # The socket's time-out holds for each answer; a trickle of answers must end, too.
+            async with asyncio.timeout(2 * self._timeout):
+                results = await pipeline.execute(raise_on_error=False)
+        except (RedisError, OSError, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+            raise UnavailableError(f"Redis is not reachable: {reason}") from error
+        if self._replicated and not results.pop():
+            unsure = UnavailableError("no replica of Redis confirmed the write")
+            return [each if isinstance(each, Exception) else unsure for each in results]
+        return results
+
+    def _answer(self, batch: list[_Call], results: Sequence[Any]) -> None:
+        for (_, future), result in zip(batch, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
 
 
 class Primary:
@@ -48,7 +123,6 @@ class Primary:
 
     def __init__(self, shard: Shard, settings: Settings) -> None:
         self.slots = shard.slots
-        self._timeout = settings.redis_timeout
         pool = BlockingConnectionPool.from_url(
             shard.url,
             max_connections=settings.redis_max_connections,
@@ -59,10 +133,11 @@ class Primary:
             client_name=settings.name,
         )
         self.redis = Redis.from_pool(pool)
-        self._queue: list[_Call] = []
-        self._queued = asyncio.Event()
+        timeout = settings.redis_timeout
+        self._lane = Lane(self.redis, timeout, replicated=False)
+        self._replicated_lane = Lane(self.redis, timeout, replicated=True)
         self._closed = False
-        self._lost: Exception | None = None
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def prepare(self) -> None:
         """Make sure that it is a primary, and knows our functions.
@@ -78,10 +153,8 @@ class Primary:
     async def close(self) -> None:
         """Give the sockets back; what still waits for an answer will get none."""
         self._closed = True
-        for call in self._queue:
-            if not call.future.done():
-                call.future.set_exception(UnavailableError("Redis is not reachable"))
-        self._queue.clear()
+        for lane in (self._lane, self._replicated_lane):
+            lane.fail(UnavailableError("Redis is not reachable"))
         with contextlib.suppress(RedisError, OSError):
             await self.redis.aclose()
 
@@ -97,10 +170,8 @@ class Primary:
         """
         if self._closed:
             raise UnavailableError("Redis is not reachable")
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Call(command, replicated, future))
-        self._queued.set()
-        return await future
+        lane = self._replicated_lane if replicated else self._lane
+        return await lane.call(*command)
 
     async def function(
         self, name: str, keys: list[str], *args: Any, replicated: bool = False
@@ -151,69 +222,22 @@ class Primary:
 
     def lost(self, error: Exception) -> None:
         """Somebody found out that this is not the primary to ask any more."""
-        self._lost = error
-        self._queued.set()
+        if not self._lost.done():
+            self._lost.set_exception(MovedOnError(str(error)))
 
-    async def send_batches(self) -> None:
-        """While one batch is under way the next one gathers: the busier, the larger.
+    async def serve(self) -> None:
+        """Send what is asked, until Redis is lost.
 
         Raises:
-            UnavailableError: Redis was lost; what it was asked has failed.
+            UnavailableError: it is; what it was asked has failed.
         """
-        while True:
-            await self._queued.wait()
-            if self._lost is not None:
-                raise MovedOnError(str(self._lost))
-            batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
-            if not self._queue:
-                self._queued.clear()
-            results: list[Any]
-            try:
-                results = await self._send(batch)
-            except BaseException as error:
-                lost = (
-                    error
-                    if isinstance(error, UnavailableError)
-                    else UnavailableError("Redis is not reachable")
-                )
-                self._answer(batch, [lost] * len(batch))
-                raise
-            results = [_translated(result) for result in results]
-            self._answer(batch, results)
-            for result in results:
-                if isinstance(result, MovedOnError):
-                    raise result
+        await race(
+            self._lane.send_batches(), self._replicated_lane.send_batches(), _raised(self._lost)
+        )
 
-    def _answer(self, batch: list[_Call], results: list[Any]) -> None:
-        for call, result in zip(batch, results, strict=True):
-            if call.future.done():
-                continue
-            if isinstance(result, Exception):
-                call.future.set_exception(result)
-            else:
-                call.future.set_result(result)
 
-    async def _send(self, batch: list[_Call]) -> list[Any]:
-        pipeline = self.redis.pipeline(transaction=False)
-        for call in batch:
-            pipeline.execute_command(*call.command)
-        replicated = any(call.replicated for call in batch)
-        if replicated:  # once for the batch: it is about all that this connection has written
-            pipeline.execute_command("WAIT", 1, int(500 * self._timeout))
-        try:
-            # The socket's time-out holds for each answer; a trickle of answers must end, too.
-            async with asyncio.timeout(2 * self._timeout):
-                results = await pipeline.execute(raise_on_error=False)
-        except (RedisError, OSError, TimeoutError) as error:
-            reason = str(error) or type(error).__name__
-            raise UnavailableError(f"Redis is not reachable: {reason}") from error
-        if replicated and not (confirmed := results.pop()) > 0:
-            unsure = UnavailableError(f"no replica of Redis confirmed the write ({confirmed})")
-            results = [
-                unsure if call.replicated and not isinstance(result, Exception) else result
-                for call, result in zip(batch, results, strict=True)
-            ]
-        return results
+async def _raised(future: asyncio.Future[None]) -> None:
+    await future
 
 
 def _translated(result: Any) -> Any:

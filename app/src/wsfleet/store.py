@@ -130,7 +130,7 @@ class Store:
             self._use(primaries)
             log.info("redis connected", primaries=len(primaries))
             try:
-                await race(*(primary.send_batches() for primary in primaries), self._greet())
+                await race(*(primary.serve() for primary in primaries), self._greet())
             except UnavailableError as error:
                 log.warning("redis lost", error=str(error))
             finally:

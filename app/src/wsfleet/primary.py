@@ -242,9 +242,9 @@ async def _raised(future: asyncio.Future[None]) -> None:
 
 def _translated(result: Any) -> Any:
     """What an error of Redis means to us; everything else as it is."""
-    if isinstance(result, AskError | TryAgainError):
-        return UnavailableError("this part of the Redis Cluster is being moved")
     no_replicas = isinstance(result, ResponseError) and str(result).startswith("NOREPLICAS")
     if no_replicas or isinstance(result, MovedError | ClusterDownError | ReadOnlyError):
         return MovedOnError(f"this Redis cannot take it: {result}")
+    if isinstance(result, AskError | TryAgainError):  # of which MovedError is a kind
+        return UnavailableError("this part of the Redis Cluster is being moved")
     return result

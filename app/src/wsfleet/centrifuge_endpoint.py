@@ -120,7 +120,6 @@ class Subscription:
     following: Following
     server_side: bool
     expire_at: int = 0
-    timer: asyncio.TimerHandle | None = None
 
     @property
     def positioned(self) -> bool:

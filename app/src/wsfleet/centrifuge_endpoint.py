@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import structlog
 from msgspec import DecodeError
@@ -25,6 +24,7 @@ from wsfleet.auth import (
     TokenMismatchError,
     origin_allowed,
 )
+from wsfleet.background import Background
 from wsfleet.broker import Following, Position
 from wsfleet.channels import (
     Channel,
@@ -158,7 +158,7 @@ class Centrifuge:
         codecs: list[Codec] = [JSONCodec(max_channel=limit), ProtobufCodec(max_channel=limit)]
         self.codecs = {codec.name: codec for codec in codecs}
         self.clients: dict[str, CentrifugeClient] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.background = Background()
         node.speakers.append(self)
         node.background.append(self.refresh_presence)
 
@@ -186,17 +186,6 @@ class Centrifuge:
             subprotocol=negotiated.subprotocol,
             outbox_limit=config.queue_max_size,
         )
-
-    def background(self, work: Any) -> None:
-        """Run something that nobody waits for; Redis being away is no reason to complain."""
-
-        async def run() -> None:
-            with contextlib.suppress(UnavailableError):
-                await work
-
-        task = asyncio.create_task(run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def published(self, channel: str, entry: Entry, record: Record) -> None:
         """Encode once for each encoding; those whose encoding cannot carry it are disconnected."""
@@ -240,7 +229,7 @@ class Centrifuge:
             return
         for client in list(self.clients.values()):
             if client.connected and wanted.concerns(client.user, client.id):
-                self.background(client.command(wanted))
+                self.background.start(client.command(wanted))
 
     async def refresh_presence(self) -> None:
         """Say again and again who is still there; entries of a dead node expire."""
@@ -688,7 +677,7 @@ class CentrifugeClient:
         if subscription.server_side:
             self.disconnect(DisconnectCode.INSUFFICIENT_STATE)
         else:
-            self._hub.background(
+            self._hub.background.start(
                 self._unsubscribed(subscription, UnsubscribeCode.INSUFFICIENT_STATE)
             )
 
@@ -775,7 +764,7 @@ class CentrifugeClient:
         if subscription.server_side:
             self.disconnect(DisconnectCode.SUB_EXPIRED)
         else:
-            self._hub.background(self._unsubscribed(subscription, UnsubscribeCode.EXPIRED))
+            self._hub.background.start(self._unsubscribed(subscription, UnsubscribeCode.EXPIRED))
 
 
 def _ttl(expire_at: int) -> int:

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 
 from wsfleet import keys, records
 from wsfleet.config import ChannelOptions
+from wsfleet.listener import Listeners
 from wsfleet.records import Member, Record
 from wsfleet.store import Store, UnavailableError
 from wsfleet.stream import Entry, Reading, Stream
@@ -67,26 +68,10 @@ class Following:
         return Position(self.stream.offset, self.stream.epoch)
 
 
-class Listener:
-    """What the broker tells its owner."""
-
-    def published(self, channel: str, entry: Entry) -> None:
-        """Deliver the channel's next publication to its subscribers here."""
-
-    def member_changed(self, channel: str, joined: bool, member: Member) -> None:
-        """Tell the channel's subscribers here that somebody joined, or left."""
-
-    def lost(self, channel: str) -> None:
-        """Tell the channel's subscribers here that they missed something for good."""
-
-    def commanded(self, command: bytes) -> None:
-        """Carry out what an operator wants of every node."""
-
-
 class Broker:
     """One pub/sub connection a process, shared by all channels."""
 
-    def __init__(self, store: Store, node: str, listener: Listener, probe_interval: float) -> None:
+    def __init__(self, store: Store, node: str, listener: Listeners, probe_interval: float) -> None:
         self._store = store
         self._control = keys.control(node)
         self._listener = listener

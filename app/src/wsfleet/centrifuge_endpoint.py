@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
 import structlog
-from msgspec import DecodeError
 from redis.exceptions import RedisError
 from starlette.websockets import WebSocket
 
@@ -39,6 +38,7 @@ from wsfleet.config import ChannelOptions
 from wsfleet.connection import Close, Closes, Connection
 from wsfleet.endpoints import serve
 from wsfleet.frames import frame
+from wsfleet.listener import Listener
 from wsfleet.node import Node
 from wsfleet.protocol.centrifuge.codec import Codec, ProtocolError
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode, UnsubscribeCode
@@ -149,8 +149,8 @@ def _publication(entry: Entry, record: Record) -> Publication:
     )
 
 
-class Centrifuge:
-    """All clients of the protocol on this node; the node's `Speaker` for them."""
+class Centrifuge(Listener):
+    """All clients of the protocol on this node."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -159,7 +159,7 @@ class Centrifuge:
         self.codecs = {codec.name: codec for codec in codecs}
         self.clients: dict[str, CentrifugeClient] = {}
         self.background = Background()
-        node.speakers.append(self)
+        node.listeners.add(self)
         node.background.append(self.refresh_presence)
 
     async def endpoint(self, websocket: WebSocket) -> None:
@@ -220,16 +220,11 @@ class Centrifuge:
             if subscription is not None and subscription.positioned:
                 client.insufficient_state(subscription)
 
-    def commanded(self, command: bytes) -> None:
+    def commanded(self, command: commands.Command) -> None:
         """Carry out a command of the server API for the clients that it is about."""
-        try:
-            wanted = commands.decode(command)
-        except DecodeError as error:  # of a newer node
-            log.warning("command not understood", error=str(error))
-            return
         for client in list(self.clients.values()):
-            if client.connected and wanted.concerns(client.user, client.id):
-                self.background.start(client.command(wanted))
+            if client.connected and command.concerns(client.user, client.id):
+                self.background.start(client.command(command))
 
     async def refresh_presence(self) -> None:
         """Say again and again who is still there; entries of a dead node expire."""

@@ -452,6 +452,18 @@ async def test_bad_frames_end_with_the_protocols_code(pair: Pair, sent: str, cod
         assert raw.close_reason
 
 
+async def test_a_refused_subscription_leaves_nothing(pair: Pair) -> None:
+    """Who is refused when the history was read already was never there."""
+    one, two = pair
+    refused = {"channel": "news", "recover": True, "epoch": "x", "offset": 5, "flag": 2}
+    async with connect(one.url.replace("http", "ws") + "/connection/websocket", proxy=None) as raw:
+        await raw.send('{"id": 1, "connect": {}}')
+        await raw.recv()
+        await raw.send(json.dumps({"id": 2, "subscribe": refused}))
+        assert json.loads(await raw.recv())["error"]["code"] == 112
+        assert await two.node.broker.members("news") == {}
+
+
 async def test_redis_away(pair: Pair, redis_process: RedisServer) -> None:
     """Commands are answered with a temporary error, and subscriptions recover by themselves."""
     one, two = pair

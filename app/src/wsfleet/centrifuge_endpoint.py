@@ -526,6 +526,9 @@ class CentrifugeClient:
         except BaseException:
             if following is not None and channel.name not in self.subscriptions:
                 broker.unfollow(following)
+                if options.presence:
+                    with contextlib.suppress(UnavailableError, RedisError):
+                        await broker.leave(channel.name, self.id)
             raise
         finally:
             self._joining.discard(channel.name)

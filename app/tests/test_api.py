@@ -12,6 +12,9 @@ from centrifuge import ClientEventHandler, ClientState  # type: ignore[import-un
 
 from tests.harness import StartNode, settled
 from tests.test_centrifuge_endpoint import CONFIG, Pair, sdk, subscribed, token
+from wsfleet.broker import Following
+from wsfleet.config import ChannelOptions
+from wsfleet.records import Member
 
 KEY = "a key"
 
@@ -129,6 +132,43 @@ async def test_subscribe_unsubscribe_disconnect_a_user(pair: Pair, api: Api) -> 
         assert ("disconnected", 3503) in server.log
         assert ann.state is ClientState.DISCONNECTED
         assert other.state is ClientState.CONNECTED
+
+
+async def test_who_leaves_while_it_is_subscribed_leaves_nothing(
+    pair: Pair, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subscription by the server that comes too late is none: nobody is present."""
+    broker = pair[1].node.broker
+    follow, join = broker.follow, broker.join
+    asked, go_on, joined = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    followed: list[Following] = []
+
+    async def slow_follow(channel: str, options: ChannelOptions) -> Following:
+        following = await follow(channel, options)
+        if channel == "offers":
+            followed.append(following)
+            asked.set()
+            await go_on.wait()
+        return following
+
+    async def noted_join(channel: str, client: str, member: Member) -> None:
+        await join(channel, client, member)
+        joined.set()
+
+    async with sdk(pair[1], token=token("ann")):
+        monkeypatch.setattr(broker, "follow", slow_follow)
+        monkeypatch.setattr(broker, "join", noted_join)
+        await api("subscribe", user="ann", channel="offers")
+        await asked.wait()
+    await settled(lambda: len(pair[1].node.hub) == 0, "gone")
+    go_on.set()
+    await joined.wait()
+
+    async def nobody_there() -> bool:
+        return await broker.members("offers") == {}
+
+    await settled(nobody_there, "nobody is present")
+    assert followed[0].users == 0
 
 
 async def test_presence_channels_and_info(pair: Pair, api: Api) -> None:

@@ -258,6 +258,7 @@ class CentrifugeClient:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._ping_outstanding = False
         self._unusable = False
+        self._gone = False
         self._joining: set[str] = set()
         self.codec = codec
         self.id = connection.client_id
@@ -301,6 +302,7 @@ class CentrifugeClient:
 
     async def left(self) -> None:
         """Leave all channels; the connection is gone."""
+        self._gone = True
         for timer in self._timers.values():
             timer.cancel()
         self._hub.clients.pop(self.id, None)
@@ -540,6 +542,8 @@ class CentrifugeClient:
         reading: Reading | None,
         position: Position,
     ) -> SubscribeResult:
+        if self._gone:  # while the server's API subscribed it
+            raise DisconnectedError(DisconnectCode.CONNECTION_CLOSED)
         result = SubscribeResult(
             expires=subscription.expire_at > 0,
             ttl=_ttl(subscription.expire_at),
@@ -681,27 +685,34 @@ class CentrifugeClient:
 
     async def command(self, wanted: commands.Command) -> None:
         """Carry out a command of the server's API."""
-        if wanted.do == "disconnect":
-            self.close(Disconnect(wanted.code, wanted.reason))
-        elif wanted.do == "unsubscribe":
-            names = [wanted.channel] if wanted.channel else list(self.subscriptions)
-            for name in names:
-                if (subscription := self.subscriptions.get(name)) is not None:
-                    await self._unsubscribed(subscription, UnsubscribeCode.SERVER)
-        elif wanted.channel not in self.subscriptions and wanted.channel not in self._joining:
-            channel = self._node.channels.find(wanted.channel)
-            request = SubscribeRequest(
-                channel.name, recover=wanted.recover, epoch=wanted.epoch, offset=wanted.offset
-            )
-            async with self._join(channel, channel.options, request, Grant(), server_side=True) as (
-                result,
-                subscription,
-            ):
-                event = Subscribe(
-                    result.recoverable, result.epoch, result.offset, result.positioned
-                )
-                self._reply(Reply(push=Push(event, channel.name)))
-            await self._tell_joined(subscription)
+        match wanted.do:
+            case "disconnect":
+                self.close(Disconnect(wanted.code, wanted.reason))
+            case "unsubscribe":
+                names = [wanted.channel] if wanted.channel else list(self.subscriptions)
+                for name in names:
+                    if (subscription := self.subscriptions.get(name)) is not None:
+                        await self._unsubscribed(subscription, UnsubscribeCode.SERVER)
+            case "subscribe":
+                try:
+                    await self._subscribe_server_side(wanted)
+                except (ChannelError, DisconnectedError) as error:
+                    log.info("not subscribed", client_id=self.id, error=str(error))
+
+    async def _subscribe_server_side(self, wanted: commands.Command) -> None:
+        if wanted.channel in self.subscriptions or wanted.channel in self._joining:
+            return
+        channel = self._node.channels.find(wanted.channel)
+        request = SubscribeRequest(
+            channel.name, recover=wanted.recover, epoch=wanted.epoch, offset=wanted.offset
+        )
+        async with self._join(channel, channel.options, request, Grant(), server_side=True) as (
+            result,
+            subscription,
+        ):
+            event = Subscribe(result.recoverable, result.epoch, result.offset, result.positioned)
+            self._reply(Reply(push=Push(event, channel.name)))
+        await self._tell_joined(subscription)
 
     async def _unsubscribed(self, subscription: Subscription, code: UnsubscribeCode) -> None:
         self._reply(Reply(push=Push(code.push, subscription.channel.name)))

@@ -89,6 +89,8 @@ CLOSES = Closes(
     slow=Close(DisconnectCode.SLOW.code, DisconnectCode.SLOW.reason),
 )
 PRESENCE_CHUNK = 500
+SINGLE_CONNECTION_TIMEOUT = 5.0
+"""Seconds in which a node must hear its own word that a connection is its user's only one."""
 LONGEST_TTL = 365 * 86_400
 
 
@@ -158,6 +160,7 @@ class Centrifuge(Listener):
         codecs: list[Codec] = [JSONCodec(max_channel=limit), ProtobufCodec(max_channel=limit)]
         self.codecs = {codec.name: codec for codec in codecs}
         self.clients: dict[str, CentrifugeClient] = {}
+        self._users: dict[str, set[CentrifugeClient]] = {}
         self.background = Background()
         node.listeners.add(self)
         node.background.append(self.refresh_presence)
@@ -186,6 +189,18 @@ class Centrifuge(Listener):
             subprotocol=negotiated.subprotocol,
             outbox_limit=config.queue_max_size,
         )
+
+    def add(self, client: "CentrifugeClient") -> None:
+        """Count a client in: it is known who its user is."""
+        self.clients[client.id] = client
+        self._users.setdefault(client.user, set()).add(client)
+
+    def remove(self, client: "CentrifugeClient") -> None:
+        """Count a client out, if it was counted in."""
+        if self.clients.pop(client.id, None) is not None:
+            self._users[client.user].discard(client)
+            if not self._users[client.user]:
+                del self._users[client.user]
 
     def published(self, channel: str, entry: Entry, record: Record) -> None:
         """Encode once for each encoding; those whose encoding cannot carry it are disconnected."""
@@ -220,11 +235,19 @@ class Centrifuge(Listener):
             if subscription is not None and subscription.positioned:
                 client.insufficient_state(subscription)
 
-    def commanded(self, command: commands.Command) -> None:
-        """Carry out a command of the server API for the clients that it is about."""
-        for client in list(self.clients.values()):
-            if client.connected and command.concerns(client.user, client.id):
-                self.background.start(client.command(command))
+    def commanded(self, command: commands.Message) -> None:
+        """Carry out what is wanted of the connections of a user."""
+        match command:
+            case commands.Command():
+                for client in self._connections_of(command.user):
+                    if command.concerns(client.user, client.id):
+                        self.background.start(client.command(command))
+            case commands.SingleConnection():
+                for client in self._connections_of(command.user):
+                    client.only_one_stays(command.client)
+
+    def _connections_of(self, user: str) -> list["CentrifugeClient"]:
+        return list(self._users.get(user, ()))
 
     async def refresh_presence(self) -> None:
         """Say again and again who is still there; entries of a dead node expire."""
@@ -259,6 +282,7 @@ class CentrifugeClient:
         self._ping_outstanding = False
         self._unusable = False
         self._gone = False
+        self._others_ended = asyncio.Event()
         self._joining: set[str] = set()
         self.codec = codec
         self.id = connection.client_id
@@ -305,7 +329,7 @@ class CentrifugeClient:
         self._gone = True
         for timer in self._timers.values():
             timer.cancel()
-        self._hub.clients.pop(self.id, None)
+        self._hub.remove(self)
         for subscription in list(self.subscriptions.values()):
             with contextlib.suppress(UnavailableError, RedisError):
                 await self._leave(subscription)
@@ -375,7 +399,7 @@ class CentrifugeClient:
         if request.token and not self.user and self._config.disallow_anonymous_connection_tokens:
             raise DisconnectedError(DisconnectCode.PERMISSION_DENIED)
         self.connected = True
-        self._hub.clients[self.id] = self
+        self._hub.add(self)
         self._connection.cork()
         try:
             subs, joined = await self._join_server_side(request, grants)
@@ -414,7 +438,35 @@ class CentrifugeClient:
             async with self._join(channel, options, wanted, grant, server_side=True) as outcome:
                 subs[channel.name], subscription = outcome
             joined.append(subscription)
+        personal = self._config.subscribe_to_user_personal_channel
+        if personal.enabled and personal.single_connection and self.user:
+            await self._end_others()
         return subs, joined
+
+    async def _end_others(self) -> None:
+        """Let no other connection of the user stay, on any node.
+
+        All nodes hear of all connections in the same order: of two that come at once the earlier
+        one goes when it hears of the later one, which does not go for the earlier one, because it
+        has not heard of itself yet.
+
+        Raises:
+            UnavailableError: the nodes cannot hear of it.
+        """
+        only_this = commands.SingleConnection(self.user, self.id)
+        await self._node.broker.command(commands.encode(only_this))
+        try:
+            async with asyncio.timeout(SINGLE_CONNECTION_TIMEOUT):
+                await self._others_ended.wait()
+        except TimeoutError:
+            raise UnavailableError("the nodes do not hear of the connection") from None
+
+    def only_one_stays(self, client: str) -> None:
+        """Hear that of the user's connections only one stays."""
+        if client == self.id:
+            self._others_ended.set()
+        elif self._others_ended.is_set():
+            self.disconnect(DisconnectCode.CONNECTION_LIMIT)
 
     def _server_side(
         self, request: ConnectRequest, grants: dict[str, Grant]

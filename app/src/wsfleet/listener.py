@@ -4,7 +4,7 @@ import structlog
 from msgspec import DecodeError
 
 from wsfleet import commands, records
-from wsfleet.commands import Command
+from wsfleet.commands import Message
 from wsfleet.records import Member, Record
 from wsfleet.stream import Entry
 
@@ -23,7 +23,7 @@ class Listener:
     def lost(self, channel: str) -> None:
         """Tell its clients that they missed something in the channel for good."""
 
-    def commanded(self, command: Command) -> None:
+    def commanded(self, command: Message) -> None:
         """Carry out what is wanted of every node."""
 
 

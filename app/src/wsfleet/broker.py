@@ -28,6 +28,7 @@ from wsfleet.stream import Entry, Reading, Stream
 
 log = structlog.get_logger(__name__)
 
+PROBE = b"probe"
 PROBES_MISSED = 3
 ONCE_TTL = 300
 """Seconds in which a publication with the same idempotency key is taken for the same."""
@@ -185,25 +186,13 @@ class Broker:
         message = (b"j\n" if joined else b"l\n") + records.encode(member)
         await self._store.call("PUBLISH", keys.channel(channel), message)
 
-    async def command(self, command: bytes) -> None:
-        """Give a command to every node, this one among them.
+    async def command(self, command: bytes, node: str = "") -> None:
+        """Give a command to one node, or to every node, this one among them.
 
         Raises:
             UnavailableError: Redis is away.
         """
-        await self._store.call("PUBLISH", keys.CONTROL, command)
-
-    async def channels(self) -> dict[str, int]:
-        """All channels that somebody follows, with the number of nodes that do.
-
-        Raises:
-            UnavailableError: Redis is away.
-        """
-        prefix = keys.CHANNEL_PREFIX
-        names = await self._store.call("PUBSUB", "CHANNELS", f"{prefix}*")
-        flat = await self._store.call("PUBSUB", "NUMSUB", *names)
-        pairs = zip(flat[::2], flat[1::2], strict=True)
-        return {name.decode()[len(prefix) + 1 : -1]: count for name, count in pairs}
+        await self._store.call("PUBLISH", keys.control(node) if node else keys.CONTROL, command)
 
     # Following.
 
@@ -346,11 +335,9 @@ class Broker:
         raise TimeoutError(f"no answer to {PROBES_MISSED} probes")
 
     def _hear(self, kind: str, redis_channel: str, data: Any) -> None:
-        if redis_channel == keys.CONTROL:
-            if kind == "message":
+        if redis_channel in (keys.CONTROL, self._control):
+            if kind == "message" and data != PROBE:
                 self._listener.commanded(data)
-            return
-        if redis_channel == self._control:
             return
         following = self._following.get(redis_channel[len(keys.CHANNEL_PREFIX) + 1 : -1])
         if following is None:
@@ -421,7 +408,7 @@ class Broker:
         while True:
             await asyncio.sleep(self._probe_interval)
             try:
-                await self._store.call("PUBLISH", self._control, b"probe")
+                await self._store.call("PUBLISH", self._control, PROBE)
             except (UnavailableError, RedisError) as error:
                 log.debug("probe failed", error=str(error))
 

@@ -38,7 +38,7 @@ from wsfleet.config import ChannelOptions
 from wsfleet.connection import Close, Closes, Connection
 from wsfleet.endpoints import serve
 from wsfleet.frames import frame
-from wsfleet.listener import Listener
+from wsfleet.listener import Census, Listener
 from wsfleet.node import Node
 from wsfleet.protocol.centrifuge.codec import Codec, ProtocolError
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode, UnsubscribeCode
@@ -248,6 +248,13 @@ class Centrifuge(Listener):
 
     def _connections_of(self, user: str) -> list["CentrifugeClient"]:
         return list(self._users.get(user, ()))
+
+    def count(self, census: Census) -> None:
+        """Count those who are connected, their users and their subscriptions."""
+        census.clients += len(self.clients)
+        census.users |= self._users.keys()
+        for client in self.clients.values():
+            census.subscribers.update(client.subscriptions.keys())
 
     async def refresh_presence(self) -> None:
         """Say again and again who is still there; entries of a dead node expire."""

@@ -39,7 +39,27 @@ class SingleConnection(msgspec.Struct, frozen=True, tag=True):
     client: str
 
 
-Message = Command | SingleConnection
+class Survey(msgspec.Struct, frozen=True, tag=True):
+    """Ask every node for its `Count`, which goes to `asker`; `pattern` says which channels."""
+
+    id: str
+    asker: str
+    pattern: str = ""
+
+
+class Count(msgspec.Struct, frozen=True, tag=True):
+    """A node's answer to a survey: numbers, and the subscribers of the channels asked for."""
+
+    survey: str
+    node: str
+    clients: int
+    users: int
+    subscriptions: int
+    channels: int
+    subscribers: dict[str, int]
+
+
+Message = Command | SingleConnection | Survey | Count
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)

@@ -1,5 +1,8 @@
 """What the protocols on a node hear of its channels."""
 
+from collections import Counter
+from dataclasses import dataclass, field
+
 import structlog
 from msgspec import DecodeError
 
@@ -9,6 +12,15 @@ from wsfleet.records import Member, Record
 from wsfleet.stream import Entry
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Census:
+    """A node's clients, their users ("" is nobody in particular), and how many hear a channel."""
+
+    clients: int = 0
+    users: set[str] = field(default_factory=set)
+    subscribers: Counter[str] = field(default_factory=Counter)
 
 
 class Listener:
@@ -25,6 +37,9 @@ class Listener:
 
     def commanded(self, command: Message) -> None:
         """Carry out what is wanted of every node."""
+
+    def count(self, census: Census) -> None:
+        """Add its clients to a census."""
 
 
 class Listeners:
@@ -66,3 +81,8 @@ class Listeners:
             return
         for listener in self._listeners:
             listener.commanded(wanted)
+
+    def count(self, census: Census) -> None:
+        """Take a census."""
+        for listener in self._listeners:
+            listener.count(census)

@@ -24,6 +24,7 @@ from wsfleet.registry import Registry
 from wsfleet.sessions import Sessions
 from wsfleet.settings import Settings
 from wsfleet.store import Store, UnavailableError
+from wsfleet.survey import Surveys
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +62,7 @@ class Node:
         self.broker = Broker(
             self.store, settings.name, self.listeners, probe_interval=settings.heartbeat_interval
         )
+        self.surveys = Surveys(self.broker, settings.name, self.listeners)
         self.broker.keep(plain.CHANNEL, self.channels.find(plain.CHANNEL).options)
         self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.metrics.watch(

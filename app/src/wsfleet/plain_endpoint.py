@@ -9,7 +9,7 @@ from starlette.websockets import WebSocket
 
 from wsfleet.connection import Connection
 from wsfleet.endpoints import serve
-from wsfleet.listener import Listener
+from wsfleet.listener import Census, Listener
 from wsfleet.node import Node
 from wsfleet.protocol import plain
 from wsfleet.records import Member, Record
@@ -48,6 +48,13 @@ class Plain(Listener):
             self._node.hub.publish(
                 TOPIC, plain.broadcast(record), exclude=record.number if own else None
             )
+
+    def count(self, census: Census) -> None:
+        """Count all: each is in the channel, and without a user."""
+        if clients := self._node.hub.count(TOPIC):
+            census.clients += clients
+            census.users.add("")
+            census.subscribers[plain.CHANNEL] += clients
 
 
 class PlainClient:

@@ -9,7 +9,7 @@ it, and so does every channel that was quiet for a while.
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,9 @@ from msgspec import DecodeError
 from redis.exceptions import RedisError
 
 from wsfleet import keys, records
+from wsfleet.background import Background
 from wsfleet.config import ChannelOptions
+from wsfleet.listener import Listeners
 from wsfleet.records import Member, Record
 from wsfleet.store import Store, UnavailableError
 from wsfleet.stream import Entry, Reading, Stream
@@ -67,32 +69,17 @@ class Following:
         return Position(self.stream.offset, self.stream.epoch)
 
 
-class Listener:
-    """What the broker tells its owner."""
-
-    def published(self, channel: str, entry: Entry) -> None:
-        """Deliver the channel's next publication to its subscribers here."""
-
-    def member_changed(self, channel: str, joined: bool, member: Member) -> None:
-        """Tell the channel's subscribers here that somebody joined, or left."""
-
-    def lost(self, channel: str) -> None:
-        """Tell the channel's subscribers here that they missed something for good."""
-
-    def commanded(self, command: bytes) -> None:
-        """Carry out what an operator wants of every node."""
-
-
 class Broker:
     """The pub/sub connections are shared by all channels."""
 
-    def __init__(self, store: Store, node: str, listener: Listener, probe_interval: float) -> None:
+    def __init__(self, store: Store, node: str, listener: Listeners, probe_interval: float) -> None:
         self._store = store
         self._listener = listener
         self._following: dict[str, Following] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._subscriber = Subscriber(store, node, probe_interval, self._confirmed, self._hear)
-        self._subscriber.want(keys.CONTROL, keys.control(node))
+        self._control = {keys.CONTROL, keys.control(node)}
+        self._subscriber.want(*self._control)
 
     @property
     def subscribed(self) -> bool:
@@ -210,26 +197,13 @@ class Broker:
         message = (b"j\n" if joined else b"l\n") + records.encode(member)
         await self._store.call("SPUBLISH", keys.channel(channel), message)
 
-    async def command(self, command: bytes) -> None:
-        """Give a command to every node, this one among them.
+    async def command(self, command: bytes, node: str = "") -> None:
+        """Give a command to one node, or to every node, this one among them.
 
         Raises:
             UnavailableError: Redis is away.
         """
-        await self._store.call("SPUBLISH", keys.CONTROL, command)
-
-    async def channels(self) -> dict[str, int]:
-        """All channels that somebody follows, with the number of nodes that do.
-
-        Raises:
-            UnavailableError: Redis is away.
-        """
-        found: dict[str, int] = {}
-        for names in await self._store.call_all("PUBSUB", "SHARDCHANNELS", keys.channel("*")):
-            for name in (name.decode() for name in names):
-                _, count = await self._store.call("PUBSUB", "SHARDNUMSUB", name, key=name)
-                found[keys.channel_name(name)] = count
-        return found
+        await self._store.call("SPUBLISH", keys.control(node) if node else keys.CONTROL, command)
 
     # Following.
 
@@ -307,22 +281,11 @@ class Broker:
         if following.users or self._following.get(following.name) is not following:
             return
         del self._following[following.name]
-        self._background(self._unsubscribe(following.name))
+        self._background.start(self._unsubscribe(following.name))
 
     async def _unsubscribe(self, channel: str) -> None:
         if channel not in self._following:  # nobody came back in the meantime
             await self._subscriber.unsubscribe(keys.channel(channel))
-
-    def _background(self, work: Awaitable[Any]) -> None:
-        async def run() -> None:
-            try:
-                await work
-            except (UnavailableError, RedisError, OSError) as error:
-                log.debug("put off", error=str(error))
-
-        task = asyncio.create_task(run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     # What is heard.
 
@@ -330,10 +293,10 @@ class Broker:
         following = self._following.get(keys.channel_name(redis_channel))
         if following is not None:
             # From now on every publication is heard: whatever came before is in the stream.
-            self._background(self._read(following))
+            self._background.start(self._read(following))
 
     def _hear(self, redis_channel: str, data: bytes) -> None:
-        if redis_channel == keys.CONTROL:
+        if redis_channel in self._control:
             self._listener.commanded(data)
             return
         following = self._following.get(keys.channel_name(redis_channel))
@@ -360,7 +323,7 @@ class Broker:
         self._deliver(following, following.stream.receive(epoch.decode(), entry))
         if following.stream.behind and not was_behind:
             log.info("gap", channel=following.name, offset=following.stream.offset, heard=offset)
-            self._background(self._read(following))
+            self._background.start(self._read(following))
 
     def _deliver(self, following: Following, entries: list[Entry]) -> None:
         for entry in entries:

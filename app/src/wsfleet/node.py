@@ -5,28 +5,27 @@ import enum
 import signal
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
-from msgspec import DecodeError
 
-from wsfleet import __version__, records
+from wsfleet import __version__
 from wsfleet import config as configuration
 from wsfleet.auth import verifiers
-from wsfleet.broker import Broker, Listener
+from wsfleet.broker import Broker
 from wsfleet.channels import Channels
 from wsfleet.connection import NORMAL, Connection
 from wsfleet.health import Sampler
 from wsfleet.hub import Hub
+from wsfleet.listener import Listeners
 from wsfleet.metrics import Metrics
 from wsfleet.primary import DIGEST
 from wsfleet.protocol import plain
-from wsfleet.records import Member
 from wsfleet.registry import Registry
 from wsfleet.sessions import Sessions
 from wsfleet.settings import Settings
 from wsfleet.store import Store, UnavailableError
-from wsfleet.stream import Entry
+from wsfleet.survey import Surveys
 from wsfleet.tasks import end
 
 log = structlog.get_logger(__name__)
@@ -41,53 +40,7 @@ class State(enum.Enum):
     DRAINING = "draining"
 
 
-class Speaker(Protocol):
-    """A protocol's part of what happens in channels: it makes the frames, the hub sends them."""
-
-    def published(self, channel: str, entry: Entry, record: records.Record) -> None:
-        """Deliver a publication to those of its clients who hear the channel."""
-
-    def member_changed(self, channel: str, joined: bool, member: Member) -> None:
-        """Tell those of its clients who want to know that somebody joined or left."""
-
-    def lost(self, channel: str) -> None:
-        """Tell its clients that publications are lost to them."""
-
-    def commanded(self, command: bytes) -> None:
-        """Carry out an operator's command."""
-
-
-def plain_topic(channel: str) -> str:
-    """The hub's name for those who hear a channel in the plain protocol."""
-    return f"plain {channel}"
-
-
-class PlainSpeaker:
-    """The plain protocol knows publications alone: whoever was away has missed them."""
-
-    def __init__(self, node: "Node") -> None:
-        self._node = node
-
-    def published(self, channel: str, entry: Entry, record: records.Record) -> None:
-        """Deliver to all but the sender."""
-        topic = plain_topic(channel)
-        if self._node.hub.has(topic):
-            own = record.node == self._node.settings.name
-            self._node.hub.publish(
-                topic, plain.broadcast(record), exclude=record.number if own else None
-            )
-
-    def member_changed(self, channel: str, joined: bool, member: Member) -> None:
-        """Say nothing: the protocol has no word for it."""
-
-    def lost(self, channel: str) -> None:
-        """Say nothing: the protocol has no word for it."""
-
-    def commanded(self, command: bytes) -> None:
-        """Do nothing: no command is about its clients."""
-
-
-class Node(Listener):
+class Node:
     """Everything that lives as long as the process; made before the first connection.
 
     Raises:
@@ -107,11 +60,12 @@ class Node(Listener):
         self.store = Store(settings, on_connected=self._on_connected)
         self.registry = Registry(self.store, settings, self._describe)
         self.sessions = Sessions(self.store, self.registry, settings.name, settings.resume_window)
+        self.listeners = Listeners()
         self.broker = Broker(
-            self.store, settings.name, self, probe_interval=settings.heartbeat_interval
+            self.store, settings.name, self.listeners, probe_interval=settings.heartbeat_interval
         )
+        self.surveys = Surveys(self.broker, settings.name, self.listeners)
         self.broker.keep(plain.CHANNEL, self.channels.find(plain.CHANNEL).options)
-        self.speakers: list[Speaker] = [PlainSpeaker(self)]
         self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.metrics.watch(
             connections=lambda: len(self.hub),
@@ -233,31 +187,6 @@ class Node(Listener):
             "functions": DIGEST,
             "state": self.not_ready_reason() or "ready",
         }
-
-    def published(self, channel: str, entry: Entry) -> None:
-        """Let each protocol deliver; see `Listener`."""
-        try:
-            record = records.decode_record(entry.record)
-        except DecodeError as error:  # of a newer node, or not of a node
-            log.warning("record not understood", channel=channel, error=str(error))
-            return
-        for speaker in self.speakers:
-            speaker.published(channel, entry, record)
-
-    def member_changed(self, channel: str, joined: bool, member: Member) -> None:
-        """Let each protocol tell; see `Listener`."""
-        for speaker in self.speakers:
-            speaker.member_changed(channel, joined, member)
-
-    def lost(self, channel: str) -> None:
-        """Let each protocol tell; see `Listener`."""
-        for speaker in self.speakers:
-            speaker.lost(channel)
-
-    def commanded(self, command: bytes) -> None:
-        """Let each protocol carry it out; see `Listener`."""
-        for speaker in self.speakers:
-            speaker.commanded(command)
 
     async def _on_connected(self) -> None:
         await self.registry.beat()

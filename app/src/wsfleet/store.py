@@ -82,17 +82,6 @@ class Store:
         """
         return await self.owner(command[1] if key is None else key).call(*command)
 
-    async def call_all(self, *command: Any) -> list[Any]:
-        """Run a command on every primary.
-
-        Raises:
-            UnavailableError: as for `call`.
-            redis.exceptions.ResponseError: as for `call`.
-        """
-        if not self._primaries:
-            raise UnavailableError("Redis is not reachable")
-        return await asyncio.gather(*(primary.call(*command) for primary in self._primaries))
-
     async def function(
         self, name: str, keys: list[str], *args: Any, replicated: bool = False
     ) -> Any:

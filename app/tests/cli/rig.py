@@ -86,6 +86,7 @@ class Rig:
     base_url: str
     stats_url: str
     stack: ExitStack
+    environment: dict[str, str]
     nodes: dict[str, str] = field(default_factory=dict)
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
@@ -108,6 +109,7 @@ class Rig:
                 WSFLEET_PORT=self.nodes[name].rpartition(":")[2],
                 WSFLEET_NODE_NAME=name,
                 WSFLEET_REDIS_URL=self.redis_url,
+                **self.environment,
             )
         )
 
@@ -138,15 +140,19 @@ def process(
 
 
 @contextmanager
-def running_fleet(folder: Path) -> Iterator[Rig]:
-    """Run Redis, two nodes and HAProxy, and yield once both nodes serve through it."""
+def running_fleet(folder: Path, **environment: str) -> Iterator[Rig]:
+    """Run Redis, two nodes and HAProxy, and yield once both nodes serve through it.
+
+    `environment` is settings of the nodes.
+    """
     assert HAPROXY_PROGRAM, "haproxy is not installed; scripts/test installs it"
     server = RedisServer(folder)
     server.start()
     with ExitStack() as stack:
         stack.callback(server.stop)
         public, stats = free_port(), free_port()
-        rig = Rig(folder, server, f"http://127.0.0.1:{public}", f"http://127.0.0.1:{stats}", stack)
+        base_url, stats_url = f"http://127.0.0.1:{public}", f"http://127.0.0.1:{stats}"
+        rig = Rig(folder, server, base_url, stats_url, stack, environment)
         for number in (1, 2):
             name, port = f"host{number}-8001", free_port()
             rig.nodes[name] = f"http://127.0.0.1:{port}"

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+from tests.cli.rig import wsfleet
 from tests.harness import RedisServer, RunningNode, StartNode, settled
 from tests.test_api import KEY, Api
 from tests.test_centrifuge_endpoint import CONFIG, Events, sdk, subscribed
@@ -85,7 +86,25 @@ def heard_all(events: Events, count: int) -> bool:
     return len(events.data) >= count
 
 
-async def everything_works(one: RunningNode, two: RunningNode) -> None:
+async def the_command_reads_it(one: RunningNode, two: RunningNode, folder: Path) -> None:
+    """`wsfleet` finds the same Redis by the same URL."""
+    url = one.settings.redis_url
+    fleet = folder / "fleet.json"
+    nodes = {each.settings.name: each.url for each in (one, two)}
+    fleet.write_text(json.dumps({"redis_url": url, "base_url": one.url, "nodes": nodes}))
+    status = await asyncio.to_thread(wsfleet, "status", "--fleet", fleet, "--json")
+    assert status.code == 0, status.stdout + status.stderr
+    assert status.document["redis"]["replicas"] >= 2
+    clean = await asyncio.to_thread(wsfleet, "check", "state", "--redis", url, "--json")
+    assert clean.code == 0, clean.stdout + clean.stderr
+    assert clean.document["connections"] == 3
+    await two.node.store.call("SET", "connection:orphan", "node9")
+    found = await asyncio.to_thread(wsfleet, "check", "state", "--redis", url, "--json")
+    assert found.document["orphans_by_kind"] == {"connection_of_dead_node": 1}
+    await two.node.store.call("DEL", "connection:orphan")
+
+
+async def everything_works(one: RunningNode, two: RunningNode, folder: Path) -> None:
     """What nodes do together: broadcast, names, history, presence, the list of channels."""
     async with one.connect() as sender, two.connect() as other, two.connect() as rival:
         await sender.send('{"client_id": "alice"}')
@@ -95,6 +114,7 @@ async def everything_works(one: RunningNode, two: RunningNode) -> None:
         await rival.send('{"client_id": "alice"}')
         assert json.loads(await rival.recv())["client_id"] != "alice", "the name is taken"
         assert await two.node.store.call("GET", "connection:alice") == b"node1"
+        await the_command_reads_it(one, two, folder)
     async with sdk(one) as first, sdk(two) as second, api(two) as http:
         publish, call = Publisher(http), Api(http)
         heard = {name: (await subscribed(first, name))[1] for name in CHANNELS}
@@ -112,19 +132,19 @@ async def everything_works(one: RunningNode, two: RunningNode) -> None:
 
 
 async def test_nodes_on_sentinel(
-    start_node: StartNode, tmp_path: Path, sentinel: SentinelTopology
+    sentinel: SentinelTopology, start_node: StartNode, tmp_path: Path
 ) -> None:
     """All works, on the primary that the Sentinels name."""
-    await everything_works(*await nodes(start_node, tmp_path, sentinel.url))
+    await everything_works(*await nodes(start_node, tmp_path, sentinel.url), tmp_path)
 
 
 async def test_nodes_on_a_redis_cluster(
-    start_node: StartNode, tmp_path: Path, cluster: ClusterTopology
+    cluster: ClusterTopology, start_node: StartNode, tmp_path: Path
 ) -> None:
     """All works, whichever primary a channel is on; a crashed node's clients are cleared away."""
     one, two = await nodes(start_node, tmp_path, cluster.url)
     assert len(one.node.store.primaries) == 3
-    await everything_works(one, two)
+    await everything_works(one, two, tmp_path)
     async with one.connect() as client:
         await client.send('{"client_id": "bob"}')
         await client.recv()
@@ -138,7 +158,7 @@ async def test_nodes_on_a_redis_cluster(
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 async def test_a_failover_loses_and_doubles_nothing(
-    start_node: StartNode, tmp_path: Path, sentinel: SentinelTopology, how: str
+    sentinel: SentinelTopology, start_node: StartNode, tmp_path: Path, how: str
 ) -> None:
     """With `durability: replicated` all that is acknowledged arrives once, in order."""
     one, two = await nodes(start_node, tmp_path, sentinel.url, "replicated")
@@ -167,7 +187,7 @@ async def test_a_failover_loses_and_doubles_nothing(
 
 
 async def test_what_no_replica_has_nobody_hears(
-    start_node: StartNode, tmp_path: Path, sentinel: SentinelTopology
+    sentinel: SentinelTopology, start_node: StartNode, tmp_path: Path
 ) -> None:
     """Without replicas `durability: replicated` refuses, and what it refused is not shown."""
     one, two = await nodes(start_node, tmp_path, sentinel.url, "replicated")
@@ -188,7 +208,7 @@ async def test_what_no_replica_has_nobody_hears(
 
 
 async def test_a_restart_leaves_numbers_out(
-    start_node: StartNode, redis_process: RedisServer, tmp_path: Path
+    redis_process: RedisServer, start_node: StartNode, tmp_path: Path
 ) -> None:
     """After a restart of Redis offsets leap, so that none is given twice; recovery goes over it."""
     one, two = await nodes(start_node, tmp_path, redis_process.url)
@@ -218,7 +238,7 @@ async def test_a_restart_leaves_numbers_out(
 
 
 async def test_a_cluster_loses_a_primary(
-    start_node: StartNode, tmp_path: Path, cluster: ClusterTopology
+    cluster: ClusterTopology, start_node: StartNode, tmp_path: Path
 ) -> None:
     """Its replica takes over, and every channel goes on."""
     one, two = await nodes(start_node, tmp_path, cluster.url, "replicated")
@@ -242,7 +262,7 @@ async def test_a_cluster_loses_a_primary(
 
 
 async def test_slots_of_a_cluster_move(
-    start_node: StartNode, tmp_path: Path, cluster: ClusterTopology
+    cluster: ClusterTopology, start_node: StartNode, tmp_path: Path
 ) -> None:
     """A channel that moves to another primary is heard on."""
     one, two = await nodes(start_node, tmp_path, cluster.url)

@@ -104,6 +104,15 @@ class RedisURL:
         master = f"/{self.master}" if self.master else ""
         return f"{self.scheme}{kind}://{hosts}{master}/{self.database}"
 
+    @property
+    def sentinel_options(self) -> dict[str, Any]:
+        """How a client gets in at the Sentinels."""
+        return {
+            "username": self.sentinel_username,
+            "password": self.sentinel_password,
+            "ssl": self.scheme == "rediss",
+        }
+
     def of(self, address: Address) -> str:
         """The URL of one Redis server of this topology."""
         return f"{self.scheme}://{self.credentials}{address}/{self.database}"
@@ -152,12 +161,7 @@ class Topology:
     async def _ask_sentinels(self) -> Address:
         sentinel = Sentinel(  # type: ignore[no-untyped-call]
             [(address.host, address.port) for address in self.url.addresses],
-            sentinel_kwargs={
-                "username": self.url.sentinel_username,
-                "password": self.url.sentinel_password,
-                "ssl": self.url.scheme == "rediss",
-                **self._timeouts,
-            },
+            sentinel_kwargs=self.url.sentinel_options | self._timeouts,
         )
         try:
             return Address(*await sentinel.discover_master(self.url.master))

@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     """YAML file with channels, tokens and keys, as docs/configuration.md says; none: built in."""
 
     redis_url: Annotated[str, AfterValidator(_redis_url)] = "redis://127.0.0.1:6379/0"
-    """The shared state: one Redis, Sentinels or a Redis Cluster, see docs/configuration.md."""
+    """The shared state: one Redis, Sentinels or a Redis Cluster, see docs/redis.md."""
     redis_timeout: PositiveFloat = 2.0
     """Seconds to connect to Redis, and to wait for one answer."""
     redis_max_connections: PositiveInt = 8

@@ -1,5 +1,6 @@
 """Where Redis is: one server, the primary that Sentinels name, or the primaries of a Cluster."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -16,6 +17,9 @@ FORMS = (
     "redis+sentinel://[USER:PASSWORD@]SENTINEL:PORT,SENTINEL:PORT,.../MASTER/DB or "
     "redis+cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT,... (rediss for TLS)"
 )
+
+_URL = re.compile(r"(\w+)(?:\+(\w+))?://([^/?]*@)?([^/?]*)([/?].*)?")
+"""Scheme, kind, credentials, hosts, and the rest: urlsplit has no notion of several hosts."""
 
 
 class RedisURLError(ValueError):
@@ -64,11 +68,13 @@ class RedisURL:
 
     @classmethod
     def _parse(cls, text: str) -> "RedisURL":
-        parts = urlsplit(text)
-        scheme, _, kind = parts.scheme.partition("+")
+        found = _URL.fullmatch(text)
+        if found is None:
+            raise RedisURLError(f"it is no URL: {FORMS}")
+        scheme, kind, credentials, hosts, rest = (part or "" for part in found.groups())
         if scheme not in ("redis", "rediss", "unix") or kind not in ("", "sentinel", "cluster"):
-            raise RedisURLError(f"there is no scheme {parts.scheme!r}: {FORMS}")
-        credentials, _, hosts = parts.netloc.rpartition("@")
+            raise RedisURLError(f"there is no scheme {text.partition('://')[0]!r}: {FORMS}")
+        parts = urlsplit(rest)
         path = parts.path.strip("/").split("/")
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         master = ""
@@ -76,6 +82,8 @@ class RedisURL:
             master = unquote(path.pop(0))
             if not master:
                 raise RedisURLError(f"the name of the master is missing: {FORMS}")
+        if not hosts and scheme != "unix":
+            raise RedisURLError(f"an address is missing: {FORMS}")
         database = path.pop(0) if path and scheme != "unix" else ""
         if not (database or "0").isdigit() or (path and scheme != "unix"):
             raise RedisURLError(f"{parts.path!r} is too much of a path: {FORMS}")
@@ -85,7 +93,7 @@ class RedisURL:
             text=text,
             kind=kind or "one",  # type: ignore[arg-type]  # it is one of the three, see above
             scheme=scheme,
-            credentials=f"{credentials}@" if credentials else "",
+            credentials=credentials,
             addresses=tuple(
                 _address(host, DEFAULT_PORTS[kind or "one"]) for host in hosts.split(",") if host
             ),

@@ -1,5 +1,6 @@
 """The scenarios of test_centrifuge_sdks.py with the unmodified SDK centrifuge-python."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
@@ -122,6 +123,13 @@ async def _subscribe(client: Client, channel: str, **options: Any) -> tuple[Subs
     await client.connect()
     await subscription.ready(5)
     return subscription, events
+
+
+async def closed() -> None:
+    """Wait until the SDK's work is done: it closes its sockets in tasks of its own."""
+    async with asyncio.timeout(10):
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
 
 
 async def _users(subscription: Subscription) -> list[str]:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -205,20 +204,6 @@ async def test_json_and_protobuf_clients_hear_each_other(pair: Pair) -> None:
         await settled(lambda: len(text_events.data) == 2, "text heard both")
         await settled(lambda: len(binary_events.data) == 2, "binary heard both")
         assert text_events.data == [{"from": "text"}, {"from": "binary"}]
-
-
-async def test_plain_clients_and_sdk_clients_hear_each_other(pair: Pair) -> None:
-    """`broadcast` is one channel, whatever the protocol and the node."""
-    one, two = pair
-    async with one.connect() as plain, sdk(two) as client:
-        subscription, events = await subscribed(client, "broadcast")
-        await plain.send('{"client_id": "alice", "hello": "sdk"}')
-        assert json.loads(await plain.recv())["type"] == "ack"
-        await settled(lambda: bool(events.data), "the SDK heard")
-        assert events.data == [{"client_id": "alice", "hello": "sdk"}]
-        await subscription.publish({"hello": "plain"})
-        message = json.loads(await asyncio.wait_for(plain.recv(), 5))
-        assert (message["type"], message["data"]) == ("message", {"hello": "plain"})
 
 
 async def test_recovery_on_another_node(pair: Pair) -> None:
@@ -448,21 +433,6 @@ async def test_a_connection_that_the_nodes_cannot_hear_of_is_not_made(
         await raw.send(json.dumps({"id": 1, "connect": {"token": token("42")}}))
         error = json.loads(await raw.recv())["error"]
         assert (error["code"], error["temporary"]) == (100, True)
-
-
-async def test_tokens_expire_and_are_refreshed(pair: Pair) -> None:
-    """An SDK fetches a new token before the old one ends, and stays connected."""
-    fetched = 0
-
-    async def get_token() -> str:
-        nonlocal fetched
-        fetched += 1
-        return token("ann", exp=int(time.time()) + 3)
-
-    async with sdk(pair[0], token=token("ann", exp=int(time.time()) + 2), get_token=get_token) as c:
-        await settled(lambda: fetched >= 1, "the SDK fetched a token")
-        await asyncio.sleep(1)
-        assert c.state is ClientState.CONNECTED
 
 
 async def test_a_bad_token_is_final(pair: Pair) -> None:

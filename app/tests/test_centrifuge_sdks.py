@@ -100,7 +100,9 @@ async def javascript(cluster: sdk.Cluster, scenario: str, channel: str, step: sd
 
 async def python(cluster: sdk.Cluster, scenario: str, channel: str, step: sdk.Step) -> Any:
     """Run a scenario of sdk.py."""
-    return await sdk.SCENARIOS[scenario](cluster, channel, step)
+    seen = await sdk.SCENARIOS[scenario](cluster, channel, step)
+    await sdk.closed()
+    return seen
 
 
 @pytest.fixture(params=[javascript, python], ids=lambda language: language.__name__)
@@ -203,6 +205,7 @@ async def test_plain_and_sdk_clients_on_different_nodes_hear_each_other(
         message = json.loads(await asyncio.wait_for(plain.recv(), 5))
         assert (message["type"], message["data"]) == ("message", {"hello": "plain"})
     await client.disconnect()
+    await sdk.closed()
 
 
 async def test_what_cannot_be_recovered_is_not_called_recovered(drive: Drive, fleet: Rig) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.crc import key_slot
 from redis.exceptions import (
     AskError,
     ClusterDownError,
@@ -22,7 +23,7 @@ from redis.exceptions import (
 
 from wsfleet.settings import Settings
 from wsfleet.tasks import race
-from wsfleet.topology import Shard
+from wsfleet.topology import SLOTS, Shard
 
 BATCH = 512
 _SOURCE = resources.files("wsfleet").joinpath("functions.lua").read_text()
@@ -123,6 +124,7 @@ class Primary:
 
     def __init__(self, shard: Shard, settings: Settings) -> None:
         self.slots = shard.slots
+        self._owns_all = sum(map(len, shard.slots)) == SLOTS
         pool = BlockingConnectionPool.from_url(
             shard.url,
             max_connections=settings.redis_max_connections,
@@ -138,6 +140,13 @@ class Primary:
         self._replicated_lane = Lane(self.redis, timeout, replicated=True)
         self._closed = False
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def owns(self, key: str) -> bool:
+        """Whether a key is here."""
+        if self._owns_all:
+            return True
+        slot = key_slot(key.encode())
+        return any(slot in slots for slots in self.slots)
 
     async def prepare(self) -> None:
         """Make sure that it is a primary, and knows our functions.

@@ -1,9 +1,11 @@
 """The process's pub/sub connections, one to each primary of Redis, and the proof that they live."""
 
 import asyncio
+import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import structlog
 from redis.asyncio.client import PubSub
@@ -19,6 +21,13 @@ log = structlog.get_logger(__name__)
 
 PROBES_MISSED = 3
 RECONNECT_PAUSE = 0.2
+
+
+class Link(NamedTuple):
+    """One connection, and how often each channel was left that it may still confirm."""
+
+    pubsub: PubSub
+    leaving: Counter[str]
 
 
 class Subscriber:
@@ -42,14 +51,13 @@ class Subscriber:
         self._on_confirmed = on_confirmed
         self._on_message = on_message
         self._wanted: set[str] = set()
-        self._leaving: Counter[str] = Counter()
-        self._pubsubs: dict[Primary, PubSub] = {}
+        self._links: dict[Primary, Link] = {}
 
     @property
     def subscribed(self) -> bool:
         """Whether everything that is wanted is heard, from all primaries there are."""
         primaries = self._store.primaries
-        return bool(primaries) and all(primary in self._pubsubs for primary in primaries)
+        return bool(primaries) and all(primary in self._links for primary in primaries)
 
     def want(self, *channels: str) -> None:
         """Hear pub/sub channels from the next connection on."""
@@ -59,9 +67,9 @@ class Subscriber:
         """Hear a pub/sub channel from now on; `on_confirmed` says when it is true."""
         self._wanted.add(channel)
         try:
-            pubsub = self._pubsubs.get(self._store.owner(channel))
-            if pubsub is not None:
-                await pubsub.ssubscribe(channel)
+            link = self._links.get(self._store.owner(channel))
+            if link is not None:
+                await link.pubsub.ssubscribe(channel)
         except (UnavailableError, RedisError, OSError) as error:
             # The connection's own loop finds out as well, and subscribes to all that is wanted.
             log.debug("subscribe failed", channel=channel, error=str(error))
@@ -73,10 +81,10 @@ class Subscriber:
             UnavailableError, redis.exceptions.RedisError, OSError: Redis is away, and forgets.
         """
         self._wanted.discard(channel)
-        pubsub = self._pubsubs.get(self._store.owner(channel))
-        if pubsub is not None:
-            self._leaving[channel] += 1
-            await pubsub.sunsubscribe(channel)
+        link = self._links.get(self._store.owner(channel))
+        if link is not None:
+            link.leaving[channel] += 1
+            await link.pubsub.sunsubscribe(channel)
 
     async def run(self) -> None:
         """Listen to all primaries; what breaks is made anew."""
@@ -96,8 +104,7 @@ class Subscriber:
             except (UnavailableError, RedisError, OSError, TimeoutError) as error:
                 log.warning("subscription lost", error=str(error) or type(error).__name__)
             finally:
-                self._pubsubs.pop(primary, None)
-                self._leaving.clear()
+                self._links.pop(primary, None)
             await asyncio.sleep(RECONNECT_PAUSE)
 
     async def _listen(self, primary: Primary) -> None:
@@ -111,25 +118,26 @@ class Subscriber:
                     for group in _by_slot(missing, self._store):
                         await pubsub.ssubscribe(*group)
                     sent |= missing
-                self._pubsubs[primary] = pubsub
+                link = self._links[primary] = Link(pubsub, Counter())
                 heard_at = time.monotonic()
                 while time.monotonic() - heard_at < PROBES_MISSED * self._probe_interval:
                     message = await pubsub.get_message(timeout=self._probe_interval)
                     if message is not None:
                         heard_at = time.monotonic()
-                        self._hear(message["type"], message["channel"].decode(), message["data"])
+                        self._hear(link, message)
             raise TimeoutError(f"no answer to {PROBES_MISSED} probes")
         finally:
             probing.cancel()
 
-    def _hear(self, kind: str, channel: str, data: bytes) -> None:
+    def _hear(self, link: Link, message: dict[str, Any]) -> None:
+        kind, channel = message["type"], message["channel"].decode()
         if kind == "sunsubscribe":
-            if self._leaving[channel] <= 0:
+            if not link.leaving[channel]:
                 raise MovedError(f"{key_slot(channel.encode())} elsewhere:0")
-            self._leaving[channel] -= 1
+            link.leaving[channel] -= 1
         elif channel in self._wanted:
             if kind == "smessage":
-                self._on_message(channel, data)
+                self._on_message(channel, message["data"])
             elif kind == "ssubscribe":
                 self._on_confirmed(channel)
 
@@ -146,13 +154,11 @@ class Subscriber:
                 log.debug("probe failed", error=str(error))
 
     def _probe_channel(self, primary: Primary) -> str:
-        tag = 0
-        while self._store.owner(keys.probe(self._node, tag)) is not primary:
-            tag += 1
-        return keys.probe(self._node, tag)
+        tags = (keys.probe(self._node, tag) for tag in itertools.count())
+        return next(channel for channel in tags if primary.owns(channel))
 
     def _wanted_of(self, primary: Primary) -> set[str]:
-        return {channel for channel in self._wanted if self._store.owner(channel) is primary}
+        return {channel for channel in self._wanted if primary.owns(channel)}
 
 
 def _by_slot(channels: Iterable[str], store: Store) -> Iterable[list[str]]:

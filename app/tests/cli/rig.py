@@ -166,13 +166,15 @@ class Rig:
     def _get(self, name: str, path: str) -> httpx.Response:
         return httpx.get(self.nodes[name] + path, timeout=2, trust_env=False)
 
-    def freeze(self, name: str) -> None:
-        """Stop a process from answering: its sockets stay open."""
-        self.processes[name].send_signal(signal.SIGSTOP)
+    def freeze(self) -> None:
+        """Stop all nodes from answering: their sockets stay open."""
+        for node in self.processes.values():
+            node.send_signal(signal.SIGSTOP)
 
-    def thaw(self, name: str) -> None:
-        """Let it go on."""
-        self.processes[name].send_signal(signal.SIGCONT)
+    def thaw(self) -> None:
+        """Let them go on."""
+        for node in self.processes.values():
+            node.send_signal(signal.SIGCONT)
 
     def kill(self, name: str) -> None:
         """Let a process vanish without a word, as after kill -9."""

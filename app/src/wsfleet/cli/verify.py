@@ -21,7 +21,6 @@ from wsfleet.cli.delivery import (
     Disconnected,
     Event,
     Faults,
-    Findings,
     Position,
     Received,
     Sent,
@@ -38,7 +37,7 @@ SHORTEST_DELAY, LONGEST_DELAY, SDK_TIMEOUT = 0.1, 1.0, 5.0
 #: Seconds for all subscribers to get in, and at the end to get what is still on its way.
 ENTRY, DRAIN = 20.0, 20.0
 #: Most seconds for closing all connections, whatever the servers do.
-CLOSING = 5.0
+CLOSING = 2.0
 #: What breaks the delivery contract, and what it means.
 FAULTS = {
     "lost": "published, and never came to a subscriber that should have got it",
@@ -393,7 +392,7 @@ async def _verify(endpoint: Endpoint, plan: Plan) -> Report:
             async with asyncio.timeout(CLOSING):
                 ends = (party.stop() for party in [*publishers, *subscribers])
                 await asyncio.gather(*ends, return_exceptions=True)
-    return _report(run, run.account.findings())
+    return report_of(run)
 
 
 async def _course(
@@ -418,8 +417,9 @@ async def _course(
                     await asyncio.sleep(RETRY_PAUSE)
 
 
-def _report(run: Run, findings: Findings) -> Report:
-    plan = run.plan
+def report_of(run: Run) -> Report:
+    """What a run amounts to, in words and figures; every count in `data` is exact."""
+    plan, findings = run.plan, run.account.findings()
     published = plan.publishers * plan.messages
     unacknowledged = published - findings.acknowledged
     faults: dict[str, Faults] = {name: getattr(findings, name) for name in FAULTS}
@@ -484,13 +484,14 @@ def _report(run: Run, findings: Findings) -> Report:
         columns_of_errors = ("errors, answered by trying again", ">times")
         views.append(table("", columns_of_errors, sorted(run.errors.items())))
     if data["examples"]:
-        fields = ("subscriber", "publisher", "sequence", "epoch", "offset", "reason")
         examples = [
-            (_words(name), *(str(example.get(field, "")) for field in fields))
+            (_words(name), example)
             for name, all_of_it in data["examples"].items()
             for example in all_of_it[:SHOWN_EXAMPLES]
         ]
-        views.append(table("examples (--json has more)", ("", *fields), examples))
+        fields = list(dict.fromkeys(field for _, example in examples for field in example))
+        rows = [(name, *(str(example.get(f, "")) for f in fields)) for name, example in examples]
+        views.append(table("examples (--json has more)", ("", *map(_words, fields)), rows))
     return Report(data, views, problems)
 
 

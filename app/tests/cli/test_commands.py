@@ -23,7 +23,7 @@ URL = "http://127.0.0.1:1"
         (("load", "no url"), "write http://HOST"),
         (("lod", URL), "No such command"),
         (("status", "--fleet", "/nonexistent/fleet.json"), "cannot read the fleet file"),
-        (("check", "state", "--redis", "http://x"), "is not a Redis URL"),
+        (("check", "state", "--redis", "http://x"), "redis_url: there is no scheme 'http'"),
         (("check", "state", "--redis", "redis://127.0.0.1:1/0"), "cannot read Redis"),
         (("check", "stickiness", URL), "connection refused"),
         (("load", URL), "connection refused"),

@@ -50,6 +50,7 @@ async def start_node(redis_server: str) -> AsyncIterator[StartNode]:
             "redis_timeout": 0.5,
             "heartbeat_interval": 0.1,
             "node_dead_after": 0.5,
+            "drain_delay": 0.0,
             "drain_timeout": 5.0,
         }
         settings = Settings(**(defaults | overrides))

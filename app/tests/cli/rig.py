@@ -1,4 +1,4 @@
-"""A whole fleet on free ports of this machine (Redis, two nodes, HAProxy), and the command."""
+"""A whole fleet on free ports of this machine (Redis, nodes, HAProxy), and the command."""
 
 import json
 import os
@@ -29,7 +29,9 @@ defaults
     timeout server 30s
     timeout tunnel 1h
     timeout check 2s
-    option redispatch
+    retries 3
+    option redispatch 1
+    retry-on conn-failure empty-response 503
 frontend public
     bind 127.0.0.1:{public}
     default_backend nodes
@@ -108,6 +110,7 @@ class Rig:
                 WSFLEET_PORT=self.nodes[name].rpartition(":")[2],
                 WSFLEET_NODE_NAME=name,
                 WSFLEET_REDIS_URL=self.redis_url,
+                WSFLEET_DRAIN_DELAY="1",  # HAProxy looks often
             )
         )
 
@@ -138,8 +141,8 @@ def process(
 
 
 @contextmanager
-def running_fleet(folder: Path) -> Iterator[Rig]:
-    """Run Redis, two nodes and HAProxy, and yield once both nodes serve through it."""
+def running_fleet(folder: Path, nodes: int = 2) -> Iterator[Rig]:
+    """Run Redis, nodes and HAProxy, and yield once all nodes serve through it."""
     assert HAPROXY_PROGRAM, "haproxy is not installed; scripts/test installs it"
     server = RedisServer(folder)
     server.start()
@@ -147,7 +150,7 @@ def running_fleet(folder: Path) -> Iterator[Rig]:
         stack.callback(server.stop)
         public, stats = free_port(), free_port()
         rig = Rig(folder, server, f"http://127.0.0.1:{public}", f"http://127.0.0.1:{stats}", stack)
-        for number in (1, 2):
+        for number in range(1, nodes + 1):
             name, port = f"host{number}-8001", free_port()
             rig.nodes[name] = f"http://127.0.0.1:{port}"
             rig.start(name)

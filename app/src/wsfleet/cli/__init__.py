@@ -95,6 +95,19 @@ Fleet = Annotated[
         show_default=False,
     ),
 ]
+Nodes = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NODE...",
+        help="As `wsfleet status` names them; a host's name, without a port, means all of its "
+        "nodes.",
+        show_default=False,
+    ),
+]
+Wait = Annotated[
+    bool, typer.Option("--wait/--no-wait", help="Return only when it is so, or not so in time.")
+]
+Timeout = Annotated[float, typer.Option(min=0, help="Seconds to wait.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print exactly one JSON object on stdout, nothing else.")
 ]
@@ -147,6 +160,57 @@ def status_command(fleet: Fleet = None, as_json: Json = False) -> None:
     from wsfleet.cli.fleet import load_fleet
 
     _end(status.run(load_fleet(fleet)), as_json)
+
+
+@app.command("drain")
+def drain_command(
+    nodes: Nodes,
+    timeout: Timeout = 120.0,
+    wait: Wait = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if no other node is ready to take the clients.")
+    ] = False,
+    fleet: Fleet = None,
+    as_json: Json = False,
+) -> None:
+    """Send the clients of nodes to the other nodes, a few at a time; 1 if some are left.
+
+    A drained node runs on without clients, also after a restart, until `wsfleet undrain`.
+    """
+    from wsfleet.cli import drain
+    from wsfleet.cli.fleet import load_fleet
+    from wsfleet.keys import DRAIN
+
+    plan = drain.Plan(nodes, DRAIN, timeout if wait else None, force)
+    _end(drain.run(load_fleet(fleet), plan, quiet=as_json), as_json)
+
+
+@app.command("undrain")
+def undrain_command(
+    nodes: Nodes,
+    timeout: Timeout = 30.0,
+    wait: Wait = True,
+    fleet: Fleet = None,
+    as_json: Json = False,
+) -> None:
+    """Let drained or standby nodes take clients, and end a drain under way; 1 if one does not."""
+    from wsfleet.cli import drain
+    from wsfleet.cli.fleet import load_fleet
+    from wsfleet.keys import SERVE
+
+    plan = drain.Plan(nodes, SERVE, timeout if wait else None)
+    _end(drain.run(load_fleet(fleet), plan, quiet=as_json), as_json)
+
+
+@app.command("forget")
+def forget_command(
+    nodes: Nodes, timeout: Timeout = 30.0, fleet: Fleet = None, as_json: Json = False
+) -> None:
+    """Leave no trace in Redis of nodes that are stopped for good; 1 if something stays."""
+    from wsfleet.cli import drain
+    from wsfleet.cli.fleet import load_fleet
+
+    _end(drain.forget(load_fleet(fleet), nodes, timeout), as_json)
 
 
 @check.command("stickiness")

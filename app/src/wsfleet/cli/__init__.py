@@ -245,6 +245,24 @@ def stickiness_command(
     _end(stickiness.run(parse_url(url), plan), as_json)
 
 
+@check.command("node")
+def node_command(
+    url: Url,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds until it must answer as it should.")
+    ] = 10.0,
+    as_json: Json = False,
+) -> None:
+    """Show that one node is ready and answers on a WebSocket, or is drained; 1 if neither.
+
+    URL is the node's own. No other client hears of it.
+    """
+    from wsfleet.cli import probe
+    from wsfleet.cli.client import parse_url
+
+    _end(probe.run(parse_url(url), timeout), as_json)
+
+
 @check.command("state")
 def state_command(
     fleet: Fleet = None,

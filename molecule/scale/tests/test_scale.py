@@ -57,22 +57,21 @@ def load(cluster: Cluster, seconds: int) -> Iterator[dict[str, Any]]:
     urls = cluster.fleet["nodes"]
     until(lambda: sum(connections(urls).values()) == 0, "nobody is left of the load before")
     report: dict[str, Any] = {}
-    process = cluster.wsfleet(
+    with cluster.wsfleet(
         *("verify-delivery", cluster.url, "--json", "--rate", "5", "--timeout", f"{seconds + 60}"),
         *("--publishers", str(PUBLISHERS), "--subscribers", str(SUBSCRIBERS)),
         *("--messages", f"{5 * seconds}"),
-    )
-    try:
-        until(
-            lambda: sum(connections(urls).values()) == PUBLISHERS + SUBSCRIBERS,
-            "all are connected",
-        )
-        yield report
-        assert process.poll() is None, "the load ended too early"
-        output, _ = process.communicate(timeout=seconds + 90)
-    finally:
-        process.kill()
-        process.wait()
+    ) as process:
+        try:
+            until(
+                lambda: sum(connections(urls).values()) == PUBLISHERS + SUBSCRIBERS,
+                "all are connected",
+            )
+            yield report
+            assert process.poll() is None, "the load ended too early"
+            output, _ = process.communicate(timeout=seconds + 90)
+        finally:
+            process.kill()
     report.update(json.loads(output))
     assert [report[fault] for fault in FAULTS] == [0, 0, 0, 0, 0], report
     assert process.returncode == 0
@@ -80,7 +79,12 @@ def load(cluster: Cluster, seconds: int) -> Iterator[dict[str, Any]]:
 
 def well(cluster: Cluster) -> None:
     """Wait until the cluster says that all is well."""
-    until(lambda: cluster.wsfleet("status").wait() == 0, "all is well")
+
+    def says_so() -> bool:
+        with cluster.wsfleet("status") as process:
+            return process.wait() == 0
+
+    until(says_so, "all is well")
 
 
 def changed(recap: str) -> list[str]:
@@ -107,8 +111,8 @@ def release_of(cluster: Cluster, host: str) -> str:
 
 def test_a_node_is_added_and_nobody_is_dropped(cluster: Cluster, with_node3: str) -> None:
     """A host in the inventory and site.yml again: every open connection stays."""
-    with load(cluster, 60) as report:
-        cluster.play("site.yml", with_node3)
+    with load(cluster, 80) as report:
+        cluster.play("site.yml", with_node3, "--limit", "node3,loadbalancers")
     assert report["reconnects"] == 0
     well(cluster)
     assert set(cluster.fleet["nodes"]) == {f"{host}-8001" for host in NODES}
@@ -119,7 +123,7 @@ def test_a_node_is_added_and_nobody_is_dropped(cluster: Cluster, with_node3: str
 def test_an_update_loses_nothing(cluster: Cluster, with_node3: str) -> None:
     """Node by node drains and comes back with the new release; clients recover what they missed."""
     make_release(cluster, "good", "server", "# another release")
-    with load(cluster, 75) as report:
+    with load(cluster, 80) as report:
         cluster.play("playbooks/rolling_update.yml", with_node3, "-ewsnode_release=good")
     assert report["reconnects"] > 0
     assert [release_of(cluster, host) for host in NODES] == ["good"] * 3
@@ -127,23 +131,25 @@ def test_an_update_loses_nothing(cluster: Cluster, with_node3: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "defect"),
+    ("name", "defect", "playbook"),
     [
-        ("dead", ("server", "raise SystemExit(1)")),
-        ("mute", ("plain_endpoint", "PlainClient.receive = lambda *_: asyncio.sleep(0)")),
+        ("dead", ("server", "raise SystemExit(1)"), ["rollback.yml", "-ewsnode_rollback_to=dead"]),
+        (
+            "mute",
+            ("plain_endpoint", "PlainClient.receive = lambda *_: asyncio.sleep(0)"),
+            ["rolling_update.yml", "-ewsnode_release=mute"],
+        ),
     ],
 )
 def test_a_bad_release_stops_at_the_first_node(
-    cluster: Cluster, with_node3: str, name: str, defect: tuple[str, str]
+    cluster: Cluster, with_node3: str, name: str, defect: tuple[str, str], playbook: list[str]
 ) -> None:
     """One that does not start, or starts and does not answer, is put back; the others run on."""
     make_release(cluster, name, *defect)
     show = "systemctl show -p MainPID --value wsnode@8001"
     before = [cluster.on(host, show) for host in NODES]
     previous = cluster.on("node1", "readlink /opt/wsfleet/previous")
-    result = cluster.playbook(
-        "playbooks/rolling_update.yml", with_node3, f"-ewsnode_release={name}"
-    )
+    result = cluster.playbook(f"playbooks/{playbook[0]}", with_node3, *playbook[1:])
     assert result.returncode != 0
     assert f"node1 does not work with releases/{name} and is back at releases/good" in " ".join(
         result.stdout.split()
@@ -168,7 +174,7 @@ def test_the_host_to_be_taken_out_must_be_named(cluster: Cluster, arguments: lis
 def test_a_node_is_taken_out(cluster: Cluster, with_node3: str) -> None:
     """Its clients move, each once, and nobody else; then nothing knows of it."""
     urls = cluster.fleet["nodes"]
-    with load(cluster, 45) as report:
+    with load(cluster, 60) as report:
         moving = connections(urls)["node3-8001"]
         before = sum(opened(urls[f"{host}-8001"]) for host in ("node1", "node2"))
         cluster.play("playbooks/scale_in.yml", with_node3, "-enode=node3")

@@ -48,8 +48,8 @@ async def start_node(redis_server: str) -> AsyncIterator[StartNode]:
             "node_name": f"node{len(running) + 1}",
             "redis_url": redis_server,
             "redis_timeout": 0.5,
-            "heartbeat_interval": 0.1,
-            "node_dead_after": 0.5,
+            "heartbeat_interval": 0.2,
+            "node_dead_after": 2.0,
             "drain_delay": 0.0,
             "drain_timeout": 5.0,
         }

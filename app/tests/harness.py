@@ -26,22 +26,28 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A redis-server on a port of its own; its data outlives `stop`."""
+    """A redis-server on a port of its own, with options of its own; its data outlives `stop`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **options: object) -> None:
         self._directory = directory
+        directory.mkdir(exist_ok=True)
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._options = {"port": self.port, "dir": directory, "appendonly": "yes", "save": '""'}
+        self._options |= {name.replace("_", "-"): value for name, value in options.items()}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start, and return once it answers."""
         binary = shutil.which("redis-server")
         assert binary, "redis-server is not installed; scripts/test installs it"
-        options = {"port": self.port, "dir": self._directory, "appendonly": "yes", "save": ""}
-        arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        file = self._directory / "redis.conf"  # which Redis itself may write to
+        if not file.exists():
+            file.write_text("".join(f"{name} {value}\n" for name, value in self._options.items()))
+        sentinel = ["--sentinel"] if "sentinel" in self._options else []
         with (self._directory / "log").open("ab") as log:
-            self._process = subprocess.Popen([binary, *arguments], stdout=log, stderr=log)
+            command = [binary, str(file), *sentinel]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
         for _ in range(200):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
                 return
@@ -58,9 +64,17 @@ class RedisServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    def kill(self) -> None:
+        """End it as a crash does."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
     def stop(self) -> None:
-        """End the process."""
+        """End the process, frozen or not."""
         if self._process is not None:
+            self.thaw()
             self._process.terminate()
             self._process.wait(timeout=10)
             self._process = None
@@ -104,8 +118,8 @@ class RunningNode:
             server.close()
         for protocol in list(self.server.server_state.connections):
             protocol.transport.abort()
-        pool = self.node.store.redis.connection_pool
-        await pool.disconnect()
+        for primary in self.node.store.primaries:
+            await primary.redis.connection_pool.disconnect()
 
 
 StartNode = Callable[..., Awaitable[RunningNode]]

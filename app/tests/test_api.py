@@ -12,6 +12,9 @@ from centrifuge import ClientEventHandler, ClientState  # type: ignore[import-un
 
 from tests.harness import StartNode, settled
 from tests.test_centrifuge_endpoint import CONFIG, Pair, sdk, subscribed, token
+from wsfleet.broker import Following
+from wsfleet.config import ChannelOptions
+from wsfleet.records import Member
 
 KEY = "a key"
 
@@ -131,21 +134,91 @@ async def test_subscribe_unsubscribe_disconnect_a_user(pair: Pair, api: Api) -> 
         assert other.state is ClientState.CONNECTED
 
 
-async def test_presence_channels_and_info(pair: Pair, api: Api) -> None:
-    """What the cluster looks like, from any node."""
+async def test_who_leaves_while_it_is_subscribed_leaves_nothing(
+    pair: Pair, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subscription by the server that comes too late is none: nobody is present."""
+    broker = pair[1].node.broker
+    follow, join = broker.follow, broker.join
+    asked, go_on, joined = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    followed: list[Following] = []
+
+    async def slow_follow(channel: str, options: ChannelOptions) -> Following:
+        following = await follow(channel, options)
+        if channel == "offers":
+            followed.append(following)
+            asked.set()
+            await go_on.wait()
+        return following
+
+    async def noted_join(channel: str, client: str, member: Member) -> None:
+        await join(channel, client, member)
+        joined.set()
+
+    async with sdk(pair[1], token=token("ann")):
+        monkeypatch.setattr(broker, "follow", slow_follow)
+        monkeypatch.setattr(broker, "join", noted_join)
+        await api("subscribe", user="ann", channel="offers")
+        await asked.wait()
+    await settled(lambda: len(pair[1].node.hub) == 0, "gone")
+    go_on.set()
+    await joined.wait()
+
+    async def nobody_there() -> bool:
+        return await broker.members("offers") == {}
+
+    await settled(nobody_there, "nobody is present")
+    assert followed[0].users == 0
+
+
+async def test_presence(pair: Pair, api: Api) -> None:
+    """Who is in a channel, from any node."""
     async with sdk(pair[1], token=token("ann", info={"name": "Ann"})) as ann:
         await subscribed(ann, "room")
         (member,) = (await api("presence", channel="room"))["presence"].values()
         assert (member["user"], member["conn_info"]) == ("ann", {"name": "Ann"})
         stats = await api("presence_stats", channel="room")
         assert stats == {"num_clients": 1, "num_users": 1}
-        assert (await api("channels", pattern="r*"))["channels"] == {"room": {"num_nodes": 1}}
-        await asyncio.sleep(0.3)
-        nodes = (await api("info"))["nodes"]
-        assert [(node["name"], node["num_clients"]) for node in nodes] == [
-            ("node1", 0),
-            ("node2", 1),
-        ]
+
+
+async def test_channels_and_info_count_clients(pair: Pair, api: Api) -> None:
+    """At the moment of asking, on all nodes, of both protocols."""
+    one, two = pair
+    keys = ("name", "num_clients", "num_users", "num_subs", "num_channels")
+
+    async def info() -> list[tuple[Any, ...]]:
+        return [tuple(node[key] for key in keys) for node in (await api("info"))["nodes"]]
+
+    async with sdk(one, token=token("ann")) as ann, sdk(two, token=token("bob")) as bob:
+        await subscribed(ann, "room")
+        subscription, _ = await subscribed(bob, "room")
+        async with sdk(two, token=token("bob")) as bobs_other, two.connect():
+            await subscribed(bobs_other, "broadcast")
+            assert (await api("channels"))["channels"] == {
+                "#ann": {"num_clients": 1},
+                "#bob": {"num_clients": 2},
+                "broadcast": {"num_clients": 2},
+                "room": {"num_clients": 2},
+            }
+            assert await info() == [("node1", 1, 1, 2, 2), ("node2", 3, 2, 5, 3)]
+        await subscription.unsubscribe()
+        await settled(lambda: two.node.hub.count("json room") == 0, "unsubscribed")
+        assert (await api("channels", pattern="r*"))["channels"] == {"room": {"num_clients": 1}}
+        await settled(lambda: len(two.node.hub) == 1, "gone")
+        assert await info() == [("node1", 1, 1, 2, 2), ("node2", 1, 1, 1, 1)]
+        assert all(node["uptime"] >= 0 and node["version"] for node in (await api("info"))["nodes"])
+
+
+async def test_a_count_without_a_node_is_none(
+    pair: Pair, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a live node does not answer the error names it; a sum without it would be wrong."""
+    monkeypatch.setattr("wsfleet.survey.TIMEOUT", 0.2)
+    monkeypatch.setattr(pair[1].node.listeners, "commanded", lambda command: None)
+    for method in ("channels", "info"):
+        error = (await api.http.post(f"/api/{method}", json={})).json()["error"]
+        assert error["code"] == 100
+        assert error["message"].endswith("from node2")
 
 
 async def test_the_key_is_needed(pair: Pair, start_node: StartNode) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -207,20 +206,6 @@ async def test_json_and_protobuf_clients_hear_each_other(pair: Pair) -> None:
         assert text_events.data == [{"from": "text"}, {"from": "binary"}]
 
 
-async def test_plain_clients_and_sdk_clients_hear_each_other(pair: Pair) -> None:
-    """`broadcast` is one channel, whatever the protocol and the node."""
-    one, two = pair
-    async with one.connect() as plain, sdk(two) as client:
-        subscription, events = await subscribed(client, "broadcast")
-        await plain.send('{"client_id": "alice", "hello": "sdk"}')
-        assert json.loads(await plain.recv())["type"] == "ack"
-        await settled(lambda: bool(events.data), "the SDK heard")
-        assert events.data == [{"client_id": "alice", "hello": "sdk"}]
-        await subscription.publish({"hello": "plain"})
-        message = json.loads(await asyncio.wait_for(plain.recv(), 5))
-        assert (message["type"], message["data"]) == ("message", {"hello": "plain"})
-
-
 async def test_recovery_on_another_node(pair: Pair) -> None:
     """A subscriber whose node is gone gets what it missed from another: in order, nothing twice."""
     one, two = pair
@@ -260,7 +245,7 @@ async def test_what_the_history_cannot_give_is_not_called_recovered(pair: Pair) 
             for protocol in list(one.server.server_state.connections):
                 protocol.transport.abort()
             if loss == "wiped":
-                await two.node.store.call("FLUSHALL")
+                await two.node.store.primaries[0].call("FLUSHALL")
             for number in range(1, 6):
                 await two.node.broker.publish(
                     "small:news",
@@ -379,32 +364,80 @@ async def test_personal_channel(pair: Pair) -> None:
         await settled(lambda: server.heard == [("#42", {"for": "me"})], "heard")
 
 
-async def test_tokens_expire_and_are_refreshed(pair: Pair) -> None:
-    """An SDK fetches a new token before the old one ends, and stays connected."""
-    fetched = 0
+class Ends(ClientEventHandler):  # type: ignore[misc]
+    """Notes the codes that a connection ended with."""
 
-    async def get_token() -> str:
-        nonlocal fetched
-        fetched += 1
-        return token("ann", exp=int(time.time()) + 3)
+    def __init__(self) -> None:
+        self.codes: list[int] = []
 
-    async with sdk(pair[0], token=token("ann", exp=int(time.time()) + 2), get_token=get_token) as c:
-        await settled(lambda: fetched >= 1, "the SDK fetched a token")
-        await asyncio.sleep(1)
-        assert c.state is ClientState.CONNECTED
+    async def on_disconnected(self, ctx: Any) -> None:
+        """It ended for good."""
+        self.codes.append(ctx.code)
+
+
+@pytest.fixture
+async def single_pair(start_node: StartNode, tmp_path: Path) -> Pair:
+    """Two nodes where a user has one connection."""
+    path = tmp_path / "single.yml"
+    path.write_text(CONFIG.replace("{enabled: true}", "{enabled: true, single_connection: true}"))
+    return await start_node(config=path), await start_node(config=path)
+
+
+async def test_a_single_connection_ends_the_others(single_pair: Pair) -> None:
+    """On the other node as on the same, for good; other users and those without one may stay."""
+    one, two = single_pair
+    first, second, others = Ends(), Ends(), Ends()
+    async with (
+        sdk(one, token=token("42"), events=first),
+        sdk(one, token=token("43"), events=others),
+        sdk(one, events=others),
+        sdk(two, events=others),
+        sdk(two, token=token("42"), events=second),
+    ):
+        await settled(lambda: first.codes == [3504], "ended from the other node")
+        async with sdk(two, token=token("42")) as third:
+            await settled(lambda: second.codes == [3504], "ended from the same node")
+            await third.publish("#42", "here")
+        assert others.codes == []
+
+
+async def test_of_connections_that_come_at_once_one_stays(single_pair: Pair) -> None:
+    """They do not end each other: that would leave the user without any."""
+    ends = [Ends() for _ in range(10)]
+    clients = [
+        Client(
+            node.url.replace("http", "ws") + "/connection/websocket",
+            token=token("42"),
+            events=events,
+        )
+        for node, events in zip(single_pair * 5, ends, strict=True)
+    ]
+    await asyncio.gather(*(client.connect() for client in clients))
+    await settled(lambda: sum(len(end.codes) for end in ends) == 9, "nine ended")
+    (left,) = (client for client in clients if client.state is not ClientState.DISCONNECTED)
+    await left.ready(5)
+    await left.publish("#42", "here")
+    assert sorted(end.codes for end in ends) == [[], *[[3504]] * 9]
+    await left.disconnect()
+
+
+async def test_a_connection_that_the_nodes_cannot_hear_of_is_not_made(
+    single_pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would not end when the next one comes: its client is told to come again."""
+    monkeypatch.setattr("wsfleet.centrifuge_endpoint.SINGLE_CONNECTION_TIMEOUT", 0.1)
+    one, _ = single_pair
+    monkeypatch.setattr(one.node.listeners, "commanded", lambda command: None)
+    url = one.url.replace("http", "ws") + "/connection/websocket"
+    async with connect(url, proxy=None) as raw:
+        await raw.send(json.dumps({"id": 1, "connect": {"token": token("42")}}))
+        error = json.loads(await raw.recv())["error"]
+        assert (error["code"], error["temporary"]) == (100, True)
 
 
 async def test_a_bad_token_is_final(pair: Pair) -> None:
     """A token that is not ours ends with 3500, and the SDK does not come back."""
-
-    class Noted(ClientEventHandler):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.codes: list[int] = []
-
-        async def on_disconnected(self, ctx: Any) -> None:
-            self.codes.append(ctx.code)
-
-    noted = Noted()
+    noted = Ends()
     client = Client(
         pair[0].url.replace("http", "ws") + "/connection/websocket",
         token=jwt.encode({"sub": "eve"}, "x" * 32, algorithm="HS256"),
@@ -450,6 +483,18 @@ async def test_bad_frames_end_with_the_protocols_code(pair: Pair, sent: str, cod
         assert json.loads(frames[-1])["push"]["disconnect"]["code"] == code
         assert raw.close_code == code
         assert raw.close_reason
+
+
+async def test_a_refused_subscription_leaves_nothing(pair: Pair) -> None:
+    """Who is refused when the history was read already was never there."""
+    one, two = pair
+    refused = {"channel": "news", "recover": True, "epoch": "x", "offset": 5, "flag": 2}
+    async with connect(one.url.replace("http", "ws") + "/connection/websocket", proxy=None) as raw:
+        await raw.send('{"id": 1, "connect": {}}')
+        await raw.recv()
+        await raw.send(json.dumps({"id": 2, "subscribe": refused}))
+        assert json.loads(await raw.recv())["error"]["code"] == 112
+        assert await two.node.broker.members("news") == {}
 
 
 async def test_redis_away(pair: Pair, redis_process: RedisServer) -> None:

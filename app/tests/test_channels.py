@@ -93,6 +93,12 @@ def test_the_length_of_a_name_is_in_bytes() -> None:
         found.find("a" * 256)
 
 
+def test_a_name_that_would_spread_its_keys_is_refused() -> None:
+    """In a Redis Cluster the keys of a channel must be on one primary."""
+    with pytest.raises(ChannelError, match="begins with }"):
+        Channels(ChannelConfig()).find("}room")
+
+
 def test_an_empty_name_is_refused() -> None:
     """Whatever the expression would say."""
     assert refusal(channels(without_namespace={"channel_regex": ".*"}), "") == 107

@@ -483,18 +483,6 @@ def test_personal_channels_need_their_namespace() -> None:
     parse(client(subscribe_to_user_personal_channel=personal | {"enabled": False}))
 
 
-def test_a_single_connection_needs_presence() -> None:
-    """It is how a node knows of the others."""
-    personal = {"enabled": True, "single_connection": True}
-    text = client(subscribe_to_user_personal_channel=personal)
-    assert "needs presence" in mistakes(text)[0]
-    parse(text + "channel: {without_namespace: {presence: true}}")
-    personal["personal_channel_namespace"] = "own"  # type: ignore[assignment]
-    text = client(subscribe_to_user_personal_channel=personal)
-    assert "needs presence" in mistakes(text + "channel: {namespaces: [{name: own}]}")[0]
-    parse(text + "channel: {namespaces: [{name: own, presence: true}]}")
-
-
 def test_a_configuration_does_not_change() -> None:
     """It is shared by all connections."""
     for model in sections(config.Config):

@@ -7,8 +7,8 @@ that is none (422) or has no key (401) gets another status.
 import asyncio
 import hmac
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from fnmatch import fnmatchcase
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -218,26 +218,29 @@ class Api:
         return {}
 
     async def channels(self, request: Channels) -> dict[str, Any]:
-        """Channels with subscribers, and on how many nodes they have some."""
-        found = await self._node.broker.channels()
+        """Channels with subscribers, and how many."""
+        counts = await self._node.surveys.ask(await self._node.registry.nodes(), request.pattern)
+        subscribers: Counter[str] = Counter()
+        for count in counts.values():
+            subscribers.update(count.subscribers)
         return {
-            "channels": {
-                name: {"num_nodes": nodes}
-                for name, nodes in sorted(found.items())
-                if fnmatchcase(name, request.pattern)
-            }
+            "channels": {name: {"num_clients": subscribers[name]} for name in sorted(subscribers)}
         }
 
     async def info(self, _: Nothing) -> dict[str, Any]:
         """The live nodes."""
         nodes = await self._node.registry.nodes()
+        counts = await self._node.surveys.ask(nodes)
         return {
             "nodes": [
                 {
                     "uid": name,
                     "name": name,
                     "version": described.get("version", ""),
-                    "num_clients": int(described.get("connections", 0)),
+                    "num_clients": counts[name].clients,
+                    "num_users": counts[name].users,
+                    "num_subs": counts[name].subscriptions,
+                    "num_channels": counts[name].channels,
                     "uptime": max(0, int(time.time() - float(described.get("started", 0)))),
                 }
                 for name, described in sorted(nodes.items())

@@ -12,7 +12,7 @@ from wsfleet import __version__
 from wsfleet.api import create_router
 from wsfleet.centrifuge_endpoint import Centrifuge
 from wsfleet.node import Node
-from wsfleet.plain_endpoint import plain_endpoint
+from wsfleet.plain_endpoint import Plain
 
 
 def create_app(node: Node) -> FastAPI:
@@ -26,12 +26,12 @@ def create_app(node: Node) -> FastAPI:
 
     app = FastAPI(title="wsfleet", version=__version__, lifespan=lifespan)
 
+    plain, centrifuge = Plain(node), Centrifuge(node)
+    app.include_router(create_router(node))
+
     @app.websocket("/ws")
     async def ws(websocket: WebSocket) -> None:
-        await plain_endpoint(node, websocket)
-
-    app.include_router(create_router(node))
-    centrifuge = Centrifuge(node)
+        await plain.endpoint(websocket)
 
     @app.websocket("/connection/websocket")
     async def connection_websocket(websocket: WebSocket) -> None:

@@ -9,25 +9,26 @@ it, and so does every channel that was quiet for a while.
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 from msgspec import DecodeError
-from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from wsfleet import keys, records
+from wsfleet.background import Background
 from wsfleet.config import ChannelOptions
+from wsfleet.listener import Listeners
 from wsfleet.records import Member, Record
 from wsfleet.store import Store, UnavailableError
 from wsfleet.stream import Entry, Reading, Stream
+from wsfleet.subscriber import Subscriber
 
 log = structlog.get_logger(__name__)
 
-PROBES_MISSED = 3
 ONCE_TTL = 300
 """Seconds in which a publication with the same idempotency key is taken for the same."""
 PRESENCE_TTL = 60
@@ -36,7 +37,8 @@ CHECK_AFTER = 25.0
 FOLLOW_TIMEOUT = 5.0
 LINGER = 1.0
 """Seconds that a channel without subscribers is still followed."""
-RECONNECT_PAUSE = 0.2
+FIELDS = 3
+"""Of an entry in the history's answer: offset, previous, record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,38 +69,26 @@ class Following:
         return Position(self.stream.offset, self.stream.epoch)
 
 
-class Listener:
-    """What the broker tells its owner."""
-
-    def published(self, channel: str, entry: Entry) -> None:
-        """Deliver the channel's next publication to its subscribers here."""
-
-    def member_changed(self, channel: str, joined: bool, member: Member) -> None:
-        """Tell the channel's subscribers here that somebody joined, or left."""
-
-    def lost(self, channel: str) -> None:
-        """Tell the channel's subscribers here that they missed something for good."""
-
-    def commanded(self, command: bytes) -> None:
-        """Carry out what an operator wants of every node."""
-
-
 class Broker:
-    """One pub/sub connection a process, shared by all channels."""
+    """The pub/sub connections are shared by all channels."""
 
-    def __init__(self, store: Store, node: str, listener: Listener, probe_interval: float) -> None:
+    def __init__(self, store: Store, node: str, listener: Listeners, probe_interval: float) -> None:
         self._store = store
-        self._control = keys.control(node)
         self._listener = listener
-        self._probe_interval = probe_interval
         self._following: dict[str, Following] = {}
-        self._pubsub: PubSub | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.subscribed = False
+        self._background = Background()
+        self._subscriber = Subscriber(store, node, probe_interval, self._confirmed, self._hear)
+        self._control = {keys.CONTROL, keys.control(node)}
+        self._subscriber.want(*self._control)
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether everything that is followed is heard."""
+        return self._subscriber.subscribed
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         """What must run in the background while the broker is used."""
-        return [self._stay_subscribed(), self._probe(), self._check_tops()]
+        return [self._subscriber.run(), self._check_tops()]
 
     # Publishing, history, presence: one function call each.
 
@@ -114,9 +104,11 @@ class Broker:
             UnavailableError: it is not known to have been kept: Redis is away, or no replica
                 confirmed. Publish again with the same idempotency key.
         """
+        replicated = options.durability == "replicated" and options.has_history
+        pair = [keys.stream(channel), keys.meta(channel)]
         offset, epoch = await self._store.function(
             "publish",
-            [keys.stream(channel), keys.meta(channel), keys.once(channel, idempotency_key)],
+            [*pair, keys.once(channel, idempotency_key)],
             keys.channel(channel),
             records.encode(record),
             options.history_size if options.has_history else 0,
@@ -124,8 +116,13 @@ class Broker:
             options.history_meta_ttl,
             _new_epoch(),
             ONCE_TTL if idempotency_key else 0,
-            replicated=options.durability == "replicated",
+            int(replicated),
+            replicated=replicated,
         )
+        if replicated and not await self._store.function(
+            "confirm", pair, keys.channel(channel), offset, epoch, options.history_size
+        ):
+            raise UnavailableError("the channel's history was lost in this moment")
         return Position(offset, epoch.decode())
 
     async def history(
@@ -151,7 +148,7 @@ class Broker:
             options.history_meta_ttl,
             _new_epoch(),
         )
-        entries = [Entry(*pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
+        entries = [Entry(*flat[i : i + FIELDS]) for i in range(0, len(flat), FIELDS)]
         return Reading(epoch.decode(), offset, entries)
 
     async def forget_history(self, channel: str) -> None:
@@ -198,33 +195,22 @@ class Broker:
             UnavailableError: Redis is away.
         """
         message = (b"j\n" if joined else b"l\n") + records.encode(member)
-        await self._store.call("PUBLISH", keys.channel(channel), message)
+        await self._store.call("SPUBLISH", keys.channel(channel), message)
 
-    async def command(self, command: bytes) -> None:
-        """Give a command to every node, this one among them.
-
-        Raises:
-            UnavailableError: Redis is away.
-        """
-        await self._store.call("PUBLISH", keys.CONTROL, command)
-
-    async def channels(self) -> dict[str, int]:
-        """All channels that somebody follows, with the number of nodes that do.
+    async def command(self, command: bytes, node: str = "") -> None:
+        """Give a command to one node, or to every node, this one among them.
 
         Raises:
             UnavailableError: Redis is away.
         """
-        prefix = keys.CHANNEL_PREFIX
-        names = await self._store.call("PUBSUB", "CHANNELS", f"{prefix}*")
-        flat = await self._store.call("PUBSUB", "NUMSUB", *names)
-        pairs = zip(flat[::2], flat[1::2], strict=True)
-        return {name.decode()[len(prefix) + 1 : -1]: count for name, count in pairs}
+        await self._store.call("SPUBLISH", keys.control(node) if node else keys.CONTROL, command)
 
     # Following.
 
     def keep(self, channel: str, options: ChannelOptions) -> None:
         """Follow a channel for as long as the process lives; call it before the loops run."""
         self._following[channel] = Following(channel, options, users=1)
+        self._subscriber.want(keys.channel(channel))
 
     async def follow(self, channel: str, options: ChannelOptions) -> Following:
         """Begin to hear a channel, or hear it for one more; `unfollow` is its counterpart.
@@ -235,8 +221,7 @@ class Broker:
         following = self._following.get(channel)
         if following is None:
             following = self._following[channel] = Following(channel, options)
-            if self._pubsub is not None and self.subscribed:
-                await self._send_subscribe(self._pubsub, channel)
+            await self._subscriber.subscribe(keys.channel(channel))
         following.users += 1
         try:
             async with asyncio.timeout(FOLLOW_TIMEOUT):
@@ -296,84 +281,26 @@ class Broker:
         if following.users or self._following.get(following.name) is not following:
             return
         del self._following[following.name]
-        if self._pubsub is not None and self.subscribed:
-            self._background(self._send_unsubscribe(self._pubsub, following.name))
+        self._background.start(self._unsubscribe(following.name))
 
-    async def resync(self) -> None:
-        """Read the streams of all channels: Redis is there again.
-
-        Raises:
-            UnavailableError: or not.
-        """
-        await asyncio.gather(*(self._read(following) for following in self._following.values()))
-
-    async def _send_subscribe(self, pubsub: PubSub, channel: str) -> None:
-        try:
-            await pubsub.subscribe(keys.channel(channel))
-        except (RedisError, OSError) as error:
-            # The connection's own loop finds out as well, and subscribes to all that is followed.
-            log.debug("subscribe failed", channel=channel, error=str(error))
-
-    async def _send_unsubscribe(self, pubsub: PubSub, channel: str) -> None:
+    async def _unsubscribe(self, channel: str) -> None:
         if channel not in self._following:  # nobody came back in the meantime
-            await pubsub.unsubscribe(keys.channel(channel))
+            await self._subscriber.unsubscribe(keys.channel(channel))
 
-    def _background(self, work: Awaitable[Any]) -> None:
-        async def run() -> None:
-            try:
-                await work
-            except (UnavailableError, RedisError, OSError) as error:
-                log.debug("put off", error=str(error))
+    # What is heard.
 
-        task = asyncio.create_task(run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    # The pub/sub connection.
-
-    async def _stay_subscribed(self) -> None:
-        while True:
-            try:
-                await self._listen()
-            except (RedisError, OSError, TimeoutError) as error:
-                if self.subscribed:
-                    log.warning("subscription lost", error=str(error) or type(error).__name__)
-            self.subscribed = False
-            self._pubsub = None
-            await asyncio.sleep(RECONNECT_PAUSE)
-
-    async def _listen(self) -> None:
-        silence = PROBES_MISSED * self._probe_interval
-        async with self._store.redis.pubsub() as pubsub:
-            await pubsub.subscribe(self._control, keys.CONTROL)
-            sent: set[str] = set()
-            while missing := self._following.keys() - sent:  # some may come while we wait
-                await pubsub.subscribe(*(keys.channel(name) for name in missing))
-                sent |= missing
-            self._pubsub = pubsub
-            self.subscribed = True
-            heard_at = time.monotonic()
-            while time.monotonic() - heard_at < silence:
-                message = await pubsub.get_message(timeout=self._probe_interval)
-                if message is not None:
-                    heard_at = time.monotonic()
-                    self._hear(message["type"], message["channel"].decode(), message["data"])
-        raise TimeoutError(f"no answer to {PROBES_MISSED} probes")
-
-    def _hear(self, kind: str, redis_channel: str, data: Any) -> None:
-        if redis_channel == keys.CONTROL:
-            if kind == "message":
-                self._listener.commanded(data)
-            return
-        if redis_channel == self._control:
-            return
-        following = self._following.get(redis_channel[len(keys.CHANNEL_PREFIX) + 1 : -1])
-        if following is None:
-            return
-        if kind == "subscribe":
+    def _confirmed(self, redis_channel: str) -> None:
+        following = self._following.get(keys.channel_name(redis_channel))
+        if following is not None:
             # From now on every publication is heard: whatever came before is in the stream.
-            self._background(self._read(following))
-        elif kind == "message":
+            self._background.start(self._read(following))
+
+    def _hear(self, redis_channel: str, data: bytes) -> None:
+        if redis_channel in self._control:
+            self._listener.commanded(data)
+            return
+        following = self._following.get(keys.channel_name(redis_channel))
+        if following is not None:
             self._receive(following, data)
 
     def _receive(self, following: Following, envelope: bytes) -> None:
@@ -384,8 +311,8 @@ class Broker:
                 member = records.decode_member(payload)
                 self._listener.member_changed(following.name, head == b"j", member)
                 return
-            _, offset, epoch = head.split(b" ", 2)
-            entry = Entry(int(offset), payload)
+            _, offset, previous, epoch = head.split(b" ", 3)
+            entry = Entry(int(offset), int(previous), payload)
         except (ValueError, DecodeError) as error:  # of a newer node, or not of a node
             log.warning("message not understood", channel=following.name, error=str(error))
             return
@@ -396,7 +323,7 @@ class Broker:
         self._deliver(following, following.stream.receive(epoch.decode(), entry))
         if following.stream.behind and not was_behind:
             log.info("gap", channel=following.name, offset=following.stream.offset, heard=offset)
-            self._background(self._read(following))
+            self._background.start(self._read(following))
 
     def _deliver(self, following: Following, entries: list[Entry]) -> None:
         for entry in entries:
@@ -427,18 +354,6 @@ class Broker:
                         break
             following.heard_at = time.monotonic()
             following.confirmed.set()
-
-    async def _probe(self) -> None:
-        """Every interval, send a message to the node itself: silence would look like no traffic.
-
-        A connection can be dead without an error (its peer frozen, or cut off by a firewall).
-        """
-        while True:
-            await asyncio.sleep(self._probe_interval)
-            try:
-                await self._store.call("PUBLISH", self._control, b"probe")
-            except (UnavailableError, RedisError) as error:
-                log.debug("probe failed", error=str(error))
 
     async def _check_tops(self) -> None:
         """Look at the streams of channels that were quiet, in case pub/sub lost their last word."""

@@ -10,10 +10,8 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import structlog
-from msgspec import DecodeError
 from redis.exceptions import RedisError
 from starlette.websockets import WebSocket
 
@@ -25,6 +23,7 @@ from wsfleet.auth import (
     TokenMismatchError,
     origin_allowed,
 )
+from wsfleet.background import Background
 from wsfleet.broker import Following, Position
 from wsfleet.channels import (
     Channel,
@@ -39,6 +38,7 @@ from wsfleet.config import ChannelOptions
 from wsfleet.connection import Close, Closes, Connection
 from wsfleet.endpoints import serve
 from wsfleet.frames import frame
+from wsfleet.listener import Census, Listener
 from wsfleet.node import Node
 from wsfleet.protocol.centrifuge.codec import Codec, ProtocolError
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode, UnsubscribeCode
@@ -89,6 +89,8 @@ CLOSES = Closes(
     slow=Close(DisconnectCode.SLOW.code, DisconnectCode.SLOW.reason),
 )
 PRESENCE_CHUNK = 500
+SINGLE_CONNECTION_TIMEOUT = 5.0
+"""Seconds in which a node must hear its own word that a connection is its user's only one."""
 LONGEST_TTL = 365 * 86_400
 
 
@@ -120,7 +122,6 @@ class Subscription:
     following: Following
     server_side: bool
     expire_at: int = 0
-    timer: asyncio.TimerHandle | None = None
 
     @property
     def positioned(self) -> bool:
@@ -150,8 +151,8 @@ def _publication(entry: Entry, record: Record) -> Publication:
     )
 
 
-class Centrifuge:
-    """All clients of the protocol on this node; the node's `Speaker` for them."""
+class Centrifuge(Listener):
+    """All clients of the protocol on this node."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -159,8 +160,9 @@ class Centrifuge:
         codecs: list[Codec] = [JSONCodec(max_channel=limit), ProtobufCodec(max_channel=limit)]
         self.codecs = {codec.name: codec for codec in codecs}
         self.clients: dict[str, CentrifugeClient] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        node.speakers.append(self)
+        self._users: dict[str, set[CentrifugeClient]] = {}
+        self.background = Background()
+        node.listeners.add(self)
         node.background.append(self.refresh_presence)
 
     async def endpoint(self, websocket: WebSocket) -> None:
@@ -188,16 +190,17 @@ class Centrifuge:
             outbox_limit=config.queue_max_size,
         )
 
-    def background(self, work: Any) -> None:
-        """Run something that nobody waits for; Redis being away is no reason to complain."""
+    def add(self, client: "CentrifugeClient") -> None:
+        """Count a client in: it is known who its user is."""
+        self.clients[client.id] = client
+        self._users.setdefault(client.user, set()).add(client)
 
-        async def run() -> None:
-            with contextlib.suppress(UnavailableError):
-                await work
-
-        task = asyncio.create_task(run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def remove(self, client: "CentrifugeClient") -> None:
+        """Count a client out, if it was counted in."""
+        if self.clients.pop(client.id, None) is not None:
+            self._users[client.user].discard(client)
+            if not self._users[client.user]:
+                del self._users[client.user]
 
     def published(self, channel: str, entry: Entry, record: Record) -> None:
         """Encode once for each encoding; those whose encoding cannot carry it are disconnected."""
@@ -232,16 +235,26 @@ class Centrifuge:
             if subscription is not None and subscription.positioned:
                 client.insufficient_state(subscription)
 
-    def commanded(self, command: bytes) -> None:
-        """Carry out a command of the server API for the clients that it is about."""
-        try:
-            wanted = commands.decode(command)
-        except DecodeError as error:  # of a newer node
-            log.warning("command not understood", error=str(error))
-            return
-        for client in list(self.clients.values()):
-            if client.connected and wanted.concerns(client.user, client.id):
-                self.background(client.command(wanted))
+    def commanded(self, command: commands.Message) -> None:
+        """Carry out what is wanted of the connections of a user."""
+        match command:
+            case commands.Command():
+                for client in self._connections_of(command.user):
+                    if command.concerns(client.user, client.id):
+                        self.background.start(client.command(command))
+            case commands.SingleConnection():
+                for client in self._connections_of(command.user):
+                    client.only_one_stays(command.client)
+
+    def _connections_of(self, user: str) -> list["CentrifugeClient"]:
+        return list(self._users.get(user, ()))
+
+    def count(self, census: Census) -> None:
+        """Count those who are connected, their users and their subscriptions."""
+        census.clients += len(self.clients)
+        census.users |= self._users.keys()
+        for client in self.clients.values():
+            census.subscribers.update(client.subscriptions.keys())
 
     async def refresh_presence(self) -> None:
         """Say again and again who is still there; entries of a dead node expire."""
@@ -275,6 +288,8 @@ class CentrifugeClient:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._ping_outstanding = False
         self._unusable = False
+        self._gone = False
+        self._others_ended = asyncio.Event()
         self._joining: set[str] = set()
         self.codec = codec
         self.id = connection.client_id
@@ -318,9 +333,10 @@ class CentrifugeClient:
 
     async def left(self) -> None:
         """Leave all channels; the connection is gone."""
+        self._gone = True
         for timer in self._timers.values():
             timer.cancel()
-        self._hub.clients.pop(self.id, None)
+        self._hub.remove(self)
         for subscription in list(self.subscriptions.values()):
             with contextlib.suppress(UnavailableError, RedisError):
                 await self._leave(subscription)
@@ -390,7 +406,7 @@ class CentrifugeClient:
         if request.token and not self.user and self._config.disallow_anonymous_connection_tokens:
             raise DisconnectedError(DisconnectCode.PERMISSION_DENIED)
         self.connected = True
-        self._hub.clients[self.id] = self
+        self._hub.add(self)
         self._connection.cork()
         try:
             subs, joined = await self._join_server_side(request, grants)
@@ -429,7 +445,35 @@ class CentrifugeClient:
             async with self._join(channel, options, wanted, grant, server_side=True) as outcome:
                 subs[channel.name], subscription = outcome
             joined.append(subscription)
+        personal = self._config.subscribe_to_user_personal_channel
+        if personal.enabled and personal.single_connection and self.user:
+            await self._end_others()
         return subs, joined
+
+    async def _end_others(self) -> None:
+        """Let no other connection of the user stay, on any node.
+
+        All nodes hear of all connections in the same order: of two that come at once the earlier
+        one goes when it hears of the later one, which does not go for the earlier one, because it
+        has not heard of itself yet.
+
+        Raises:
+            UnavailableError: the nodes cannot hear of it.
+        """
+        only_this = commands.SingleConnection(self.user, self.id)
+        await self._node.broker.command(commands.encode(only_this))
+        try:
+            async with asyncio.timeout(SINGLE_CONNECTION_TIMEOUT):
+                await self._others_ended.wait()
+        except TimeoutError:
+            raise UnavailableError("the nodes do not hear of the connection") from None
+
+    def only_one_stays(self, client: str) -> None:
+        """Hear that of the user's connections only one stays."""
+        if client == self.id:
+            self._others_ended.set()
+        elif self._others_ended.is_set():
+            self.disconnect(DisconnectCode.CONNECTION_LIMIT)
 
     def _server_side(
         self, request: ConnectRequest, grants: dict[str, Grant]
@@ -543,6 +587,9 @@ class CentrifugeClient:
         except BaseException:
             if following is not None and channel.name not in self.subscriptions:
                 broker.unfollow(following)
+                if options.presence:
+                    with contextlib.suppress(UnavailableError, RedisError):
+                        await broker.leave(channel.name, self.id)
             raise
         finally:
             self._joining.discard(channel.name)
@@ -554,6 +601,8 @@ class CentrifugeClient:
         reading: Reading | None,
         position: Position,
     ) -> SubscribeResult:
+        if self._gone:  # while the server's API subscribed it
+            raise DisconnectedError(DisconnectCode.CONNECTION_CLOSED)
         result = SubscribeResult(
             expires=subscription.expire_at > 0,
             ttl=_ttl(subscription.expire_at),
@@ -689,33 +738,40 @@ class CentrifugeClient:
         if subscription.server_side:
             self.disconnect(DisconnectCode.INSUFFICIENT_STATE)
         else:
-            self._hub.background(
+            self._hub.background.start(
                 self._unsubscribed(subscription, UnsubscribeCode.INSUFFICIENT_STATE)
             )
 
     async def command(self, wanted: commands.Command) -> None:
         """Carry out a command of the server's API."""
-        if wanted.do == "disconnect":
-            self.close(Disconnect(wanted.code, wanted.reason))
-        elif wanted.do == "unsubscribe":
-            names = [wanted.channel] if wanted.channel else list(self.subscriptions)
-            for name in names:
-                if (subscription := self.subscriptions.get(name)) is not None:
-                    await self._unsubscribed(subscription, UnsubscribeCode.SERVER)
-        elif wanted.channel not in self.subscriptions and wanted.channel not in self._joining:
-            channel = self._node.channels.find(wanted.channel)
-            request = SubscribeRequest(
-                channel.name, recover=wanted.recover, epoch=wanted.epoch, offset=wanted.offset
-            )
-            async with self._join(channel, channel.options, request, Grant(), server_side=True) as (
-                result,
-                subscription,
-            ):
-                event = Subscribe(
-                    result.recoverable, result.epoch, result.offset, result.positioned
-                )
-                self._reply(Reply(push=Push(event, channel.name)))
-            await self._tell_joined(subscription)
+        match wanted.do:
+            case "disconnect":
+                self.close(Disconnect(wanted.code, wanted.reason))
+            case "unsubscribe":
+                names = [wanted.channel] if wanted.channel else list(self.subscriptions)
+                for name in names:
+                    if (subscription := self.subscriptions.get(name)) is not None:
+                        await self._unsubscribed(subscription, UnsubscribeCode.SERVER)
+            case "subscribe":
+                try:
+                    await self._subscribe_server_side(wanted)
+                except (ChannelError, DisconnectedError) as error:
+                    log.info("not subscribed", client_id=self.id, error=str(error))
+
+    async def _subscribe_server_side(self, wanted: commands.Command) -> None:
+        if wanted.channel in self.subscriptions or wanted.channel in self._joining:
+            return
+        channel = self._node.channels.find(wanted.channel)
+        request = SubscribeRequest(
+            channel.name, recover=wanted.recover, epoch=wanted.epoch, offset=wanted.offset
+        )
+        async with self._join(channel, channel.options, request, Grant(), server_side=True) as (
+            result,
+            subscription,
+        ):
+            event = Subscribe(result.recoverable, result.epoch, result.offset, result.positioned)
+            self._reply(Reply(push=Push(event, channel.name)))
+        await self._tell_joined(subscription)
 
     async def _unsubscribed(self, subscription: Subscription, code: UnsubscribeCode) -> None:
         self._reply(Reply(push=Push(code.push, subscription.channel.name)))
@@ -776,7 +832,7 @@ class CentrifugeClient:
         if subscription.server_side:
             self.disconnect(DisconnectCode.SUB_EXPIRED)
         else:
-            self._hub.background(self._unsubscribed(subscription, UnsubscribeCode.EXPIRED))
+            self._hub.background.start(self._unsubscribed(subscription, UnsubscribeCode.EXPIRED))
 
 
 def _ttl(expire_at: int) -> int:

@@ -82,6 +82,8 @@ class Channels:
         config = self._config
         if not name:
             raise ChannelError(ErrorCode.BAD_REQUEST, "channel name is empty")
+        if name.startswith("}"):  # its keys would have no hash tag in common
+            raise ChannelError(ErrorCode.BAD_REQUEST, "channel name begins with }")
         try:
             size = len(name.encode())
         except UnicodeEncodeError:  # half a surrogate pair

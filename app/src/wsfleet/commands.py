@@ -1,11 +1,11 @@
-"""What an operator wants done on whichever node it applies to, as it travels between the nodes."""
+"""What is wanted of whichever node it applies to, as it travels between the nodes."""
 
 from typing import Literal
 
 import msgspec
 
 
-class Command(msgspec.Struct, frozen=True):
+class Command(msgspec.Struct, frozen=True, tag=True):
     """Subscribe, unsubscribe or disconnect the connections of a user.
 
     `client` narrows it to one connection, `keep` spares some. `code` and `reason` are those of a
@@ -32,16 +32,49 @@ class Command(msgspec.Struct, frozen=True):
         )
 
 
+class SingleConnection(msgspec.Struct, frozen=True, tag=True):
+    """Of a user's connections let only `client` stay."""
+
+    user: str
+    client: str
+
+
+class Survey(msgspec.Struct, frozen=True, tag=True):
+    """Ask every node for its `Count`, which goes to `asker`; `pattern` says which channels."""
+
+    id: str
+    asker: str
+    pattern: str = ""
+
+
+class Count(msgspec.Struct, frozen=True, tag=True):
+    """A node's answer to a survey: numbers, and the subscribers of the channels asked for."""
+
+    survey: str
+    node: str
+    clients: int
+    users: int
+    subscriptions: int
+    channels: int
+    subscribers: dict[str, int]
+
+
+Message = Command | SingleConnection | Survey | Count
+
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Command)
-
-encode = _encoder.encode
+_decoder = msgspec.msgpack.Decoder(Message)
 
 
-def decode(data: bytes) -> Command:
-    """Read a command.
+def encode(message: Message) -> bytes:
+    """Write a message."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes) -> Message:
+    """Read a message.
 
     Raises:
         msgspec.DecodeError: it is none.
     """
-    return _decoder.decode(data)
+    message: Message = _decoder.decode(data)
+    return message

@@ -354,7 +354,10 @@ class PersonalChannel(Section):
     personal_channel_namespace: str = ""
     """The namespace of those channels. Empty: none."""
     single_connection: bool = False
-    """A user's new connection ends the older ones; needs `presence` for those channels."""
+    """A user's new connection ends the others, on every node, with code 3504, which is final for
+    SDKs. Of several that come at once the last one stays.
+
+    Unlike Centrifugo, does not need `presence`."""
 
 
 class ClientConfig(Section):
@@ -444,16 +447,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _personal_channels_exist(self) -> Self:
         personal = self.client.subscribe_to_user_personal_channel
-        if not personal.enabled:
-            return self
-        where = "client.subscribe_to_user_personal_channel"
         name = personal.personal_channel_namespace
-        namespaces = {namespace.name: namespace for namespace in self.channel.namespaces}
-        options = namespaces.get(name) if name else self.channel.without_namespace
-        if options is None:
-            raise ValueError(f"{where}.personal_channel_namespace: there is no namespace {name!r}")
-        if personal.single_connection and not options.presence:
-            raise ValueError(f"{where}.single_connection needs presence for those channels")
+        if personal.enabled and name and name not in {n.name for n in self.channel.namespaces}:
+            where = "client.subscribe_to_user_personal_channel.personal_channel_namespace"
+            raise ValueError(f"{where}: there is no namespace {name!r}")
         return self
 
 

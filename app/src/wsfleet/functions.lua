@@ -6,38 +6,33 @@ local function now()
   return tonumber(t[1]) + tonumber(t[2]) / 1000000
 end
 
--- claim(connection:ID, state:ID; NODE, DEAD): the name ID belongs to NODE, if it is free, NODE's
--- already, or held by the node DEAD. Returns the holder: NODE if the claim holds.
+-- claim(connection:ID; NODE, DEAD): the name ID belongs to NODE, if it is free, NODE's already, or
+-- held by the node DEAD. Returns the holder: NODE if the claim holds.
 local function claim(keys, args)
   local holder = redis.call('GET', keys[1])
   if holder and holder ~= args[1] and holder ~= args[2] then
     return holder
   end
   redis.call('SET', keys[1], args[1])
-  redis.call('PERSIST', keys[2])
   return args[1]
 end
 
--- release(connection:ID, state:ID; NODE, WINDOW): NODE lets the name ID go; the state stays for
--- WINDOW seconds. Returns 1, or 0 if the name is another node's by now.
+-- release(connection:ID; NODE): NODE lets the name ID go. Returns 1, or 0 if the name is another
+-- node's by now.
 local function release(keys, args)
   if redis.call('GET', keys[1]) ~= args[1] then
     return 0
   end
-  redis.call('DEL', keys[1])
-  redis.call('EXPIRE', keys[2], args[2])
-  return 1
+  return redis.call('DEL', keys[1])
 end
 
--- heartbeat(wsfleet:nodes, wsfleet:node:NAME; NAME, DEAD_AFTER, field, value, ...): a sign of life.
--- Returns {known, stale}: whether NAME was in the registry already, and the names that went silent.
+-- heartbeat(wsfleet:nodes; NAME, DEAD_AFTER): a sign of life. Returns {known, stale}: whether NAME
+-- was in the registry already, and the names that went silent.
 local function heartbeat(keys, args)
-  local name, dead_after, time = args[1], tonumber(args[2]), now()
+  local name, time = args[1], now()
   local known = redis.call('ZSCORE', keys[1], name) and 1 or 0
   redis.call('ZADD', keys[1], string.format('%.3f', time), name)
-  redis.call('HSET', keys[2], unpack(args, 3))
-  redis.call('EXPIRE', keys[2], math.ceil(dead_after))
-  local limit = string.format('(%.3f', time - dead_after)
+  local limit = string.format('(%.3f', time - tonumber(args[2]))
   return {
     known,
     redis.call('ZRANGEBYSCORE', keys[1], '-inf', limit),
@@ -60,24 +55,69 @@ local function forget(keys, args)
   return redis.call('ZREM', keys[1], args[1])
 end
 
--- The epoch and the top offset of a stream. A stream without an epoch is new, or was lost: what is
--- left of it goes, and it begins again at 0 in the epoch NEW_EPOCH.
-local function position(stream, meta, new_epoch, meta_ttl)
-  local found = redis.call('HMGET', meta, 'epoch', 'offset')
-  if found[1] then
-    return found[1], tonumber(found[2])
-  end
-  redis.call('DEL', stream)
-  redis.call('HSET', meta, 'epoch', new_epoch, 'offset', 0)
-  redis.call('EXPIRE', meta, meta_ttl)
-  return new_epoch, 0
+-- Which life of which server writes: another one after each restart and each failover.
+local life
+local function this_life()
+  life = life
+    or redis.call('INFO', 'server'):match('run_id:(%w+)')
+      .. redis.call('INFO', 'replication'):match('master_replid:(%w+)')
+  return life
 end
 
--- publish(stream, meta, idempotency; CHANNEL, RECORD, SIZE, TTL, META_TTL, NEW_EPOCH, ONCE_TTL): give
--- RECORD the next offset of its stream, keep it there, and send it to the subscribers. With ONCE_TTL
--- above 0, a second publication under the same idempotency key within that many seconds is none: it
--- gets the position of the first. SIZE 0 is a channel without history: offset 0, nothing kept.
--- Returns {offset, epoch}.
+-- Offsets that are left out after a restart or a failover. The server before may have given, and
+-- sent, offsets that this one knows nothing of; given twice, the second would pass for a duplicate.
+local LEAP = 1000000
+
+-- Publications that may be held beyond the size of the history, so that none of a burst is trimmed
+-- before it was sent.
+local HELD = 1000
+
+-- What is known of a stream: its `epoch`, its top `offset`, the `life` that wrote last, and, where
+-- publications are held until they are replicated, the offset up to which they were `sent`. A stream
+-- without an epoch is new, or was lost: what is left of it goes, and it begins again at 0.
+local function position(stream, meta, new_epoch, meta_ttl)
+  local found = redis.call('HMGET', meta, 'epoch', 'offset', 'life', 'sent')
+  if found[1] then
+    return {
+      epoch = found[1],
+      offset = tonumber(found[2]),
+      life = found[3],
+      sent = tonumber(found[4]),
+    }
+  end
+  redis.call('DEL', stream)
+  redis.call('HSET', meta, 'epoch', new_epoch, 'offset', 0, 'life', this_life())
+  redis.call('EXPIRE', meta, meta_ttl)
+  return { epoch = new_epoch, offset = 0, life = this_life() }
+end
+
+-- Send one publication. `previous` is the offset before it in the stream.
+local function send(channel, offset, previous, epoch, record)
+  redis.call('SPUBLISH', channel, table.concat({ 'p', offset, previous, epoch }, ' ') .. '\n' .. record)
+end
+
+-- An entry of the stream: its offset, the one before it, its record.
+local function entry_of(found)
+  local offset, fields = tonumber(found[1]:match('^%d+')), found[2]
+  return offset, tonumber(fields[4] or offset - 1), fields[2]
+end
+
+-- Send what was held, up to an offset.
+local function send_held(stream, channel, at, offset)
+  if at.sent < offset then
+    local held = redis.call('XRANGE', stream, (at.sent + 1) .. '-0', offset .. '-0')
+    for _, found in ipairs(held) do
+      local number, previous, record = entry_of(found)
+      send(channel, number, previous, at.epoch, record)
+    end
+  end
+end
+
+-- publish(stream, meta, idempotency; CHANNEL, RECORD, SIZE, TTL, META_TTL, NEW_EPOCH, ONCE_TTL, HOLD):
+-- give RECORD the next offset of its stream, keep it there, and send it to the subscribers, or, if
+-- HOLD is 1, leave that to `confirm`. With ONCE_TTL above 0, a second publication under the same
+-- idempotency key within that many seconds is none: it gets the position of the first. SIZE 0 is a
+-- channel without history: offset 0, nothing kept. Returns {offset, epoch}.
 local function publish(keys, args)
   local channel, record, size, once_ttl = args[1], args[2], tonumber(args[3]), tonumber(args[7])
   if once_ttl > 0 then
@@ -87,42 +127,84 @@ local function publish(keys, args)
       return { tonumber(offset), epoch }
     end
   end
-  local epoch, offset = '', 0
+  local offset, epoch = 0, ''
   if size > 0 then
-    epoch = position(keys[1], keys[2], args[6], args[5])
-    offset = redis.call('HINCRBY', keys[2], 'offset', 1)
-    redis.call('XADD', keys[1], 'MAXLEN', size, offset .. '-0', 'r', record)
+    local at = position(keys[1], keys[2], args[6], args[5])
+    local previous, hold = at.offset, args[8] == '1'
+    local length = hold and size + HELD or size
+    offset, epoch = previous + 1, at.epoch
+    if at.life == this_life() then
+      redis.call('XADD', keys[1], 'MAXLEN', length, offset .. '-0', 'r', record)
+      redis.call('HSET', keys[2], 'offset', offset)
+    else
+      offset = previous + LEAP
+      redis.call('XADD', keys[1], 'MAXLEN', length, offset .. '-0', 'r', record, 'p', previous)
+      redis.call('HSET', keys[2], 'offset', offset, 'life', this_life())
+    end
     redis.call('EXPIRE', keys[1], args[4])
     redis.call('EXPIRE', keys[2], args[5])
+    if hold then
+      if not at.sent then
+        redis.call('HSET', keys[2], 'sent', previous)
+      end
+    else
+      if at.sent then -- it was a channel that holds, and is none any more
+        send_held(keys[1], channel, at, previous)
+        redis.call('HDEL', keys[2], 'sent')
+      end
+      send(channel, offset, previous, epoch, record)
+    end
+  else
+    send(channel, 0, 0, '', record)
   end
-  redis.call('PUBLISH', channel, 'p ' .. offset .. ' ' .. epoch .. '\n' .. record)
   if once_ttl > 0 then
     redis.call('SET', keys[3], offset .. ' ' .. epoch, 'EX', once_ttl)
   end
   return { offset, epoch }
 end
 
+-- confirm(stream, meta; CHANNEL, OFFSET, EPOCH, SIZE): everything up to OFFSET is on a replica: send
+-- what was held until then, in order. Returns 1, or 0 if the stream is another by now.
+local function confirm(keys, args)
+  local offset = tonumber(args[2])
+  local found = redis.call('HMGET', keys[2], 'epoch', 'sent', 'offset')
+  if found[1] ~= args[3] then
+    return 0
+  end
+  local sent = tonumber(found[2])
+  if sent and sent < offset then
+    send_held(keys[1], args[1], { epoch = found[1], sent = sent }, offset)
+    redis.call('HSET', keys[2], 'sent', offset)
+    redis.call('XTRIM', keys[1], 'MAXLEN', tonumber(args[4]) + tonumber(found[3]) - offset)
+  end
+  return 1
+end
+
 -- history(stream, meta; SINCE, LIMIT, REVERSE, META_TTL, NEW_EPOCH): at most LIMIT records after offset
--- SINCE, or in reverse before it (0: from the newest). Returns {offset, epoch, {offset, record, ...}},
--- the first two being the stream's top.
+-- SINCE, or in reverse before it (0: from the newest); what is held is not there yet. Returns
+-- {offset, epoch, {offset, previous, record, ...}}, the first two being the stream's top.
 local function history(keys, args)
   local since, limit = tonumber(args[1]), tonumber(args[2])
-  local epoch, top = position(keys[1], keys[2], args[5], args[4])
+  local at = position(keys[1], keys[2], args[5], args[4])
+  local top = at.sent or at.offset
   local flat = {}
   if limit > 0 then
     local entries
     if args[3] == '1' then
-      local newest = since > 0 and (since - 1) .. '-0' or '+'
-      entries = since == 1 and {} or redis.call('XREVRANGE', keys[1], newest, '-', 'COUNT', limit)
+      local newest = since > 0 and math.min(since - 1, top) or top
+      entries = newest < 1 and {} or redis.call('XREVRANGE', keys[1], newest .. '-0', '-', 'COUNT', limit)
     else
-      entries = redis.call('XRANGE', keys[1], (since + 1) .. '-0', '+', 'COUNT', limit)
+      entries = since >= top and {}
+        or redis.call('XRANGE', keys[1], (since + 1) .. '-0', top .. '-0', 'COUNT', limit)
     end
-    for _, entry in ipairs(entries) do
-      flat[#flat + 1] = tonumber(entry[1]:match('^%d+'))
-      flat[#flat + 1] = entry[2][2]
+    for _, found in ipairs(entries) do
+      local offset, previous, record = entry_of(found)
+      flat[#flat + 1] = offset
+      flat[#flat + 1] = previous
+      flat[#flat + 1] = record
     end
   end
-  return { top, epoch, flat }
+  return { top, at.epoch, flat }
 end
 
 -- join(presence, expiry; CLIENT, INFO, TTL, META_TTL): CLIENT is in the channel for TTL seconds.
@@ -151,6 +233,7 @@ local function members(keys)
 end
 
 redis.register_function('wsfleet_publish_@D@', publish)
+redis.register_function('wsfleet_confirm_@D@', confirm)
 redis.register_function('wsfleet_history_@D@', history)
 redis.register_function('wsfleet_join_@D@', join)
 redis.register_function('wsfleet_leave_@D@', leave)

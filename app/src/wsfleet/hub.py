@@ -42,6 +42,10 @@ class Hub:
         """Whether anybody on this process hears `channel`."""
         return channel in self._channels
 
+    def count(self, channel: str) -> int:
+        """How many on this process hear `channel`."""
+        return len(self._channels.get(channel, ()))
+
     def subscribe(self, connection: Connection, channel: str) -> None:
         """Let `connection` hear `channel` from the next publication on, but nothing pending."""
         if channel in self._pending:

@@ -1,7 +1,7 @@
 """The names of everything that the cluster keeps in Redis.
 
 The keys of one channel share a hash tag, `{...}`, so that in a Redis Cluster one function may use
-them all.
+them all. Pub/sub is the sharded one: a channel is where its keys are.
 """
 
 NODES = "wsfleet:nodes"
@@ -41,12 +41,24 @@ def control(name: str) -> str:
     return f"wsfleet:control:{name}"
 
 
-CHANNEL_PREFIX = "wsfleet:channel:"
+def probe(name: str, tag: int) -> str:
+    """Pub/sub channel on which a node hears itself; the tag chooses the primary."""
+    return f"wsfleet:probe:{{{tag}}}:{name}"
+
+
+_CHANNEL = "wsfleet:channel:{"
 
 
 def channel(name: str) -> str:
     """Pub/sub channel that carries what happens in one of our channels."""
-    return f"{CHANNEL_PREFIX}{{{name}}}"
+    return f"{_CHANNEL}{name}}}"
+
+
+def channel_name(redis_channel: str) -> str:
+    """The channel that a pub/sub channel carries; empty for one that is not `channel`'s."""
+    if not redis_channel.startswith(_CHANNEL):
+        return ""
+    return redis_channel.removeprefix(_CHANNEL).removesuffix("}")
 
 
 def stream(name: str) -> str:

@@ -4,79 +4,34 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
-from msgspec import DecodeError
 
-from wsfleet import __version__, records
+from wsfleet import __version__
 from wsfleet import config as configuration
 from wsfleet.auth import verifiers
-from wsfleet.broker import Broker, Listener
+from wsfleet.broker import Broker
 from wsfleet.channels import Channels
 from wsfleet.connection import NORMAL, Connection
 from wsfleet.drain import Drain, State
 from wsfleet.health import Sampler
 from wsfleet.hub import Hub
+from wsfleet.listener import Listeners
 from wsfleet.metrics import Metrics
+from wsfleet.primary import DIGEST
 from wsfleet.protocol import plain
-from wsfleet.records import Member
 from wsfleet.registry import Registry
 from wsfleet.sessions import Sessions
 from wsfleet.settings import Settings
 from wsfleet.store import Store, UnavailableError
-from wsfleet.stream import Entry
+from wsfleet.survey import Surveys
+from wsfleet.tasks import end
 
 log = structlog.get_logger(__name__)
 
 
-class Speaker(Protocol):
-    """A protocol's part of what happens in channels: it makes the frames, the hub sends them."""
-
-    def published(self, channel: str, entry: Entry, record: records.Record) -> None:
-        """Deliver a publication to those of its clients who hear the channel."""
-
-    def member_changed(self, channel: str, joined: bool, member: Member) -> None:
-        """Tell those of its clients who want to know that somebody joined or left."""
-
-    def lost(self, channel: str) -> None:
-        """Tell its clients that publications are lost to them."""
-
-    def commanded(self, command: bytes) -> None:
-        """Carry out an operator's command."""
-
-
-def plain_topic(channel: str) -> str:
-    """The hub's name for those who hear a channel in the plain protocol."""
-    return f"plain {channel}"
-
-
-class PlainSpeaker:
-    """The plain protocol knows publications alone: whoever was away has missed them."""
-
-    def __init__(self, node: "Node") -> None:
-        self._node = node
-
-    def published(self, channel: str, entry: Entry, record: records.Record) -> None:
-        """Deliver to all but the sender."""
-        topic = plain_topic(channel)
-        if self._node.hub.has(topic):
-            own = record.node == self._node.settings.name
-            self._node.hub.publish(
-                topic, plain.broadcast(record), exclude=record.number if own else None
-            )
-
-    def member_changed(self, channel: str, joined: bool, member: Member) -> None:
-        """Say nothing: the protocol has no word for it."""
-
-    def lost(self, channel: str) -> None:
-        """Say nothing: the protocol has no word for it."""
-
-    def commanded(self, command: bytes) -> None:
-        """Do nothing: no command is about its clients."""
-
-
-class Node(Listener):
+class Node:
     """Everything that lives as long as the process; made before the first connection.
 
     Raises:
@@ -97,11 +52,12 @@ class Node(Listener):
         self.drain = Drain(self.hub, settings, on_change=self.registry.hurry)
         self.registry.on_wanted = self.drain.obey
         self.sessions = Sessions(self.store, self.registry, settings.name, settings.resume_window)
+        self.listeners = Listeners()
         self.broker = Broker(
-            self.store, settings.name, self, probe_interval=settings.heartbeat_interval
+            self.store, settings.name, self.listeners, probe_interval=settings.heartbeat_interval
         )
+        self.surveys = Surveys(self.broker, settings.name, self.listeners)
         self.broker.keep(plain.CHANNEL, self.channels.find(plain.CHANNEL).options)
-        self.speakers: list[Speaker] = [PlainSpeaker(self)]
         self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.metrics.watch(
             connections=lambda: len(self.hub),
@@ -129,13 +85,7 @@ class Node(Listener):
             await self.registry.leave()
         except UnavailableError:
             log.warning("left without saying so: redis is away, the others will reap")
-        running = set(self._tasks)
-        while running:
-            # Once is not enough: asyncio.wait_for of Python 3.11 can swallow a cancellation that
-            # comes in the moment of its time-out, and redis-py uses it.
-            for task in running:
-                task.cancel()
-            _, running = await asyncio.wait(running, timeout=1.0)
+        await end(self._tasks)
         await self.store.close()
 
     def not_ready_reason(self) -> str | None:
@@ -206,38 +156,15 @@ class Node(Listener):
             "url": self.settings.url,
             "version": __version__,
             "started": f"{self.started_at:.3f}",
+            "functions": DIGEST,
             "state": self.not_ready_reason() or "ready",
         }
-
-    def published(self, channel: str, entry: Entry) -> None:
-        """Let each protocol deliver; see `Listener`."""
-        try:
-            record = records.decode_record(entry.record)
-        except DecodeError as error:  # of a newer node, or not of a node
-            log.warning("record not understood", channel=channel, error=str(error))
-            return
-        for speaker in self.speakers:
-            speaker.published(channel, entry, record)
-
-    def member_changed(self, channel: str, joined: bool, member: Member) -> None:
-        """Let each protocol tell; see `Listener`."""
-        for speaker in self.speakers:
-            speaker.member_changed(channel, joined, member)
-
-    def lost(self, channel: str) -> None:
-        """Let each protocol tell; see `Listener`."""
-        for speaker in self.speakers:
-            speaker.lost(channel)
-
-    def commanded(self, command: bytes) -> None:
-        """Let each protocol carry it out; see `Listener`."""
-        for speaker in self.speakers:
-            speaker.commanded(command)
 
     async def _on_connected(self) -> None:
         await self.registry.beat()
         await self.sessions.reconcile()
-        await self.broker.resync()
+        used = {node.get("functions", "") for node in (await self.registry.nodes()).values()}
+        await self.store.forget_functions(used)
 
     async def _close_idle(self) -> None:
         timeout = self.settings.idle_timeout

@@ -9,23 +9,52 @@ from starlette.websockets import WebSocket
 
 from wsfleet.connection import Connection
 from wsfleet.endpoints import serve
-from wsfleet.node import Node, plain_topic
+from wsfleet.listener import Census, Listener
+from wsfleet.node import Node
 from wsfleet.protocol import plain
 from wsfleet.records import Member, Record
 from wsfleet.store import UnavailableError
+from wsfleet.stream import Entry
 
 log = structlog.get_logger(__name__)
 
 
-async def plain_endpoint(node: Node, websocket: WebSocket) -> None:
-    """Serve one client of the plain protocol."""
+TOPIC = f"plain {plain.CHANNEL}"
+"""The hub's name for the protocol's clients: they all hear its one channel."""
 
-    async def create(connection: Connection) -> PlainClient:
-        node.hub.subscribe(connection, plain_topic(plain.CHANNEL))
-        await node.sessions.open(connection)
-        return PlainClient(node, connection)
 
-    await serve(node, websocket, plain.CLOSES, create)
+class Plain(Listener):
+    """All clients of the protocol on this node; publications alone concern them."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        node.listeners.add(self)
+
+    async def endpoint(self, websocket: WebSocket) -> None:
+        """Serve one client."""
+        node = self._node
+
+        async def create(connection: Connection) -> PlainClient:
+            node.hub.subscribe(connection, TOPIC)
+            await node.sessions.open(connection)
+            return PlainClient(node, connection)
+
+        await serve(node, websocket, plain.CLOSES, create)
+
+    def published(self, channel: str, entry: Entry, record: Record) -> None:
+        """Deliver to all but the sender."""
+        if channel == plain.CHANNEL and self._node.hub.has(TOPIC):
+            own = record.node == self._node.settings.name
+            self._node.hub.publish(
+                TOPIC, plain.broadcast(record), exclude=record.number if own else None
+            )
+
+    def count(self, census: Census) -> None:
+        """Count all: each is in the channel, and without a user."""
+        if clients := self._node.hub.count(TOPIC):
+            census.clients += clients
+            census.users.add("")
+            census.subscribers[plain.CHANNEL] += clients
 
 
 class PlainClient:

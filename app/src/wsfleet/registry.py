@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Awaitable, Callable
 
@@ -79,9 +80,10 @@ class Registry:
         Raises:
             UnavailableError: Redis is away.
         """
+        control = keys.control(name)
         silence, (_, listeners) = await asyncio.gather(
             self._store.function("silence", [keys.NODES], name),
-            self._store.call("PUBSUB", "NUMSUB", keys.control(name)),
+            self._store.call("PUBSUB", "SHARDNUMSUB", control, key=control),
         )
         return bool(listeners == 0 or silence > 1000 * self._dead_after)
 
@@ -92,15 +94,12 @@ class Registry:
             UnavailableError: Redis is away.
         """
         fields = [item for pair in self._describe().items() for item in pair]
-        (known, stale), wanted = await asyncio.gather(
-            self._store.function(
-                "heartbeat",
-                [keys.NODES, keys.node(self._name)],
-                self._name,
-                self._dead_after,
-                *fields,
-            ),
+        own = keys.node(self._name)
+        (known, stale), wanted, *_ = await asyncio.gather(  # one round trip
+            self._store.function("heartbeat", [keys.NODES], self._name, self._dead_after),
             self._store.call("HGET", keys.DESIRED, self._name),
+            self._store.call("HSET", own, *fields),
+            self._store.call("EXPIRE", own, math.ceil(self._dead_after)),
         )
         self.on_wanted(wanted.decode() if wanted is not None else None)
         if not known:

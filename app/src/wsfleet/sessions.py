@@ -23,7 +23,8 @@ def new_client_id() -> str:
 class Sessions:
     """The names of this node's clients; memory is the truth, Redis follows.
 
-    `connection:{id}` says where a client is, `state:{id}` what it said last. The set of the node's
+    `connection:{id}` says where a client is, `state:{id}` what it said last (two keys: in a Redis
+    Cluster they may be far apart). The set of the node's
     clients is written before the key and cleared after it, so it never misses one: whoever reaps
     a dead node finds all its clients there.
     """
@@ -95,8 +96,11 @@ class Sessions:
             await asyncio.gather(*(self._release(self._node, name) for name in some))
         for some in _chunks(list(self._local)):
             claims = await asyncio.gather(*(self._claim(name) for name in some))
-            for name in (name for name, held in zip(some, claims, strict=True) if not held):
-                await self._renew(name)
+            for name, held in zip(some, claims, strict=True):
+                if name not in self._local:  # it has left in the meantime
+                    await self._release(self._node, name)
+                elif not held:
+                    await self._renew(name)
         if gone or self._local:
             log.info("reconciled", released=len(gone), claimed=len(self._local))
 
@@ -130,8 +134,10 @@ class Sessions:
         return holder == self._node
 
     async def _fclaim(self, client_id: str, dead: str = "") -> str:
-        pair = [keys.connection(client_id), keys.state(client_id)]
-        holder: bytes = await self._store.function("claim", pair, self._node, dead)
+        name = keys.connection(client_id)
+        holder: bytes = await self._store.function("claim", [name], self._node, dead)
+        if holder.decode() == self._node:
+            await self._store.call("PERSIST", keys.state(client_id))
         return holder.decode()
 
     async def _let_go(self, client_id: str) -> None:
@@ -139,8 +145,13 @@ class Sessions:
         await self._release(self._node, client_id)
 
     async def _release(self, node: str, client_id: str) -> int:
-        pair = [keys.connection(client_id), keys.state(client_id)]
-        released: int = await self._store.function("release", pair, node, self._window)
+        name, state = keys.connection(client_id), keys.state(client_id)
+        # In this order: whatever stops us in between, no state is left that never expires, and who
+        # takes the name once it is free lets its state stay.
+        await self._store.call("EXPIRE", state, self._window)
+        released: int = await self._store.function("release", [name], node)
+        if not released and await self._store.call("EXISTS", name):
+            await self._store.call("PERSIST", state)
         await self._store.call("SREM", keys.node_clients(node), client_id)
         return released
 

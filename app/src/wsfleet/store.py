@@ -1,187 +1,161 @@
-"""The node's way to Redis: pooled, timed, batched, and honest about being away."""
+"""The node's way to Redis: finds the primaries, asks the right one, and says when it is away."""
 
 import asyncio
 import contextlib
-import hashlib
 import random
 from collections.abc import Awaitable, Callable, Coroutine
-from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.crc import key_slot
+from redis.exceptions import RedisError
 
+from wsfleet.primary import Primary, UnavailableError
 from wsfleet.settings import Settings
+from wsfleet.tasks import race
+from wsfleet.topology import SLOTS, RedisURL, Topology
+
+__all__ = ["Store", "UnavailableError"]
 
 log = structlog.get_logger(__name__)
 
-BATCH = 512
 BACKOFF_FIRST, BACKOFF_LAST = 0.1, 2.0
 
 
-class UnavailableError(Exception):
-    """Redis does not answer; nothing is known to have been kept."""
-
-
-class _Call(NamedTuple):
-    command: tuple[Any, ...]
-    replicated: bool
-    future: asyncio.Future[Any]
-
-
 class Store:
-    """Commands of one event-loop tick share a round trip; nothing here blocks the loop.
+    """The primaries of the moment; when one of them is lost, all are looked for anew.
 
-    A command is sent once: where its answer is lost nobody can tell whether it ran, and saying so
-    is the caller's business. Reconnecting, with backoff, is this class's.
+    A Redis Cluster without one of its primaries serves nobody either. Reconnecting, with backoff,
+    is this class's business; a command that was lost is the caller's.
     """
 
     def __init__(
         self, settings: Settings, on_connected: Callable[[], Awaitable[None]] | None = None
     ) -> None:
-        self._timeout = settings.redis_timeout
-        pool = BlockingConnectionPool.from_url(
-            settings.redis_url,
-            max_connections=settings.redis_max_connections,
-            timeout=settings.redis_timeout,
-            socket_connect_timeout=settings.redis_timeout,
-            socket_timeout=settings.redis_timeout,
-            retry=Retry(NoBackoff(), 0),
-            client_name=settings.name,
-        )
-        self.redis = Redis.from_pool(pool)
+        self._settings = settings
+        self._topology = Topology(RedisURL.parse(settings.redis_url), settings.redis_timeout)
         self._on_connected = on_connected
-        self._connected = asyncio.Event()
-        self._lost = asyncio.Event()
-        self._queue: list[_Call] = []
-        self._queued = asyncio.Event()
-        source = resources.files("wsfleet").joinpath("functions.lua").read_text()
-        self._digest = hashlib.sha256(source.encode()).hexdigest()[:8]
-        self._library = f"#!lua name=wsfleet_{self._digest}\n" + source.replace("@D@", self._digest)
+        self._owners: list[Primary] = []
+        self._primaries: list[Primary] = []
+        self._changed = asyncio.Event()
 
     @property
     def connected(self) -> bool:
         """Whether Redis answered last time."""
-        return self._connected.is_set()
+        return bool(self._primaries)
+
+    @property
+    def primaries(self) -> list[Primary]:
+        """The primaries of this moment, one after each reconnect another list; empty: none."""
+        return self._primaries
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         """What must run in the background while the store is used."""
-        return [self._stay_connected(), self._send_batches()]
+        return [self._stay_connected()]
+
+    async def changed(self) -> None:
+        """Wait until the primaries are others, or none."""
+        await self._changed.wait()
 
     async def close(self) -> None:
         """Give the sockets back."""
-        with contextlib.suppress(RedisError, OSError):
-            await self.redis.aclose()
+        await self._leave()
 
-    async def call(self, *command: Any, replicated: bool = False) -> Any:
-        """Run one command in the next batch.
+    def owner(self, key: str) -> Primary:
+        """The primary that has a key, or carries a pub/sub channel.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        if not self._primaries:
+            raise UnavailableError("Redis is not reachable")
+        if len(self._primaries) == 1:
+            return self._primaries[0]
+        return self._owners[key_slot(key.encode())]
+
+    async def call(self, *command: Any, key: str | None = None) -> Any:
+        """Run a command about one key: `key`, or the command's first argument.
 
         Raises:
             UnavailableError: Redis is away, or its answer did not come in time.
             redis.exceptions.ResponseError: Redis refused the command.
         """
-        if not self.connected:
-            raise UnavailableError("Redis is not reachable")
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Call(command, replicated, future))
-        self._queued.set()
-        return await future
+        return await self.owner(command[1] if key is None else key).call(*command)
 
     async def function(
         self, name: str, keys: list[str], *args: Any, replicated: bool = False
     ) -> Any:
-        """Call one of `functions.lua`; a Redis that has lost the library gets it again.
+        """Call one of `functions.lua` where its keys are.
 
         `replicated`: return only when a replica has what was written, too.
 
         Raises:
-            UnavailableError: as for `call`.
+            UnavailableError: as for `call`, or no replica confirmed.
             redis.exceptions.ResponseError: as for `call`.
         """
-        command = ("FCALL", f"wsfleet_{name}_{self._digest}", len(keys), *keys, *args)
-        try:
-            return await self.call(*command, replicated=replicated)
-        except ResponseError as error:
-            if "Function not found" not in str(error):
-                raise
-            await self._load_functions()
-            return await self.call(*command, replicated=replicated)
+        primary = self.owner(keys[0])
+        return await primary.function(name, keys, *args, replicated=replicated)
 
-    def lost(self, error: BaseException) -> None:
-        """Redis did not answer somebody: fail fast from now on, until it does again."""
-        if self.connected:
-            log.warning("redis lost", error=str(error) or type(error).__name__)
-            self._connected.clear()
-            self._lost.set()
+    async def forget_functions(self, used: set[str]) -> None:
+        """Take away the functions of versions that no node uses any more, by digest.
 
-    async def _send_batches(self) -> None:
-        """While one batch is under way the next one gathers: the busier, the larger."""
-        while True:
-            await self._queued.wait()
-            batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
-            if not self._queue:
-                self._queued.clear()
-            try:
-                results = await self._send(batch)
-            except UnavailableError as error:
-                self.lost(error)
-                results = [error] * len(batch)
-            for call, result in zip(batch, results, strict=True):
-                if call.future.done():
-                    continue
-                if isinstance(result, Exception):
-                    call.future.set_exception(result)
-                else:
-                    call.future.set_result(result)
-
-    async def _send(self, batch: list[_Call]) -> list[Any]:
-        pipeline = self.redis.pipeline(transaction=False)
-        for call in batch:
-            pipeline.execute_command(*call.command)
-        replicated = any(call.replicated for call in batch)
-        if replicated:  # once for the batch: it is about all that this connection has written
-            pipeline.execute_command("WAIT", 1, int(500 * self._timeout))
-        try:
-            # The socket's time-out holds for each answer; a trickle of answers must end, too.
-            async with asyncio.timeout(2 * self._timeout):
-                results = await pipeline.execute(raise_on_error=False)
-        except (RedisError, OSError, TimeoutError) as error:
-            raise UnavailableError(f"Redis is not reachable: {error}") from error
-        if replicated and results.pop() == 0:
-            unsure = UnavailableError("no replica of Redis confirmed the write")
-            results = [
-                unsure if call.replicated and not isinstance(result, Exception) else result
-                for call, result in zip(batch, results, strict=True)
-            ]
-        return results
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        await asyncio.gather(*(primary.forget_functions(used) for primary in self._primaries))
 
     async def _stay_connected(self) -> None:
         delay = BACKOFF_FIRST
         while True:
             try:
-                # Whatever broke one connection broke the idle ones as well.
-                await self.redis.connection_pool.disconnect(inuse_connections=False)
-                await self._load_functions()
+                primaries = await self._find()
             except (RedisError, OSError, TimeoutError) as error:
-                log.info("redis away", error=str(error), retry_in=round(delay, 2))
+                reason = str(error) or type(error).__name__
+                log.info("redis away", error=reason, retry_in=round(delay, 2))
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 delay = min(2 * delay, BACKOFF_LAST)
                 continue
             delay = BACKOFF_FIRST
-            self._lost.clear()
-            self._connected.set()
-            log.info("redis connected")
-            if self._on_connected is not None:
-                with contextlib.suppress(UnavailableError):
-                    await self._on_connected()
-            await self._lost.wait()
+            self._use(primaries)
+            log.info("redis connected", primaries=len(primaries))
+            try:
+                await race(*(primary.serve() for primary in primaries), self._greet())
+            except UnavailableError as error:
+                log.warning("redis lost", error=str(error))
+            finally:
+                await self._leave()
 
-    async def _load_functions(self) -> None:
+    async def _greet(self) -> None:
+        if self._on_connected is not None:
+            with contextlib.suppress(UnavailableError, RedisError):
+                await self._on_connected()
+        await asyncio.Event().wait()
+
+    async def _find(self) -> list[Primary]:
+        shards = await self._topology.discover()
+        primaries = [Primary(shard, self._settings) for shard in shards]
         try:
-            await self.redis.function_load(self._library)
-        except ResponseError as error:
-            if "already exists" not in str(error):
-                raise
+            await asyncio.gather(*(primary.prepare() for primary in primaries))
+        except BaseException:
+            await asyncio.gather(*(primary.close() for primary in primaries))
+            raise
+        return primaries
+
+    def _use(self, primaries: list[Primary]) -> None:
+        self._primaries = primaries
+        if len(primaries) > 1:
+            self._owners = [primaries[0]] * SLOTS
+            for primary in primaries:
+                for slots in primary.slots:
+                    self._owners[slots.start : slots.stop] = [primary] * len(slots)
+        self._announce()
+
+    async def _leave(self) -> None:
+        """Fail fast from now on, until it answers again."""
+        primaries, self._primaries = self._primaries, []
+        self._announce()
+        await asyncio.gather(*(primary.close() for primary in primaries))
+
+    def _announce(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()

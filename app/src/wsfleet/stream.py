@@ -1,8 +1,12 @@
 """Which publication comes next in a channel: gaps, duplicates and new epochs, without I/O.
 
-A channel's publications are numbered from 1, without gaps, within an epoch; a new epoch begins when
-Redis has lost the old one. What arrives by pub/sub can be missing, doubled, or of another epoch;
-what is read from the history is whole as far as it reaches back.
+A channel's publications are numbered upwards from 1 within an epoch, and each says which number
+was before it; a new epoch begins when Redis has lost the old one. What arrives by pub/sub can be
+missing, doubled, or of another epoch; what is read from the history is whole as far as it reaches
+back.
+
+A Redis that restarts or fails over may have lost its last publications. It leaves numbers out then,
+so that what was lost, and heard by some, is never confused with what comes after.
 """
 
 from collections.abc import Sequence
@@ -11,9 +15,10 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """A publication's place in its stream, and its record."""
+    """A publication's place in its stream, the one before it, and its record."""
 
     offset: int
+    previous: int
     record: bytes
 
 
@@ -26,9 +31,13 @@ class Reading(NamedTuple):
 
     def continues(self, offset: int) -> bool:
         """Whether the entries are all that came after `offset`."""
-        if not self.entries:
-            return offset == self.offset
-        return self.entries[0].offset == offset + 1 and self.entries[-1].offset == self.offset
+        if offset >= self.offset:
+            return True  # above: at a publication that Redis has lost
+        return bool(
+            self.entries
+            and self.entries[0].previous <= offset
+            and self.entries[-1].offset == self.offset
+        )
 
 
 @dataclass
@@ -48,11 +57,11 @@ class Stream:
     def receive(self, epoch: str, entry: Entry) -> list[Entry]:
         """Take one arrival; returns what may be delivered now."""
         if not self.behind and epoch == self.epoch:
-            if entry.offset == self.offset + 1:
-                self.offset = entry.offset
-                return [entry]
             if entry.offset <= self.offset:
                 return []
+            if entry.previous <= self.offset:
+                self.offset = entry.offset
+                return [entry]
         self.behind = True
         self._waiting.append((epoch, entry))
         return []
@@ -72,7 +81,8 @@ class Stream:
         """
         lost = reading.epoch != self.epoch or not reading.continues(self.offset)
         delivered = [] if lost else list(reading.entries)
-        self.epoch, self.offset, self.behind = reading.epoch, reading.offset, False
+        self.offset = reading.offset if lost else max(self.offset, reading.offset)
+        self.epoch, self.behind = reading.epoch, False
         waiting, self._waiting = self._waiting, []
         for number, (epoch, entry) in enumerate(waiting):
             # What came before the reading, of another epoch than it found, is older than it.

@@ -88,6 +88,7 @@ class Rig:
     base_url: str
     stats_url: str
     stack: ExitStack
+    environment: dict[str, str]
     nodes: dict[str, str] = field(default_factory=dict)
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
@@ -111,6 +112,7 @@ class Rig:
                 WSFLEET_NODE_NAME=name,
                 WSFLEET_REDIS_URL=self.redis_url,
                 WSFLEET_DRAIN_DELAY="1",  # HAProxy looks often
+                **self.environment,
             )
         )
 
@@ -141,15 +143,19 @@ def process(
 
 
 @contextmanager
-def running_fleet(folder: Path, nodes: int = 2) -> Iterator[Rig]:
-    """Run Redis, nodes and HAProxy, and yield once all nodes serve through it."""
+def running_fleet(folder: Path, nodes: int = 2, **environment: str) -> Iterator[Rig]:
+    """Run Redis, nodes and HAProxy, and yield once all nodes serve through it.
+
+    `environment` is settings of the nodes.
+    """
     assert HAPROXY_PROGRAM, "haproxy is not installed; scripts/test installs it"
     server = RedisServer(folder)
     server.start()
     with ExitStack() as stack:
         stack.callback(server.stop)
         public, stats = free_port(), free_port()
-        rig = Rig(folder, server, f"http://127.0.0.1:{public}", f"http://127.0.0.1:{stats}", stack)
+        base_url, stats_url = f"http://127.0.0.1:{public}", f"http://127.0.0.1:{stats}"
+        rig = Rig(folder, server, base_url, stats_url, stack, environment)
         for number in range(1, nodes + 1):
             name, port = f"host{number}-8001", free_port()
             rig.nodes[name] = f"http://127.0.0.1:{port}"

@@ -472,7 +472,9 @@ class Book:
             if back is not None:
                 blamed.setdefault(id(back), (back, example))
         for hole in self.holes:
-            if hole.recovery is not None:
+            # A hole that nobody else filled is none: Redis leaves numbers out after a restart.
+            inside = list(self._in_hole(hole))
+            if inside and hole.recovery is not None:
                 hole_example: dict[str, Any] = {
                     "subscriber": self.me,
                     "epoch": hole.epoch,
@@ -480,7 +482,7 @@ class Book:
                 }
                 blamed.setdefault(id(hole.recovery), (hole.recovery, hole_example))
             # An unacknowledged publication that others have is one of the stream's all the same.
-            for offset, number in self._in_hole(hole):
+            for offset, number in inside:
                 if number == FOREIGN:
                     lost.add(subscriber=self.me, epoch=hole.epoch, offset=offset)
                 elif not self.seen[number] and not account.acknowledged[number]:

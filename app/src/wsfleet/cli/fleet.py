@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, RedisDsn, ValidationError
+from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.functional_validators import AfterValidator
 
 from wsfleet.cli import CannotRun
+from wsfleet.topology import RedisURL
 
 SYSTEM_FLEET = Path("/etc/wsfleet/fleet.json")
 LOCAL_FLEET = Path("inventory/local/.fleet.json")
@@ -18,7 +19,7 @@ def _http(text: str) -> str:
 
 
 def _redis(text: str) -> str:
-    RedisDsn(text)
+    RedisURL.parse(text)
     return text
 
 

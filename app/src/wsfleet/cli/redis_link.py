@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import redis
 from redis.exceptions import AuthenticationError, RedisError
 
 from wsfleet import keys
 from wsfleet.cli import CannotRun
+from wsfleet.topology import Address, RedisURL, RedisURLError
 
 #: Seconds without a sign of life until a node counts as dead: the default of the nodes' own
 #: setting `node_dead_after`.
@@ -26,31 +26,58 @@ T = TypeVar("T")
 
 @contextmanager
 def connected(url: str, *, decode: bool = True) -> Iterator[Any]:
-    """Yield a client of one Redis; its answers are text, or bytes where `decode` is off.
+    """Yield a client of a Redis: of the one server, of the Sentinels' primary, or of a Cluster.
+
+    Its answers are text, or bytes where `decode` is off.
 
     Raises:
         CannotRun: it is unreachable, refuses us, or stops answering; the password is not shown.
 
     """
     try:
-        client = redis.Redis.from_url(
-            url,
-            decode_responses=decode,
-            socket_timeout=_TIMEOUT,
-            socket_connect_timeout=_TIMEOUT,
-        )
-    except ValueError as error:
-        raise CannotRun(f"{shown(url)} is not a Redis URL: write redis://HOST:PORT/DB") from error
+        where = RedisURL.parse(url)
+    except RedisURLError as error:
+        raise CannotRun(f"redis_url: {error}") from error
     try:
-        with client:
+        with _client(where, decode=decode) as client:
             client.ping()
             yield client
     except AuthenticationError as error:
-        raise CannotRun(f"Redis {shown(url)} refuses us: {error}. Mend redis_url.") from error
+        raise CannotRun(f"Redis {where} refuses us: {error}. Mend redis_url.") from error
     except (RedisError, OSError) as error:
         raise CannotRun(
-            f"cannot read Redis {shown(url)}: {error}. Check that it runs, and redis_url."
+            f"cannot read Redis {where}: {error}. Check that it runs, and redis_url."
         ) from error
+
+
+def _client(where: RedisURL, *, decode: bool) -> Any:
+    options: dict[str, Any] = {
+        "decode_responses": decode,
+        "socket_timeout": _TIMEOUT,
+        "socket_connect_timeout": _TIMEOUT,
+    }
+    match where.kind:
+        case "one":
+            return redis.Redis.from_url(where.text, **options)
+        case "sentinel":
+            sentinel: Any = redis.Sentinel(  # type: ignore[no-untyped-call]
+                [(address.host, address.port) for address in where.addresses],
+                sentinel_kwargs=where.sentinel_options | options,
+            )
+            primary = Address(*sentinel.discover_master(where.master))
+            return redis.Redis.from_url(where.of(primary), **options)
+        case "cluster":
+            first, *others = where.addresses
+            node: Any = redis.cluster.ClusterNode
+            nodes = [node(address.host, address.port) for address in others]
+            return redis.RedisCluster.from_url(where.of(first), startup_nodes=nodes, **options)
+
+
+def server_infos(client: Any) -> list[dict[str, Any]]:
+    """What INFO says of the server, or of each primary of a Redis Cluster."""
+    if isinstance(client, redis.RedisCluster):
+        return list(client.info(target_nodes=redis.RedisCluster.PRIMARIES).values())
+    return [client.info()]
 
 
 def live_nodes(client: Any) -> set[Any]:
@@ -95,8 +122,6 @@ def batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
 def shown(url: str) -> str:
     """Return a Redis URL without its password."""
     try:
-        parts = urlsplit(url)
-        port = parts.port or 6379
-    except ValueError:
+        return str(RedisURL.parse(url))
+    except RedisURLError:
         return "(unreadable)"
-    return f"{parts.scheme}://{parts.hostname}:{port}{parts.path}"

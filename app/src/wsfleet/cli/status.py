@@ -13,7 +13,8 @@ from wsfleet import keys
 from wsfleet.cli import CannotRun
 from wsfleet.cli.fleet import Fleet
 from wsfleet.cli.output import Report, table
-from wsfleet.cli.redis_link import DRAIN_STATES, connected, registry, shown
+from wsfleet.cli.redis_link import DRAIN_STATES, connected, registry, server_infos, shown
+from wsfleet.topology import RedisURL
 
 _TIMEOUT = 3.0  # seconds for one HTTP answer
 _HEADERS = {"User-Agent": "wsfleet"}
@@ -90,6 +91,7 @@ def _redis(fleet: Fleet) -> dict[str, Any]:
         "reachable": False,
         "error": None,
         "role": None,
+        "replicas": None,
         "version": None,
         "used_memory": None,
         "max_memory": None,
@@ -101,22 +103,31 @@ def _redis(fleet: Fleet) -> dict[str, Any]:
     }
     try:
         with connected(fleet.redis_url) as client:
-            info = client.info()
+            infos = server_infos(client)
+            problems = [problem for info in infos if (problem := _redis_problem(info))]
+            replicas = _sum(infos, "connected_slaves")
+            if RedisURL.parse(fleet.redis_url).kind == "sentinel" and not replicas:
+                problems.append("its primary has no replica: a failure would lose its data")
             result |= {
                 "reachable": True,
-                "role": info["role"],
-                "version": info["redis_version"],
-                "used_memory": info["used_memory"],
-                "max_memory": info.get("maxmemory") or None,
-                "connected_clients": info["connected_clients"],
-                "operations_per_second": info["instantaneous_ops_per_sec"],
-                "error": _redis_problem(info),
+                "role": infos[0]["role"] if len(infos) == 1 else f"cluster of {len(infos)}",
+                "replicas": replicas,
+                "version": infos[0]["redis_version"],
+                "used_memory": _sum(infos, "used_memory"),
+                "max_memory": _sum(infos, "maxmemory") or None,
+                "connected_clients": _sum(infos, "connected_clients"),
+                "operations_per_second": _sum(infos, "instantaneous_ops_per_sec"),
+                "error": "; ".join(problems) or None,
                 **_counted_keys(client),
             }
             result["registry"] = registry(client)
     except CannotRun as error:
         result["error"] = str(error.message)
     return result
+
+
+def _sum(infos: list[dict[str, Any]], field: str) -> int:
+    return sum(info.get(field) or 0 for info in infos)
 
 
 def _redis_problem(info: Mapping[str, Any]) -> str | None:
@@ -267,10 +278,20 @@ def _views(
         ),
         table(
             "redis",
-            ("role", "version", ">memory MB", ">clients", ">ops/s", ">state:*", ">connection:*"),
+            (
+                "role",
+                ">replicas",
+                "version",
+                ">memory MB",
+                ">clients",
+                ">ops/s",
+                ">state:*",
+                ">connection:*",
+            ),
             [
                 (
                     redis["role"],
+                    redis["replicas"],
                     redis["version"],
                     megabytes,
                     redis["connected_clients"],

@@ -1,0 +1,259 @@
+"""One primary of Redis: commands of one event-loop tick share a round trip."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+from wsfleet.settings import Settings
+from wsfleet.tasks import race
+from wsfleet.topology import SLOTS, Shard
+
+BATCH = 512
+_SOURCE = resources.files("wsfleet").joinpath("functions.lua").read_text()
+DIGEST = hashlib.sha256(_SOURCE.encode()).hexdigest()[:8]
+"""Names this version of the functions: old and new nodes use the same Redis."""
+_LIBRARY = "wsfleet_"
+
+
+class UnavailableError(Exception):
+    """Redis does not answer, or cannot keep what it is given; it is not known to have been kept."""
+
+
+class MovedOnError(UnavailableError):
+    """This is not the primary to ask any more, or it cannot do its work: find the right one."""
+
+
+_Call = tuple[tuple[Any, ...], asyncio.Future[Any]]
+
+
+class Lane:
+    """Commands that share round trips: while one batch is under way the next one gathers.
+
+    `replicated` is for those whose answer waits for a replica; it must hold up none of the others.
+    """
+
+    def __init__(self, redis: Redis, timeout: float, *, replicated: bool) -> None:
+        self._redis = redis
+        self._timeout = timeout
+        self._replicated = replicated
+        self._queue: list[_Call] = []
+        self._queued = asyncio.Event()
+
+    async def call(self, *command: Any) -> Any:
+        """Run one command in the next batch."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._queue.append((command, future))
+        self._queued.set()
+        return await future
+
+    def fail(self, error: UnavailableError) -> None:
+        """Answer all that waits."""
+        self._answer(self._queue, [error] * len(self._queue))
+        self._queue.clear()
+
+    async def send_batches(self) -> None:
+        """Send what comes.
+
+        Raises:
+            UnavailableError: Redis was lost; what it was asked has failed.
+        """
+        while True:
+            await self._queued.wait()
+            batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+            if not self._queue:
+                self._queued.clear()
+            try:
+                results = [_translated(result) for result in await self._send(batch)]
+            except BaseException as error:
+                away = UnavailableError("Redis is not reachable")
+                lost = error if isinstance(error, UnavailableError) else away
+                self._answer(batch, [lost] * len(batch))
+                raise
+            self._answer(batch, results)
+            for result in results:
+                if isinstance(result, MovedOnError):
+                    raise result
+
+    async def _send(self, batch: list[_Call]) -> list[Any]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for command, _ in batch:
+            pipeline.execute_command(*command)
+        if self._replicated:  # once for the batch: it is about all that this connection has written
+            pipeline.execute_command("WAIT", 1, int(500 * self._timeout))
+        try:
+            # The socket's time-out holds for each answer; a trickle of answers must end, too.
+            async with asyncio.timeout(2 * self._timeout):
+                results = await pipeline.execute(raise_on_error=False)
+        except (RedisError, OSError, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+            raise UnavailableError(f"Redis is not reachable: {reason}") from error
+        if self._replicated and not results.pop():
+            unsure = UnavailableError("no replica of Redis confirmed the write")
+            return [each if isinstance(each, Exception) else unsure for each in results]
+        return results
+
+    def _answer(self, batch: list[_Call], results: Sequence[Any]) -> None:
+        for (_, future), result in zip(batch, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+
+class Primary:
+    """A command is sent once: where its answer is lost nobody can tell whether it ran."""
+
+    def __init__(self, shard: Shard, settings: Settings) -> None:
+        self.slots = shard.slots
+        self._owns_all = sum(map(len, shard.slots)) == SLOTS
+        pool = BlockingConnectionPool.from_url(
+            shard.url,
+            max_connections=settings.redis_max_connections,
+            timeout=settings.redis_timeout,
+            socket_connect_timeout=settings.redis_timeout,
+            socket_timeout=settings.redis_timeout,
+            retry=Retry(NoBackoff(), 0),
+            client_name=settings.name,
+        )
+        self.redis = Redis.from_pool(pool)
+        timeout = settings.redis_timeout
+        self._lane = Lane(self.redis, timeout, replicated=False)
+        self._replicated_lane = Lane(self.redis, timeout, replicated=True)
+        self._closed = False
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def owns(self, key: str) -> bool:
+        """Whether a key is here."""
+        if self._owns_all:
+            return True
+        slot = key_slot(key.encode())
+        return any(slot in slots for slots in self.slots)
+
+    async def prepare(self) -> None:
+        """Make sure that it is a primary, and knows our functions.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: it is not, or does not answer.
+        """
+        role, *_ = await self.redis.execute_command("ROLE")  # type: ignore[no-untyped-call]
+        if role not in (b"master", "master"):
+            raise RedisError("it is a replica")
+        await self.load_functions()
+
+    async def close(self) -> None:
+        """Give the sockets back; what still waits for an answer will get none."""
+        self._closed = True
+        for lane in (self._lane, self._replicated_lane):
+            lane.fail(UnavailableError("Redis is not reachable"))
+        with contextlib.suppress(RedisError, OSError):
+            await self.redis.aclose()
+
+    async def call(self, *command: Any, replicated: bool = False) -> Any:
+        """Run one command in the next batch.
+
+        `replicated`: return only when a replica has what was written, too.
+
+        Raises:
+            UnavailableError: Redis is away, its answer did not come in time, or no replica
+                confirmed.
+            redis.exceptions.ResponseError: Redis refused the command.
+        """
+        if self._closed:
+            raise UnavailableError("Redis is not reachable")
+        lane = self._replicated_lane if replicated else self._lane
+        return await lane.call(*command)
+
+    async def function(
+        self, name: str, keys: list[str], *args: Any, replicated: bool = False
+    ) -> Any:
+        """Call one of `functions.lua`; a Redis that has lost the library gets it again.
+
+        Raises:
+            UnavailableError: as for `call`.
+            redis.exceptions.ResponseError: as for `call`.
+        """
+        command = ("FCALL", f"{_LIBRARY}{name}_{DIGEST}", len(keys), *keys, *args)
+        try:
+            return await self.call(*command, replicated=replicated)
+        except ResponseError as error:
+            if "Function not found" not in str(error):
+                raise
+        try:
+            await self.load_functions()
+        except (RedisError, OSError) as error:
+            raise UnavailableError(f"Redis is not reachable: {error}") from error
+        return await self.call(*command, replicated=replicated)
+
+    async def load_functions(self) -> None:
+        """Give Redis our functions.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: it did not take them.
+        """
+        library = f"#!lua name={_LIBRARY}{DIGEST}\n" + _SOURCE.replace("@D@", DIGEST)
+        try:
+            await self.redis.function_load(library)
+        except ResponseError as error:
+            if "already exists" not in str(error):
+                raise
+
+    async def forget_functions(self, used: set[str]) -> None:
+        """Take away the functions of versions that no node uses any more, by digest.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        libraries = await self.call("FUNCTION", "LIST", "LIBRARYNAME", f"{_LIBRARY}*")
+        for library in libraries:
+            name = library[b"library_name"].decode()
+            if name.removeprefix(_LIBRARY) not in used | {DIGEST}:
+                with contextlib.suppress(ResponseError):  # another node was first
+                    await self.call("FUNCTION", "DELETE", name)
+
+    def lost(self, error: Exception) -> None:
+        """Somebody found out that this is not the primary to ask any more."""
+        if not self._lost.done():
+            self._lost.set_exception(MovedOnError(str(error)))
+
+    async def serve(self) -> None:
+        """Send what is asked, until Redis is lost.
+
+        Raises:
+            UnavailableError: it is; what it was asked has failed.
+        """
+        await race(
+            self._lane.send_batches(), self._replicated_lane.send_batches(), _raised(self._lost)
+        )
+
+
+async def _raised(future: asyncio.Future[None]) -> None:
+    await future
+
+
+def _translated(result: Any) -> Any:
+    """What an error of Redis means to us; everything else as it is."""
+    no_replicas = isinstance(result, ResponseError) and str(result).startswith("NOREPLICAS")
+    if no_replicas or isinstance(result, MovedError | ClusterDownError | ReadOnlyError):
+        return MovedOnError(f"this Redis cannot take it: {result}")
+    if isinstance(result, AskError | TryAgainError):  # of which MovedError is a kind
+        return UnavailableError("this part of the Redis Cluster is being moved")
+    return result

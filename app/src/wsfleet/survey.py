@@ -1,0 +1,90 @@
+"""How many clients there are, on which node and in which channels: every node is asked for it."""
+
+import asyncio
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from wsfleet import commands
+from wsfleet.background import Background
+from wsfleet.broker import Broker
+from wsfleet.commands import Count, Survey
+from wsfleet.listener import Census, Listener, Listeners
+from wsfleet.store import UnavailableError
+
+TIMEOUT = 3.0
+"""Seconds that the nodes have for their answers."""
+
+
+@dataclass
+class _Asked:
+    """A survey under way: whose answer is missing, and what the others said."""
+
+    missing: set[str]
+    counts: dict[str, Count] = field(default_factory=dict)
+    complete: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Surveys(Listener):
+    """Asks the nodes, and answers for this one."""
+
+    def __init__(self, broker: Broker, node: str, listeners: Listeners) -> None:
+        self._broker = broker
+        self._node = node
+        self._listeners = listeners
+        self._asked: dict[str, _Asked] = {}
+        self._background = Background()
+        listeners.add(self)
+
+    async def ask(self, nodes: Iterable[str], pattern: str = "") -> dict[str, Count]:
+        """What each of the nodes counts at this moment, by name.
+
+        Only channels that match `pattern`, as in a shell, are listed.
+
+        Raises:
+            UnavailableError: a node did not answer, so that the sum would be wrong.
+        """
+        survey = Survey(uuid.uuid4().hex, self._node, pattern)
+        asked = self._asked[survey.id] = _Asked(set(nodes))
+        try:
+            await self._broker.command(commands.encode(survey))
+            async with asyncio.timeout(TIMEOUT):
+                await asked.complete.wait()
+        except TimeoutError:
+            silent = ", ".join(sorted(asked.missing))
+            raise UnavailableError(f"no answer within {TIMEOUT:g} s from {silent}") from None
+        finally:
+            del self._asked[survey.id]
+        return asked.counts
+
+    def commanded(self, command: commands.Message) -> None:
+        """Answer a survey, or take an answer to one of this node's."""
+        match command:
+            case Survey():
+                answer = commands.encode(self._count(command))
+                self._background.start(self._broker.command(answer, command.asker))
+            case Count():
+                asked = self._asked.get(command.survey)
+                if asked is not None and command.node in asked.missing:
+                    asked.counts[command.node] = command
+                    asked.missing.remove(command.node)
+                    if not asked.missing:
+                        asked.complete.set()
+
+    def _count(self, survey: Survey) -> Count:
+        census = Census()
+        self._listeners.count(census)
+        return Count(
+            survey=survey.id,
+            node=self._node,
+            clients=census.clients,
+            users=len(census.users),
+            subscriptions=census.subscribers.total(),
+            channels=len(census.subscribers),
+            subscribers={
+                channel: subscribers
+                for channel, subscribers in census.subscribers.items()
+                if fnmatchcase(channel, survey.pattern)
+            },
+        )

@@ -1,0 +1,205 @@
+"""Where Redis is: one server, the primary that Sentinels name, or the primaries of a Cluster."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.sentinel import Sentinel
+from redis.exceptions import RedisError
+
+SLOTS = 16384
+"""Hash slots of a Redis Cluster, https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/"""
+DEFAULT_PORTS = {"one": 6379, "sentinel": 26379, "cluster": 6379}
+FORMS = (
+    "write redis://[USER:PASSWORD@]HOST:PORT/DB, "
+    "redis+sentinel://[USER:PASSWORD@]SENTINEL:PORT,SENTINEL:PORT,.../MASTER/DB or "
+    "redis+cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT,... (rediss for TLS)"
+)
+
+_URL = re.compile(r"(\w+)(?:\+(\w+))?://([^/?]*@)?([^/?]*)([/?].*)?")
+"""Scheme, kind, credentials, hosts, and the rest: urlsplit has no notion of several hosts."""
+
+
+class RedisURLError(ValueError):
+    """A URL that does not say where Redis is; the message tells how to mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """HOST:PORT."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class RedisURL:
+    """A Redis URL, taken apart; `addresses` are those of Sentinels or of some Cluster nodes."""
+
+    text: str
+    kind: Literal["one", "sentinel", "cluster"]
+    scheme: str
+    credentials: str
+    addresses: tuple[Address, ...]
+    master: str
+    database: int
+    sentinel_username: str | None
+    sentinel_password: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> "RedisURL":
+        """Read a URL.
+
+        Raises:
+            RedisURLError: it is none.
+        """
+        try:
+            return cls._parse(text)
+        except RedisURLError:
+            raise
+        except ValueError as error:
+            raise RedisURLError(f"{error}: {FORMS}") from None
+
+    @classmethod
+    def _parse(cls, text: str) -> "RedisURL":
+        found = _URL.fullmatch(text)
+        if found is None:
+            raise RedisURLError(f"it is no URL: {FORMS}")
+        scheme, kind, credentials, hosts, rest = (part or "" for part in found.groups())
+        if scheme not in ("redis", "rediss", "unix") or kind not in ("", "sentinel", "cluster"):
+            raise RedisURLError(f"there is no scheme {text.partition('://')[0]!r}: {FORMS}")
+        parts = urlsplit(rest)
+        path = parts.path.strip("/").split("/")
+        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        master = ""
+        if kind == "sentinel":
+            master = unquote(path.pop(0))
+            if not master:
+                raise RedisURLError(f"the name of the master is missing: {FORMS}")
+        if not hosts and scheme != "unix":
+            raise RedisURLError(f"an address is missing: {FORMS}")
+        database = path.pop(0) if path and scheme != "unix" else ""
+        if not (database or "0").isdigit() or (path and scheme != "unix"):
+            raise RedisURLError(f"{parts.path!r} is too much of a path: {FORMS}")
+        if kind == "cluster" and database not in ("", "0"):
+            raise RedisURLError("a Redis Cluster has database 0 alone: leave the path out")
+        return cls(
+            text=text,
+            kind=kind or "one",  # type: ignore[arg-type]  # it is one of the three, see above
+            scheme=scheme,
+            credentials=credentials,
+            addresses=tuple(
+                _address(host, DEFAULT_PORTS[kind or "one"]) for host in hosts.split(",") if host
+            ),
+            master=master,
+            database=int(database or 0),
+            sentinel_username=query.get("sentinel_username"),
+            sentinel_password=query.get("sentinel_password"),
+        )
+
+    def __str__(self) -> str:
+        """The URL without its passwords."""
+        if self.scheme == "unix":
+            return self.text.partition("?")[0].rpartition("@")[2]
+        kind = "" if self.kind == "one" else f"+{self.kind}"
+        hosts = ",".join(map(str, self.addresses))
+        master = f"/{self.master}" if self.master else ""
+        return f"{self.scheme}{kind}://{hosts}{master}/{self.database}"
+
+    @property
+    def sentinel_options(self) -> dict[str, Any]:
+        """How a client gets in at the Sentinels."""
+        return {
+            "username": self.sentinel_username,
+            "password": self.sentinel_password,
+            "ssl": self.scheme == "rediss",
+        }
+
+    def of(self, address: Address) -> str:
+        """The URL of one Redis server of this topology."""
+        return f"{self.scheme}://{self.credentials}{address}/{self.database}"
+
+
+def _address(text: str, port: int) -> Address:
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname:
+        raise ValueError(f"{text!r} is no address")
+    return Address(parts.hostname, parts.port or port)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A primary, by its URL, and the ranges of hash slots that it owns."""
+
+    url: str
+    slots: tuple[range, ...]
+
+
+class Topology:
+    """Finds the primaries, anew each time it is asked."""
+
+    def __init__(self, url: RedisURL, timeout: float) -> None:
+        self.url = url
+        self._timeouts: dict[str, Any] = {
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+        }
+        self._known = url.addresses
+
+    async def discover(self) -> list[Shard]:
+        """Ask who the primaries are now.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: nobody knows, or nobody answers.
+        """
+        match self.url.kind:
+            case "one":
+                return [Shard(self.url.text, (range(SLOTS),))]
+            case "sentinel":
+                return [Shard(self.url.of(await self._ask_sentinels()), (range(SLOTS),))]
+            case "cluster":
+                return await self._ask_cluster()
+
+    async def _ask_sentinels(self) -> Address:
+        sentinel = Sentinel(  # type: ignore[no-untyped-call]
+            [(address.host, address.port) for address in self.url.addresses],
+            sentinel_kwargs=self.url.sentinel_options | self._timeouts,
+        )
+        try:
+            return Address(*await sentinel.discover_master(self.url.master))
+        finally:
+            for client in sentinel.sentinels:
+                await client.aclose()
+
+    async def _ask_cluster(self) -> list[Shard]:
+        error: Exception = RedisError("the URL names no address")
+        for address in self._known:
+            client = Redis.from_url(self.url.of(address), **self._timeouts)
+            try:
+                slots = await client.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
+            except (RedisError, OSError) as mistake:
+                error = mistake
+                continue
+            finally:
+                await client.aclose()
+            owned: dict[Address, list[range]] = {}
+            replicas: list[Address] = []
+            for first, last, *servers in slots:
+                # A node that does not know its own address says nothing: it is the one we asked.
+                primary, *others = (
+                    Address(host.decode() or address.host, port) for host, port, *_ in servers
+                )
+                owned.setdefault(primary, []).append(range(first, last + 1))
+                replicas += others
+            if sum(len(each) for ranges in owned.values() for each in ranges) < SLOTS:
+                error = RedisError("not all slots of the Redis Cluster are served")
+                continue
+            self._known = tuple(dict.fromkeys([*owned, *replicas, *self.url.addresses]))
+            return [Shard(self.url.of(a), tuple(ranges)) for a, ranges in owned.items()]
+        raise error

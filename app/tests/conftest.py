@@ -12,6 +12,12 @@ from wsfleet.server import create_server
 from wsfleet.settings import Settings
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of `cli/test_faults.py`."""
+    parser.addoption("--full", action="store_true", help="run the faults in full, for minutes")
+    parser.addoption("--seed", type=int, default=1, help="order, targets and pauses of the faults")
+
+
 @pytest.fixture
 def redis_process(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis that the test may stop and start."""

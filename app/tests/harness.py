@@ -108,7 +108,12 @@ class RunningNode:
     async def stop(self) -> None:
         """Stop as SIGTERM does."""
         self.server.should_exit = True
-        await asyncio.wait_for(self.task, 30)
+        _, running = await asyncio.wait([self.task], timeout=30)
+        if running:
+            for task in asyncio.all_tasks():
+                task.print_stack()
+            raise AssertionError("it did not stop within 30 s: what its tasks do is on stderr")
+        self.task.result()
 
     async def crash(self) -> None:
         """Vanish without a word, as after kill -9: no release, no farewell, sockets cut."""

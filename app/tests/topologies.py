@@ -112,7 +112,7 @@ class ClusterTopology:
             RedisServer(
                 directory / f"redis{n}",
                 cluster_enabled="yes",
-                cluster_node_timeout=1000,
+                cluster_node_timeout=2000,
                 cluster_port=free_port(),
             )
             for n in range(1, 7)

@@ -2,9 +2,13 @@
 
 import json
 import os
+import selectors
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,39 +18,15 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
+from jinja2 import Environment, StrictUndefined
 
 from tests.harness import RedisServer, free_port
 
 HAPROXY_PROGRAM = shutil.which("haproxy", path="/usr/sbin:/usr/bin") or ""
+HAPROXY_ROLE = Path(__file__).parents[3] / "roles" / "haproxy"
 COMMAND = [sys.executable, "-m", "wsfleet.cli"]
 _START_TIMEOUT = 20.0  # seconds
-
-HAPROXY = """
-defaults
-    mode http
-    timeout connect 2s
-    timeout client 30s
-    timeout server 30s
-    timeout tunnel 1h
-    timeout check 2s
-    retries 3
-    option redispatch 1
-    retry-on conn-failure empty-response 503
-frontend public
-    bind 127.0.0.1:{public}
-    default_backend nodes
-backend nodes
-    balance leastconn
-    cookie WSNODE insert indirect nocache httponly maxlife 24h
-    option httpchk
-    http-check send meth GET uri /ready ver HTTP/1.1 hdr Host fleet
-    default-server check inter 200ms rise 1 fall 2
-{servers}
-frontend stats
-    bind 127.0.0.1:{stats}
-    stats enable
-    stats uri /stats
-"""
 
 
 @dataclass(frozen=True)
@@ -79,6 +59,66 @@ def wsfleet(*args: object, **environment: str) -> Outcome:
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
+class Link(threading.Thread):
+    """The network between one node and Redis: while it is `silent` not a byte passes.
+
+    Nothing is refused and nothing is closed then, as where packets are dropped: what is sent waits.
+    """
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True)
+        self.silent = False
+        self._to = ("127.0.0.1", port)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._server.getsockname()[1]}/0"
+        self._peers: dict[socket.socket, socket.socket] = {}
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Pass on what comes, until `stop`."""
+        with self._server, selectors.DefaultSelector() as self._selector:
+            self._selector.register(self._server, selectors.EVENT_READ)
+            while not self._ended.is_set():
+                if self.silent:
+                    self._ended.wait(0.05)
+                    continue
+                for key, _ in self._selector.select(0.1):
+                    if key.fileobj is self._server:
+                        self._accept()
+                    elif key.fileobj in self._peers:  # not closed a moment ago
+                        self._pass_on(key.fileobj)
+            for connection in list(self._peers):
+                connection.close()
+
+    def stop(self) -> None:
+        """Close all connections."""
+        self._ended.set()
+        self.join()
+
+    def _accept(self) -> None:
+        near, _ = self._server.accept()
+        try:
+            far = socket.create_connection(self._to)
+        except OSError:  # Redis is down
+            near.close()
+            return
+        for one, other in ((near, far), (far, near)):
+            self._peers[one] = other
+            self._selector.register(one, selectors.EVENT_READ)
+
+    def _pass_on(self, source: socket.socket) -> None:
+        try:
+            data = source.recv(65536)
+            self._peers[source].sendall(data)
+        except OSError:  # reset
+            data = b""
+        if not data:
+            for end in (source, self._peers[source]):
+                self._selector.unregister(end)
+                del self._peers[end]
+                end.close()
+
+
 @dataclass
 class Rig:
     """A running fleet."""
@@ -90,6 +130,7 @@ class Rig:
     stack: ExitStack
     environment: dict[str, str]
     nodes: dict[str, str] = field(default_factory=dict)
+    links: dict[str, Link] = field(default_factory=dict)
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     @property
@@ -110,11 +151,33 @@ class Rig:
                 self.folder / f"{name}.log",
                 WSFLEET_PORT=self.nodes[name].rpartition(":")[2],
                 WSFLEET_NODE_NAME=name,
-                WSFLEET_REDIS_URL=self.redis_url,
+                WSFLEET_REDIS_URL=self.links[name].url,
                 WSFLEET_DRAIN_DELAY="1",  # HAProxy looks often
                 **self.environment,
             )
         )
+
+    def ready(self, name: str) -> int:
+        """The status of a node's `/ready`."""
+        return self._get(name, "/ready").status_code
+
+    def connections(self, name: str) -> int:
+        """How many WebSockets a node has."""
+        number: int = self._get(name, "/health").json()["connections"]
+        return number
+
+    def _get(self, name: str, path: str) -> httpx.Response:
+        return httpx.get(self.nodes[name] + path, timeout=2, trust_env=False)
+
+    def freeze(self) -> None:
+        """Stop all nodes from answering: their sockets stay open."""
+        for node in self.processes.values():
+            node.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        for node in self.processes.values():
+            node.send_signal(signal.SIGCONT)
 
     def kill(self, name: str) -> None:
         """Let a process vanish without a word, as after kill -9."""
@@ -159,13 +222,12 @@ def running_fleet(folder: Path, nodes: int = 2, **environment: str) -> Iterator[
         for number in range(1, nodes + 1):
             name, port = f"host{number}-8001", free_port()
             rig.nodes[name] = f"http://127.0.0.1:{port}"
+            rig.links[name] = Link(server.port)
+            rig.links[name].start()
+            stack.callback(rig.links[name].stop)
             rig.start(name)
-        servers = "\n".join(
-            f"    server {name} {url.removeprefix('http://')} cookie {name}"
-            for name, url in rig.nodes.items()
-        )
         config = folder / "haproxy.cfg"
-        config.write_text(HAPROXY.format(public=public, stats=stats, servers=servers))
+        config.write_text(haproxy_config(rig.nodes, public, stats))
         command = [HAPROXY_PROGRAM, "-db", "-f", str(config)]
         stack.enter_context(process(command, folder / "haproxy.log"))
         document = {
@@ -177,6 +239,31 @@ def running_fleet(folder: Path, nodes: int = 2, **environment: str) -> Iterator[
         rig.fleet_file.write_text(json.dumps(document))
         until(lambda: _servers_up(rig) == len(rig.nodes), "all nodes are up behind HAProxy")
         yield rig
+
+
+def haproxy_config(nodes: dict[str, str], public: int, stats: int) -> str:
+    """The role's own configuration, without its `global` section, and on the loopback alone."""
+    variables = yaml.safe_load((HAPROXY_ROLE / "defaults/main.yml").read_text()) | {
+        "haproxy_port": public,
+        "haproxy_stats_port": stats,
+        "haproxy_stats_bind": ["127.0.0.1"],
+        "haproxy_check_inter": 1,
+        "fleet_members": {
+            "nodes": [
+                {"name": name, "address": host, "port": port}
+                for name, url in nodes.items()
+                for host, port in [url.removeprefix("http://").split(":")]
+            ]
+        },
+        "ansible_managed": "",
+    }
+    environment = Environment(  # noqa: S701 - no HTML
+        trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
+    )
+    template = (HAPROXY_ROLE / "templates/haproxy.cfg.j2").read_text()
+    text = environment.from_string(template).render(variables)
+    text = text[text.index("\ndefaults\n") + 1 :]
+    return text.replace(f"bind :{public}\n", f"bind 127.0.0.1:{public}\n")
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

@@ -1,23 +1,27 @@
-"""`wsfleet verify-delivery` on a real fleet, whole and under fault."""
+"""`wsfleet verify-delivery` and fleets that are whole, closed, frozen and not there."""
 
+import asyncio
 import json
-import random
-import subprocess
-import time
-from collections.abc import Callable
-from typing import Any
+import re
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
+import orjson
 import pytest
 import redis
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosedError
 
-from tests.cli.rig import COMMAND, Rig, until, wsfleet
-
-NO_FAULTS = {"lost": 0, "duplicated": 0, "reordered": 0, "recovered_wrongly": 0}
-
-
-def counts(report: dict[str, Any]) -> dict[str, Any]:
-    """The four that must be 0."""
-    return {key: report[key] for key in NO_FAULTS}
+from tests.cli.conftest import Serve
+from tests.cli.rig import COMMAND, Rig, process, until, wsfleet
+from tests.harness import StartNode, settled
+from wsfleet import keys
+from wsfleet.cli import CannotRun
+from wsfleet.cli import client as client_module
+from wsfleet.cli.client import parse_url
+from wsfleet.cli.delivery import Acknowledged, Disconnected, Event, Received, Sent, Subscribed
+from wsfleet.cli.output import emit
+from wsfleet.cli.verify import FAULTS, PlainPublisher, Plan, Run, report_of
 
 
 @pytest.mark.parametrize("protocol", ["centrifuge", "plain"])
@@ -28,16 +32,19 @@ def test_a_quiet_fleet_loses_nothing(fleet: Rig, protocol: str) -> None:
         *("--publishers", 3, "--subscribers", 10, "--messages", 20, "--rate", 50),
     )
     assert outcome.code == 0, outcome.stdout + outcome.stderr
-    report = outcome.document
-    assert counts(report) == NO_FAULTS
-    assert (report["acknowledged"], report["delivered"]) == (60, 600)
+    document = outcome.document
+    assert {kind: document[kind] for kind in FAULTS} == dict.fromkeys(FAULTS, 0)
+    assert (document["acknowledged"], document["delivered"]) == (60, 600)
+    assert document["examples"] == {}
 
 
 def test_a_fleet_that_is_not_there(unused_tcp_port: int) -> None:
-    """One line says what to do, and the exit code is 2."""
+    """One line says why and what to do, and the exit code is 2."""
     outcome = wsfleet("verify-delivery", f"http://127.0.0.1:{unused_tcp_port}", "--timeout", 2)
     assert outcome.code == 2
     assert outcome.stderr.count("\n") == 1
+    assert "20 of 20 subscribers did not get in" in outcome.stderr
+    assert "refused" in outcome.stderr
     assert "wsfleet status" in outcome.stderr
 
 
@@ -48,69 +55,163 @@ def test_plain_has_one_channel(fleet: Rig) -> None:
     assert "--channel" in outcome.stderr
 
 
-class Faults:
-    """What can go wrong with a fleet, one thing at a time; each mends itself before it returns."""
-
-    def __init__(self, rig: Rig, seed: int) -> None:
-        self._rig = rig
-        self._random = random.Random(seed)  # noqa: S311 - a seed is wanted
-        self.happened: list[str] = []
-
-    def happen(self, fault: Callable[[], None]) -> None:
-        """Let one happen, with a pause of its own around it."""
-        time.sleep(self._random.uniform(0.3, 1.0))
-        self.happened.append(fault.__name__)
-        fault()
-
-    def node_killed(self) -> None:
-        """A node process dies by kill -9, and is started again."""
-        name = self._random.choice(list(self._rig.nodes))
-        self._rig.kill(name)
-        time.sleep(self._random.uniform(0.1, 1.0))
-        self._rig.start(name)
-        time.sleep(2)
-
-    def redis_restarted(self) -> None:
-        """Redis stops and comes back with what it had."""
-        self._rig.redis.stop()
-        time.sleep(self._random.uniform(0.2, 2.0))
-        self._rig.redis.start()
-
-    def redis_frozen(self) -> None:
-        """Redis stops to answer, without an error."""
-        self._rig.redis.freeze()
-        time.sleep(self._random.uniform(3.0, 8.0))
-        self._rig.redis.thaw()
-
-    def pubsub_killed(self) -> None:
-        """The nodes lose their pub/sub connections."""
-        with redis.Redis.from_url(self._rig.redis_url) as client:
-            client.client_kill_filter(_type="pubsub")
+SUBSCRIBE_ONLY = """
+channel:
+  without_namespace:
+    allow_subscribe_for_client: true
+    allow_subscribe_for_anonymous: true
+client:
+  allow_anonymous_connect_without_token: true
+"""
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_under_fault_nothing_acknowledged_is_lost(own_fleet: Rig, seed: int) -> None:
-    """Nodes are killed, Redis is restarted and frozen, subscriptions cut: SDK clients recover."""
-    faults = Faults(own_fleet, seed)
-    command = [
-        *(*COMMAND, "verify-delivery", own_fleet.base_url, "--json", "--timeout", "150"),
-        *("--publishers", "4", "--subscribers", "50", "--messages", "300", "--rate", "10"),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
-        for _ in range(2):
-            faults.happen(faults.node_killed)
-            faults.happen(faults.pubsub_killed)
-            faults.happen(faults.redis_restarted)
-            faults.happen(faults.node_killed)
-            faults.happen(faults.redis_frozen)
-        stdout, stderr = process.communicate(timeout=180)
-    finally:
-        process.kill()
-        process.wait()
-    report = json.loads(stdout)
-    assert counts(report) == NO_FAULTS, (seed, faults.happened, report["examples"])
-    assert report["unacknowledged"] == 0, report
-    assert process.returncode == 0, stderr
-    assert report["reconnects"] > 0
-    until(lambda: wsfleet("check", "state", "--redis", own_fleet.redis_url).code == 0, "no orphans")
+@pytest.mark.parametrize(
+    ("config", "channel", "refused"),
+    [
+        ("{}", "broadcast", r"(publisher|subscriber) \d+ was refused for good: 3501 bad request"),
+        (SUBSCRIBE_ONLY, "no:channel", r"subscriber \d+ was refused for good: 102 unknown channel"),
+        (SUBSCRIBE_ONLY, "x", r"publisher \d+ was refused for good: 103 permission denied"),
+    ],
+)
+async def test_a_final_refusal_ends_the_check(
+    start_node: StartNode, tmp_path: Path, config: str, channel: str, refused: str
+) -> None:
+    """Trying again is no use: one line has the code and the reason, and the exit code is 2."""
+    path = tmp_path / "config.yaml"
+    path.write_text(config)
+    node = await start_node(config=path)
+    outcome = await asyncio.to_thread(
+        wsfleet, "verify-delivery", node.url, "--channel", channel, "--timeout", 300
+    )
+    assert outcome.code == 2
+    assert outcome.stderr.count("\n") == 1
+    assert re.search(refused, outcome.stderr), outcome.stderr
+
+
+async def test_a_plain_error_that_does_not_pass_ends_the_check(serve_websocket: Serve) -> None:
+    """Only `unavailable` is worth another try."""
+
+    async def refuse(connection: ServerConnection) -> None:
+        for code in ("unavailable", "unsupported_data"):
+            await connection.recv()
+            await connection.send(orjson.dumps({"type": "error", "code": code, "message": code}))
+        await connection.wait_closed()
+
+    run = Run(parse_url(await serve_websocket(refuse)), Plan(publishers=1, messages=1))
+    run.entered.set()
+    publisher = PlainPublisher(run, 0)
+    with pytest.raises(CannotRun, match="publisher 0 was refused for good: unsupported_data"):
+        await publisher.work()
+    await publisher.stop()
+    assert run.errors == {"unavailable: unavailable": 1}
+
+
+async def test_a_publisher_without_an_answer_leaves_no_connection_open(
+    serve_websocket: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sends the message again over a new connection, and the old one is closed."""
+    monkeypatch.setattr(client_module, "ANSWER_TIMEOUT", 0.2)
+    messages: list[str | bytes] = []
+    closed: list[ServerConnection] = []
+
+    async def answer_the_second(connection: ServerConnection) -> None:
+        with suppress(ConnectionClosedError):
+            async for message in connection:
+                messages.append(message)
+                if len(messages) > 1:
+                    await connection.send('{"type": "ack"}')
+        closed.append(connection)
+
+    run = Run(parse_url(await serve_websocket(answer_the_second)), Plan(publishers=1, messages=1))
+    run.entered.set()
+    publisher = PlainPublisher(run, 0)
+    await publisher.work()
+    await settled(lambda: len(closed) == 1, "the first connection is closed")
+    await publisher.stop()
+    assert messages[0] == messages[1]
+    assert run.errors == {"no answer in time": 1}
+
+
+def runs_in(store: "redis.Redis") -> set[str]:
+    """The runs that have published."""
+    return set(re.findall(r'"run": ?"(\w+)"', str(store.xrange(keys.stream("broadcast")))))
+
+
+@pytest.mark.parametrize("frozen", ["nodes", "redis"])
+def test_a_fleet_that_freezes_does_not_hold_the_check(own_fleet: Rig, frozen: str) -> None:
+    """When its time is over it ends by itself, and says what was not acknowledged."""
+    protocols = ("centrifuge", "plain")
+    logs = [own_fleet.folder / f"{protocol}.log" for protocol in protocols]
+    options = ["--json", "--timeout", "5", "--messages", "1000", "--subscribers", "4"]
+    with ExitStack() as stack:
+        checks = [
+            stack.enter_context(
+                process(
+                    [*COMMAND, "verify-delivery", own_fleet.base_url, "--protocol", name, *options],
+                    log,
+                )
+            )
+            for name, log in zip(protocols, logs, strict=True)
+        ]
+        with redis.Redis.from_url(own_fleet.redis_url) as store:
+            until(lambda: len(runs_in(store)) == 2, "messages of both flow")
+        victim = own_fleet.redis if frozen == "redis" else own_fleet
+        victim.freeze()
+        try:
+            codes = [check.wait(60) for check in checks]
+        finally:
+            victim.thaw()
+    assert codes == [1, 1]
+    for log in logs:
+        document = json.loads(log.read_text().splitlines()[-1])
+        assert 0 < document["acknowledged"] < 4000
+        assert document["acknowledged"] + document["unacknowledged"] == 4000
+
+
+def run_of(*events: Event) -> Run:
+    """A run of one publisher and one subscriber, in which this happened."""
+    run = Run(parse_url("http://lb"), Plan(publishers=1, subscribers=1, messages=3))
+    for event in events:
+        run.enter(event)
+    return run
+
+
+def published(sequence: int, at: float) -> list[Event]:
+    """One message, acknowledged."""
+    return [Sent(at, 0, sequence), Acknowledged(at, 0, sequence)]
+
+
+AWAY = (
+    Subscribed(0.0, 0),
+    *published(0, 1.0),
+    Received(1.0, 0, 0, 0),
+    Disconnected(2.0, 0),
+    *published(1, 3.0),
+    Subscribed(4.0, 0),
+    *published(2, 5.0),
+    Received(5.0, 0, 0, 2),
+)
+
+
+def test_what_was_missed_while_away_is_named() -> None:
+    """It is no fault, as the client knows of it; but it can be looked up."""
+    report = report_of(run_of(*AWAY))
+    assert report.ok
+    assert report.data["missed_while_away"] == 1
+    assert report.data["examples"] == {
+        "missed_while_away": [{"subscriber": 0, "publisher": 0, "sequence": 1}]
+    }
+
+
+def test_people_are_told_what_was_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    """Figures, examples, what was tried again, and a verdict in words."""
+    run = run_of(*AWAY[:-1])
+    run.failed(TimeoutError())
+    emit(report_of(run), as_json=False)
+    text = capsys.readouterr().out
+    assert "✗ 1 lost: published, and never came" in text
+    rows = [" ".join(line.strip("│ \n").replace("│", " ").split()) for line in text.splitlines()]
+    assert "published 3 by 1 publishers" in rows
+    assert "lost 0 0 2" in rows
+    assert "missed while away 0 0 1" in rows
+    assert "no answer in time 1" in rows

@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import centrifuge  # type: ignore[import-untyped]
 import orjson
 import uvloop
+from rich.console import RenderableType
 
 from wsfleet.cli import CannotRun
 from wsfleet.cli.client import Asker, Client, ConnectError, DisconnectedError, Endpoint
@@ -19,7 +21,6 @@ from wsfleet.cli.delivery import (
     Disconnected,
     Event,
     Faults,
-    Findings,
     Position,
     Received,
     Sent,
@@ -31,9 +32,21 @@ from wsfleet.cli.output import Report, table
 CENTRIFUGE_PATH = "/connection/websocket"
 PLAIN_CHANNEL = "broadcast"
 RETRY_PAUSE = 0.2
-SHORTEST_DELAY, LONGEST_DELAY = 0.1, 1.0
+#: Seconds that the SDK waits before it connects again, and for each answer and each handshake.
+SHORTEST_DELAY, LONGEST_DELAY, SDK_TIMEOUT = 0.1, 1.0, 5.0
+#: Seconds for all subscribers to get in, and at the end to get what is still on its way.
 ENTRY, DRAIN = 20.0, 20.0
-"""Seconds for all subscribers to get in, and at the end to get what is still on its way."""
+#: Most seconds for closing all connections, whatever the servers do.
+CLOSING = 2.0
+#: What breaks the delivery contract, and what it means.
+FAULTS = {
+    "lost": "published, and never came to a subscriber that should have got it",
+    "duplicated": "came to a subscriber again",
+    "reordered": "came after something later, or at another place than to others",
+    "recovered_wrongly": "what the server said of a recovery does not hold",
+}
+#: Examples of each kind that a person is shown; --json has more.
+SHOWN_EXAMPLES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +72,14 @@ class Run:
         self.account = Account(Terms(plan.publishers, plan.subscribers, plan.messages))
         self.errors: dict[str, int] = {}
         self.last_error = "no answer"
+        self.entered = asyncio.Event()
         self.stopping = False
-        self._loop = asyncio.get_running_loop()
-        self._started = self._loop.time()
+        self._started = time.monotonic()  # the loop's own clock counts whole milliseconds
 
     @property
     def at(self) -> float:
         """Seconds since the run began."""
-        return self._loop.time() - self._started
+        return time.monotonic() - self._started
 
     def enter(self, event: Event) -> None:
         """Enter an event, until the run is being taken down."""
@@ -88,24 +101,23 @@ class Run:
             publisher, sequence = data["publisher"], data["sequence"]
             self.enter(Received(self.at, subscriber, publisher, sequence, offset))
 
-    def failed(self, error: object) -> None:
+    def failed(self, error: Exception) -> None:
         """Note an error that is answered by trying again."""
-        self.last_error = str(error) or type(error).__name__
+        self.last_error = _reason(error)
         self.errors[self.last_error] = self.errors.get(self.last_error, 0) + 1
 
     async def publish_all(
         self, publisher: int, publish: Callable[[dict[str, Any]], Awaitable[None]], *, keyed: bool
     ) -> None:
-        """Publish each message until it is acknowledged, at the plan's pace."""
+        """Once all subscribers are there, publish each message until it is acknowledged."""
+        await self.entered.wait()
         for sequence in range(self.plan.messages):
             message = self.message(publisher, sequence)
             while True:
                 self.enter(Sent(self.at, publisher, sequence, keyed))
                 try:
                     await publish(message)
-                except (ConnectError, DisconnectedError, TimeoutError, _RefusedError) as error:
-                    self.failed(error)
-                except centrifuge.CentrifugeError as error:
+                except _PASSING as error:
                     self.failed(error)
                 else:
                     break
@@ -120,7 +132,53 @@ class Run:
 
 
 class _RefusedError(Exception):
-    """The server answered a message with an error."""
+    """The server answered a message with an error that may pass."""
+
+
+#: What is answered by trying again.
+_PASSING = (
+    ConnectError,
+    DisconnectedError,
+    TimeoutError,
+    _RefusedError,
+    centrifuge.CentrifugeError,
+)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without what is different each time, so that it can be counted."""
+    match error:
+        case TimeoutError() | centrifuge.OperationTimeoutError():
+            return "no answer in time"
+        case centrifuge.ClientDisconnectedError():
+            return "disconnected"
+        case centrifuge.ReplyError():
+            return f"{error.code} {error.message}"
+        case _:
+            return str(error) or type(error).__name__
+
+
+def _unwanted(who: str, code: object, reason: str) -> CannotRun:
+    return CannotRun(
+        f"{who} was refused for good: {code} {reason}. "
+        "Check --channel, and what the nodes' configuration allows (docs/configuration.md)."
+    )
+
+
+class Party(Protocol):
+    """A publisher or a subscriber."""
+
+    def work(self) -> Coroutine[Any, Any, None]:
+        """Publish everything, or listen until cancelled; CannotRun if trying on is no use."""
+
+    def stop(self) -> Coroutine[Any, Any, None]:
+        """Close the connection."""
+
+
+class Subscriber(Party, Protocol):
+    """A party that is `ready` once it hears the channel."""
+
+    ready: asyncio.Event
 
 
 class PlainPublisher:
@@ -148,10 +206,15 @@ class PlainPublisher:
         try:
             answer = await self._asker.ask(orjson.dumps(message))
         except (DisconnectedError, TimeoutError):
+            # An answer that comes late would be taken for that to the next message.
+            self._asker.transport.disconnect(graceful=False)
             self._asker = None
             raise
         if answer["type"] != "ack":
-            raise _RefusedError(f"{answer.get('code')}: {answer.get('message')}")
+            code, text = answer.get("code"), str(answer.get("message"))
+            if code != "unavailable":
+                raise _unwanted(f"publisher {self._number}", code, text)
+            raise _RefusedError(f"{code}: {text}")
 
 
 class PlainSubscriber:
@@ -202,60 +265,82 @@ class _PlainListener(Client):
         self._ended.set()
 
 
-def _sdk(run: Run, events: Any = None) -> Any:
-    url = run.endpoint.http.replace("http", "ws", 1) + CENTRIFUGE_PATH
-    return centrifuge.Client(
-        url,
-        events=events,
-        min_reconnect_delay=SHORTEST_DELAY,
-        max_reconnect_delay=LONGEST_DELAY,
-    )
+class _Sdk(centrifuge.ClientEventHandler):  # type: ignore[misc]
+    """One client of the SDK; `refusal` is known once the server wants no more of it."""
+
+    def __init__(self, run: Run, name: str) -> None:
+        self.run = run
+        self.name = name
+        self.refusal: asyncio.Future[CannotRun] = asyncio.get_running_loop().create_future()
+        self.client = centrifuge.Client(
+            run.endpoint.http.replace("http", "ws", 1) + CENTRIFUGE_PATH,
+            events=self,
+            timeout=SDK_TIMEOUT,
+            min_reconnect_delay=SHORTEST_DELAY,
+            max_reconnect_delay=LONGEST_DELAY,
+        )
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        await self.client.disconnect()
+
+    async def on_error(self, ctx: centrifuge.ErrorContext) -> None:
+        self.run.failed(ctx.error)
+
+    async def on_disconnected(self, ctx: centrifuge.DisconnectedContext) -> None:
+        self.refused(ctx.code, ctx.reason)
+
+    def refused(self, code: int, reason: str) -> None:
+        """Note a code after which the SDK does not try again."""
+        if not self.refusal.done():
+            self.refusal.set_result(_unwanted(self.name, code, reason))
 
 
-class SdkPublisher:
+class SdkPublisher(_Sdk):
     """Publishes with the SDK; its protocol has no idempotency key."""
 
     def __init__(self, run: Run, number: int) -> None:
-        self._run = run
+        super().__init__(run, f"publisher {number}")
         self._number = number
-        self._client = _sdk(run)
 
     async def work(self) -> None:
         """Publish everything."""
-        await self._client.connect()
-        await self._run.publish_all(self._number, self._publish, keyed=False)
-
-    async def stop(self) -> None:
-        """Disconnect."""
-        await self._client.disconnect()
+        await self.client.connect()
+        await self.run.publish_all(self._number, self._publish, keyed=False)
 
     async def _publish(self, message: dict[str, Any]) -> None:
-        await self._client.publish(self._run.plan.channel, message)
+        try:
+            await self.client.publish(self.run.plan.channel, message)
+        except centrifuge.ReplyError as error:
+            if error.temporary:
+                raise
+            raise _unwanted(self.name, error.code, error.message) from None
+        except centrifuge.ClientDisconnectedError:
+            if self.refusal.done():
+                raise self.refusal.result() from None
+            raise
 
 
-class SdkSubscriber:
+class SdkSubscriber(_Sdk):
     """Subscribes with the SDK, which reconnects and recovers by itself."""
 
     def __init__(self, run: Run, number: int) -> None:
-        self._run = run
-        self._client = _sdk(run)
-        self.events = _SdkEvents(run, number)
-        self.ready = self.events.ready
+        super().__init__(run, f"subscriber {number}")
+        self._events = _Subscription(self, number)
+        self.ready = self._events.ready
 
     async def work(self) -> None:
         """Subscribe; everything else is the SDK's."""
-        await self._client.connect()
-        subscription = self._client.new_subscription(self._run.plan.channel, events=self.events)
+        await self.client.connect()
+        subscription = self.client.new_subscription(self.run.plan.channel, events=self._events)
         await subscription.subscribe()
-
-    async def stop(self) -> None:
-        """Disconnect."""
-        await self._client.disconnect()
+        raise await self.refusal
 
 
-class _SdkEvents(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]
-    def __init__(self, run: Run, number: int) -> None:
-        self._run = run
+class _Subscription(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]
+    def __init__(self, subscriber: SdkSubscriber, number: int) -> None:
+        self._subscriber = subscriber
+        self._run = subscriber.run
         self._number = number
         self.ready = asyncio.Event()
 
@@ -274,6 +359,9 @@ class _SdkEvents(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]
         if self.ready.is_set():
             self._run.enter(Disconnected(self._run.at, self._number))
 
+    async def on_unsubscribed(self, ctx: centrifuge.UnsubscribedContext) -> None:
+        self._subscriber.refused(ctx.code, ctx.reason)
+
     async def on_error(self, ctx: centrifuge.SubscriptionErrorContext) -> None:
         self._run.failed(ctx.error)
 
@@ -281,58 +369,74 @@ class _SdkEvents(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]
 async def _verify(endpoint: Endpoint, plan: Plan) -> Report:
     run = Run(endpoint, plan)
     plain = plan.protocol == "plain"
-    subscribers: list[PlainSubscriber | SdkSubscriber] = [
+    subscribers: list[Subscriber] = [
         (PlainSubscriber if plain else SdkSubscriber)(run, n) for n in range(plan.subscribers)
     ]
-    publishers: list[PlainPublisher | SdkPublisher] = [
+    publishers: list[Party] = [
         (PlainPublisher if plain else SdkPublisher)(run, n) for n in range(plan.publishers)
     ]
     listening = [asyncio.create_task(subscriber.work()) for subscriber in subscribers]
-    publishing: list[asyncio.Task[None]] = []
+    publishing = [asyncio.create_task(publisher.work()) for publisher in publishers]
+    course = asyncio.create_task(_course(run, subscribers, publishing))
     try:
-        async with asyncio.timeout(plan.timeout):
-            async with asyncio.timeout(ENTRY):
-                await asyncio.gather(*(subscriber.ready.wait() for subscriber in subscribers))
-            publishing = [asyncio.create_task(publisher.work()) for publisher in publishers]
-            await asyncio.gather(*publishing)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DRAIN):
-                    while not run.all_there():
-                        await asyncio.sleep(RETRY_PAUSE)
-    except TimeoutError:
-        if not publishing:
-            raise CannotRun(
-                f"not every subscriber got in ({run.last_error}). "
-                "Check the URL, and the fleet with `wsfleet status`."
-            ) from None
-        # What is unacknowledged by now is reported.
+        ended, _ = await asyncio.wait([course, *listening], return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()  # a subscriber ends only with an error
     finally:
         run.stopping = True
-        for task in [*listening, *publishing]:
+        tasks = [course, *listening, *publishing]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*listening, *publishing, return_exceptions=True)
-        ends = (client.stop() for client in [*publishers, *subscribers])
-        await asyncio.gather(*ends, return_exceptions=True)
-    return _report(run, run.account.findings())
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING):
+                ends = (party.stop() for party in [*publishers, *subscribers])
+                await asyncio.gather(*ends, return_exceptions=True)
+    return report_of(run)
 
 
-def _report(run: Run, findings: Findings) -> Report:
-    plan = run.plan
-    unacknowledged = plan.publishers * plan.messages - findings.acknowledged
-    faults: dict[str, Faults] = {
-        "lost": findings.lost,
-        "duplicated": findings.duplicated,
-        "reordered": findings.reordered,
-        "recovered_wrongly": findings.recovered_wrongly,
-    }
+async def _course(
+    run: Run, subscribers: list[Subscriber], publishing: list[asyncio.Task[None]]
+) -> None:
+    timeout = run.plan.timeout
+    try:
+        async with asyncio.timeout(min(ENTRY, timeout)):
+            await asyncio.gather(*(subscriber.ready.wait() for subscriber in subscribers))
+    except TimeoutError:
+        missing = sum(not subscriber.ready.is_set() for subscriber in subscribers)
+        raise CannotRun(
+            f"{missing:,} of {len(subscribers):,} subscribers did not get in ({run.last_error}). "
+            "Check the URL, and the fleet with `wsfleet status`."
+        ) from None
+    with contextlib.suppress(TimeoutError):  # what is not acknowledged by then is reported
+        async with asyncio.timeout(timeout - run.at):
+            run.entered.set()
+            await asyncio.gather(*publishing)
+            async with asyncio.timeout(DRAIN):
+                while not run.all_there():
+                    await asyncio.sleep(RETRY_PAUSE)
+
+
+def report_of(run: Run) -> Report:
+    """What a run amounts to, in words and figures; every count in `data` is exact."""
+    plan, findings = run.plan, run.account.findings()
+    published = plan.publishers * plan.messages
+    unacknowledged = published - findings.acknowledged
+    faults: dict[str, Faults] = {name: getattr(findings, name) for name in FAULTS}
+    told = {"missed_while_away": findings.missed_while_away}
     problems = [
-        f"{faults[name].count:,} {name.replace('_', ' ')}" for name in faults if faults[name].count
+        f"{fault.count:,} {_words(name)}: {FAULTS[name]}"
+        for name, fault in faults.items()
+        if fault.count
     ]
     if unacknowledged:
         problems.append(f"{unacknowledged:,} not acknowledged: {run.last_error}")
     if findings.absent:
-        problems.append(f"{len(findings.absent):,} subscribers did not come back")
-    latencies = {"ack": findings.ack_latency, "delivery": findings.delivery_latency}
+        problems.append(f"{len(findings.absent):,} subscribers did not come back: {run.last_error}")
+    latencies = {
+        "ack": findings.ack_latency.summary(),
+        "delivery": findings.delivery_latency.summary(),
+    }
     data: dict[str, Any] = {
         "protocol": plan.protocol,
         "channel": plan.channel,
@@ -348,15 +452,51 @@ def _report(run: Run, findings: Findings) -> Report:
         "unrecovered": findings.unrecovered,
         "missed_while_away": findings.missed_while_away.count,
         "retried_copies": findings.retried,
+        "absent": len(findings.absent),
         "longest_away_seconds": round(max(findings.longest_away, default=0.0), 3),
         "longest_wait_seconds": round(max(findings.longest_wait, default=0.0), 3),
         "errors": run.errors,
-        "examples": {name: fault.examples for name, fault in faults.items() if fault.count},
-        **{f"{name}_latency": latency.summary() for name, latency in latencies.items()},
+        "examples": {
+            name: fault.examples for name, fault in (faults | told).items() if fault.count
+        },
+        **{f"{name}_latency": summary for name, summary in latencies.items()},
     }
-    shown = [key for key, value in data.items() if isinstance(value, int | float)]
-    rows = [(key.replace("_", " "), data[key]) for key in shown]
-    return Report(data, [table(f"delivery, {plan.protocol}", ["", ">value"], rows)], problems)
+    overview = [
+        ("published", f"{published:,} by {plan.publishers:,} publishers"),
+        ("acknowledged", data["acknowledged"]),
+        ("delivered", f"{data['delivered']:,} to {plan.subscribers:,} subscribers"),
+        *((_words(name), fault.count) for name, fault in faults.items()),
+        ("copies, sent again without a key", data["retried_copies"]),
+        ("reconnects of subscribers", data["reconnects"]),
+        ("recovered", data["recovered"]),
+        ("not recovered, and told so", data["unrecovered"]),
+        ("missed while away, and known", data["missed_while_away"]),
+        ("longest without the channel", f"{data['longest_away_seconds']:,.3f} s"),
+        ("longest until an ack", f"{data['longest_wait_seconds']:,.3f} s"),
+    ]
+    columns = ("p50_ms", "p95_ms", "p99_ms", "max_ms", "count")
+    speed = [(name, *(summary[c] for c in columns)) for name, summary in latencies.items()]
+    views: list[RenderableType] = [
+        table(f"delivery, {plan.protocol}, {plan.channel}", ("", ">value"), overview),
+        table("latency", ("", ">p50 ms", ">p95 ms", ">p99 ms", ">max ms", ">n"), speed),
+    ]
+    if run.errors:
+        columns_of_errors = ("errors, answered by trying again", ">times")
+        views.append(table("", columns_of_errors, sorted(run.errors.items())))
+    if data["examples"]:
+        examples = [
+            (_words(name), example)
+            for name, all_of_it in data["examples"].items()
+            for example in all_of_it[:SHOWN_EXAMPLES]
+        ]
+        fields = list(dict.fromkeys(field for _, example in examples for field in example))
+        rows = [(name, *(str(example.get(f, "")) for f in fields)) for name, example in examples]
+        views.append(table("examples (--json has more)", ("", *map(_words, fields)), rows))
+    return Report(data, views, problems)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def run(endpoint: Endpoint, plan: Plan) -> Report:

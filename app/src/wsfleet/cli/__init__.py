@@ -351,7 +351,8 @@ def verify_command(
     """Account for every publication while the fleet is under fault; 1 if the contract was broken.
 
     Publishers repeat each message until it is acknowledged; subscribers reconnect and recover.
-    Nothing acknowledged may be lost, doubled, out of order, or wrongly called recovered.
+    Nothing acknowledged may be lost, doubled, out of order, or wrongly called recovered. Ctrl-C
+    ends the publishing; what was published by then is accounted for.
     """
     from wsfleet.cli import verify
     from wsfleet.cli.client import parse_url

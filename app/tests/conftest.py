@@ -56,6 +56,7 @@ async def start_node(redis_server: str) -> AsyncIterator[StartNode]:
             "redis_timeout": 0.5,
             "heartbeat_interval": 0.2,
             "node_dead_after": 2.0,
+            "drain_delay": 0.0,
             "drain_timeout": 5.0,
         }
         settings = Settings(**(defaults | overrides))

@@ -10,6 +10,11 @@ NODES = "wsfleet:nodes"
 CONTROL = "wsfleet:control"
 """Pub/sub channel that every node listens on: what an operator wants done wherever it applies."""
 
+DESIRED = "wsfleet:desired"
+"""Hash: node name -> what an operator wants of it, `DRAIN` or `SERVE`; it outlives the node."""
+
+DRAIN, SERVE = "drain", "serve"
+
 
 def state(client_id: str) -> str:
     """String: the client's last message."""

@@ -1,7 +1,6 @@
-"""One node process: its parts, its state, and how it stops without dropping everybody at once."""
+"""One node process: its parts, and what it says of itself."""
 
 import asyncio
-import enum
 import signal
 import time
 from collections.abc import Callable, Coroutine
@@ -15,6 +14,7 @@ from wsfleet.auth import verifiers
 from wsfleet.broker import Broker
 from wsfleet.channels import Channels
 from wsfleet.connection import NORMAL, Connection
+from wsfleet.drain import Drain, State
 from wsfleet.health import Sampler
 from wsfleet.hub import Hub
 from wsfleet.listener import Listeners
@@ -30,15 +30,6 @@ from wsfleet.tasks import end
 
 log = structlog.get_logger(__name__)
 
-DRAIN_STEP = 0.1
-
-
-class State(enum.Enum):
-    """A node only ever moves down this list."""
-
-    RUNNING = "running"
-    DRAINING = "draining"
-
 
 class Node:
     """Everything that lives as long as the process; made before the first connection.
@@ -52,13 +43,14 @@ class Node:
         self.config = configuration.load(settings.config)
         self.channels = Channels(self.config.channel)
         self.connection_tokens, self.subscription_tokens = verifiers(self.config.client)
-        self.state = State.RUNNING
         self.started_at = time.time()
         self.metrics = Metrics()
         self.sampler = Sampler()
         self.hub = Hub(on_delivered=self.metrics.deliveries.inc)
         self.store = Store(settings, on_connected=self._on_connected)
         self.registry = Registry(self.store, settings, self._describe)
+        self.drain = Drain(self.hub, settings, on_change=self.registry.hurry)
+        self.registry.on_wanted = self.drain.obey
         self.sessions = Sessions(self.store, self.registry, settings.name, settings.resume_window)
         self.listeners = Listeners()
         self.broker = Broker(
@@ -98,12 +90,14 @@ class Node:
 
     def not_ready_reason(self) -> str | None:
         """Why new clients should go elsewhere; None if they should come."""
-        if self.state is State.DRAINING:
-            return "draining"
+        if self.drain.refuses:
+            return self.drain.state.value
         if not self.store.connected:
             return "redis is not reachable"
         if not self.broker.subscribed:
             return "not subscribed to the other nodes"
+        if self.drain.state is State.STARTING:
+            return "starting"
         if len(self.hub) >= self.settings.max_connections:
             return f"full: {self.settings.max_connections} connections"
         return None
@@ -114,8 +108,8 @@ class Node:
         A node without Redis still accepts: the others may be no better off, and its clients learn
         the reason from an error frame instead of from a closed door.
         """
-        if self.state is State.DRAINING:
-            return "draining"
+        if self.drain.refuses:
+            return self.drain.state.value
         if len(self.hub) >= self.settings.max_connections:
             return "full"
         return None
@@ -125,7 +119,7 @@ class Node:
         healthy = self.store.connected and self.broker.subscribed
         status = "healthy" if healthy else "degraded"
         return {
-            "status": "draining" if self.state is State.DRAINING else status,
+            "status": self.drain.state.value if self.drain.refuses else status,
             "connections": len(self.hub),
             "memory_usage": self.sampler.memory_usage,
             "cpu_usage": self.sampler.cpu_usage,
@@ -135,35 +129,13 @@ class Node:
             "uptime": round(time.time() - self.started_at, 3),
         }
 
-    async def drain(self) -> None:
-        """Refuse new clients and ask the open ones to reconnect, a few at a time.
-
-        At `drain_rate` a second, faster where `drain_timeout` would be exceeded; clients that are
-        left then are closed by the server's own shutdown.
-        """
-        self.state = State.DRAINING
-        settings = self.settings
-        leaving = list(self.hub)
-        log.info("draining", connections=len(leaving))
-        deadline = time.monotonic() + settings.drain_timeout
-        per_second = max(
-            settings.drain_rate, len(leaving) / max(settings.drain_timeout, DRAIN_STEP)
-        )
-        step = max(1, round(per_second * DRAIN_STEP))
-        while leaving and time.monotonic() < deadline:
-            for connection in leaving[:step]:
-                connection.restart()
-            leaving = leaving[step:]
-            await asyncio.sleep(DRAIN_STEP)
-        while len(self.hub) and time.monotonic() < deadline:
-            await asyncio.sleep(DRAIN_STEP)
-        log.info("drained", left=len(self.hub))
-
     def opened(self, connection: Connection) -> None:
         """Count a connection in."""
         self.hub.add(connection)
         self.metrics.connections_opened.inc()
         log.info("opened", client_id=connection.client_id, connections=len(self.hub))
+        if self.drain.state is State.DRAINED:  # its handshake began before
+            connection.restart()
 
     def closed(self, connection: Connection) -> None:
         """Count a connection out."""

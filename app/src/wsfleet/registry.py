@@ -1,6 +1,7 @@
 """The live nodes: this one's heartbeat, and what it learns of the others by it."""
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -32,6 +33,8 @@ class Registry:
         self._describe = describe
         self.on_dead: Callable[[str], Awaitable[None]] = _nothing
         self.on_unknown: Callable[[], Awaitable[None]] = _nothing
+        self.on_wanted: Callable[[str | None], None] = lambda wanted: None
+        self._hurry = asyncio.Event()
 
     async def run(self) -> None:
         """Give a sign of life every interval, and clear away nodes that give none."""
@@ -41,7 +44,14 @@ class Registry:
                 await self.beat()
             except (UnavailableError, RedisError) as error:
                 log.debug("heartbeat failed", error=str(error))
-            await asyncio.sleep(max(0.0, self._interval - (time.monotonic() - started)))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval - (time.monotonic() - started)):
+                    await self._hurry.wait()
+            self._hurry.clear()
+
+    def hurry(self) -> None:
+        """Give the next sign of life now: there is news."""
+        self._hurry.set()
 
     async def leave(self) -> None:
         """Take this node out of the registry: it stops on purpose."""
@@ -78,18 +88,20 @@ class Registry:
         return bool(listeners == 0 or silence > 1000 * self._dead_after)
 
     async def beat(self) -> None:
-        """Give one sign of life, and clear away the dead.
+        """Give one sign of life, hear what is wanted of this node, and clear away the dead.
 
         Raises:
             UnavailableError: Redis is away.
         """
         fields = [item for pair in self._describe().items() for item in pair]
         own = keys.node(self._name)
-        (known, stale), *_ = await asyncio.gather(  # one round trip
+        (known, stale), wanted, *_ = await asyncio.gather(  # one round trip
             self._store.function("heartbeat", [keys.NODES], self._name, self._dead_after),
+            self._store.call("HGET", keys.DESIRED, self._name),
             self._store.call("HSET", own, *fields),
             self._store.call("EXPIRE", own, math.ceil(self._dead_after)),
         )
+        self.on_wanted(wanted.decode() if wanted is not None else None)
         if not known:
             await self.on_unknown()
         for name in (name.decode() for name in stale):

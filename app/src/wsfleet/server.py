@@ -37,7 +37,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, then do what uvicorn does."""
         systemd.notify("STOPPING=1")
-        await self._node.drain()
+        await self._node.drain.finish()
         await super().shutdown(sockets)
         if self._watchdog is not None:
             self._watchdog.cancel()

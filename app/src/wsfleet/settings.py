@@ -67,10 +67,14 @@ class Settings(BaseSettings):
     """Seconds without a message from a client until it is closed with 1000; 0 is never."""
     outbox_limit: PositiveInt = 1_048_576
     """Bytes that may wait for one client; a slower one is closed with 1013."""
+    drain_delay: float = Field(default=3.0, ge=0)
+    """Seconds in which the balancers see that a node drains, before it sends clients away."""
     drain_timeout: float = Field(default=30.0, ge=0)
-    """Seconds in which a stopping node asks its clients to reconnect."""
+    """Seconds after that in which a draining node asks its clients to reconnect."""
     drain_rate: PositiveInt = 200
-    """Clients a second that a stopping node sends away, unless the time-out asks for more."""
+    """Clients a second that a draining node sends away, unless the time-out asks for more."""
+    standby: bool = False
+    """Stay drained until an operator wants the node to serve."""
 
     @cached_property
     def name(self) -> str:

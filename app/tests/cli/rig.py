@@ -152,6 +152,7 @@ class Rig:
                 WSFLEET_PORT=self.nodes[name].rpartition(":")[2],
                 WSFLEET_NODE_NAME=name,
                 WSFLEET_REDIS_URL=self.links[name].url,
+                WSFLEET_DRAIN_DELAY="1",  # HAProxy looks often
                 **self.environment,
             )
         )

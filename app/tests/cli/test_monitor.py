@@ -25,7 +25,7 @@ WELL = {
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"status": "draining"}, "is draining"),
+        ({"status": "degraded"}, "is degraded"),
         ({"redis_connected": False}, "has no connection to Redis"),
         ({"redis_connected": None}, "has no connection to Redis"),
         ({"cpu_usage": 90.5}, "CPU at 90 %"),
@@ -37,9 +37,10 @@ def test_each_threshold_is_a_problem(change: dict[str, object], problem: str) ->
     assert judge({**WELL, **change}, 1.0, 90.0).problems == [problem]
 
 
-def test_a_healthy_answer_has_no_problem() -> None:
+@pytest.mark.parametrize("status", ["healthy", "draining", "drained"])
+def test_a_healthy_answer_has_no_problem(status: str) -> None:
     """Up to 90 % of CPU and memory nothing is reported, and its numbers are kept."""
-    reading = judge({**WELL, "cpu_usage": 90.0, "memory_usage": 90.0}, 2.5, 90.0)
+    reading = judge({**WELL, "status": status, "cpu_usage": 90.0, "memory_usage": 90.0}, 2.5, 90.0)
     assert reading.problems == []
     assert reading.values == {
         "connections": 3, "cpu_usage": 90.0, "memory_usage": 90.0, "response_ms": 2.5,
@@ -50,9 +51,9 @@ def test_changes_are_told_once() -> None:
     """A change of the status is told when it happens; failures and extremes are summed up."""
     history = History()
     readings = [judge({**WELL, "status": status}, 1.0, 90.0) for status in
-                ("healthy", "draining", "draining", "healthy")]  # fmt: skip
+                ("healthy", "degraded", "degraded", "healthy")]  # fmt: skip
     assert [history.add(reading) for reading in readings] == [
-        [], ["healthy → draining"], [], ["draining → healthy"],
+        [], ["healthy → degraded"], [], ["degraded → healthy"],
     ]  # fmt: skip
     assert (history.checks, history.failures) == (4, 2)
     assert history.spans["connections"].summary() == {"min": 3, "avg": 3, "max": 3}

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import signal
+import subprocess
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -36,6 +38,27 @@ def test_a_quiet_fleet_loses_nothing(fleet: Rig, protocol: str) -> None:
     assert {kind: document[kind] for kind in FAULTS} == dict.fromkeys(FAULTS, 0)
     assert (document["acknowledged"], document["delivered"]) == (60, 600)
     assert document["examples"] == {}
+
+
+def test_ctrl_c_ends_the_publishing(fleet: Rig) -> None:
+    """What was published by then is accounted for: exit code 0."""
+    command = [*COMMAND, "verify-delivery", fleet.base_url, "--json", "--messages", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        try:
+            with redis.Redis.from_url(fleet.redis_url) as client:
+                before = client.hget(keys.meta("broadcast"), "offset")
+                until(
+                    lambda: client.hget(keys.meta("broadcast"), "offset") != before, "they publish"
+                )
+            child.send_signal(signal.SIGINT)
+            stdout, _ = child.communicate(timeout=40)
+        finally:
+            child.kill()
+    report = json.loads(stdout)
+    assert child.returncode == 0, report
+    assert report["acknowledged"] > 0
+    assert report["unacknowledged"] == report["lost"] == 0
+    assert report["delivered"] == 20 * report["acknowledged"]
 
 
 def test_a_fleet_that_is_not_there(unused_tcp_port: int) -> None:

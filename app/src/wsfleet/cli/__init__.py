@@ -95,6 +95,19 @@ Fleet = Annotated[
         show_default=False,
     ),
 ]
+Nodes = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NODE...",
+        help="As `wsfleet status` names them; a host's name, without a port, means all of its "
+        "nodes.",
+        show_default=False,
+    ),
+]
+Wait = Annotated[
+    bool, typer.Option("--wait/--no-wait", help="Return only when it is so, or not so in time.")
+]
+Timeout = Annotated[float, typer.Option(min=0, help="Seconds to wait.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print exactly one JSON object on stdout, nothing else.")
 ]
@@ -149,6 +162,57 @@ def status_command(fleet: Fleet = None, as_json: Json = False) -> None:
     _end(status.run(load_fleet(fleet)), as_json)
 
 
+@app.command("drain")
+def drain_command(
+    nodes: Nodes,
+    timeout: Timeout = 120.0,
+    wait: Wait = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if no other node is ready to take the clients.")
+    ] = False,
+    fleet: Fleet = None,
+    as_json: Json = False,
+) -> None:
+    """Send the clients of nodes to the other nodes, a few at a time; 1 if some are left.
+
+    A drained node runs on without clients, also after a restart, until `wsfleet undrain`.
+    """
+    from wsfleet.cli import drain
+    from wsfleet.cli.fleet import load_fleet
+    from wsfleet.keys import DRAIN
+
+    plan = drain.Plan(nodes, DRAIN, timeout if wait else None, force)
+    _end(drain.run(load_fleet(fleet), plan, quiet=as_json), as_json)
+
+
+@app.command("undrain")
+def undrain_command(
+    nodes: Nodes,
+    timeout: Timeout = 30.0,
+    wait: Wait = True,
+    fleet: Fleet = None,
+    as_json: Json = False,
+) -> None:
+    """Let drained or standby nodes take clients, and end a drain under way; 1 if one does not."""
+    from wsfleet.cli import drain
+    from wsfleet.cli.fleet import load_fleet
+    from wsfleet.keys import SERVE
+
+    plan = drain.Plan(nodes, SERVE, timeout if wait else None)
+    _end(drain.run(load_fleet(fleet), plan, quiet=as_json), as_json)
+
+
+@app.command("forget")
+def forget_command(
+    nodes: Nodes, timeout: Timeout = 30.0, fleet: Fleet = None, as_json: Json = False
+) -> None:
+    """Leave no trace in Redis of nodes that are stopped for good; 1 if something stays."""
+    from wsfleet.cli import drain
+    from wsfleet.cli.fleet import load_fleet
+
+    _end(drain.forget(load_fleet(fleet), nodes, timeout), as_json)
+
+
 @check.command("stickiness")
 def stickiness_command(
     url: Url,
@@ -179,6 +243,24 @@ def stickiness_command(
     modes = (True, False) if jar is None else (jar,)
     plan = stickiness.Plan(clients, connections, messages, seconds, modes)
     _end(stickiness.run(parse_url(url), plan), as_json)
+
+
+@check.command("node")
+def node_command(
+    url: Url,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds until it must answer as it should.")
+    ] = 10.0,
+    as_json: Json = False,
+) -> None:
+    """Show that one node is ready and answers on a WebSocket, or is drained; 1 if neither.
+
+    URL is the node's own. No other client hears of it.
+    """
+    from wsfleet.cli import probe
+    from wsfleet.cli.client import parse_url
+
+    _end(probe.run(parse_url(url), timeout), as_json)
 
 
 @check.command("state")
@@ -269,7 +351,8 @@ def verify_command(
     """Account for every publication while the fleet is under fault; 1 if the contract was broken.
 
     Publishers repeat each message until it is acknowledged; subscribers reconnect and recover.
-    Nothing acknowledged may be lost, doubled, out of order, or wrongly called recovered.
+    Nothing acknowledged may be lost, doubled, out of order, or wrongly called recovered. Ctrl-C
+    ends the publishing; what was published by then is accounted for.
     """
     from wsfleet.cli import verify
     from wsfleet.cli.client import parse_url

@@ -18,6 +18,7 @@ from wsfleet.cli import CannotRun
 from wsfleet.cli.client import COOKIE, Endpoint, cookie_node, received_cookie
 from wsfleet.cli.fleet import Fleet
 from wsfleet.cli.output import Report, table
+from wsfleet.cli.redis_link import DRAIN_STATES
 
 BALANCER = "balancer"
 #: Requests without a cookie that look for nodes; it ends early after this many without a new one.
@@ -262,7 +263,7 @@ def judge(health: Mapping[str, Any], milliseconds: float, limit: float) -> Readi
         value = health.get(name)
         if isinstance(value, int | float):
             reading.values[name] = value
-    if reading.status != "healthy":
+    if reading.status not in ("healthy", *DRAIN_STATES):
         reading.problems.append(f"is {reading.status}")
     if health.get("redis_connected") is not True:
         reading.problems.append("has no connection to Redis")

@@ -17,6 +17,8 @@ DEAD_AFTER = 8.0
 #: Commands in one round trip: enough to make its time matter little, few enough not to stall
 #: the Redis that the fleet is working with.
 BATCH = 500
+#: What a node is on its way to being empty, and when it is; an operator wants it so.
+DRAIN_STATES = ("draining", "drained")
 _TIMEOUT = 5.0  # seconds
 
 T = TypeVar("T")
@@ -86,6 +88,29 @@ def live_nodes(client: Any) -> set[Any]:
     seconds, micros = client.time()
     oldest = seconds + micros / 1e6 - DEAD_AFTER
     return set(client.zrangebyscore(keys.NODES, oldest, "+inf"))
+
+
+def registry(client: Any) -> dict[str, dict[str, Any]]:
+    """Return every node in the registry with what it says of itself."""
+    live = live_nodes(client)
+    now = client.time()[0]
+    nodes = {}
+    for name, beat in client.zrange(keys.NODES, 0, -1, withscores=True):
+        said = client.hgetall(keys.node(name))
+        nodes[name] = {
+            **said,
+            "live": name in live,
+            "heartbeat_age": round(now - beat, 1),
+            "uptime": _since(said.get("started"), now),
+        }
+    return nodes
+
+
+def _since(started: str | None, now: float) -> float | None:
+    try:
+        return round(now - float(started or ""), 1)
+    except ValueError:
+        return None
 
 
 def batches(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -13,7 +13,7 @@ from wsfleet import keys
 from wsfleet.cli import CannotRun
 from wsfleet.cli.fleet import Fleet
 from wsfleet.cli.output import Report, table
-from wsfleet.cli.redis_link import connected, live_nodes, server_infos, shown
+from wsfleet.cli.redis_link import DRAIN_STATES, connected, registry, server_infos, shown
 from wsfleet.topology import RedisURL
 
 _TIMEOUT = 3.0  # seconds for one HTTP answer
@@ -65,6 +65,8 @@ def run(fleet: Fleet) -> Report:
     report.problems += [
         f"node {node['name']}: {node['problem']}" for node in nodes if node["problem"]
     ]
+    # A balancer sees a node that drains as one that is down: that is how it is meant.
+    drained = {node["name"] for node in nodes if node["health"] in DRAIN_STATES}
     report.problems += [
         f"load balancer {name}: {error}" for name, (_, error) in balancers.items() if error
     ]
@@ -72,8 +74,10 @@ def run(fleet: Fleet) -> Report:
         f"load balancer {row['loadbalancer']}: server {row['server']} is {row['status']}"
         + (f" ({row['check']})" if row["check"] else "")
         for row in servers
-        if not row["well"]
+        if not row["well"] and row["server"] not in drained
     ]
+    if len(drained) == len(nodes):
+        report.problems.append("no node takes clients: all of them are drained")
     if redis["error"]:
         report.problems.append(f"redis {redis['url']}: {redis['error']}")
     report.views = _views(nodes, servers, redis)
@@ -116,7 +120,7 @@ def _redis(fleet: Fleet) -> dict[str, Any]:
                 "error": "; ".join(problems) or None,
                 **_counted_keys(client),
             }
-            result["registry"] = _registry(client)
+            result["registry"] = registry(client)
     except CannotRun as error:
         result["error"] = str(error.message)
     return result
@@ -151,29 +155,6 @@ def _counted_keys(client: Any) -> dict[str, int]:
         elif key.startswith(connection):
             counts["connection_keys"] += 1
     return counts
-
-
-def _registry(client: Any) -> dict[str, dict[str, Any]]:
-    """Return every node in the registry with what it says of itself."""
-    live = live_nodes(client)
-    now = client.time()[0]
-    nodes = {}
-    for name, beat in client.zrange(keys.NODES, 0, -1, withscores=True):
-        said = client.hgetall(keys.node(name))
-        nodes[name] = {
-            **said,
-            "live": name in live,
-            "heartbeat_age": round(now - beat, 1),
-            "uptime": _since(said.get("started"), now),
-        }
-    return nodes
-
-
-def _since(started: str | None, now: float) -> float | None:
-    try:
-        return round(now - float(started or ""), 1)
-    except ValueError:
-        return None
 
 
 async def _ask(
@@ -262,9 +243,9 @@ def _node_problem(node: dict[str, Any], *, registered: bool, known: bool) -> str
         return "it is not in the registry"
     if known and not node["live"]:
         return f"no sign of life for {node['heartbeat_age']} s"
-    if node["health"] != "healthy":
+    if node["health"] not in ("healthy", *DRAIN_STATES):
         return f"it says that it is {node['health']}"
-    if node["state"] not in (None, "ready"):
+    if node["state"] not in (None, "ready", *DRAIN_STATES):
         return f"it takes no new clients: {node['state']}"
     return None
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ class Run:
         self.errors: dict[str, int] = {}
         self.last_error = "no answer"
         self.entered = asyncio.Event()
+        self.finishing = False
         self.stopping = False
         self._started = time.monotonic()  # the loop's own clock counts whole milliseconds
 
@@ -85,6 +87,10 @@ class Run:
         """Enter an event, until the run is being taken down."""
         if not self.stopping:
             self.account.enter(event)
+
+    def finish(self) -> None:
+        """Publish nothing more; what was published is still accounted for."""
+        self.finishing = True
 
     def message(self, publisher: int, sequence: int) -> dict[str, Any]:
         """What a publisher sends; the key makes a repeated plain message one."""
@@ -112,6 +118,8 @@ class Run:
         """Once all subscribers are there, publish each message until it is acknowledged."""
         await self.entered.wait()
         for sequence in range(self.plan.messages):
+            if self.finishing:
+                return
             message = self.message(publisher, sequence)
             while True:
                 self.enter(Sent(self.at, publisher, sequence, keyed))
@@ -368,6 +376,9 @@ class _Subscription(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]
 
 async def _verify(endpoint: Endpoint, plan: Plan) -> Report:
     run = Run(endpoint, plan)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _finish_at_first, loop, run)
     plain = plan.protocol == "plain"
     subscribers: list[Subscriber] = [
         (PlainSubscriber if plain else SdkSubscriber)(run, n) for n in range(plan.subscribers)
@@ -395,6 +406,13 @@ async def _verify(endpoint: Endpoint, plan: Plan) -> Report:
     return report_of(run)
 
 
+def _finish_at_first(loop: asyncio.AbstractEventLoop, run: Run) -> None:
+    """A second signal is not held off any more."""
+    run.finish()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.remove_signal_handler(number)
+
+
 async def _course(
     run: Run, subscribers: list[Subscriber], publishing: list[asyncio.Task[None]]
 ) -> None:
@@ -420,7 +438,7 @@ async def _course(
 def report_of(run: Run) -> Report:
     """What a run amounts to, in words and figures; every count in `data` is exact."""
     plan, findings = run.plan, run.account.findings()
-    published = plan.publishers * plan.messages
+    published = findings.sent if run.finishing else plan.publishers * plan.messages
     unacknowledged = published - findings.acknowledged
     faults: dict[str, Faults] = {name: getattr(findings, name) for name in FAULTS}
     told = {"missed_while_away": findings.missed_while_away}
@@ -429,6 +447,8 @@ def report_of(run: Run) -> Report:
         for name, fault in faults.items()
         if fault.count
     ]
+    if not published:
+        problems.append("nothing was published")
     if unacknowledged:
         problems.append(f"{unacknowledged:,} not acknowledged: {run.last_error}")
     if findings.absent:

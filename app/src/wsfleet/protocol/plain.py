@@ -14,7 +14,7 @@ CHANNEL = "broadcast"
 MAX_NAME = 128
 
 CLOSES = Closes(
-    restart=Close(1012, "node is stopping, please reconnect"),
+    restart=Close(1012, "node is draining, please reconnect"),
     slow=Close(1013, "slow consumer"),
 )
 

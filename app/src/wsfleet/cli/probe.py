@@ -1,0 +1,83 @@
+"""``wsfleet check node``: does one node answer, over HTTP and over a WebSocket?"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvloop
+from picows import WSMsgType
+
+from wsfleet.cli.client import Asker, ConnectError, DisconnectedError, Endpoint
+from wsfleet.cli.output import Report, table
+from wsfleet.cli.redis_link import DRAIN_STATES
+
+_TIMEOUT = 3.0  # seconds for one answer
+_PAUSE = 0.25  # seconds between two attempts
+
+
+@dataclass
+class Found:
+    """What the last attempt found; `problem` is None if all was well."""
+
+    ready: bool = False
+    reason: str | None = None
+    exchanged: bool = False
+    problem: str | None = "no answer"
+
+
+class _Asker(Asker):
+    """Asks something that no other client hears of: a binary message is answered with an error."""
+
+    def send(self, text: bytes) -> None:
+        self.transport.send(WSMsgType.BINARY, text)
+
+
+async def _attempt(endpoint: Endpoint) -> Found:
+    try:
+        async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as client:
+            answer = (await client.get(f"{endpoint.http}/ready")).json()
+        ready, reason = bool(answer["ready"]), answer.get("reason")
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        return Found(problem=f"/ready: {str(error) or type(error).__name__}")
+    if not ready:
+        drained = reason == DRAIN_STATES[-1]
+        return Found(reason=reason, problem=None if drained else f"not ready: {reason}")
+    asker = _Asker()
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            await asker.connect(endpoint)
+            reply = await asker.ask(b"\0")
+            await asker.close()
+    except TimeoutError:
+        return Found(ready, problem=f"WebSocket: no answer within {_TIMEOUT:g} s")
+    except (ConnectError, DisconnectedError) as error:
+        return Found(ready, problem=f"WebSocket: {error}")
+    if reply.get("code") != "unsupported_data":
+        return Found(ready, problem=f"WebSocket: a strange answer: {reply}")
+    return Found(ready, exchanged=True, problem=None)
+
+
+async def _probe(endpoint: Endpoint, timeout_seconds: float) -> Found:
+    found = Found()
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            while (found := await _attempt(endpoint)).problem is not None:
+                await asyncio.sleep(_PAUSE)
+    except TimeoutError:
+        pass  # the last attempt's problem is reported
+    return found
+
+
+def run(endpoint: Endpoint, timeout_seconds: float) -> Report:
+    """Try until the node answers as it should, or the time is over."""
+    found = uvloop.run(_probe(endpoint, timeout_seconds))
+    data: dict[str, Any] = {
+        "url": endpoint.http,
+        "ready": found.ready,
+        "reason": found.reason,
+        "exchanged": found.exchanged,
+    }
+    rows = [("ready", found.ready if found.ready else found.reason), ("WebSocket", found.exchanged)]
+    problems = [f"{endpoint.http}: {found.problem}"] if found.problem else []
+    return Report(data, [table("node", ("", ">value"), rows)], problems)

@@ -1,0 +1,197 @@
+"""A cluster that grows, is updated and shrinks under load: the tests follow each other."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import redis
+import yaml
+
+if TYPE_CHECKING:
+    from molecule.conftest import Cluster
+
+PUBLISHERS, SUBSCRIBERS = 4, 56
+FAULTS = ("lost", "duplicated", "reordered", "recovered_wrongly", "unacknowledged")
+NODES = ["node1", "node2", "node3"]
+
+
+@pytest.fixture(scope="module")
+def with_node3(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the operator adds to the inventory, as an argument."""
+    extra = tmp_path_factory.mktemp("inventory") / "extra.yml"
+    extra.write_text(yaml.safe_dump({"wsnodes": {"hosts": {"node3": None}}}))
+    return f"-i{extra}"
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait until something holds, or fail after a while."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, f"did not happen: {what}"
+        time.sleep(0.25)
+
+
+def connections(urls: dict[str, str]) -> dict[str, int]:
+    """Open WebSockets, by node."""
+    return {name: httpx.get(f"{url}/health").json()["connections"] for name, url in urls.items()}
+
+
+def opened(url: str) -> int:
+    """WebSockets that a node has accepted so far."""
+    text = httpx.get(f"{url}/metrics").text
+    found = re.search(r"^wsfleet_connections_opened_total (\S+)$", text, re.MULTILINE)
+    assert found
+    return int(float(found[1]))
+
+
+@contextmanager
+def load(cluster: Cluster, seconds: int) -> Iterator[dict[str, Any]]:
+    """Publish and subscribe with SDKs all the while; fills in the report at the end."""
+    urls = cluster.fleet["nodes"]
+    until(lambda: sum(connections(urls).values()) == 0, "nobody is left of the load before")
+    report: dict[str, Any] = {}
+    with cluster.wsfleet(
+        *("verify-delivery", cluster.url, "--json", "--rate", "5", "--timeout", f"{seconds + 60}"),
+        *("--publishers", str(PUBLISHERS), "--subscribers", str(SUBSCRIBERS)),
+        *("--messages", f"{5 * seconds}"),
+    ) as process:
+        try:
+            until(
+                lambda: sum(connections(urls).values()) == PUBLISHERS + SUBSCRIBERS,
+                "all are connected",
+            )
+            yield report
+            assert process.poll() is None, "the load ended too early"
+            output, _ = process.communicate(timeout=seconds + 90)
+        finally:
+            process.kill()
+    report.update(json.loads(output))
+    assert [report[fault] for fault in FAULTS] == [0, 0, 0, 0, 0], report
+    assert process.returncode == 0
+
+
+def well(cluster: Cluster) -> None:
+    """Wait until the cluster says that all is well."""
+
+    def says_so() -> bool:
+        with cluster.wsfleet("status") as process:
+            return process.wait() == 0
+
+    until(says_so, "all is well")
+
+
+def changed(recap: str) -> list[str]:
+    """Hosts of a recap where something was changed."""
+    return [line for line in recap.splitlines() if re.search(r"changed=[^0]", line)]
+
+
+def make_release(cluster: Cluster, name: str, module: str, line: str) -> None:
+    """Put another release on all nodes: that of today with a line appended to a module."""
+    files = f"{name}/venv/lib/python3*/site-packages/wsfleet/{module}.py"
+    for host in NODES:
+        cluster.on(
+            host,
+            "cd /opt/wsfleet/releases && old=$(basename $(readlink ../current)) && "
+            f"cp -a $old {name} && sed -i 1s#/$old/#/{name}/# {name}/venv/bin/wsfleet && "
+            f"echo '{line}' | tee -a {files}",
+        )
+
+
+def release_of(cluster: Cluster, host: str) -> str:
+    """The release that a host has in use."""
+    return cluster.on(host, "basename $(readlink /opt/wsfleet/current)")
+
+
+def test_a_node_is_added_and_nobody_is_dropped(cluster: Cluster, with_node3: str) -> None:
+    """A host in the inventory and site.yml again: every open connection stays."""
+    with load(cluster, 80) as report:
+        cluster.play("site.yml", with_node3, "--limit", "node3,loadbalancers")
+    assert report["reconnects"] == 0
+    well(cluster)
+    assert set(cluster.fleet["nodes"]) == {f"{host}-8001" for host in NODES}
+    with load(cluster, 5):
+        assert all(connections(cluster.fleet["nodes"]).values())
+
+
+def test_an_update_loses_nothing(cluster: Cluster, with_node3: str) -> None:
+    """Node by node drains and comes back with the new release; clients recover what they missed."""
+    make_release(cluster, "good", "server", "# another release")
+    with load(cluster, 80) as report:
+        cluster.play("playbooks/rolling_update.yml", with_node3, "-ewsnode_release=good")
+    assert report["reconnects"] > 0
+    assert [release_of(cluster, host) for host in NODES] == ["good"] * 3
+    well(cluster)
+
+
+@pytest.mark.parametrize(
+    ("name", "defect", "playbook"),
+    [
+        ("dead", ("server", "raise SystemExit(1)"), ["rollback.yml", "-ewsnode_rollback_to=dead"]),
+        (
+            "mute",
+            ("plain_endpoint", "PlainClient.receive = lambda *_: asyncio.sleep(0)"),
+            ["rolling_update.yml", "-ewsnode_release=mute"],
+        ),
+    ],
+)
+def test_a_bad_release_stops_at_the_first_node(
+    cluster: Cluster, with_node3: str, name: str, defect: tuple[str, str], playbook: list[str]
+) -> None:
+    """One that does not start, or starts and does not answer, is put back; the others run on."""
+    make_release(cluster, name, *defect)
+    show = "systemctl show -p MainPID --value wsnode@8001"
+    before = [cluster.on(host, show) for host in NODES]
+    previous = cluster.on("node1", "readlink /opt/wsfleet/previous")
+    result = cluster.playbook(f"playbooks/{playbook[0]}", with_node3, *playbook[1:])
+    assert result.returncode != 0
+    assert f"node1 does not work with releases/{name} and is back at releases/good" in " ".join(
+        result.stdout.split()
+    )
+    assert [release_of(cluster, host) for host in NODES] == ["good"] * 3
+    assert cluster.on("node1", "readlink /opt/wsfleet/previous") == previous
+    after = [cluster.on(host, show) for host in NODES]
+    assert after[0] != before[0]
+    assert after[1:] == before[1:]
+    well(cluster)
+
+
+@pytest.mark.parametrize("arguments", [[], ["-enode=node9"], ["-enode=lb1"]])
+def test_the_host_to_be_taken_out_must_be_named(cluster: Cluster, arguments: list[str]) -> None:
+    """Nothing is touched, and the hosts that may be named are listed."""
+    result = cluster.playbook("playbooks/scale_in.yml", *arguments)
+    assert result.returncode != 0
+    assert "-e node=NAME" in result.stdout
+    assert changed(result.stdout) == []
+
+
+def test_a_node_is_taken_out(cluster: Cluster, with_node3: str) -> None:
+    """Its clients move, each once, and nobody else; then nothing knows of it."""
+    urls = cluster.fleet["nodes"]
+    with load(cluster, 60) as report:
+        moving = connections(urls)["node3-8001"]
+        before = sum(opened(urls[f"{host}-8001"]) for host in ("node1", "node2"))
+        cluster.play("playbooks/scale_in.yml", with_node3, "-enode=node3")
+        after = sum(opened(urls[f"{host}-8001"]) for host in ("node1", "node2"))
+        assert moving > 0
+        assert after == before + moving
+    assert 0 < report["reconnects"] <= moving
+    assert cluster.on("node3", "systemctl list-units --all --no-legend 'wsnode@*'") == ""
+    assert "node3" not in cluster.on("lb1", "cat /etc/haproxy/haproxy.cfg")
+    assert "node3-8001" not in cluster.fleet["nodes"]
+    with redis.Redis.from_url(cluster.fleet["redis_url"], decode_responses=True) as store:
+        assert sorted(store.zrange("wsfleet:nodes", 0, -1)) == ["node1-8001", "node2-8001"]
+        assert not list(store.scan_iter("wsfleet:node:node3*"))
+        assert not store.exists("wsfleet:desired")
+    well(cluster)
+
+
+def test_without_it_in_the_inventory_nothing_is_left_to_do(cluster: Cluster) -> None:
+    """The next site.yml changes nothing."""
+    assert changed(cluster.play("site.yml", "-ewsnode_release=good")) == []

@@ -194,3 +194,66 @@ def test_a_run_that_does_not_fit_is_refused() -> None:
     """With the way to make it smaller."""
     with pytest.raises(CannotRun, match="Lower --messages"):
         Account(Terms(publishers=1000, subscribers=5000, messages=1000))
+
+
+LEFT, BACK = 3, 6
+
+
+def recovered_log() -> list[Event]:
+    """A subscriber leaves, comes back and recovers."""
+    return sound_log(away=(LEFT, BACK))
+
+
+def place_of(log: list[Event], sequence: int) -> int:
+    """Where a message was heard."""
+    return next(n for n in indexes(log) if log[n] == hear(sequence, log[n].at))
+
+
+def without(log: list[Event], sequence: int) -> list[Event]:
+    """The log in which a message was never heard."""
+    place = place_of(log, sequence)
+    return log[:place] + log[place + 1 :]
+
+
+def heard_again(log: list[Event], sequence: int) -> list[Event]:
+    """The log in which a message came once more, behind the last that was recovered."""
+    place = place_of(log, BACK - 1)
+    return [*log[: place + 1], hear(sequence, log[place].at), *log[place + 1 :]]
+
+
+def swapped(log: list[Event], one: int, two: int) -> list[Event]:
+    """The log in which two messages changed places."""
+    first, second = place_of(log, one), place_of(log, two)
+    log[first], log[second] = hear(two, log[first].at), hear(one, log[second].at)
+    return log
+
+
+def answered(log: list[Event], position: Position, *, recovered: bool = True) -> list[Event]:
+    """The log in which the server said something else of the recovery."""
+    place = next(n for n, e in enumerate(log) if isinstance(e, Subscribed) and e.recovering)
+    log[place] = Subscribed(log[place].at, 0, position, recovering=True, recovered=recovered)
+    return log
+
+
+@pytest.mark.parametrize(
+    ("log", "fault"),
+    [
+        (without(recovered_log(), LEFT - 1), "lost"),  # the last before it left
+        (without(recovered_log(), LEFT), "lost"),
+        (without(recovered_log(), BACK - 1), "recovered_wrongly"),
+        (without(recovered_log(), BACK), "lost"),  # the first that is live again
+        (heard_again(recovered_log(), LEFT - 1), "duplicated"),  # heard before, and recovered
+        (heard_again(recovered_log(), LEFT), "duplicated"),
+        (swapped(recovered_log(), LEFT, LEFT + 1), "reordered"),
+        (  # recovered after live
+            [*without(recovered_log(), BACK - 1), hear(BACK - 1, MESSAGES)],
+            "reordered",
+        ),
+        (answered(recovered_log(), Position("another", LEFT)), "recovered_wrongly"),
+        (answered(recovered_log(), Position(EPOCH, LEFT - 1)), "recovered_wrongly"),
+        (answered(recovered_log(), Position(EPOCH, BACK), recovered=False), "recovered_wrongly"),
+    ],
+)
+def test_a_fault_across_a_reconnect_is_found(log: list[Event], fault: str) -> None:
+    """Whether it was before, in or after the recovery."""
+    assert fault in faults_of(account_of(_at_their_time(log)))

@@ -123,7 +123,7 @@ async def test_the_primary_dies_and_nothing_acknowledged_is_lost() -> None:
     faults = [report[key] for key in ("lost", "duplicated", "reordered", "recovered_wrongly")]
     assert faults == [0, 0, 0, 0]
     assert report["acknowledged"] == 600
-    assert report["rejected"] > 0, "the primary was away at no moment"
+    assert report["errors"], "the primary was away at no moment"
     new = primary()
     assert new != old
     assert info(new)["role"] == "master"

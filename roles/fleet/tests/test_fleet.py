@@ -151,6 +151,7 @@ def test_a_password_with_a_space_is_for_a_single_server() -> None:
     assert len(mistakes) == len(REDIS)
     assert "spaces where there are Sentinels" in mistakes[0]
 
+
 def run_site(tmp_path: Path, inventory: dict[str, Any]) -> subprocess.CompletedProcess[str]:
     """Run site.yml against hosts that do not exist: touching one would be UNREACHABLE."""
     path = tmp_path / "hosts.yml"

@@ -10,7 +10,7 @@ from ansible.errors import AnsibleFilterError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "filter_plugins"))
 
-from redis_primary import redis_primary  # noqa: E402
+from redis_primary import redis_primary
 
 MEMBERS = [{"name": f"redis{n}", "address": f"10.0.0.{n}", "port": 6379} for n in (1, 2, 3)]
 

@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from wsfleet.server import Server
 from wsfleet.settings import Settings
+from wsfleet.tasks import end
 
 
 def free_port() -> int:
@@ -117,14 +118,12 @@ class RunningNode:
 
     async def crash(self) -> None:
         """Vanish without a word, as after kill -9: no release, no farewell, sockets cut."""
-        for task in [self.task, *self.node._tasks]:
-            task.cancel()
+        self.task.cancel()
+        await end(self.node._tasks)
         for server in self.server.servers:
             server.close()
         for protocol in list(self.server.server_state.connections):
             protocol.transport.abort()
-        for primary in self.node.store.primaries:
-            await primary.redis.connection_pool.disconnect()
 
 
 StartNode = Callable[..., Awaitable[RunningNode]]

@@ -15,7 +15,7 @@ import redis
 from websockets.asyncio.client import connect
 
 from tests import sdk
-from tests.cli.rig import Rig, running_fleet, until
+from tests.cli.rig import Rig, running_fleet, servers_up, until
 from tests.harness import settled
 
 JAVASCRIPT = Path(__file__).parent / "js"
@@ -178,6 +178,7 @@ async def test_a_killed_node_goes_unnoticed(drive: Drive, fleet: Rig, cluster: s
     assert seen["present"] == ["ann"]
     for url in fleet.nodes.values():
         until(partial(_ready, url), "both nodes are back")
+    until(lambda: servers_up(fleet) == len(fleet.nodes), "HAProxy has found it")
 
 
 def _ready(url: str) -> bool:

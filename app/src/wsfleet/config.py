@@ -234,7 +234,7 @@ class ChannelOptions(Section):
     ASCII."""
     durability: Literal["primary", "replicated"] = "primary"
     """When a publish is acknowledged: once Redis's `primary` has it, or once it is `replicated` to
-    a replica as well. Not a key of Centrifugo's."""
+    a replica as well, see [redis.md](redis.md). Not a key of Centrifugo's."""
 
     elsewhere: ClassVar[str] = """
         map_clients_presence_channel_prefix map_users_presence_channel_prefix force_recovery_mode

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -49,8 +49,11 @@ class Lane:
     `replicated` is for those whose answer waits for a replica; it must hold up none of the others.
     """
 
-    def __init__(self, redis: Redis, timeout: float, *, replicated: bool) -> None:
+    def __init__(
+        self, redis: Redis, timeout: float, on_lost: Callable[[], None], *, replicated: bool
+    ) -> None:
         self._redis = redis
+        self._on_lost = on_lost
         self._timeout = timeout
         self._replicated = replicated
         self._queue: list[_Call] = []
@@ -84,12 +87,15 @@ class Lane:
             except BaseException as error:
                 away = UnavailableError("Redis is not reachable")
                 lost = error if isinstance(error, UnavailableError) else away
+                self._on_lost()
                 self._answer(batch, [lost] * len(batch))
                 raise
+            moved = next((each for each in results if isinstance(each, MovedOnError)), None)
+            if moved is not None:
+                self._on_lost()
             self._answer(batch, results)
-            for result in results:
-                if isinstance(result, MovedOnError):
-                    raise result
+            if moved is not None:
+                raise moved
 
     async def _send(self, batch: list[_Call]) -> list[Any]:
         pipeline = self._redis.pipeline(transaction=False)
@@ -136,9 +142,9 @@ class Primary:
         )
         self.redis = Redis.from_pool(pool)
         timeout = settings.redis_timeout
-        self._lane = Lane(self.redis, timeout, replicated=False)
-        self._replicated_lane = Lane(self.redis, timeout, replicated=True)
-        self._closed = False
+        self.alive = True
+        self._lane = Lane(self.redis, timeout, self._fail_fast, replicated=False)
+        self._replicated_lane = Lane(self.redis, timeout, self._fail_fast, replicated=True)
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def owns(self, key: str) -> bool:
@@ -161,7 +167,7 @@ class Primary:
 
     async def close(self) -> None:
         """Give the sockets back; what still waits for an answer will get none."""
-        self._closed = True
+        self._fail_fast()
         for lane in (self._lane, self._replicated_lane):
             lane.fail(UnavailableError("Redis is not reachable"))
         with contextlib.suppress(RedisError, OSError):
@@ -177,7 +183,7 @@ class Primary:
                 confirmed.
             redis.exceptions.ResponseError: Redis refused the command.
         """
-        if self._closed:
+        if not self.alive:
             raise UnavailableError("Redis is not reachable")
         lane = self._replicated_lane if replicated else self._lane
         return await lane.call(*command)
@@ -229,8 +235,12 @@ class Primary:
                 with contextlib.suppress(ResponseError):  # another node was first
                     await self.call("FUNCTION", "DELETE", name)
 
+    def _fail_fast(self) -> None:
+        self.alive = False
+
     def lost(self, error: Exception) -> None:
         """Somebody found out that this is not the primary to ask any more."""
+        self._fail_fast()
         if not self._lost.done():
             self._lost.set_exception(MovedOnError(str(error)))
 

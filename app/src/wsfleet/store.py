@@ -42,7 +42,7 @@ class Store:
     @property
     def connected(self) -> bool:
         """Whether Redis answered last time."""
-        return bool(self._primaries)
+        return bool(self._primaries) and all(primary.alive for primary in self._primaries)
 
     @property
     def primaries(self) -> list[Primary]:

@@ -237,7 +237,7 @@ def running_fleet(folder: Path, nodes: int = 2, **environment: str) -> Iterator[
             "loadbalancers": {"lb1": rig.stats_url},
         }
         rig.fleet_file.write_text(json.dumps(document))
-        until(lambda: _servers_up(rig) == len(rig.nodes), "all nodes are up behind HAProxy")
+        until(lambda: servers_up(rig) == len(rig.nodes), "all nodes are up behind HAProxy")
         yield rig
 
 
@@ -279,7 +279,8 @@ def until(condition: Callable[[], bool], what: str) -> None:
     pytest.fail(f"not within {_START_TIMEOUT} s: {what}")
 
 
-def _servers_up(rig: Rig) -> int:
+def servers_up(rig: Rig) -> int:
+    """How many nodes HAProxy finds well."""
     text = httpx.get(f"{rig.stats_url}/stats;csv", timeout=2, trust_env=False).text
     checked = [line for line in text.splitlines() if "L7OK" in line]
     return sum(",UP," in line for line in checked)

@@ -162,17 +162,16 @@ def test_without_waiting(three: Rig) -> None:
 def test_ctrl_c_ends_the_waiting_only(three: Rig) -> None:
     """The drain goes on, and the command says how to end it."""
     command = [*COMMAND, "drain", "host3-8001", "--fleet", str(three.fleet_file)]
-    with (
-        connect(three.nodes["host3-8001"].replace("http", "ws") + "/ws", proxy=None) as client,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process,
-    ):
-        node_of(client)
+    node = three.processes["host3-8001"]
+    node.send_signal(signal.SIGSTOP)  # it does not obey before the command was interrupted
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("host3-8001: ")
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=20)
+        node.send_signal(signal.SIGCONT)
         assert process.returncode == 130
         assert "wsfleet undrain host3-8001" in stderr
         until(lambda: health(three, "host3-8001")["status"] == "drained", "it is drained")

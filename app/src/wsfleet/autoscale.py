@@ -10,6 +10,9 @@ from typing import Self
 from wsfleet import keys
 from wsfleet.drain import State
 
+NOT_RUNNING = "not running"
+"""The state of a node that gives no sign of life."""
+
 
 class Action(enum.Enum):
     """What is to be done about the number of hosts that serve."""
@@ -30,20 +33,20 @@ class Policy:
         ValueError: two settings contradict each other; the message names them.
     """
 
-    min: int = 2
-    max: int = 10
-    desired: int = 2
+    min: int
+    max: int
+    desired: int
     """Hosts to begin with, when nothing was ever decided."""
-    step: int = 1
+    step: int
     """Hosts brought in at once when the load is high; out goes one at a time."""
-    connections_high: float = 7000.0
-    connections_low: float = 3000.0
-    cpu_high: float = 70.0
-    cpu_low: float = 30.0
-    margin: float = 0.1
+    connections_high: float
+    connections_low: float
+    cpu_high: float
+    cpu_low: float
+    margin: float
     """How far the hosts that stay must be below the high thresholds, as a part of these."""
-    scale_out_cooldown: float = 60.0
-    scale_in_cooldown: float = 300.0
+    scale_out_cooldown: float
+    scale_in_cooldown: float
 
     def __post_init__(self) -> None:
         """Refuse contradictions."""
@@ -62,11 +65,11 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A live node process: what it says of itself, and what is wanted of it."""
+    """A node process: what it says of itself, and what is wanted of it."""
 
     name: str
     state: str
-    """`ready`, or why not."""
+    """`ready`, or why not; `NOT_RUNNING`."""
     connections: int = 0
     cpu: float = 0.0
     wanted: str | None = None
@@ -76,7 +79,7 @@ class Node:
     @property
     def serves(self) -> bool:
         """Whether it has clients, or may have; it need not be ready for more."""
-        away = (State.STARTING.value, State.DRAINING.value, State.DRAINED.value)
+        away = (NOT_RUNNING, *(state.value for state in State))
         return self.wanted != keys.DRAIN and self.state not in away
 
 
@@ -113,7 +116,8 @@ class Host:
             for node in nodes
         ):
             return Place.SERVING
-        return Place.STANDBY if all(node.state == drained for node in nodes) else Place.DRAINING
+        empty = all(node.state in (drained, NOT_RUNNING) for node in nodes)
+        return Place.STANDBY if empty else Place.DRAINING
 
     @property
     def ready(self) -> bool:
@@ -132,11 +136,15 @@ class Host:
 
 
 def hosts_of(nodes: Iterable[Node]) -> list[Host]:
-    """Group nodes, whose names are HOST-PORT, by host."""
+    """Group nodes, whose names are HOST-PORT, by host; a host that runs none is left out."""
     found: dict[str, list[Node]] = defaultdict(list)
     for node in nodes:
         found[node.name.rpartition("-")[0]].append(node)
-    return [Host(name, tuple(found[name])) for name in sorted(found)]
+    return [
+        Host(name, tuple(group))
+        for name, group in sorted(found.items())
+        if any(node.state != NOT_RUNNING for node in group)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,10 +237,10 @@ def autoscale_command(
         float, _setting("Connections of a node up to which one may go.", "connections-low", min=0)
     ] = 3000.0,
     cpu_high: Annotated[
-        float, _setting("Per cent of CPU above which a host comes in.", "cpu-high", min=0, max=100)
+        float, _setting("Per cent of CPU above which a host comes in.", "cpu-high", min=0)
     ] = 70.0,
     cpu_low: Annotated[
-        float, _setting("Per cent of CPU up to which one may go.", "cpu-low", min=0, max=100)
+        float, _setting("Per cent of CPU up to which one may go.", "cpu-low", min=0)
     ] = 30.0,
     margin: Annotated[
         float,

@@ -15,7 +15,18 @@ import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from wsfleet import keys
-from wsfleet.autoscale import Action, Decision, Host, Load, Node, Place, Policy, decide, hosts_of
+from wsfleet.autoscale import (
+    NOT_RUNNING,
+    Action,
+    Decision,
+    Host,
+    Load,
+    Node,
+    Place,
+    Policy,
+    decide,
+    hosts_of,
+)
 from wsfleet.cli import CannotRun
 from wsfleet.cli.fleet import Fleet
 from wsfleet.cli.output import Report, table
@@ -26,7 +37,8 @@ LOG_LENGTH = 10_000
 LEASES = 3
 """Intervals without a sign of the leader until another one leads."""
 
-# lead(LEADER; TOKEN, MILLISECONDS): lead, or go on leading, unless another one does. Returns who leads.
+# lead(LEADER; TOKEN, MILLISECONDS): lead, or go on leading, unless another one does. Returns who
+# leads.
 LEAD = """
 local leader = redis.call('GET', KEYS[1])
 if leader and leader ~= ARGV[1] then
@@ -160,8 +172,9 @@ class Autoscaler:
 
         """
         try:
-            with connected(self._find().redis_url) as client:
-                self._round(client)
+            fleet = self._find()
+            with connected(fleet.redis_url) as client:
+                self._round(client, fleet)
         except CannotRun as error:
             if self._plan.once:
                 raise
@@ -181,11 +194,11 @@ class Autoscaler:
             except CannotRun as error:
                 print(f"wsfleet: {error.message}", file=sys.stderr)
 
-    def _round(self, client: Any) -> None:
+    def _round(self, client: Any, fleet: Fleet) -> None:
         if not self._plan.dry_run and not self._lead(client):
             return
         seconds, micros = client.time()
-        hosts = hosts_of(nodes(client))
+        hosts = hosts_of(nodes(client, fleet))
         decision = decide(
             self._plan.policy, hosts, now=seconds + micros / 1e6, last=_last_decision(client)
         )
@@ -235,21 +248,22 @@ class Autoscaler:
         self._said = what
 
 
-def nodes(client: Any) -> list[Node]:
-    """Return the live nodes, with what is wanted of them."""
+def nodes(client: Any, fleet: Fleet) -> list[Node]:
+    """Return all nodes, also those that do not run, with what is wanted of them."""
     wanted = client.hgetall(keys.DESIRED)
     drained_by_us = client.smembers(keys.AUTOSCALE_DRAINED)
+    live = {name: said for name, said in registry(client).items() if said["live"]}
     return [
         Node(
             name=name,
-            state=said.get("state", ""),
+            state=said.get("state", NOT_RUNNING),
             connections=int(said.get("connections", 0)),
             cpu=float(said.get("cpu", 0.0)),
             wanted=wanted.get(name),
             drained_by_us=name in drained_by_us,
         )
-        for name, said in registry(client).items()
-        if said["live"]
+        for name in sorted({*fleet.nodes, *live})
+        for said in [live.get(name, {})]
     ]
 
 

@@ -52,6 +52,20 @@ def test_it_starts_with_the_node(cluster: Cluster) -> None:
         assert cluster.on(host, f"ps -o user= -p {pid}") == "wsfleet"
 
 
+def test_the_standby_host_comes_in_under_load(cluster: Cluster) -> None:
+    """The log says why, on every host."""
+    assert not ready(cluster, "bookworm")
+    load = cluster.wsfleet("load", cluster.url, "--clients", "40", "--duration", "20", "--json")
+    with load:
+        until(lambda: ready(cluster, "bookworm"), "the standby serves")
+        output, _ = load.communicate(timeout=120)
+    assert json.loads(output)["ok"] is True
+    log = json.loads(cluster.on("bookworm", "wsfleet autoscale --log --json"))
+    (decision,) = [each for each in log["decisions"] if each["hosts"] == ["bookworm"]]
+    assert decision["action"] == "scale_out"
+    assert decision["reason"].endswith("connections a node are above 10")
+
+
 def test_it_is_restarted_with_the_node(cluster: Cluster) -> None:
     """A roll restarts the node's process, and the autoscaler takes the new release as well."""
     command = f"systemctl show -p MainPID --value {SERVICE}"
@@ -68,20 +82,6 @@ def test_one_leads_and_another_takes_over(cluster: Cluster) -> None:
     cluster.on(leader, f"systemctl stop {SERVICE}")
     until(lambda: leaders(cluster) == [other], "the other one leads")
     cluster.on(leader, f"systemctl start {SERVICE}")
-
-
-def test_the_standby_host_comes_in_under_load(cluster: Cluster) -> None:
-    """The log says why, on every host."""
-    assert not ready(cluster, "bookworm")
-    load = cluster.wsfleet("load", cluster.url, "--clients", "40", "--duration", "20", "--json")
-    with load:
-        until(lambda: ready(cluster, "bookworm"), "the standby serves")
-        output, _ = load.communicate(timeout=120)
-    assert json.loads(output)["ok"] is True
-    log = json.loads(cluster.on("bookworm", "wsfleet autoscale --log --json"))
-    (decision,) = [each for each in log["decisions"] if each["hosts"] == ["bookworm"]]
-    assert decision["action"] == "scale_out"
-    assert decision["reason"].endswith("connections a node are above 10")
 
 
 def test_contradictions_do_not_get_in(cluster: Cluster) -> None:

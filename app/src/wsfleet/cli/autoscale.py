@@ -109,6 +109,10 @@ class Metrics:
             ["action"],
             registry=registry,
         )
+        for place in Place:  # a series is there from the beginning, or its first change is not seen
+            self.hosts.labels(place.value)
+        for action in (Action.SCALE_IN, Action.SCALE_OUT):
+            self.decisions.labels(action.value)
 
     def show(self, hosts: list[Host], decision: Decision) -> None:
         """Take over what was seen and decided."""

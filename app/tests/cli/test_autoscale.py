@@ -83,8 +83,8 @@ def decisions(fleet_file: Path) -> list[dict[str, Any]]:
 
 
 def direct(url: str) -> ClientConnection:
-    """A client of one node."""
-    return connect(url.replace("http", "ws") + "/ws", proxy=None)
+    """A client of one node, which need not read what the others say to stay connected."""
+    return connect(url.replace("http", "ws") + "/ws", proxy=None, max_queue=None)
 
 
 def hear(client: ClientConnection) -> None:

@@ -114,6 +114,7 @@ def test_a_high_load_brings_a_host_in() -> None:
     assert names(decision) == (Action.SCALE_OUT, ["c"])
     assert decision.reason == "105.0 connections a node are above 100"
     assert names(outcome(many, replace(POLICY, step=5))) == (Action.SCALE_OUT, ["c", "d"])
+    assert names(outcome(many, replace(POLICY, step=5, max=3))) == (Action.SCALE_OUT, ["c"])
     assert names(outcome(many, last=NOW - 59)) == (Action.HOLD, [])
     assert names(outcome(many, last=NOW - 60)) == (Action.SCALE_OUT, ["c"])
     assert names(outcome(many, replace(POLICY, max=2))) == (Action.HOLD, [])

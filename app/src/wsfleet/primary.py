@@ -129,8 +129,8 @@ class Primary:
     """A command is sent once: where its answer is lost nobody can tell whether it ran."""
 
     def __init__(self, shard: Shard, settings: Settings) -> None:
-        self.slots = shard.slots
-        self._owns_all = sum(map(len, shard.slots)) == SLOTS
+        self._slots = shard.slots
+        self.owns_all = sum(map(len, shard.slots)) == SLOTS
         pool = BlockingConnectionPool.from_url(
             shard.url,
             max_connections=settings.redis_max_connections,
@@ -149,10 +149,10 @@ class Primary:
 
     def owns(self, key: str) -> bool:
         """Whether a key is here."""
-        if self._owns_all:
+        if self.owns_all:
             return True
         slot = key_slot(key.encode())
-        return any(slot in slots for slots in self.slots)
+        return any(slot in slots for slots in self._slots)
 
     async def prepare(self) -> None:
         """Make sure that it is a primary, and knows our functions.

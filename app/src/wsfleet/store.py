@@ -7,13 +7,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
-from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from wsfleet.primary import Primary, UnavailableError
 from wsfleet.settings import Settings
 from wsfleet.tasks import race
-from wsfleet.topology import SLOTS, RedisURL, Topology
+from wsfleet.topology import RedisURL, Topology
 
 __all__ = ["Store", "UnavailableError"]
 
@@ -35,7 +34,6 @@ class Store:
         self._settings = settings
         self._topology = Topology(RedisURL.parse(settings.redis_url), settings.redis_timeout)
         self._on_connected = on_connected
-        self._owners: list[Primary] = []
         self._primaries: list[Primary] = []
         self._changed = asyncio.Event()
 
@@ -67,11 +65,10 @@ class Store:
         Raises:
             UnavailableError: Redis is away.
         """
-        if not self._primaries:
-            raise UnavailableError("Redis is not reachable")
-        if len(self._primaries) == 1:
-            return self._primaries[0]
-        return self._owners[key_slot(key.encode())]
+        for primary in self._primaries:
+            if primary.owns(key):
+                return primary
+        raise UnavailableError("Redis is not reachable")
 
     async def call(self, *command: Any, key: str | None = None) -> Any:
         """Run a command about one key: `key`, or the command's first argument.
@@ -116,7 +113,8 @@ class Store:
                 delay = min(2 * delay, BACKOFF_LAST)
                 continue
             delay = BACKOFF_FIRST
-            self._use(primaries)
+            self._primaries = primaries
+            self._announce()
             log.info("redis connected", primaries=len(primaries))
             try:
                 await race(*(primary.serve() for primary in primaries), self._greet())
@@ -140,15 +138,6 @@ class Store:
             await asyncio.gather(*(primary.close() for primary in primaries))
             raise
         return primaries
-
-    def _use(self, primaries: list[Primary]) -> None:
-        self._primaries = primaries
-        if len(primaries) > 1:
-            self._owners = [primaries[0]] * SLOTS
-            for primary in primaries:
-                for slots in primary.slots:
-                    self._owners[slots.start : slots.stop] = [primary] * len(slots)
-        self._announce()
 
     async def _leave(self) -> None:
         """Fail fast from now on, until it answers again."""

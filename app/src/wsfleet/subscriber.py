@@ -115,7 +115,7 @@ class Subscriber:
                 await pubsub.ssubscribe(probe)
                 sent: set[str] = set()
                 while missing := self._wanted_of(primary) - sent:  # some may come while we wait
-                    for group in _by_slot(missing, self._store):
+                    for group in [missing] if primary.owns_all else _by_slot(missing):
                         await pubsub.ssubscribe(*group)
                     sent |= missing
                 link = self._links[primary] = Link(pubsub, Counter())
@@ -161,11 +161,9 @@ class Subscriber:
         return {channel for channel in self._wanted if primary.owns(channel)}
 
 
-def _by_slot(channels: Iterable[str], store: Store) -> Iterable[list[str]]:
-    """One command must stay in one slot, where there are several primaries."""
-    if len(store.primaries) == 1:
-        return [list(channels)]
-    groups: dict[int, list[str]] = defaultdict(list)
+def _by_slot(channels: Iterable[str]) -> Iterable[set[str]]:
+    """In a Redis Cluster one command must stay in one slot."""
+    groups: dict[int, set[str]] = defaultdict(set)
     for channel in channels:
-        groups[key_slot(channel.encode())].append(channel)
+        groups[key_slot(channel.encode())].add(channel)
     return groups.values()

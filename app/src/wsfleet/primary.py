@@ -131,21 +131,28 @@ class Primary:
     def __init__(self, shard: Shard, settings: Settings) -> None:
         self._slots = shard.slots
         self.owns_all = sum(map(len, shard.slots)) == SLOTS
-        pool = BlockingConnectionPool.from_url(
-            shard.url,
-            max_connections=settings.redis_max_connections,
-            timeout=settings.redis_timeout,
-            socket_connect_timeout=settings.redis_timeout,
-            socket_timeout=settings.redis_timeout,
-            retry=Retry(NoBackoff(), 0),
-            client_name=settings.name,
-        )
-        self.redis = Redis.from_pool(pool)
+        self._url = shard.url
+        self._settings = settings
+        self._redis = self.connect()
         timeout = settings.redis_timeout
         self.alive = True
-        self._lane = Lane(self.redis, timeout, self._fail_fast, replicated=False)
-        self._replicated_lane = Lane(self.redis, timeout, self._fail_fast, replicated=True)
+        self._lane = Lane(self._redis, timeout, self._fail_fast, replicated=False)
+        self._replicated_lane = Lane(self._redis, timeout, self._fail_fast, replicated=True)
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connect(self) -> Redis:
+        """A client with connections of its own, which whoever asks for it closes."""
+        timeout = self._settings.redis_timeout
+        pool = BlockingConnectionPool.from_url(
+            self._url,
+            max_connections=self._settings.redis_max_connections,
+            timeout=timeout,
+            socket_connect_timeout=timeout,
+            socket_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+            client_name=self._settings.name,
+        )
+        return Redis.from_pool(pool)
 
     def owns(self, key: str) -> bool:
         """Whether a key is here."""
@@ -160,7 +167,7 @@ class Primary:
         Raises:
             redis.exceptions.RedisError, OSError: it is not, or does not answer.
         """
-        role, *_ = await self.redis.execute_command("ROLE")  # type: ignore[no-untyped-call]
+        role, *_ = await self._redis.execute_command("ROLE")  # type: ignore[no-untyped-call]
         if role not in (b"master", "master"):
             raise RedisError("it is a replica")
         await self.load_functions()
@@ -171,7 +178,7 @@ class Primary:
         for lane in (self._lane, self._replicated_lane):
             lane.fail(UnavailableError("Redis is not reachable"))
         with contextlib.suppress(RedisError, OSError):
-            await self.redis.aclose()
+            await self._redis.aclose()
 
     async def call(self, *command: Any, replicated: bool = False) -> Any:
         """Run one command in the next batch.
@@ -217,7 +224,7 @@ class Primary:
         """
         library = f"#!lua name={_LIBRARY}{DIGEST}\n" + _SOURCE.replace("@D@", DIGEST)
         try:
-            await self.redis.function_load(library)
+            await self._redis.function_load(library)
         except ResponseError as error:
             if "already exists" not in str(error):
                 raise

@@ -111,7 +111,9 @@ class Subscriber:
         probe = self._probe_channel(primary)
         probing = asyncio.create_task(self._probe(primary, probe))
         try:
-            async with primary.redis.pubsub() as pubsub:
+            # A client of its own: redis-py reconnects in it, and does not bear to be disconnected
+            # by somebody else meanwhile.
+            async with primary.connect() as redis, redis.pubsub() as pubsub:
                 await pubsub.ssubscribe(probe)
                 sent: set[str] = set()
                 while missing := self._wanted_of(primary) - sent:  # some may come while we wait

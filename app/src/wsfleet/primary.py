@@ -35,6 +35,9 @@ _LIBRARY = "wsfleet_"
 class UnavailableError(Exception):
     """Redis does not answer, or cannot keep what it is given; it is not known to have been kept."""
 
+    def __init__(self, message: str = "Redis is not reachable") -> None:
+        super().__init__(message)
+
 
 class MovedOnError(UnavailableError):
     """This is not the primary to ask any more, or it cannot do its work: find the right one."""
@@ -85,8 +88,7 @@ class Lane:
             try:
                 results = [_translated(result) for result in await self._send(batch)]
             except BaseException as error:
-                away = UnavailableError("Redis is not reachable")
-                lost = error if isinstance(error, UnavailableError) else away
+                lost = error if isinstance(error, UnavailableError) else UnavailableError()
                 self._on_lost()
                 self._answer(batch, [lost] * len(batch))
                 raise
@@ -176,7 +178,7 @@ class Primary:
         """Give the sockets back; what still waits for an answer will get none."""
         self._fail_fast()
         for lane in (self._lane, self._replicated_lane):
-            lane.fail(UnavailableError("Redis is not reachable"))
+            lane.fail(UnavailableError())
         with contextlib.suppress(RedisError, OSError):
             await self._redis.aclose()
 
@@ -191,7 +193,7 @@ class Primary:
             redis.exceptions.ResponseError: Redis refused the command.
         """
         if not self.alive:
-            raise UnavailableError("Redis is not reachable")
+            raise UnavailableError()
         lane = self._replicated_lane if replicated else self._lane
         return await lane.call(*command)
 

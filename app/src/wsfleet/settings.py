@@ -3,17 +3,11 @@
 import socket
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from wsfleet.topology import RedisURL
-
-
-def _redis_url(text: str) -> str:
-    RedisURL.parse(text)
-    return text
+from wsfleet.topology import CheckedURL
 
 
 class Settings(BaseSettings):
@@ -41,7 +35,7 @@ class Settings(BaseSettings):
     config: Path | None = None
     """YAML file with channels, tokens and keys, as docs/configuration.md says; none: built in."""
 
-    redis_url: Annotated[str, AfterValidator(_redis_url)] = "redis://127.0.0.1:6379/0"
+    redis_url: CheckedURL = "redis://127.0.0.1:6379/0"
     """The shared state: one Redis, Sentinels or a Redis Cluster, see docs/redis.md."""
     redis_timeout: PositiveFloat = 2.0
     """Seconds to connect to Redis, and to wait for one answer."""

@@ -68,7 +68,7 @@ class Store:
         for primary in self._primaries:
             if primary.owns(key):
                 return primary
-        raise UnavailableError("Redis is not reachable")
+        raise UnavailableError()
 
     async def call(self, *command: Any, key: str | None = None) -> Any:
         """Run a command about one key: `key`, or the command's first argument.

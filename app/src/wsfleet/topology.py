@@ -2,9 +2,10 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from pydantic import AfterValidator
 from redis.asyncio import Redis
 from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError
@@ -112,18 +113,18 @@ class RedisURL:
         master = f"/{self.master}" if self.master else ""
         return f"{self.scheme}{kind}://{hosts}{master}/{self.database}"
 
-    @property
-    def sentinel_options(self) -> dict[str, Any]:
-        """How a client gets in at the Sentinels."""
-        return {
-            "username": self.sentinel_username,
-            "password": self.sentinel_password,
-            "ssl": self.scheme == "rediss",
-        }
-
     def of(self, address: Address) -> str:
         """The URL of one Redis server of this topology."""
         return f"{self.scheme}://{self.credentials}{address}/{self.database}"
+
+
+def _checked(text: str) -> str:
+    RedisURL.parse(text)
+    return text
+
+
+CheckedURL = Annotated[str, AfterValidator(_checked)]
+"""A setting that is a Redis URL, as text."""
 
 
 def _address(text: str, port: int) -> Address:
@@ -169,7 +170,12 @@ class Topology:
     async def _ask_sentinels(self) -> Address:
         sentinel = Sentinel(  # type: ignore[no-untyped-call]
             [(address.host, address.port) for address in self.url.addresses],
-            sentinel_kwargs=self.url.sentinel_options | self._timeouts,
+            sentinel_kwargs={
+                "username": self.url.sentinel_username,
+                "password": self.url.sentinel_password,
+                "ssl": self.url.scheme == "rediss",
+                **self._timeouts,
+            },
         )
         try:
             return Address(*await sentinel.discover_master(self.url.master))

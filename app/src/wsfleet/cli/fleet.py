@@ -7,7 +7,7 @@ from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.functional_validators import AfterValidator
 
 from wsfleet.cli import CannotRun
-from wsfleet.topology import RedisURL
+from wsfleet.topology import CheckedURL
 
 SYSTEM_FLEET = Path("/etc/wsfleet/fleet.json")
 LOCAL_FLEET = Path("inventory/local/.fleet.json")
@@ -18,13 +18,7 @@ def _http(text: str) -> str:
     return text.rstrip("/")
 
 
-def _redis(text: str) -> str:
-    RedisURL.parse(text)
-    return text
-
-
 HttpUrl = Annotated[str, AfterValidator(_http)]
-RedisUrl = Annotated[str, AfterValidator(_redis)]
 
 
 class Fleet(BaseModel):
@@ -32,7 +26,7 @@ class Fleet(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    redis_url: RedisUrl
+    redis_url: CheckedURL
     base_url: HttpUrl
     nodes: dict[str, HttpUrl] = Field(min_length=1)
     loadbalancers: dict[str, HttpUrl] = Field(default_factory=dict)

@@ -1,5 +1,6 @@
 """The operator's way to Redis: one blocking client, timed, with one-line errors."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from wsfleet import keys
 from wsfleet.cli import CannotRun
-from wsfleet.topology import Address, RedisURL, RedisURLError
+from wsfleet.topology import RedisURL, RedisURLError, Topology
 
 #: Seconds without a sign of life until a node counts as dead: the default of the nodes' own
 #: setting `node_dead_after`.
@@ -57,15 +58,9 @@ def _client(where: RedisURL, *, decode: bool) -> Any:
         "socket_connect_timeout": _TIMEOUT,
     }
     match where.kind:
-        case "one":
-            return redis.Redis.from_url(where.text, **options)
-        case "sentinel":
-            sentinel: Any = redis.Sentinel(  # type: ignore[no-untyped-call]
-                [(address.host, address.port) for address in where.addresses],
-                sentinel_kwargs=where.sentinel_options | options,
-            )
-            primary = Address(*sentinel.discover_master(where.master))
-            return redis.Redis.from_url(where.of(primary), **options)
+        case "one" | "sentinel":
+            (primary,) = asyncio.run(Topology(where, _TIMEOUT).discover())
+            return redis.Redis.from_url(primary.url, **options)
         case "cluster":
             first, *others = where.addresses
             node: Any = redis.cluster.ClusterNode

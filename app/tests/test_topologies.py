@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -79,6 +80,16 @@ def api(node: RunningNode) -> httpx.AsyncClient:
     """A client of a node's API."""
     headers = {"X-API-Key": KEY}
     return httpx.AsyncClient(base_url=node.url, headers=headers, trust_env=False, timeout=10)
+
+
+@asynccontextmanager
+async def conversation(
+    one: RunningNode, two: RunningNode, channel: str
+) -> AsyncIterator[tuple[Publisher, Events]]:
+    """Who publishes on the second node, and what a client of the first hears in a channel."""
+    async with sdk(one) as client, api(two) as http:
+        _, events = await subscribed(client, channel)
+        yield Publisher(http), events
 
 
 def heard_all(events: Events, count: int) -> bool:
@@ -162,9 +173,7 @@ async def test_a_failover_loses_and_doubles_nothing(
 ) -> None:
     """With `durability: replicated` all that is acknowledged arrives once, in order."""
     one, two = await nodes(start_node, tmp_path, sentinel.url, "replicated")
-    async with sdk(one) as client, api(two) as http:
-        publish = Publisher(http)
-        _, events = await subscribed(client, "room")
+    async with conversation(one, two, "room") as (publish, events):
         old = sentinel.primary
         for number in range(60):
             if number == 20:
@@ -212,9 +221,7 @@ async def test_a_restart_leaves_numbers_out(
 ) -> None:
     """After a restart of Redis offsets leap, so that none is given twice; recovery goes over it."""
     one, two = await nodes(start_node, tmp_path, redis_process.url)
-    async with sdk(one) as client, api(two) as http:
-        publish = Publisher(http)
-        _, events = await subscribed(client, "room")
+    async with conversation(one, two, "room") as (publish, events):
         await publish("room", 1)
         await settled(lambda: events.data == [1], "the first arrived")
         redis_process.kill()
@@ -266,9 +273,7 @@ async def test_slots_of_a_cluster_move(
 ) -> None:
     """A channel that moves to another primary is heard on."""
     one, two = await nodes(start_node, tmp_path, cluster.url)
-    async with sdk(one) as client, api(two) as http:
-        publish = Publisher(http)
-        _, events = await subscribed(client, "room0")
+    async with conversation(one, two, "room0") as (publish, events):
         await publish("room0", 0)
         source = cluster.owner("wsfleet:stream:{room0}")
         target = next(

@@ -1,8 +1,9 @@
 """The whole chain over ssh: clients, a balancer, nodes, Redis; a node dies."""
 
+from __future__ import annotations
+
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import time
@@ -10,16 +11,17 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 import redis.asyncio
-import testinfra
 import websockets
 
-ROOT = Path(__file__).parents[3]
-INVENTORY = ROOT / "molecule" / "cluster" / "inventory"
+if TYPE_CHECKING:
+    from molecule.conftest import Cluster
+
+INVENTORY = Path(__file__).parents[1] / "inventory"
 FLEET = json.loads((INVENTORY / ".fleet.json").read_text())
 URL: str = FLEET["base_url"]
 WS = URL.replace("http", "ws") + "/ws"
@@ -33,39 +35,11 @@ async def store() -> AsyncIterator[Any]:
         yield client
 
 
-def on(host: str, command: str) -> str:
-    """Run a command on a machine as root, and give its output."""
-    target = testinfra.get_host(f"ansible://{host}", ansible_inventory=str(INVENTORY), sudo=True)
-    output: str = target.check_output(command)
-    return output
-
-
-def site(*arguments: str, playbook: str = "site.yml") -> str:
-    """Run a playbook as an operator does; its recap is the end of the output."""
-    command = [str(Path(sys.executable).parent / "ansible-playbook"), playbook, f"-i{INVENTORY}"]
-    environment = os.environ | {
-        "ANSIBLE_FORCE_COLOR": "0",
-        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-    }
-    result = subprocess.run(
-        [*command, *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stdout[-5000:] + result.stderr
-    return result.stdout
-
-
-def wsfleet(*arguments: str) -> dict[str, Any]:
-    """Run the command line; it must find all well."""
-    command = [WSFLEET, *arguments, "--json"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stdout + result.stderr
-    report: dict[str, Any] = json.loads(result.stdout)
-    return report
+def run(cluster: Cluster, *arguments: str) -> tuple[int, str]:
+    """Run the command line to its end: the exit code, and what it printed."""
+    with cluster.wsfleet(*arguments) as process:
+        output, _ = process.communicate(timeout=120)
+    return process.returncode, output
 
 
 async def until(condition: Any, what: str, seconds: float = 30) -> None:
@@ -201,7 +175,7 @@ async def test_http_through_the_balancer() -> None:
     } <= health.keys()
 
 
-async def test_a_node_dies(browser: Browser, store: Any) -> None:
+async def test_a_node_dies(cluster: Cluster, browser: Browser, store: Any) -> None:
     """Its client lands on another node with a new cookie, and its state is still there."""
     first = await browser.visit()
     host = first.rpartition("-")[0]
@@ -210,7 +184,7 @@ async def test_a_node_dies(browser: Browser, store: Any) -> None:
         await held.send_json({"type": "last words", "client_id": browser.name})
         await held.receive_json(timeout=10)
         assert await store.get(f"connection:{browser.name}") == first
-        on(host, "systemctl kill -s KILL wsnode@8001; systemctl stop wsnode@8001")
+        cluster.on(host, "systemctl kill -s KILL wsnode@8001; systemctl stop wsnode@8001")
         try:
             assert json.loads(await store.get(f"state:{browser.name}"))["type"] == "last words"
             second = await browser.visit()
@@ -224,7 +198,7 @@ async def test_a_node_dies(browser: Browser, store: Any) -> None:
 
             await until(reaped, "the dead node's connection: keys were reaped", seconds=15)
         finally:
-            on(host, "systemctl start wsnode@8001")
+            cluster.on(host, "systemctl start wsnode@8001")
 
     async def back() -> bool:
         async with aiohttp.ClientSession() as session, session.get(f"{URL}/health") as response:
@@ -233,7 +207,7 @@ async def test_a_node_dies(browser: Browser, store: Any) -> None:
     await until(back, f"{first} serves again")
 
 
-async def test_nothing_acknowledged_is_lost_when_nodes_die() -> None:
+async def test_nothing_acknowledged_is_lost_when_nodes_die(cluster: Cluster) -> None:
     """Unmodified SDKs publish and subscribe while every node is killed once: all is recovered."""
     process = await asyncio.create_subprocess_exec(
         *(WSFLEET, "verify-delivery", URL, "--json", "--timeout", "120"),
@@ -244,7 +218,7 @@ async def test_nothing_acknowledged_is_lost_when_nodes_die() -> None:
         for name in FLEET["nodes"]:
             await asyncio.sleep(3)
             host, _, port = name.rpartition("-")
-            await asyncio.to_thread(on, host, f"systemctl kill -s KILL wsnode@{port}")
+            await asyncio.to_thread(cluster.on, host, f"systemctl kill -s KILL wsnode@{port}")
         output, _ = await asyncio.wait_for(process.communicate(), 150)
     finally:
         if process.returncode is None:
@@ -258,36 +232,34 @@ async def test_nothing_acknowledged_is_lost_when_nodes_die() -> None:
     assert report["reconnects"] >= 50
 
 
-async def test_a_full_or_draining_node_is_not_the_last_word(browser: Browser) -> None:
+async def test_a_full_or_draining_node_is_not_the_last_word(
+    cluster: Cluster, browser: Browser
+) -> None:
     """A cookie that leads to a node which refuses is served by another, in the same handshake."""
     first = await browser.visit()
     host = first.rpartition("-")[0]
-    on(host, "systemctl stop wsnode@8001")
+    cluster.on(host, "systemctl stop wsnode@8001")
     try:
         assert await browser.visit() != first
     finally:
-        on(host, "systemctl start wsnode@8001")
+        cluster.on(host, "systemctl start wsnode@8001")
 
 
-def test_the_state_is_consistent_and_all_is_well() -> None:
+def test_the_state_is_consistent_and_all_is_well(cluster: Cluster) -> None:
     """After a death and a return there are no orphans, and the cluster reports itself well."""
     deadline = time.monotonic() + 30
-    command = [
-        WSFLEET,
-        "status",
-        "--fleet",
-        str(INVENTORY / ".fleet.json"),
-    ]
-    while subprocess.run(command, capture_output=True).returncode != 0:
+    while run(cluster, "status")[0] != 0:
         assert time.monotonic() < deadline, "the cluster did not become well"
         time.sleep(1)
-    wsfleet("check", "state", "--fleet", str(INVENTORY / ".fleet.json"))
+    code, output = run(cluster, "check", "state", "--json")
+    assert code == 0, output
+    assert json.loads(output)["orphans"] == []
 
 
-async def test_clients_without_cookies_stick_by_their_address() -> None:
+async def test_clients_without_cookies_stick_by_their_address(cluster: Cluster) -> None:
     """With `haproxy_stickiness: source` one address is one node, and no cookie is set."""
     only_balancers = ("--limit", "loadbalancers", "-e", "haproxy_stickiness=source")
-    await asyncio.to_thread(site, *only_balancers)
+    await asyncio.to_thread(cluster.play, "site.yml", *only_balancers)
     try:
         nodes = set()
         for _ in range(20):
@@ -297,32 +269,32 @@ async def test_clients_without_cookies_stick_by_their_address() -> None:
                 nodes.add((await exchange(client, {"type": "x"}))["hostname"])
         assert len(nodes) == 1
     finally:
-        await asyncio.to_thread(site, "--limit", "loadbalancers")
+        await asyncio.to_thread(cluster.play, "site.yml", "--limit", "loadbalancers")
 
 
-async def test_check_mode_changes_nothing() -> None:
+async def test_check_mode_changes_nothing(cluster: Cluster) -> None:
     """`--check --diff` on a cluster that is as it should be finds nothing to do."""
-    recap = await asyncio.to_thread(site, "--check", "--diff")
+    recap = await asyncio.to_thread(cluster.play, "site.yml", "--check", "--diff")
     changed = [
         line for line in recap.splitlines() if "changed=" in line and "changed=0" not in line
     ]
     assert changed == []
 
 
-async def test_rollback_and_back(browser: Browser) -> None:
+async def test_rollback_and_back(cluster: Cluster, browser: Browser) -> None:
     """The release before is taken into use node by node, and a second rollback undoes the first."""
-    current = on("node1", "basename $(readlink /opt/wsfleet/current)")
+    current = cluster.on("node1", "basename $(readlink /opt/wsfleet/current)")
     for host in ("node1", "node2"):
-        on(
+        cluster.on(
             host,
             f"cd /opt/wsfleet && cp -a releases/{current} releases/before && "
             "ln -sfn releases/before previous",
         )
-    await asyncio.to_thread(site, playbook="playbooks/rollback.yml")
+    await asyncio.to_thread(cluster.play, "playbooks/rollback.yml")
     for host in ("node1", "node2"):
-        assert on(host, "basename $(readlink /opt/wsfleet/current)") == "before"
-        started = on(host, "stat -c %Y /run/wsnode-8001/started")
-        assert int(started) >= int(on(host, "stat -c %Y /opt/wsfleet/current"))
+        assert cluster.on(host, "basename $(readlink /opt/wsfleet/current)") == "before"
+        started = cluster.on(host, "stat -c %Y /run/wsnode-8001/started")
+        assert int(started) >= int(cluster.on(host, "stat -c %Y /opt/wsfleet/current"))
     assert await browser.visit() in FLEET["nodes"]
-    await asyncio.to_thread(site, playbook="playbooks/rollback.yml")
-    assert on("node1", "basename $(readlink /opt/wsfleet/current)") == current
+    await asyncio.to_thread(cluster.play, "playbooks/rollback.yml")
+    assert cluster.on("node1", "basename $(readlink /opt/wsfleet/current)") == current

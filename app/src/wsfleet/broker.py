@@ -9,7 +9,7 @@ it, and so does every channel that was quiet for a while.
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,12 +72,21 @@ class Following:
 class Broker:
     """The pub/sub connections are shared by all channels."""
 
-    def __init__(self, store: Store, node: str, listener: Listeners, probe_interval: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        node: str,
+        listener: Listeners,
+        probe_interval: float,
+        on_subscribed: Callable[[], None],
+    ) -> None:
         self._store = store
         self._listener = listener
         self._following: dict[str, Following] = {}
         self._background = Background()
-        self._subscriber = Subscriber(store, node, probe_interval, self._confirmed, self._hear)
+        self._subscriber = Subscriber(
+            store, node, probe_interval, self._confirmed, self._hear, on_subscribed
+        )
         self._control = {keys.CONTROL, keys.control(node)}
         self._subscriber.want(*self._control)
 

@@ -54,7 +54,11 @@ class Node:
         self.sessions = Sessions(self.store, self.registry, settings.name, settings.resume_window)
         self.listeners = Listeners()
         self.broker = Broker(
-            self.store, settings.name, self.listeners, probe_interval=settings.heartbeat_interval
+            self.store,
+            settings.name,
+            self.listeners,
+            probe_interval=settings.heartbeat_interval,
+            on_subscribed=self.registry.hurry,
         )
         self.surveys = Surveys(self.broker, settings.name, self.listeners)
         self.broker.keep(plain.CHANNEL, self.channels.find(plain.CHANNEL).options)

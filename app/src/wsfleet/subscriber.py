@@ -34,7 +34,7 @@ class Subscriber:
     """Hears the pub/sub channels that are wanted, again after each reconnect.
 
     `on_confirmed` is told of each channel from when on nothing is missed, `on_message` what is
-    said in it.
+    said in it; `on_subscribed` is told when everything is heard from one more primary.
     """
 
     def __init__(
@@ -44,12 +44,14 @@ class Subscriber:
         probe_interval: float,
         on_confirmed: Callable[[str], None],
         on_message: Callable[[str, bytes], None],
+        on_subscribed: Callable[[], None],
     ) -> None:
         self._store = store
         self._node = node
         self._probe_interval = probe_interval
         self._on_confirmed = on_confirmed
         self._on_message = on_message
+        self._on_subscribed = on_subscribed
         self._wanted: set[str] = set()
         self._links: dict[Primary, Link] = {}
 
@@ -121,6 +123,7 @@ class Subscriber:
                         await pubsub.ssubscribe(*group)
                     sent |= missing
                 link = self._links[primary] = Link(pubsub, Counter())
+                self._on_subscribed()
                 heard_at = time.monotonic()
                 while time.monotonic() - heard_at < PROBES_MISSED * self._probe_interval:
                     message = await pubsub.get_message(timeout=self._probe_interval)

@@ -161,7 +161,9 @@ def test_without_waiting(three: Rig) -> None:
 
 def test_ctrl_c_ends_the_waiting_only(three: Rig) -> None:
     """The drain goes on, and the command says how to end it."""
-    command = [*COMMAND, "drain", "host3-8001", "--fleet", str(three.fleet_file)]
+    # Who runs the tests in the background has Ctrl-C ignored, and that is handed down.
+    heeds = ("env", "--default-signal=INT")
+    command = [*heeds, *COMMAND, "drain", "host3-8001", "--fleet", str(three.fleet_file)]
     node = three.processes["host3-8001"]
     node.send_signal(signal.SIGSTOP)  # it does not obey before the command was interrupted
     with subprocess.Popen(

@@ -24,6 +24,9 @@ GROUPS = {
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,57}")
 """A node name becomes a cookie value and a HAProxy server name; `-PORT` follows it."""
 
+UNFIT_FOR_REDIS = re.compile(r"""["'\\\x00-\x1f]""")
+UNFIT_FOR_SENTINEL = re.compile(r"""["'\\\s\x00-\x1f]""")
+
 Groups = Mapping[str, Iterable[str]]
 Variables = Mapping[str, Any]
 HostVars = Mapping[str, Variables]
@@ -33,7 +36,7 @@ HostVars = Mapping[str, Variables]
 def _role_defaults() -> dict[str, Any]:
     roles = Path(__file__).resolve().parent.parent.parent
     defaults: dict[str, Any] = {}
-    for role in ("wsnode", "haproxy", "redis"):
+    for role in ("wsnode", "haproxy", "redis", "sentinel"):
         defaults |= yaml.safe_load((roles / role / "defaults" / "main.yml").read_text())
     return defaults
 
@@ -75,8 +78,9 @@ def _hosts(groups: Groups, group: str, hostvars: HostVars) -> list[Host]:
     return [Host(name, hostvars[name]) for name in groups.get(group, ())]
 
 
-def fleet_members(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, Any]]]:
+def fleet_members(groups: Groups, hostvars: HostVars) -> dict[str, Any]:
     """Describe the cluster: node processes, balancers and Redis servers, and where they are."""
+    redis = _hosts(groups, "redis", hostvars)
     return {
         "nodes": [
             _node(host, port)
@@ -86,7 +90,8 @@ def fleet_members(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str
         "loadbalancers": [
             _loadbalancer(host) for host in _hosts(groups, "loadbalancers", hostvars)
         ],
-        "redis": [_redis(host) for host in _hosts(groups, "redis", hostvars)],
+        "redis": [_redis(host) for host in redis],
+        "redis_url": _redis_url(redis),
     }
 
 
@@ -110,13 +115,27 @@ def _loadbalancer(host: Host) -> dict[str, Any]:
 
 
 def _redis(host: Host) -> dict[str, Any]:
-    password = host.get("redis_password")
-    credentials = f":{quote(password, safe='')}@" if password else ""
     return {
         "name": host.name,
         "address": host.address,
-        "url": f"redis://{credentials}{host.address}:{host.get('redis_port')}/0",
+        "port": int(host.get("redis_port")),
+        "sentinel_port": int(host.get("sentinel_port")),
+        "sentinel_master": str(host.get("sentinel_master")),
     }
+
+
+def _redis_url(hosts: list[Host]) -> str:
+    """Where the application finds Redis: the server, or the Sentinels of several."""
+    if not hosts:
+        return ""
+    first = hosts[0]
+    password = quote(first.get("redis_password") or "", safe="")
+    credentials = f":{password}@" if password else ""
+    if len(hosts) == 1:
+        return f"redis://{credentials}{first.address}:{first.get('redis_port')}/0"
+    sentinels = ",".join(f"{host.address}:{host.get('sentinel_port')}" for host in hosts)
+    option = f"?sentinel_password={password}" if password else ""
+    return f"redis+sentinel://{credentials}{sentinels}/{first.get('sentinel_master')}/0{option}"
 
 
 def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
@@ -126,17 +145,18 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
         for group, purpose in GROUPS.items()
         if not groups.get(group)
     ]
-    if len(list(groups.get("redis", ()))) > 1:
+    count = len(list(groups.get("redis", ())))
+    if count and count % 2 == 0:
         mistakes.append(
-            "The group 'redis' has more than one host, and they would not share their data: "
-            "leave one in the inventory."
+            f"The group 'redis' has {count} hosts: half of them are no majority, so the death of "
+            f"{count // 2} would stop Redis. Make it {count - 1} or {count + 1}."
         )
     readable: list[Host] = []
     for name in dict.fromkeys(name for group in GROUPS for name in groups.get(group, ())):
         host = Host(name, hostvars[name])
         try:
             _node(host, host.wsnode_ports[0] if host.wsnode_ports else 0)
-            _loadbalancer(host), _redis(host), int(host.get("redis_port"))
+            _loadbalancer(host), _redis(host)
         except Exception as error:  # templates and int() fail in many ways
             mistakes.append(f"A variable of the host '{name}' cannot be read: {error}")
         else:
@@ -183,6 +203,7 @@ def _name_mistakes(nodes: list[Host]) -> list[str]:
 
 def _port_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
     mistakes = []
+    replicated = len(list(groups.get("redis", ()))) > 1
     for host in hosts:
         wanted: list[tuple[int, str]] = []
         if host.name in groups.get("wsnodes", ()):
@@ -190,7 +211,7 @@ def _port_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
                 mistakes.append(f"wsnode_processes of the host '{host.name}' must be 1 or more.")
             wanted += [(port, "wsnode_port") for port in host.wsnode_ports]
         for group, variables in {
-            "redis": ["redis_port"],
+            "redis": ["redis_port", *(["sentinel_port"] if replicated else [])],
             "loadbalancers": ["haproxy_port", "haproxy_stats_port"],
         }.items():
             if host.name in groups.get(group, ()):
@@ -210,12 +231,28 @@ def _port_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
 
 
 def _password_mistakes(redis: list[Host]) -> list[str]:
-    return [
+    mistakes = [
         f"redis_password is empty for the host '{host.name}': set it (by ansible-vault), or say "
         "redis_allow_no_password: true where nobody else can reach Redis."
         for host in redis
         if not host.get("redis_password") and not host.get("redis_allow_no_password")
     ]
+    # Sentinel keeps its password without quotes in a file that it reads again.
+    unfit = UNFIT_FOR_SENTINEL if len(redis) > 1 else UNFIT_FOR_REDIS
+    mistakes += [
+        f"redis_password of the host '{host.name}' has a character that the configuration of Redis "
+        "cannot hold: leave out quotes, backslashes and line ends, and spaces where there are "
+        "Sentinels."
+        for host in redis
+        if unfit.search(host.get("redis_password") or "")
+    ]
+    for variable in ("redis_password", "sentinel_master"):
+        if len({host.get(variable) for host in redis}) > 1:
+            mistakes.append(
+                f"{variable} is not the same on all hosts of the group 'redis': set it once, for "
+                "the group."
+            )
+    return mistakes
 
 
 def _and(names: Iterable[str]) -> str:

@@ -23,8 +23,12 @@ HOSTS: dict[str, dict[str, Any]] = {
     "lb1": {"ansible_host": "10.0.0.11"},
     "node1": {"ansible_host": "10.0.0.21"},
     "node2": {"ansible_host": "10.0.0.22"},
-    "redis1": {"ansible_host": "10.0.0.31", "redis_allow_no_password": True},
+    **{
+        f"redis{n}": {"ansible_host": f"10.0.0.3{n}", "redis_allow_no_password": True}
+        for n in (1, 2, 3)
+    },
 }
+REDIS = ["redis1", "redis2", "redis3"]
 ONE_HOST = {group: ["all1"] for group in GROUPS}
 
 
@@ -39,6 +43,7 @@ def hosts(**changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_a_sound_inventory_has_no_mistake() -> None:
     """Neither several machines nor one that does everything is a mistake."""
     assert fleet_mistakes(GROUPS, HOSTS) == []
+    assert fleet_mistakes(GROUPS | {"redis": REDIS}, HOSTS) == []
     assert fleet_mistakes(ONE_HOST, {"all1": {"redis_password": "x"}}) == []
 
 
@@ -48,7 +53,19 @@ def test_a_sound_inventory_has_no_mistake() -> None:
         ({"redis": []}, {}, "The group 'redis' has no host"),
         ({"wsnodes": []}, {}, "The group 'wsnodes' has no host"),
         ({"loadbalancers": []}, {}, "The group 'loadbalancers' has no host"),
-        ({"redis": ["redis1", "node1"]}, {"node1": {"redis_password": "x"}}, "more than one host"),
+        (
+            {"redis": ["redis1", "node1"]},
+            {"node1": {"redis_allow_no_password": True}},
+            "has 2 hosts: half of them are no majority, so the death of 1 would stop Redis. "
+            "Make it 1 or 3.",
+        ),
+        ({"redis": REDIS}, {"redis2": {"redis_password": "x"}}, "redis_password is not the same"),
+        (
+            {"redis": REDIS},
+            {"redis3": {"sentinel_port": 6379}},
+            "Port 6379 of the host 'redis3' is wanted twice, by 'redis_port' and 'sentinel_port'",
+        ),
+        ({}, {"redis1": {"redis_password": "a'b"}}, "leave out quotes, backslashes and line ends"),
         (
             {},
             {"node2": {"ansible_host": "10.0.0.21"}},
@@ -107,7 +124,32 @@ def test_members_have_names_addresses_and_urls() -> None:
     assert [node["name"] for node in members["nodes"]] == ["node1-8001", "n2-8001", "n2-8002"]
     assert members["nodes"][2]["url"] == "http://192.168.0.2:8002"
     assert members["loadbalancers"][0]["url"] == "http://10.0.0.11:8080"
-    assert members["redis"][0]["url"] == "redis://:p%40ss%2Fword@10.0.0.31:6379/0"
+    assert members["redis_url"] == "redis://:p%40ss%2Fword@10.0.0.31:6379/0"
+
+
+def test_several_redis_servers_are_found_by_their_sentinels() -> None:
+    """The URL names every Sentinel and the master, with the password of both kinds of server."""
+    from wsfleet.topology import RedisURL
+
+    variables = hosts(**{name: {"redis_password": "p@ss/word"} for name in REDIS})
+    variables["redis2"]["sentinel_port"] = 5000
+    url = fleet_members(GROUPS | {"redis": REDIS}, variables)["redis_url"]
+    assert url == (
+        "redis+sentinel://:p%40ss%2Fword@10.0.0.31:26379,10.0.0.32:5000,10.0.0.33:26379/wsfleet/0"
+        "?sentinel_password=p%40ss%2Fword"
+    )
+    parsed = RedisURL.parse(url)
+    assert (parsed.kind, parsed.master, parsed.database) == ("sentinel", "wsfleet", 0)
+    assert parsed.sentinel_password == "p@ss/word"  # noqa: S105
+
+
+def test_a_password_with_a_space_is_for_a_single_server() -> None:
+    """Sentinel would not read it back from the file that it writes."""
+    spaced = hosts(**{name: {"redis_password": "a b"} for name in REDIS})
+    assert fleet_mistakes(GROUPS, spaced) == []
+    mistakes = fleet_mistakes(GROUPS | {"redis": REDIS}, spaced)
+    assert len(mistakes) == len(REDIS)
+    assert "spaces where there are Sentinels" in mistakes[0]
 
 
 def run_site(tmp_path: Path, inventory: dict[str, Any]) -> subprocess.CompletedProcess[str]:
@@ -161,7 +203,7 @@ def test_the_fleet_file_is_json_that_the_command_line_reads() -> None:
         json.dumps(
             {
                 "base_url": members["loadbalancers"][0]["url"],
-                "redis_url": members["redis"][0]["url"],
+                "redis_url": members["redis_url"],
                 "nodes": {node["name"]: node["url"] for node in members["nodes"]},
                 "loadbalancers": {lb["name"]: lb["stats_url"] for lb in members["loadbalancers"]},
             }

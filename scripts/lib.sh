@@ -80,6 +80,23 @@ remove_images() {
 
 # Remove generated files; .venv stays.
 remove_files() {
-    rm -rf .cache .ansible inventory/local/.fleet.json molecule/*/inventory/.fleet.json
-    rm -f inventory/local/group_vars/all/vms.yml molecule/*/inventory/group_vars/all/vms.yml
+    rm -rf .cache .ansible
+    remove_ways inventory/{local,small} molecule/*/inventory
+}
+
+# remove_ways INVENTORY...: remove what was written about VMs into these inventories.
+remove_ways() {
+    local inventory
+    for inventory in "$@"; do
+        rm -f "$inventory/.fleet.json" "$inventory/group_vars/all/vms.yml"
+    done
+}
+
+# local_inventory NAME: print the folder of an inventory whose hosts are VMs on this machine.
+local_inventory() {
+    if ! grep --quiet --no-messages "^    vm_fleet: $1\$" "inventory/$1/hosts.yml"; then
+        echo "$0: inventory/$1 has no VMs on this machine; local and small have" >&2
+        return 2
+    fi
+    echo "inventory/$1"
 }

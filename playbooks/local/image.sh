@@ -19,7 +19,7 @@ login='
 download='
     chroot "$1" apt-get clean
     chroot "$1" apt-get install -qq --download-only \
-        haproxy python3-venv redis-sentinel redis-server redis-tools systemd-timesyncd'
+        haproxy keepalived python3-venv redis-sentinel redis-server redis-tools systemd-timesyncd'
 
 # Left out because nobody misses them here: manuals, translations, an fsync for each package.
 exec mmdebstrap --quiet --mode=root --variant=minbase \

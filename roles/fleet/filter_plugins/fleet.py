@@ -6,6 +6,7 @@ Ansible shows those only while that role runs: they are read from the roles' fil
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -36,7 +37,7 @@ HostVars = Mapping[str, Variables]
 def _role_defaults() -> dict[str, Any]:
     roles = Path(__file__).resolve().parent.parent.parent
     defaults: dict[str, Any] = {}
-    for role in ("wsnode", "haproxy", "redis", "sentinel"):
+    for role in ("fleet", "wsnode", "haproxy", "keepalived", "redis", "sentinel"):
         defaults |= yaml.safe_load((roles / role / "defaults" / "main.yml").read_text())
     return defaults
 
@@ -81,15 +82,15 @@ def _hosts(groups: Groups, group: str, hostvars: HostVars) -> list[Host]:
 def fleet_members(groups: Groups, hostvars: HostVars) -> dict[str, Any]:
     """Describe the cluster: node processes, balancers and Redis servers, and where they are."""
     redis = _hosts(groups, "redis", hostvars)
+    loadbalancers = _hosts(groups, "loadbalancers", hostvars)
     return {
+        "base_url": _base_url(loadbalancers),
         "nodes": [
             _node(host, port)
             for host in _hosts(groups, "wsnodes", hostvars)
             for port in host.wsnode_ports
         ],
-        "loadbalancers": [
-            _loadbalancer(host) for host in _hosts(groups, "loadbalancers", hostvars)
-        ],
+        "loadbalancers": [_loadbalancer(host) for host in loadbalancers],
         "redis": [_redis(host) for host in redis],
         "redis_url": _redis_url(redis),
     }
@@ -105,13 +106,26 @@ def _node(host: Host, port: int) -> dict[str, Any]:
 
 
 def _loadbalancer(host: Host) -> dict[str, Any]:
-    port = int(host.get("haproxy_port"))
     return {
         "name": host.name,
         "address": host.address,
-        "url": f"http://{host.address}" + (f":{port}" if port != 80 else ""),
-        "stats_url": f"http://{host.address}:{host.get('haproxy_stats_port')}",
+        "url": _http(host.address, host.get("haproxy_port")),
+        "stats_url": _http(host.address, host.get("haproxy_stats_port")),
     }
+
+
+def _base_url(loadbalancers: list[Host]) -> str:
+    """Where clients find the cluster."""
+    if not loadbalancers:
+        return ""
+    first = loadbalancers[0]
+    address = first.get("keepalived_virtual_address") or first.address
+    return str(first.get("fleet_base_url") or _http(address, first.get("haproxy_port")))
+
+
+def _http(address: str, port: Any) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}" + (f":{int(port)}" if int(port) != 80 else "")
 
 
 def _redis(host: Host) -> dict[str, Any]:
@@ -164,6 +178,7 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
     return [
         *mistakes,
         *_address_mistakes(readable),
+        *_virtual_address_mistakes(readable, groups),
         *_name_mistakes([host for host in readable if host.name in groups.get("wsnodes", ())]),
         *_port_mistakes(readable, groups),
         *_password_mistakes([host for host in readable if host.name in groups.get("redis", ())]),
@@ -179,6 +194,35 @@ def _address_mistakes(hosts: list[Host]) -> list[str]:
         "(or fleet_address). One machine with several tasks is one host in several groups."
         for address, names in by_address.items()
         if len(names) > 1
+    ]
+
+
+def _virtual_address_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
+    balancers = [host for host in hosts if host.name in groups.get("loadbalancers", ())]
+    wanted = {str(host.get("keepalived_virtual_address")) for host in balancers}
+    if len(wanted) > 1:
+        return [
+            "keepalived_virtual_address is not the same on all balancers: set it once, for the "
+            "group 'loadbalancers'."
+        ]
+    address = "".join(wanted)
+    if not address:
+        if len(balancers) < 2 or balancers[0].get("fleet_base_url"):
+            return []
+        return [
+            f"The balancers {_and(host.name for host in balancers)} have no address in common: set "
+            "keepalived_virtual_address for the group 'loadbalancers', or fleet_base_url if "
+            "something else leads the clients to them, or leave one."
+        ]
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return [f"keepalived_virtual_address is no IP address: '{address}'."]
+    return [
+        f"keepalived_virtual_address {address} is the host '{host.name}' itself: take one that no "
+        "machine has."
+        for host in hosts
+        if address in (host.address, host.get("ansible_host"))
     ]
 
 

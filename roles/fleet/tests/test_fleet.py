@@ -30,6 +30,12 @@ HOSTS: dict[str, dict[str, Any]] = {
 }
 REDIS = ["redis1", "redis2", "redis3"]
 ONE_HOST = {group: ["all1"] for group in GROUPS}
+TWO_BALANCERS = GROUPS | {"loadbalancers": ["lb1", "lb2"]}
+LB2 = {"lb2": {"ansible_host": "10.0.0.12"}}
+WITH_ADDRESS = {
+    "lb1": {"keepalived_virtual_address": "10.0.0.10"},
+    "lb2": LB2["lb2"] | {"keepalived_virtual_address": "10.0.0.10"},
+}
 
 
 def hosts(**changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -44,6 +50,8 @@ def test_a_sound_inventory_has_no_mistake() -> None:
     """Neither several machines nor one that does everything is a mistake."""
     assert fleet_mistakes(GROUPS, HOSTS) == []
     assert fleet_mistakes(GROUPS | {"redis": REDIS}, HOSTS) == []
+    assert fleet_mistakes(TWO_BALANCERS, hosts(**WITH_ADDRESS)) == []
+    assert fleet_mistakes(TWO_BALANCERS, hosts(lb1={"fleet_base_url": "http://ws.test"}, **LB2)) == []
     assert fleet_mistakes(ONE_HOST, {"all1": {"redis_password": "x"}}) == []
 
 
@@ -99,6 +107,10 @@ def test_a_sound_inventory_has_no_mistake() -> None:
             {"node1": {"redis_port": 8002, "wsnode_processes": 2, "redis_password": "x"}},
             "Port 8002 of the host 'node1' is wanted twice, by 'wsnode_port' and 'redis_port'",
         ),
+        (TWO_BALANCERS, LB2, "'lb1' and 'lb2' have no address in common: set keepalived_virtual"),
+        (TWO_BALANCERS, WITH_ADDRESS | LB2, "is not the same on all balancers"),
+        ({}, {"lb1": {"keepalived_virtual_address": "10.0.0"}}, "is no IP address: '10.0.0'"),
+        ({}, {"lb1": {"keepalived_virtual_address": "10.0.0.31"}}, "is the host 'redis1' itself"),
         (
             {},
             {"redis1": {"redis_allow_no_password": False}},
@@ -152,12 +164,70 @@ def test_a_password_with_a_space_is_for_a_single_server() -> None:
     assert "spaces where there are Sentinels" in mistakes[0]
 
 
+@pytest.mark.parametrize(
+    ("balancer", "expected"),
+    [
+        ({}, "http://10.0.0.11"),
+        ({"keepalived_virtual_address": "10.0.0.10"}, "http://10.0.0.10"),
+        ({"keepalived_virtual_address": "fd00::a", "haproxy_port": 8080}, "http://[fd00::a]:8080"),
+        (
+            {"keepalived_virtual_address": "10.0.0.10", "fleet_base_url": "https://ws.test"},
+            "https://ws.test",
+        ),
+    ],
+)
+def test_clients_are_sent_to(balancer: dict[str, Any], expected: str) -> None:
+    """The URL that is said, else the virtual address, else the first balancer."""
+    assert fleet_members(GROUPS, hosts(lb1=balancer))["base_url"] == expected
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, None),
+        ({"distribution_major_version": "12"}, None),
+        ({"distribution": "Ubuntu", "distribution_version": "24.04"}, "runs Ubuntu 24.04"),
+        ({"distribution_major_version": "11"}, "made for Debian 12 and 13 with systemd"),
+        ({"service_mgr": "openrc"}, "(openrc)"),
+    ],
+)
+def test_other_systems_are_refused(
+    tmp_path: Path, facts: dict[str, str], expected: str | None
+) -> None:
+    """The machines' check lets Debian 12 and 13 with systemd pass, and says what else there is."""
+    debian = {
+        "distribution": "Debian",
+        "distribution_version": "13.1",
+        "distribution_major_version": "13",
+        "service_mgr": "systemd",
+    }
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "tasks": [
+            # Cacheable ones become part of ansible_facts, as gathered ones are.
+            {"ansible.builtin.set_fact": {"cacheable": True} | debian | facts},
+            {"ansible.builtin.import_role": {"name": "fleet", "tasks_from": "machine"}},
+        ],
+    }
+    playbook = tmp_path / "machine.yml"
+    playbook.write_text(yaml.safe_dump([play]))
+    result = run_ansible("-i", "localhost,", "-c", "local", str(playbook))
+    assert result.returncode == (2 if expected else 0), result.stdout
+    assert (expected or "ok=2") in " ".join(result.stdout.split())
+
+
 def run_site(tmp_path: Path, inventory: dict[str, Any]) -> subprocess.CompletedProcess[str]:
     """Run site.yml against hosts that do not exist: touching one would be UNREACHABLE."""
     path = tmp_path / "hosts.yml"
     path.write_text(yaml.safe_dump(inventory))
-    command = ["ansible-playbook", "-i", str(path), "site.yml"]
-    environment = os.environ | {"ANSIBLE_NOCOLOR": "1"}
+    return run_ansible("-i", str(path), "site.yml")
+
+
+def run_ansible(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ansible-playbook at the project's root."""
+    command = ["ansible-playbook", *arguments]
+    environment = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_ROLES_PATH": str(ROOT / "roles")}
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
     )
@@ -202,7 +272,7 @@ def test_the_fleet_file_is_json_that_the_command_line_reads() -> None:
     Fleet.model_validate_json(
         json.dumps(
             {
-                "base_url": members["loadbalancers"][0]["url"],
+                "base_url": members["base_url"],
                 "redis_url": members["redis_url"],
                 "nodes": {node["name"]: node["url"] for node in members["nodes"]},
                 "loadbalancers": {lb["name"]: lb["stats_url"] for lb in members["loadbalancers"]},

@@ -51,7 +51,12 @@ def test_a_sound_inventory_has_no_mistake() -> None:
     assert fleet_mistakes(GROUPS, HOSTS) == []
     assert fleet_mistakes(GROUPS | {"redis": REDIS}, HOSTS) == []
     assert fleet_mistakes(TWO_BALANCERS, hosts(**WITH_ADDRESS)) == []
-    assert fleet_mistakes(TWO_BALANCERS, hosts(lb1={"fleet_base_url": "http://ws.test"}, **LB2)) == []
+    assert (
+        fleet_mistakes(
+            TWO_BALANCERS, hosts(lb1={"fleet_base_url": "http://ws.test"}, **LB2)
+        )
+        == []
+    )
     assert fleet_mistakes(ONE_HOST, {"all1": {"redis_password": "x"}}) == []
 
 
@@ -67,13 +72,21 @@ def test_a_sound_inventory_has_no_mistake() -> None:
             "has 2 hosts: half of them are no majority, so the death of 1 would stop Redis. "
             "Make it 1 or 3.",
         ),
-        ({"redis": REDIS}, {"redis2": {"redis_password": "x"}}, "redis_password is not the same"),
+        (
+            {"redis": REDIS},
+            {"redis2": {"redis_password": "x"}},
+            "redis_password is not the same",
+        ),
         (
             {"redis": REDIS},
             {"redis3": {"sentinel_port": 6379}},
             "Port 6379 of the host 'redis3' is wanted twice, by 'redis_port' and 'sentinel_port'",
         ),
-        ({}, {"redis1": {"redis_password": "a'b"}}, "leave out quotes, backslashes and line ends"),
+        (
+            {},
+            {"redis1": {"redis_password": "a'b"}},
+            "leave out quotes, backslashes and line ends",
+        ),
         (
             {},
             {"node2": {"ansible_host": "10.0.0.21"}},
@@ -100,17 +113,43 @@ def test_a_sound_inventory_has_no_mistake() -> None:
             {"node2": {"wsnode_port": 70000}},
             "wsnode_port of the host 'node2' is no port: 70000",
         ),
-        ({}, {"node2": {"wsnode_port": "eight"}}, "A variable of the host 'node2' cannot be read"),
-        ({}, {"lb1": {"haproxy_stats_port": 80}}, "Port 80 of the host 'lb1' is wanted twice"),
+        (
+            {},
+            {"node2": {"wsnode_port": "eight"}},
+            "A variable of the host 'node2' cannot be read",
+        ),
+        (
+            {},
+            {"lb1": {"haproxy_stats_port": 80}},
+            "Port 80 of the host 'lb1' is wanted twice",
+        ),
         (
             {"redis": ["node1"]},
-            {"node1": {"redis_port": 8002, "wsnode_processes": 2, "redis_password": "x"}},
+            {
+                "node1": {
+                    "redis_port": 8002,
+                    "wsnode_processes": 2,
+                    "redis_password": "x",
+                }
+            },
             "Port 8002 of the host 'node1' is wanted twice, by 'wsnode_port' and 'redis_port'",
         ),
-        (TWO_BALANCERS, LB2, "'lb1' and 'lb2' have no address in common: set keepalived_virtual"),
+        (
+            TWO_BALANCERS,
+            LB2,
+            "'lb1' and 'lb2' have no address in common: set keepalived_virtual",
+        ),
         (TWO_BALANCERS, WITH_ADDRESS | LB2, "is not the same on all balancers"),
-        ({}, {"lb1": {"keepalived_virtual_address": "10.0.0"}}, "is no IP address: '10.0.0'"),
-        ({}, {"lb1": {"keepalived_virtual_address": "10.0.0.31"}}, "is the host 'redis1' itself"),
+        (
+            {},
+            {"lb1": {"keepalived_virtual_address": "10.0.0"}},
+            "is no IP address: '10.0.0'",
+        ),
+        (
+            {},
+            {"lb1": {"keepalived_virtual_address": "10.0.0.31"}},
+            "is the host 'redis1' itself",
+        ),
         (
             {},
             {"redis1": {"redis_allow_no_password": False}},
@@ -118,7 +157,9 @@ def test_a_sound_inventory_has_no_mistake() -> None:
         ),
     ],
 )
-def test_mistakes_are_named(groups: dict[str, Any], changes: dict[str, Any], expected: str) -> None:
+def test_mistakes_are_named(
+    groups: dict[str, Any], changes: dict[str, Any], expected: str
+) -> None:
     """Each mistake is one line that names the host or group, and says how to mend it."""
     mistakes = fleet_mistakes(GROUPS | groups, hosts(**changes))
     assert len(mistakes) == 1
@@ -128,12 +169,20 @@ def test_mistakes_are_named(groups: dict[str, Any], changes: dict[str, Any], exp
 def test_members_have_names_addresses_and_urls() -> None:
     """What HAProxy, the nodes and the command line are configured from."""
     variables = hosts(
-        node2={"wsnode_processes": 2, "wsnode_name": "n2", "fleet_address": "192.168.0.2"},
+        node2={
+            "wsnode_processes": 2,
+            "wsnode_name": "n2",
+            "fleet_address": "192.168.0.2",
+        },
         lb1={"haproxy_port": 8080},
         redis1={"redis_password": "p@ss/word"},
     )
     members = fleet_members(GROUPS, variables)
-    assert [node["name"] for node in members["nodes"]] == ["node1-8001", "n2-8001", "n2-8002"]
+    assert [node["name"] for node in members["nodes"]] == [
+        "node1-8001",
+        "n2-8001",
+        "n2-8002",
+    ]
     assert members["nodes"][2]["url"] == "http://192.168.0.2:8002"
     assert members["loadbalancers"][0]["url"] == "http://10.0.0.11:8080"
     assert members["redis_url"] == "redis://:p%40ss%2Fword@10.0.0.31:6379/0"
@@ -169,9 +218,15 @@ def test_a_password_with_a_space_is_for_a_single_server() -> None:
     [
         ({}, "http://10.0.0.11"),
         ({"keepalived_virtual_address": "10.0.0.10"}, "http://10.0.0.10"),
-        ({"keepalived_virtual_address": "fd00::a", "haproxy_port": 8080}, "http://[fd00::a]:8080"),
         (
-            {"keepalived_virtual_address": "10.0.0.10", "fleet_base_url": "https://ws.test"},
+            {"keepalived_virtual_address": "fd00::a", "haproxy_port": 8080},
+            "http://[fd00::a]:8080",
+        ),
+        (
+            {
+                "keepalived_virtual_address": "10.0.0.10",
+                "fleet_base_url": "https://ws.test",
+            },
             "https://ws.test",
         ),
     ],
@@ -186,8 +241,14 @@ def test_clients_are_sent_to(balancer: dict[str, Any], expected: str) -> None:
     [
         ({}, None),
         ({"distribution_major_version": "12"}, None),
-        ({"distribution": "Ubuntu", "distribution_version": "24.04"}, "runs Ubuntu 24.04"),
-        ({"distribution_major_version": "11"}, "made for Debian 12 and 13 with systemd"),
+        (
+            {"distribution": "Ubuntu", "distribution_version": "24.04"},
+            "runs Ubuntu 24.04",
+        ),
+        (
+            {"distribution_major_version": "11"},
+            "made for Debian 12 and 13 with systemd",
+        ),
         ({"service_mgr": "openrc"}, "(openrc)"),
     ],
 )
@@ -217,7 +278,9 @@ def test_other_systems_are_refused(
     assert (expected or "ok=2") in " ".join(result.stdout.split())
 
 
-def run_site(tmp_path: Path, inventory: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+def run_site(
+    tmp_path: Path, inventory: dict[str, Any]
+) -> subprocess.CompletedProcess[str]:
     """Run site.yml against hosts that do not exist: touching one would be UNREACHABLE."""
     path = tmp_path / "hosts.yml"
     path.write_text(yaml.safe_dump(inventory))
@@ -227,7 +290,10 @@ def run_site(tmp_path: Path, inventory: dict[str, Any]) -> subprocess.CompletedP
 def run_ansible(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ansible-playbook at the project's root."""
     command = ["ansible-playbook", *arguments]
-    environment = os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_ROLES_PATH": str(ROOT / "roles")}
+    environment = os.environ | {
+        "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
+    }
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
     )
@@ -275,7 +341,9 @@ def test_the_fleet_file_is_json_that_the_command_line_reads() -> None:
                 "base_url": members["base_url"],
                 "redis_url": members["redis_url"],
                 "nodes": {node["name"]: node["url"] for node in members["nodes"]},
-                "loadbalancers": {lb["name"]: lb["stats_url"] for lb in members["loadbalancers"]},
+                "loadbalancers": {
+                    lb["name"]: lb["stats_url"] for lb in members["loadbalancers"]
+                },
             }
         )
     )

@@ -12,7 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "filter_plugins"))
 
 from redis_primary import redis_primary
 
-MEMBERS = [{"name": f"redis{n}", "address": f"10.0.0.{n}", "port": 6379} for n in (1, 2, 3)]
+MEMBERS = [
+    {"name": f"redis{n}", "address": f"10.0.0.{n}", "port": 6379} for n in (1, 2, 3)
+]
 
 
 def primary_of(*said: str) -> str:
@@ -23,7 +25,9 @@ def primary_of(*said: str) -> str:
 def info(role: str = "master", version: str = "8.0.2", **fields: Any) -> str:
     """INFO as redis-cli prints it."""
     lines = [f"redis_version:{version}", "# Replication", f"role:{role}"]
-    return "\r\n".join([*lines, *(f"{key}:{value}" for key, value in fields.items()), ""])
+    return "\r\n".join(
+        [*lines, *(f"{key}:{value}" for key, value in fields.items()), ""]
+    )
 
 
 def replica(of: int, **fields: Any) -> str:
@@ -43,19 +47,35 @@ def sentinel(primary: int, epoch: int) -> str:
         pytest.param(("", "", ""), "redis1", id="nobody has anything: the first"),
         pytest.param((info(), info(), info()), "redis1", id="all are fresh: the first"),
         pytest.param(
-            (info(), info(db0="keys=1,expires=0"), info()), "redis2", id="one server has data"
+            (info(), info(db0="keys=1,expires=0"), info()),
+            "redis2",
+            id="one server has data",
         ),
         pytest.param(
-            (replica(3), replica(3), info(connected_slaves=2)), "redis3", id="who has replicas"
+            (replica(3), replica(3), info(connected_slaves=2)),
+            "redis3",
+            id="who has replicas",
         ),
-        pytest.param(("", replica(1), replica(1)), "redis1", id="away, and missed by its replicas"),
         pytest.param(
-            (info(db0="keys=9") + sentinel(1, 0), replica(3) + sentinel(3, 2), sentinel(3, 2)),
+            ("", replica(1), replica(1)),
+            "redis1",
+            id="away, and missed by its replicas",
+        ),
+        pytest.param(
+            (
+                info(db0="keys=9") + sentinel(1, 0),
+                replica(3) + sentinel(3, 2),
+                sentinel(3, 2),
+            ),
             "redis3",
             id="the old primary is back, and its Sentinel knows nothing yet",
         ),
         pytest.param(
-            ("sh: redis-cli-auth: not found", 'error:"ERR No such master with that name"', ""),
+            (
+                "sh: redis-cli-auth: not found",
+                'error:"ERR No such master with that name"',
+                "",
+            ),
             "redis1",
             id="errors say nothing",
         ),
@@ -69,7 +89,10 @@ def test_the_primary_is_found(said: tuple[str, str, str], expected: str) -> None
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        ((info(db0="keys=1"), info(db0="keys=1"), ""), "redis1 and redis2 have data of their own"),
+        (
+            (info(db0="keys=1"), info(db0="keys=1"), ""),
+            "redis1 and redis2 have data of their own",
+        ),
         (("", sentinel(9, 1), ""), "the primary is 10.0.0.9:6379, which is no host"),
         (
             (info(db0="keys=1"), info(version="7.0.15"), ""),
@@ -77,7 +100,9 @@ def test_the_primary_is_found(said: tuple[str, str, str], expected: str) -> None
         ),
     ],
 )
-def test_what_would_lose_data_is_refused(said: tuple[str, str, str], expected: str) -> None:
+def test_what_would_lose_data_is_refused(
+    said: tuple[str, str, str], expected: str
+) -> None:
     """Nothing is changed, and the message says how to go on."""
     with pytest.raises(AnsibleFilterError, match=expected):
         primary_of(*said)

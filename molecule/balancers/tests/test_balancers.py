@@ -77,7 +77,7 @@ def podman(command: str, name: str) -> None:
 
 
 def test_the_check_is_not_roots(active: str) -> None:
-    """keepalived asks HAProxy as a user that may do nothing else."""
+    """HAProxy is asked by a user that may do nothing else."""
     for name in BALANCERS:
         machine = host(name)
         assert machine.service("keepalived").is_enabled
@@ -112,7 +112,7 @@ def test_a_reload_leaves_the_address(active: str) -> None:
     ],
 )
 def test_a_service_fails(active: str, fault: str) -> None:
-    """The other balancer has the address, alone, and answers; it keeps it when the first is back."""
+    """The other balancer alone has the address, answers, and keeps it when the first is back."""
     host(active).check_output(fault)
     until(lambda: holders() == [other(active)] and answers(), f"after '{fault}' the other serves")
     host(active).check_output("systemctl start haproxy keepalived && sleep 5")

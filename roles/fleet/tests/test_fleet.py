@@ -51,12 +51,8 @@ def test_a_sound_inventory_has_no_mistake() -> None:
     assert fleet_mistakes(GROUPS, HOSTS) == []
     assert fleet_mistakes(GROUPS | {"redis": REDIS}, HOSTS) == []
     assert fleet_mistakes(TWO_BALANCERS, hosts(**WITH_ADDRESS)) == []
-    assert (
-        fleet_mistakes(
-            TWO_BALANCERS, hosts(lb1={"fleet_base_url": "http://ws.test"}, **LB2)
-        )
-        == []
-    )
+    dns = hosts(lb1={"fleet_base_url": "http://ws.test"}, **LB2)
+    assert fleet_mistakes(TWO_BALANCERS, dns) == []
     assert fleet_mistakes(ONE_HOST, {"all1": {"redis_password": "x"}}) == []
 
 

@@ -147,9 +147,7 @@ def _redis_url(hosts: list[Host]) -> str:
     credentials = f":{password}@" if password else ""
     if len(hosts) == 1:
         return f"redis://{credentials}{first.address}:{first.get('redis_port')}/0"
-    sentinels = ",".join(
-        f"{host.address}:{host.get('sentinel_port')}" for host in hosts
-    )
+    sentinels = ",".join(f"{host.address}:{host.get('sentinel_port')}" for host in hosts)
     option = f"?sentinel_password={password}" if password else ""
     return f"redis+sentinel://{credentials}{sentinels}/{first.get('sentinel_master')}/0{option}"
 
@@ -168,9 +166,7 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
             f"{count // 2} would stop Redis. Make it {count - 1} or {count + 1}."
         )
     readable: list[Host] = []
-    for name in dict.fromkeys(
-        name for group in GROUPS for name in groups.get(group, ())
-    ):
+    for name in dict.fromkeys(name for group in GROUPS for name in groups.get(group, ())):
         host = Host(name, hostvars[name])
         try:
             _node(host, host.wsnode_ports[0] if host.wsnode_ports else 0)
@@ -183,13 +179,9 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
         *mistakes,
         *_address_mistakes(readable),
         *_virtual_address_mistakes(readable, groups),
-        *_name_mistakes(
-            [host for host in readable if host.name in groups.get("wsnodes", ())]
-        ),
+        *_name_mistakes([host for host in readable if host.name in groups.get("wsnodes", ())]),
         *_port_mistakes(readable, groups),
-        *_password_mistakes(
-            [host for host in readable if host.name in groups.get("redis", ())]
-        ),
+        *_password_mistakes([host for host in readable if host.name in groups.get("redis", ())]),
     ]
 
 
@@ -260,25 +252,19 @@ def _port_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
         wanted: list[tuple[int, str]] = []
         if host.name in groups.get("wsnodes", ()):
             if len(host.wsnode_ports) < 1:
-                mistakes.append(
-                    f"wsnode_processes of the host '{host.name}' must be 1 or more."
-                )
+                mistakes.append(f"wsnode_processes of the host '{host.name}' must be 1 or more.")
             wanted += [(port, "wsnode_port") for port in host.wsnode_ports]
         for group, variables in {
             "redis": ["redis_port", *(["sentinel_port"] if replicated else [])],
             "loadbalancers": ["haproxy_port", "haproxy_stats_port"],
         }.items():
             if host.name in groups.get(group, ()):
-                wanted += [
-                    (int(host.get(variable)), variable) for variable in variables
-                ]
+                wanted += [(int(host.get(variable)), variable) for variable in variables]
         users = defaultdict(list)
         for port, variable in wanted:
             users[port].append(variable)
             if not 0 < port < 65536:
-                mistakes.append(
-                    f"{variable} of the host '{host.name}' is no port: {port}."
-                )
+                mistakes.append(f"{variable} of the host '{host.name}' is no port: {port}.")
         mistakes += [
             f"Port {port} of the host '{host.name}' is wanted twice, by {_and(variables)}: "
             "change one of them."

@@ -153,9 +153,7 @@ def test_a_sound_inventory_has_no_mistake() -> None:
         ),
     ],
 )
-def test_mistakes_are_named(
-    groups: dict[str, Any], changes: dict[str, Any], expected: str
-) -> None:
+def test_mistakes_are_named(groups: dict[str, Any], changes: dict[str, Any], expected: str) -> None:
     """Each mistake is one line that names the host or group, and says how to mend it."""
     mistakes = fleet_mistakes(GROUPS | groups, hosts(**changes))
     assert len(mistakes) == 1
@@ -274,9 +272,7 @@ def test_other_systems_are_refused(
     assert (expected or "ok=2") in " ".join(result.stdout.split())
 
 
-def run_site(
-    tmp_path: Path, inventory: dict[str, Any]
-) -> subprocess.CompletedProcess[str]:
+def run_site(tmp_path: Path, inventory: dict[str, Any]) -> subprocess.CompletedProcess[str]:
     """Run site.yml against hosts that do not exist: touching one would be UNREACHABLE."""
     path = tmp_path / "hosts.yml"
     path.write_text(yaml.safe_dump(inventory))
@@ -337,9 +333,7 @@ def test_the_fleet_file_is_json_that_the_command_line_reads() -> None:
                 "base_url": members["base_url"],
                 "redis_url": members["redis_url"],
                 "nodes": {node["name"]: node["url"] for node in members["nodes"]},
-                "loadbalancers": {
-                    lb["name"]: lb["stats_url"] for lb in members["loadbalancers"]
-                },
+                "loadbalancers": {lb["name"]: lb["stats_url"] for lb in members["loadbalancers"]},
             }
         )
     )

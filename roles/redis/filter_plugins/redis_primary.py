@@ -59,9 +59,7 @@ def redis_primary(said: Mapping[str, str], members: Iterable[Mapping[str, Any]])
     Raises:
         AnsibleFilterError: it is not in the inventory, two could be it, or a replica is too old.
     """
-    names = {
-        f"{m['address']}:{m['port']}": m["name"] for m in members if m["name"] in said
-    }
+    names = {f"{m['address']}:{m['port']}": m["name"] for m in members if m["name"] in said}
     answers = {host: _Answer.parse(text) for host, text in said.items()}
     primary = _primary(answers, names)
     if "redis_version" in answers[primary].info:

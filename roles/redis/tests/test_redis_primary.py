@@ -12,9 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "filter_plugins"))
 
 from redis_primary import redis_primary
 
-MEMBERS = [
-    {"name": f"redis{n}", "address": f"10.0.0.{n}", "port": 6379} for n in (1, 2, 3)
-]
+MEMBERS = [{"name": f"redis{n}", "address": f"10.0.0.{n}", "port": 6379} for n in (1, 2, 3)]
 
 
 def primary_of(*said: str) -> str:
@@ -25,9 +23,7 @@ def primary_of(*said: str) -> str:
 def info(role: str = "master", version: str = "8.0.2", **fields: Any) -> str:
     """INFO as redis-cli prints it."""
     lines = [f"redis_version:{version}", "# Replication", f"role:{role}"]
-    return "\r\n".join(
-        [*lines, *(f"{key}:{value}" for key, value in fields.items()), ""]
-    )
+    return "\r\n".join([*lines, *(f"{key}:{value}" for key, value in fields.items()), ""])
 
 
 def replica(of: int, **fields: Any) -> str:
@@ -100,9 +96,7 @@ def test_the_primary_is_found(said: tuple[str, str, str], expected: str) -> None
         ),
     ],
 )
-def test_what_would_lose_data_is_refused(
-    said: tuple[str, str, str], expected: str
-) -> None:
+def test_what_would_lose_data_is_refused(said: tuple[str, str, str], expected: str) -> None:
     """Nothing is changed, and the message says how to go on."""
     with pytest.raises(AnsibleFilterError, match=expected):
         primary_of(*said)

@@ -2,18 +2,27 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jinja2
 import pytest
 import testinfra
+from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = Path(sys.executable).parent
+#: What `wsfleet verify-delivery` must not find.
+FAULTS = ("lost", "duplicated", "reordered", "recovered_wrongly", "unacknowledged")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,12 +46,40 @@ class Cluster:
         document: dict[str, Any] = json.loads(self.fleet_file.read_text())
         return document
 
+    def host(self, name: str) -> Host:
+        """A machine, as root."""
+        inventory = str(self.inventory)
+        return testinfra.get_host(f"ansible://{name}", ansible_inventory=inventory, sudo=True)
+
     def on(self, host: str, command: str) -> str:
         """Run a command on a machine as root, and give its output."""
-        inventory = str(self.inventory)
-        target = testinfra.get_host(f"ansible://{host}", ansible_inventory=inventory, sudo=True)
-        output: str = target.check_output(command)
+        output: str = self.host(host).check_output(command)
         return output
+
+    @staticmethod
+    def until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+        """Wait until `condition()` holds, or fail because `what` did not happen."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"did not happen in {seconds:g} s: {what}"
+            time.sleep(0.25)
+
+    def answers(self) -> bool:
+        """Whether a client is answered by a node that has its Redis."""
+        try:
+            health = httpx.get(f"{self.url}/health", timeout=2)
+            return health.status_code == 200 and bool(health.json()["redis_connected"])
+        except httpx.TransportError:
+            return False
+
+    def well(self) -> None:
+        """Wait until the cluster says that all is well."""
+
+        def says_so() -> bool:
+            with self.wsfleet("status") as process:
+                return process.wait() == 0
+
+        self.until(says_so, "all is well")
 
     def playbook(self, name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run a playbook as an operator does; its recap is the end of the output."""
@@ -53,7 +90,7 @@ class Cluster:
             | {"ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=400,
         )
 
     def play(self, name: str, *arguments: str) -> str:
@@ -62,11 +99,50 @@ class Cluster:
         assert result.returncode == 0, result.stdout[-5000:] + result.stderr
         return result.stdout
 
+    @staticmethod
+    def changed(output: str) -> list[str]:
+        """The lines of a playbook's recap of hosts where something was changed."""
+        recap = re.findall(r"^\S+ +: ok=.*$", output, re.MULTILINE)
+        assert recap
+        return [line for line in recap if "changed=0 " not in line]
+
     def wsfleet(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start the command line on this machine."""
         command = [str(PROGRAMS / "wsfleet"), *arguments]
         environment = os.environ | {"WSFLEET_FLEET": str(self.fleet_file)}
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+    def connections(self) -> dict[str, int]:
+        """Open WebSockets, by node."""
+        return {
+            name: httpx.get(f"{url}/health").json()["connections"]
+            for name, url in self.fleet["nodes"].items()
+        }
+
+    @contextmanager
+    def load(self, publishers: int = 4, subscribers: int = 56) -> Iterator[dict[str, Any]]:
+        """Publish and subscribe with SDKs all the while; at the end nothing may have been lost.
+
+        The report of `wsfleet verify-delivery` is what it gives, filled in at the end.
+        """
+        self.until(lambda: not any(self.connections().values()), "nobody is left of before")
+        report: dict[str, Any] = {}
+        with self.wsfleet(
+            *("verify-delivery", self.url, "--json", "--rate", "5", "--timeout", "360"),
+            *("--publishers", str(publishers), "--subscribers", str(subscribers)),
+            *("--messages", "2000"),  # more than there is time for
+        ) as process:
+            try:
+                everybody = publishers + subscribers
+                self.until(lambda: sum(self.connections().values()) == everybody, "all are in")
+                yield report
+                process.send_signal(signal.SIGINT)
+                output, _ = process.communicate(timeout=60)
+            finally:
+                process.kill()
+        report.update(json.loads(output))
+        assert {fault: report[fault] for fault in FAULTS} == dict.fromkeys(FAULTS, 0), report
+        assert process.returncode == 0
 
 
 @pytest.fixture(scope="session")

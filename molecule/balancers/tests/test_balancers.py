@@ -1,65 +1,51 @@
 """Two balancers with one address: HAProxy stops, a machine dies, keepalived dies, clients go on."""
 
-import asyncio
+from __future__ import annotations
+
 import hashlib
-import json
 import os
 import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
-import testinfra
+
+if TYPE_CHECKING:
+    from molecule.conftest import Cluster
 
 ROOT = Path(__file__).resolve().parents[3]
-INVENTORY = ROOT / "molecule" / "balancers" / "inventory"
-FLEET = json.loads((INVENTORY / ".fleet.json").read_text())
-URL: str = FLEET["base_url"]
-ADDRESS = URL.removeprefix("http://")
-SHOW = f"ip -brief address show to {ADDRESS}"
 BALANCERS = ["lb1", "lb2"]
-WSFLEET = str(Path(sys.executable).parent / "wsfleet")
 
 
-def host(name: str) -> Any:
-    """A machine, as root."""
-    return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(INVENTORY), sudo=True)
+def has_address(cluster: Cluster, name: str) -> bool:
+    """Whether a balancer has the address now."""
+    show = f"ip -brief address show to {cluster.url.removeprefix('http://')}"
+    return cluster.on(name, show) != ""
 
 
-def holders() -> list[str]:
+def holders(cluster: Cluster) -> list[str]:
     """The balancers that have the address now."""
-    return [name for name in BALANCERS if host(name).check_output(SHOW)]
+    return [name for name in BALANCERS if has_address(cluster, name)]
 
 
-def answers() -> bool:
-    """Whether a new client gets /health through the address."""
-    try:
-        with urllib.request.urlopen(f"{URL}/health", timeout=2) as response:  # noqa: S310
-            return bool(response.status == 200)
-    except OSError:
-        return False
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    """Wait until `condition()` is true, or fail with `what` did not happen."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"did not happen in {seconds:g} s: {what}"
-        time.sleep(0.1)
+def serves(cluster: Cluster, name: str) -> bool:
+    """Whether this balancer alone has the address, and a client is answered."""
+    return holders(cluster) == [name] and cluster.answers()
 
 
 @pytest.fixture
-def active() -> Iterator[str]:
+def active(cluster: Cluster) -> Iterator[str]:
     """The balancer that has the address; afterwards both are well again, and one has it."""
-    until(lambda: len(holders()) == 1 and answers(), "one balancer has the address and answers")
-    yield holders()[0]
+
+    def one() -> bool:
+        return len(holders(cluster)) == 1 and cluster.answers()
+
+    cluster.until(one, "one balancer has the address and answers")
+    yield holders(cluster)[0]
     for name in BALANCERS:
-        host(name).check_output("systemctl start haproxy keepalived")
-    until(lambda: len(holders()) == 1 and answers(), "one balancer has the address afterwards")
+        cluster.on(name, "systemctl start haproxy keepalived")
+    cluster.until(one, "one balancer has the address afterwards")
 
 
 def other(name: str) -> str:
@@ -76,10 +62,10 @@ def podman(command: str, name: str) -> None:
     subprocess.run([*sudo, "podman", command, container], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_the_check_is_not_roots(active: str) -> None:
+def test_the_check_is_not_roots(cluster: Cluster, active: str) -> None:
     """HAProxy is asked by a user that may do nothing else."""
     for name in BALANCERS:
-        machine = host(name)
+        machine = cluster.host(name)
         assert machine.service("keepalived").is_enabled
         assert machine.user("keepalived_script").shell == "/usr/sbin/nologin"
         # Scripts that root would run for others are refused, with these words.
@@ -88,19 +74,19 @@ def test_the_check_is_not_roots(active: str) -> None:
         assert "succeeded" in log, log
 
 
-def test_a_wrong_configuration_is_refused(active: str) -> None:
+def test_a_wrong_configuration_is_refused(cluster: Cluster, active: str) -> None:
     """The check that guards each write takes the real file and refuses one with a mistake."""
-    machine = host(active)
+    machine = cluster.host(active)
     assert machine.run("keepalived --config-test -f /etc/keepalived/keepalived.conf").rc == 0
     machine.check_output("sed s/nopreempt/nopreemt/ /etc/keepalived/keepalived.conf > /tmp/wrong")
     assert machine.run("keepalived --config-test -f /tmp/wrong").rc != 0
 
 
-def test_a_reload_leaves_the_address(active: str) -> None:
+def test_a_reload_leaves_the_address(cluster: Cluster, active: str) -> None:
     """A new configuration is no reason to move the address, and so to end all WebSockets."""
     for name in BALANCERS:
-        host(name).check_output("systemctl reload keepalived && sleep 3")
-    assert holders() == [active]
+        cluster.on(name, "systemctl reload keepalived && sleep 3")
+    assert holders(cluster) == [active]
 
 
 @pytest.mark.parametrize(
@@ -111,49 +97,33 @@ def test_a_reload_leaves_the_address(active: str) -> None:
         "systemctl kill -s KILL keepalived",  # it leaves the address behind
     ],
 )
-def test_a_service_fails(active: str, fault: str) -> None:
+def test_a_service_fails(cluster: Cluster, active: str, fault: str) -> None:
     """The other balancer alone has the address, answers, and keeps it when the first is back."""
-    host(active).check_output(fault)
-    until(lambda: holders() == [other(active)] and answers(), f"after '{fault}' the other serves")
-    host(active).check_output("systemctl start haproxy keepalived && sleep 5")
-    assert holders() == [other(active)]
+    cluster.on(active, fault)
+    cluster.until(lambda: serves(cluster, other(active)), f"after '{fault}' the other serves")
+    cluster.on(active, "systemctl start haproxy keepalived && sleep 5")
+    assert holders(cluster) == [other(active)]
 
 
-def test_a_machine_dies(active: str) -> None:
+def test_a_machine_dies(cluster: Cluster, active: str) -> None:
     """The other balancer serves; the dead one comes back without the address."""
     alive = other(active)
     podman("kill", active)
     try:
-        until(lambda: host(alive).run(SHOW).stdout != "" and answers(), "the other serves")
+        cluster.until(lambda: has_address(cluster, alive) and cluster.answers(), "it serves")
     finally:
         podman("start", active)
-    until(lambda: host(active).run("systemctl is-active keepalived").rc == 0, "it is back")
-    assert holders() == [alive]
+    booted = "systemctl is-active keepalived"
+    cluster.until(lambda: cluster.host(active).run(booted).rc == 0, "it is back")
+    assert holders(cluster) == [alive]
 
 
-async def test_nothing_acknowledged_is_lost_when_the_address_moves(active: str) -> None:
+def test_nothing_acknowledged_is_lost_when_the_address_moves(cluster: Cluster, active: str) -> None:
     """Unmodified SDKs publish and subscribe while the address moves there and back."""
-    process = await asyncio.create_subprocess_exec(
-        *(WSFLEET, "verify-delivery", URL, "--json", "--timeout", "120"),
-        *("--publishers", "2", "--subscribers", "20", "--messages", "200", "--rate", "10"),
-        stdout=subprocess.PIPE,
-    )
-    try:
+    with cluster.load() as report:
         for name in (active, other(active)):
-            await asyncio.sleep(3)
-            machine = await asyncio.to_thread(host, name)
-            await asyncio.to_thread(machine.check_output, "systemctl stop haproxy")
-            moved = [other(name)]
-            await asyncio.to_thread(until, lambda: holders() == moved and answers(), "it moved")  # noqa: B023
-            await asyncio.to_thread(machine.check_output, "systemctl start haproxy && sleep 3")
-        output, _ = await asyncio.wait_for(process.communicate(), 150)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    report = json.loads(output)
-    assert process.returncode == 0, report
-    faults = [report[key] for key in ("lost", "duplicated", "reordered", "recovered_wrongly")]
-    assert faults == [0, 0, 0, 0]
-    assert report["acknowledged"] == 400
-    assert report["reconnects"] >= 40
+            cluster.on(name, "systemctl stop haproxy")
+            cluster.until(lambda: serves(cluster, other(name)), "the other serves")  # noqa: B023
+            cluster.well()
+            cluster.on(name, "systemctl start haproxy && sleep 3")
+    assert report["reconnects"] >= 2 * 56

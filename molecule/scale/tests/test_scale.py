@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -18,8 +14,6 @@ import yaml
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
 
-PUBLISHERS, SUBSCRIBERS = 4, 56
-FAULTS = ("lost", "duplicated", "reordered", "recovered_wrongly", "unacknowledged")
 NODES = ["node1", "node2", "node3"]
 
 
@@ -31,66 +25,12 @@ def with_node3(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"-i{extra}"
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait until something holds, or fail after a while."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, f"did not happen: {what}"
-        time.sleep(0.25)
-
-
-def connections(urls: dict[str, str]) -> dict[str, int]:
-    """Open WebSockets, by node."""
-    return {name: httpx.get(f"{url}/health").json()["connections"] for name, url in urls.items()}
-
-
 def opened(url: str) -> int:
     """WebSockets that a node has accepted so far."""
     text = httpx.get(f"{url}/metrics").text
     found = re.search(r"^wsfleet_connections_opened_total (\S+)$", text, re.MULTILINE)
     assert found
     return int(float(found[1]))
-
-
-@contextmanager
-def load(cluster: Cluster) -> Iterator[dict[str, Any]]:
-    """Publish and subscribe with SDKs all the while; the report is filled in at the end."""
-    urls = cluster.fleet["nodes"]
-    until(lambda: sum(connections(urls).values()) == 0, "nobody is left of the load before")
-    report: dict[str, Any] = {}
-    with cluster.wsfleet(
-        *("verify-delivery", cluster.url, "--json", "--rate", "5", "--timeout", "360"),
-        *("--publishers", str(PUBLISHERS), "--subscribers", str(SUBSCRIBERS)),
-        *("--messages", "2000"),  # more than there is time for
-    ) as process:
-        try:
-            until(
-                lambda: sum(connections(urls).values()) == PUBLISHERS + SUBSCRIBERS,
-                "all are connected",
-            )
-            yield report
-            process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    report.update(json.loads(output))
-    assert [report[fault] for fault in FAULTS] == [0, 0, 0, 0, 0], report
-    assert process.returncode == 0
-
-
-def well(cluster: Cluster) -> None:
-    """Wait until the cluster says that all is well."""
-
-    def says_so() -> bool:
-        with cluster.wsfleet("status") as process:
-            return process.wait() == 0
-
-    until(says_so, "all is well")
-
-
-def changed(recap: str) -> list[str]:
-    """Hosts of a recap where something was changed."""
-    return [line for line in recap.splitlines() if re.search(r"changed=[^0]", line)]
 
 
 def make_release(cluster: Cluster, name: str, module: str, line: str) -> None:
@@ -112,10 +52,10 @@ def release_of(cluster: Cluster, host: str) -> str:
 
 def test_a_node_is_added_and_nobody_is_dropped(cluster: Cluster, with_node3: str) -> None:
     """A host in the inventory and site.yml again: every open connection stays."""
-    with load(cluster) as report:
+    with cluster.load() as report:
         cluster.play("site.yml", with_node3, "--limit", "node3,loadbalancers")
     assert report["reconnects"] == 0
-    well(cluster)
+    cluster.well()
     assert set(cluster.fleet["nodes"]) == {f"{host}-8001" for host in NODES}
     with cluster.wsfleet(
         "load", cluster.url, "--clients", "60", "--duration", "3", "--json"
@@ -127,11 +67,11 @@ def test_a_node_is_added_and_nobody_is_dropped(cluster: Cluster, with_node3: str
 def test_an_update_loses_nothing(cluster: Cluster, with_node3: str) -> None:
     """Node by node drains and comes back with the new release; clients recover what they missed."""
     make_release(cluster, "good", "server", "# another release")
-    with load(cluster) as report:
+    with cluster.load() as report:
         cluster.play("playbooks/rolling_update.yml", with_node3, "-ewsnode_release=good")
     assert report["reconnects"] > 0
     assert [release_of(cluster, host) for host in NODES] == ["good"] * 3
-    well(cluster)
+    cluster.well()
 
 
 @pytest.mark.parametrize(
@@ -163,7 +103,7 @@ def test_a_bad_release_stops_at_the_first_node(
     after = [cluster.on(host, show) for host in NODES]
     assert after[0] != before[0]
     assert after[1:] == before[1:]
-    well(cluster)
+    cluster.well()
 
 
 @pytest.mark.parametrize("arguments", [[], ["-enode=node9"], ["-enode=lb1"]])
@@ -172,14 +112,14 @@ def test_the_host_to_be_taken_out_must_be_named(cluster: Cluster, arguments: lis
     result = cluster.playbook("playbooks/scale_in.yml", *arguments)
     assert result.returncode != 0
     assert "-e node=NAME" in result.stdout
-    assert changed(result.stdout) == []
+    assert cluster.changed(result.stdout) == []
 
 
 def test_a_node_is_taken_out(cluster: Cluster, with_node3: str) -> None:
     """Its clients move, each once, and nobody else; then nothing knows of it."""
     urls = cluster.fleet["nodes"]
-    with load(cluster) as report:
-        moving = connections(urls)["node3-8001"]
+    with cluster.load() as report:
+        moving = cluster.connections()["node3-8001"]
         before = sum(opened(urls[f"{host}-8001"]) for host in ("node1", "node2"))
         cluster.play("playbooks/scale_in.yml", with_node3, "-enode=node3")
         after = sum(opened(urls[f"{host}-8001"]) for host in ("node1", "node2"))
@@ -193,12 +133,12 @@ def test_a_node_is_taken_out(cluster: Cluster, with_node3: str) -> None:
         assert sorted(store.zrange("wsfleet:nodes", 0, -1)) == ["node1-8001", "node2-8001"]
         assert not list(store.scan_iter("wsfleet:node:node3*"))
         assert not store.exists("wsfleet:desired")
-    well(cluster)
+    cluster.well()
 
 
 def test_without_it_in_the_inventory_nothing_is_left_to_do(cluster: Cluster) -> None:
     """The next site.yml changes nothing."""
-    assert changed(cluster.play("site.yml", "-ewsnode_release=good")) == []
+    assert cluster.changed(cluster.play("site.yml", "-ewsnode_release=good")) == []
 
 
 def test_a_dead_node_is_taken_out(cluster: Cluster) -> None:
@@ -213,10 +153,10 @@ def test_a_dead_node_is_taken_out(cluster: Cluster) -> None:
             return True
         return False
 
-    until(dead, "the machine is off")
+    cluster.until(dead, "the machine is off")
     cluster.play("playbooks/scale_in.yml", "-enode=node2")
     assert set(cluster.fleet["nodes"]) == {"node1-8001"}
     with redis.Redis.from_url(cluster.fleet["redis_url"], decode_responses=True) as store:
         assert store.zrange("wsfleet:nodes", 0, -1) == ["node1-8001"]
         assert not store.exists("wsfleet:desired")
-    well(cluster)
+    cluster.well()

@@ -23,11 +23,14 @@ def info(cluster: Cluster, name: str) -> dict[str, str]:
 
 
 def primary(cluster: Cluster) -> str:
-    """The host that the Sentinels of all machines agree on."""
+    """The host that the Sentinels of all machines agree on, as soon as they do."""
     get = f"{ASK_SENTINEL} SENTINEL GET-MASTER-ADDR-BY-NAME wsfleet"
-    answers = {cluster.on(name, get).split()[0] for name in SERVERS}
-    assert len(answers) == 1, answers
-    last = answers.pop().rpartition(".")[2]
+
+    def views() -> set[str]:
+        return {cluster.on(name, get).split()[0] for name in SERVERS}
+
+    cluster.until(lambda: len(views()) == 1, "the Sentinels agree")
+    last = views().pop().rpartition(".")[2]
     return f"redis{int(last) - 30}"
 
 

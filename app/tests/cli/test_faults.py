@@ -189,6 +189,8 @@ def test_under_fault_nothing_acknowledged_is_lost(
     if protocol == "centrifuge":
         assert report["recovered"] == report["reconnects"]
         assert report["missed_while_away"] == 0
-    until(
-        lambda: wsfleet("check", "state", "--redis", three_nodes.redis_url).code == 0, "no orphans"
-    )
+    check = ("check", "state", "--redis", three_nodes.redis_url, "--json")
+    try:
+        until(lambda: wsfleet(*check).code == 0, "no orphans")
+    finally:
+        print(wsfleet(*check).stdout)

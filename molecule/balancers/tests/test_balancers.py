@@ -74,12 +74,16 @@ def test_the_check_is_not_roots(cluster: Cluster, active: str) -> None:
         assert "succeeded" in log, log
 
 
-def test_a_wrong_configuration_is_refused(cluster: Cluster, active: str) -> None:
+@pytest.mark.parametrize("name", BALANCERS)
+def test_a_wrong_configuration_is_refused(cluster: Cluster, name: str) -> None:
     """The check that guards each write takes the real file and refuses one with a mistake."""
-    machine = cluster.host(active)
-    assert machine.run("keepalived --config-test -f /etc/keepalived/keepalived.conf").rc == 0
+    machine = cluster.host(name)
+    check = "/usr/local/sbin/keepalived-check-config"
+    assert machine.run(f"{check} /etc/keepalived/keepalived.conf").rc == 0
     machine.check_output("sed s/nopreempt/nopreemt/ /etc/keepalived/keepalived.conf > /tmp/wrong")
-    assert machine.run("keepalived --config-test -f /tmp/wrong").rc != 0
+    refused = machine.run(f"{check} /tmp/wrong")
+    assert refused.rc != 0
+    assert "nopreemt" in refused.stderr
 
 
 def test_a_reload_leaves_the_address(cluster: Cluster, active: str) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -49,6 +51,16 @@ async def test_broadcast_reaches_every_other_client_on_every_node(start_node: St
             assert message["type"] == "message"
             assert (message["client_id"], message["hostname"]) == ("alice", "node1")
         assert await silent(sender)
+
+
+def test_a_restarted_node_takes_nobody_for_a_publisher_of_before() -> None:
+    """A publication that outlives its node's process is for everybody on the next one."""
+    program = "from wsfleet.connection import _numbers; print(next(_numbers))"
+    first, second = (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
+        for _ in range(2)
+    )
+    assert abs(int(first) - int(second)) > 1_000_000
 
 
 async def test_text_that_is_not_json_is_a_message(start_node: StartNode) -> None:

@@ -2,6 +2,7 @@
 
 import enum
 import itertools
+import secrets
 import time
 from typing import NamedTuple
 
@@ -9,7 +10,9 @@ from wsfleet.websocket import WebSocketProtocol
 
 NORMAL = 1000
 
-_numbers = itertools.count(1)
+# Publications carry the number of their publisher, who is not sent them, and may outlive a process:
+# the next one of this name must not give the same numbers to others.
+_numbers = itertools.count(1 + secrets.randbits(48))
 
 
 class State(enum.Enum):

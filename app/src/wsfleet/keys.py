@@ -15,6 +15,16 @@ DESIRED = "wsfleet:desired"
 
 DRAIN, SERVE = "drain", "serve"
 
+# The autoscaler's keys have the tag of `DESIRED`, so that one script may use them together with it.
+AUTOSCALE_LOG = f"wsfleet:autoscale:{{{DESIRED}}}"
+"""Stream: the autoscaler's decisions; an entry's id is when, on Redis's clock."""
+
+AUTOSCALE_LEADER = f"{AUTOSCALE_LOG}:leader"
+"""String: the token of the autoscaler that decides; it expires with its leadership."""
+
+AUTOSCALE_DRAINED = f"{AUTOSCALE_LOG}:drained"
+"""Set: the nodes that the autoscaler wants drained; the others in `DESIRED` are an operator's."""
+
 
 def state(client_id: str) -> str:
     """String: the client's last message."""

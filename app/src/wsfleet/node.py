@@ -157,6 +157,7 @@ class Node:
     def _describe(self) -> dict[str, str]:
         return {
             "connections": str(len(self.hub)),
+            "cpu": f"{self.sampler.cpu_usage:g}",
             "url": self.settings.url,
             "version": __version__,
             "started": f"{self.started_at:.3f}",

@@ -129,6 +129,7 @@ class Rig:
     stats_url: str
     stack: ExitStack
     environment: dict[str, str]
+    standby: set[str] = field(default_factory=set)
     nodes: dict[str, str] = field(default_factory=dict)
     links: dict[str, Link] = field(default_factory=dict)
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
@@ -153,6 +154,7 @@ class Rig:
                 WSFLEET_NODE_NAME=name,
                 WSFLEET_REDIS_URL=self.links[name].url,
                 WSFLEET_DRAIN_DELAY="1",  # HAProxy looks often
+                WSFLEET_STANDBY=str(name in self.standby),
                 **self.environment,
             )
         )
@@ -206,10 +208,12 @@ def process(
 
 
 @contextmanager
-def running_fleet(folder: Path, nodes: int = 2, **environment: str) -> Iterator[Rig]:
+def running_fleet(
+    folder: Path, nodes: int = 2, standby: int = 0, **environment: str
+) -> Iterator[Rig]:
     """Run Redis, nodes and HAProxy, and yield once all nodes serve through it.
 
-    `environment` is settings of the nodes.
+    The last `standby` of the nodes do not; `environment` is settings of all.
     """
     assert HAPROXY_PROGRAM, "haproxy is not installed; scripts/test installs it"
     server = RedisServer(folder)
@@ -222,6 +226,8 @@ def running_fleet(folder: Path, nodes: int = 2, **environment: str) -> Iterator[
         for number in range(1, nodes + 1):
             name, port = f"host{number}-8001", free_port()
             rig.nodes[name] = f"http://127.0.0.1:{port}"
+            if number > nodes - standby:
+                rig.standby.add(name)
             rig.links[name] = Link(server.port)
             rig.links[name].start()
             stack.callback(rig.links[name].stop)
@@ -237,7 +243,8 @@ def running_fleet(folder: Path, nodes: int = 2, **environment: str) -> Iterator[
             "loadbalancers": {"lb1": rig.stats_url},
         }
         rig.fleet_file.write_text(json.dumps(document))
-        until(lambda: servers_up(rig) == len(rig.nodes), "all nodes are up behind HAProxy")
+        serving = nodes - standby
+        until(lambda: servers_up(rig) == serving, "all nodes are up behind HAProxy")
         yield rig
 
 

@@ -213,6 +213,105 @@ def forget_command(
     _end(drain.forget(load_fleet(fleet), nodes, timeout), as_json)
 
 
+def _setting(text: str, name: str, **bounds: Any) -> Any:
+    """An option of the autoscaler, which its service sets by the environment."""
+    return typer.Option(
+        f"--{name}",
+        envvar=f"WSFLEET_AUTOSCALE_{name.replace('-', '_').upper()}",
+        help=text,
+        **bounds,
+    )
+
+
+@app.command("autoscale")
+def autoscale_command(
+    minimum: Annotated[int, _setting("Hosts that serve at least.", "min", min=1)] = 2,
+    maximum: Annotated[int, _setting("Hosts that serve at most.", "max", min=1)] = 10,
+    desired: Annotated[int, _setting("Hosts to begin with.", "desired", min=1)] = 2,
+    step: Annotated[int, _setting("Hosts brought in at once.", "step", min=1)] = 1,
+    connections_high: Annotated[
+        float,
+        _setting("Connections of a node above which a host comes in.", "connections-high", min=0),
+    ] = 7000.0,
+    connections_low: Annotated[
+        float, _setting("Connections of a node up to which one may go.", "connections-low", min=0)
+    ] = 3000.0,
+    cpu_high: Annotated[
+        float, _setting("Per cent of CPU above which a host comes in.", "cpu-high", min=0)
+    ] = 70.0,
+    cpu_low: Annotated[
+        float, _setting("Per cent of CPU up to which one may go.", "cpu-low", min=0)
+    ] = 30.0,
+    margin: Annotated[
+        float,
+        _setting(
+            "How far below the high thresholds those that stay must be, 0 to 1.",
+            "margin",
+            min=0,
+            max=1,
+        ),
+    ] = 0.1,
+    scale_out_cooldown: Annotated[
+        float,
+        _setting("Seconds after a decision until a host may come in.", "scale-out-cooldown", min=0),
+    ] = 60.0,
+    scale_in_cooldown: Annotated[
+        float, _setting("Seconds after a decision until a host may go.", "scale-in-cooldown", min=0)
+    ] = 300.0,
+    interval: Annotated[float, _setting("Seconds between two looks.", "interval", min=0.1)] = 5.0,
+    metrics_host: Annotated[str, _setting("Address for Prometheus.", "metrics-host")] = "127.0.0.1",
+    metrics_port: Annotated[
+        int | None,
+        _setting(
+            "Port for Prometheus; default: none.",
+            "metrics-port",
+            min=1,
+            max=65535,
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done; another one may lead.")
+    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the settings; start nothing.")
+    ] = False,
+    log: Annotated[bool, typer.Option("--log", help="Only show the last decisions.")] = False,
+    count: Annotated[int, typer.Option("--count", min=1, help="How many --log shows.")] = 20,
+    fleet: Fleet = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object a decision, one a line.")
+    ] = False,
+) -> None:
+    """Bring standby hosts in and drain hosts out, by connections and CPU, until SIGTERM.
+
+    Any number may run: one decides. A host that an operator drained is left alone.
+    """
+    from wsfleet.cli import autoscale
+    from wsfleet.cli.fleet import load_fleet
+
+    policy = autoscale.policy(
+        min=minimum,
+        max=maximum,
+        desired=desired,
+        step=step,
+        connections_high=connections_high,
+        connections_low=connections_low,
+        cpu_high=cpu_high,
+        cpu_low=cpu_low,
+        margin=margin,
+        scale_out_cooldown=scale_out_cooldown,
+        scale_in_cooldown=scale_in_cooldown,
+    )
+    if check:
+        return
+    if log:
+        _end(autoscale.log(load_fleet(fleet), count), as_json)
+    plan = autoscale.Plan(policy, interval, once, dry_run, as_json, metrics_host, metrics_port)
+    autoscale.run(lambda: load_fleet(fleet), plan)
+
+
 @check.command("stickiness")
 def stickiness_command(
     url: Url,

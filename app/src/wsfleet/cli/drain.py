@@ -67,6 +67,7 @@ def run(fleet: Fleet, plan: Plan, *, quiet: bool) -> Report:
         chosen = choose(plan.names, {*fleet.nodes, *known})
         if plan.wanted == keys.DRAIN and not plan.force:
             _spare_the_last(known, chosen)
+        client.srem(keys.AUTOSCALE_DRAINED, *chosen)  # an operator's word now
         client.hset(keys.DESIRED, mapping=dict.fromkeys(chosen, plan.wanted))
         began = time.monotonic()
         try:
@@ -102,6 +103,7 @@ def forget(fleet: Fleet, names: Sequence[str], timeout: float) -> Report:
         while (left := _traces(client, chosen)) and time.monotonic() < deadline:
             time.sleep(_POLL)
         client.hdel(keys.DESIRED, *chosen)
+        client.srem(keys.AUTOSCALE_DRAINED, *chosen)
     problems = [f"{key} is still there: is any node alive to clear it away?" for key in left]
     return Report({"forgotten": chosen, "left": left}, [], problems)
 

@@ -8,21 +8,22 @@ import sys
 import threading
 from pathlib import Path
 
+from wsfleet.cli import EXIT_NOT_RUN, EXIT_WELL, EXIT_WRONG
+from wsfleet.cli.output import emit
+
 from chaos.clients import Clients
 from chaos.cluster import ROOT, Cluster, CommandError
 from chaos.faults import FAULTS
 from chaos.run import run, say
 from chaos.schedule import schedule
-from wsfleet.cli import EXIT_NOT_RUN, EXIT_WELL, EXIT_WRONG
-from wsfleet.cli.output import emit
 
 
 def arguments() -> argparse.Namespace:
     """Read the options."""
     parser = argparse.ArgumentParser(
         prog="scripts/chaos",
-        description="Break a cluster of local VMs again and again, in an order set by a seed, while "
-        "clients account for every message. Exit codes: 0 nothing was lost and all is well, "
+        description="Break a cluster of local VMs again and again, in an order set by a seed, "
+        "while clients account for every message. Exit codes: 0 nothing was lost and all is well, "
         "1 something was, 2 it could not be run. Ctrl-C ends it once the fault in hand is healed.",
     )
     parser.add_argument("--seed", type=int, default=1, help="of faults, targets and times")

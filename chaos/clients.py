@@ -12,9 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from chaos.cluster import PROGRAMS, CommandError
 from wsfleet.cli.delivery import MOST_DELIVERIES
 from wsfleet.cli.histogram import Histogram
+
+from chaos.cluster import PROGRAMS, CommandError
 
 PUBLISHERS, RATE = 4, 5.0
 #: Seconds that a run may take in all, and its end: the last acknowledgements and deliveries.
@@ -38,6 +39,7 @@ class Clients:
         ]
 
     def __enter__(self) -> Clients:
+        """Start them."""
         self.events.parent.mkdir(parents=True, exist_ok=True)
         self.events.unlink(missing_ok=True)
         with self._report.open("wb") as output:
@@ -51,7 +53,8 @@ class Clients:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._process.poll() is None:
+        """End them, whatever they do."""
+        if self.running:
             self._process.kill()
         self._process.wait()
 

@@ -1,4 +1,4 @@
-"""A cluster of local VMs as the machine under them sees it: containers, addresses, roles of hosts."""
+"""A cluster of local VMs as the machine under them sees it: containers, addresses, roles."""
 
 from __future__ import annotations
 

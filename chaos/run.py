@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from wsfleet.cli.output import Report, table
+
 from chaos.clients import Clients, read_events, what_clients_saw
 from chaos.cluster import Cluster, CommandError
 from chaos.faults import FAULTS
 from chaos.schedule import Step
-from wsfleet.cli.output import Report, table
 
 #: Seconds for the cluster to become well again after a fault was healed.
 WELL_WITHIN = 90.0

@@ -5,8 +5,11 @@ import json
 import re
 import signal
 import subprocess
+import time
+from collections import Counter
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -21,9 +24,23 @@ from wsfleet import keys
 from wsfleet.cli import CannotRun
 from wsfleet.cli import client as client_module
 from wsfleet.cli.client import parse_url
-from wsfleet.cli.delivery import Acknowledged, Disconnected, Event, Received, Sent, Subscribed
+from wsfleet.cli.delivery import (
+    Acknowledged,
+    Disconnected,
+    Event,
+    Position,
+    Received,
+    Sent,
+    Subscribed,
+    Terms,
+    account_for,
+)
 from wsfleet.cli.output import emit
 from wsfleet.cli.verify import FAULTS, PlainPublisher, Plan, Run, report_of
+
+KINDS: dict[str, Any] = {
+    kind.__name__.lower(): kind for kind in (Acknowledged, Disconnected, Received, Sent, Subscribed)
+}
 
 
 @pytest.mark.parametrize("protocol", ["centrifuge", "plain"])
@@ -38,6 +55,39 @@ def test_a_quiet_fleet_loses_nothing(fleet: Rig, protocol: str) -> None:
     assert {kind: document[kind] for kind in FAULTS} == dict.fromkeys(FAULTS, 0)
     assert (document["acknowledged"], document["delivered"]) == (60, 600)
     assert document["examples"] == {}
+
+
+def test_what_happened_can_be_read_again(fleet: Rig, tmp_path: Path) -> None:
+    """The file of events has all that the account is drawn up from, line by line."""
+    events = tmp_path / "events.jsonl"
+    outcome = wsfleet(
+        *("verify-delivery", fleet.base_url, "--json", "--events", events),
+        *("--publishers", 1, "--subscribers", 2, "--messages", 5, "--rate", 50),
+    )
+    assert outcome.code == 0, outcome.stdout + outcome.stderr
+    first, *others = [json.loads(line) for line in events.read_text().splitlines()]
+    assert first["event"] == "began"
+    assert abs(first["time"] - time.time()) < 600
+    kinds = Counter(event["event"] for event in others)
+    assert kinds == {"subscribed": 2, "sent": 5, "acknowledged": 5, "received": 10}
+    assert [event["at"] for event in others] == sorted(event["at"] for event in others)
+    log: list[Event] = []
+    for event in others:
+        kind = KINDS[event.pop("event")]
+        if event.get("position"):
+            event["position"] = Position(*event["position"])
+        log.append(kind(**event))
+    findings = account_for(Terms(1, 2, 5), log)
+    assert findings.clean
+    assert findings.delivered == outcome.document["delivered"]
+
+
+def test_events_that_cannot_be_written(tmp_path: Path) -> None:
+    """One line says so before anything is published."""
+    missing = tmp_path / "missing" / "events"
+    outcome = wsfleet("verify-delivery", "http://127.0.0.1:9", "--events", missing)
+    assert outcome.code == 2
+    assert str(missing) in outcome.stderr
 
 
 def test_ctrl_c_ends_the_publishing(fleet: Rig) -> None:

@@ -445,6 +445,16 @@ def verify_command(
     ] = "centrifuge",
     channel: Annotated[str, typer.Option(help="A channel that everybody may use.")] = "broadcast",
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for everything.")] = 300.0,
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            "--events",
+            metavar="FILE",
+            help="Write down all that happens, one JSON object a line; `at` is seconds since the "
+            "first, which has the time.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Account for every publication while the fleet is under fault; 1 if the contract was broken.
@@ -456,7 +466,7 @@ def verify_command(
     from wsfleet.cli import verify
     from wsfleet.cli.client import parse_url
 
-    plan = verify.Plan(publishers, subscribers, messages, rate, protocol, channel, timeout)
+    plan = verify.Plan(publishers, subscribers, messages, rate, protocol, channel, timeout, events)
     _end(verify.run(parse_url(url), plan), as_json)
 
 

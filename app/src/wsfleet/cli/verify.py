@@ -7,7 +7,8 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import IO, Any, Protocol
 
 import centrifuge  # type: ignore[import-untyped]
 import orjson
@@ -52,7 +53,10 @@ SHOWN_EXAMPLES = 5
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do: `rate` is messages a second of each publisher, `timeout` seconds in all."""
+    """What to do: `rate` is messages a second of each publisher, `timeout` seconds in all.
+
+    All that happens is written to the file `events` as well, if there is one.
+    """
 
     publishers: int = 4
     subscribers: int = 20
@@ -61,14 +65,16 @@ class Plan:
     protocol: str = "centrifuge"
     channel: str = PLAIN_CHANNEL
     timeout: float = 300.0
+    events: Path | None = None
 
 
 class Run:
     """One run: its account, and what publishers and subscribers of both protocols share."""
 
-    def __init__(self, endpoint: Endpoint, plan: Plan) -> None:
+    def __init__(self, endpoint: Endpoint, plan: Plan, log: IO[bytes] | None = None) -> None:
         self.endpoint = endpoint
         self.plan = plan
+        self._log = log
         self.id = secrets.token_hex(4)
         self.account = Account(Terms(plan.publishers, plan.subscribers, plan.messages))
         self.errors: dict[str, int] = {}
@@ -77,6 +83,7 @@ class Run:
         self.finishing = False
         self.stopping = False
         self._started = time.monotonic()  # the loop's own clock counts whole milliseconds
+        self._write("began", {"time": time.time(), "run": self.id})
 
     @property
     def at(self) -> float:
@@ -87,6 +94,13 @@ class Run:
         """Enter an event, until the run is being taken down."""
         if not self.stopping:
             self.account.enter(event)
+            self._write(type(event).__name__.lower(), event._asdict())
+
+    def _write(self, kind: str, fields: dict[str, Any]) -> None:
+        if self._log is not None:
+            # A position is a named tuple, which orjson leaves to `default`.
+            line = orjson.dumps({"event": kind, **fields}, default=list)
+            self._log.write(line + b"\n")
 
     def finish(self) -> None:
         """Publish nothing more; what was published is still accounted for."""
@@ -374,8 +388,8 @@ class _Subscription(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]
         self._run.failed(ctx.error)
 
 
-async def _verify(endpoint: Endpoint, plan: Plan) -> Report:
-    run = Run(endpoint, plan)
+async def _verify(endpoint: Endpoint, plan: Plan, log: IO[bytes] | None) -> Report:
+    run = Run(endpoint, plan, log)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _finish_at_first, loop, run)
@@ -523,9 +537,17 @@ def run(endpoint: Endpoint, plan: Plan) -> Report:
     """Publish, listen, and compare.
 
     Raises:
-        CannotRun: the run is too large, or not every subscriber got in.
+        CannotRun: the run is too large, not every subscriber got in, or the events' file cannot be
+            written.
 
     """
     if plan.protocol == "plain" and plan.channel != PLAIN_CHANNEL:
         raise CannotRun(f"the plain protocol has one channel, {PLAIN_CHANNEL}: leave --channel out")
-    return uvloop.run(_verify(endpoint, plan))
+    if plan.events is None:
+        return uvloop.run(_verify(endpoint, plan, None))
+    try:
+        log = plan.events.open("wb")
+    except OSError as error:
+        raise CannotRun(f"cannot write {plan.events}: {error.strerror}") from error
+    with log:
+        return uvloop.run(_verify(endpoint, plan, log))

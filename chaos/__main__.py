@@ -1,0 +1,76 @@
+"""The command line: `scripts/chaos --help`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from wsfleet.cli import EXIT_NOT_RUN, EXIT_WELL, EXIT_WRONG
+from wsfleet.cli.output import emit
+
+from chaos.clients import Clients
+from chaos.cluster import ROOT, Cluster, CommandError
+from chaos.faults import FAULTS
+from chaos.run import run, say
+from chaos.schedule import schedule
+
+
+def arguments() -> argparse.Namespace:
+    """Read the options."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/chaos",
+        description="Break a cluster of local VMs again and again, in an order set by a seed, "
+        "while clients account for every message. Exit codes: 0 nothing was lost and all is well, "
+        "1 something was, 2 it could not be run. Ctrl-C ends it once the fault in hand is healed.",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of faults, targets and times")
+    parser.add_argument("--faults", type=int, default=10, metavar="K", help="how many")
+    parser.add_argument("--clients", type=int, default=20, metavar="C", help="who hear it all")
+    parser.add_argument("--inventory", default="local", help="below inventory/, or a path")
+    parser.add_argument(
+        "--channel", default="replicated:chaos", help="one that is replicated, and open to all"
+    )
+    parser.add_argument("--only", default="", metavar="NAME,NAME...", help="kinds of faults")
+    parser.add_argument("--json", action="store_true", help="end with one object on stdout")
+    parser.add_argument("--plan", action="store_true", help="print what would happen, do nothing")
+    parser.add_argument("--heal", action="store_true", help="mend what a killed run left broken")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Do what was asked; gives the exit code."""
+    options = arguments()
+    names = [name for name in options.only.split(",") if name]
+    unknown = [name for name in names if name not in FAULTS]
+    if unknown:
+        raise CommandError(f"there is no {', '.join(unknown)}, only {', '.join(FAULTS)}")
+    path = Path(options.inventory)
+    inventory = path.resolve() if len(path.parts) > 1 else ROOT / "inventory" / path
+    cluster = Cluster(inventory)
+    if options.heal:
+        cluster.heal()
+        return EXIT_WELL
+    steps = schedule(options.seed, options.faults, cluster.groups, names)
+    if options.plan:
+        for step in steps:
+            print(f"{step.name:25} {step.target:10} held {step.hold:4} s")
+        return EXIT_WELL
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    events = ROOT / ".cache" / "chaos" / f"{cluster.name}-{options.seed}.jsonl"
+    clients = Clients(cluster.url, options.clients, options.channel, events)
+    report = run(cluster, steps, clients, options.seed, stop)
+    emit(report, as_json=options.json)
+    return EXIT_WELL if report.ok else EXIT_WRONG
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except CommandError as error:
+        say(f"scripts/chaos: {error}")
+        sys.exit(EXIT_NOT_RUN)

@@ -1,0 +1,166 @@
+"""The clients: `wsfleet verify-delivery` beside the faults, and what it says of each of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from wsfleet.cli.delivery import MOST_DELIVERIES
+from wsfleet.cli.histogram import Histogram
+
+from chaos.cluster import PROGRAMS, CommandError
+
+PUBLISHERS, RATE = 4, 5.0
+#: Seconds that a run may take in all, and its end: the last acknowledgements and deliveries.
+LONGEST, ENDING = 4 * 3600, 90.0
+ENTRY = 30.0
+
+
+class Clients:
+    """Publishers and subscribers, from the beginning of the `with` to `finish`."""
+
+    def __init__(self, url: str, subscribers: int, channel: str, events: Path) -> None:
+        self.events = events
+        self._report = events.with_suffix(".json")
+        room = MOST_DELIVERIES // (PUBLISHERS * subscribers)
+        messages = min(int(LONGEST * RATE), room)  # more than there is time for, in most runs
+        self._command = [
+            *(str(PROGRAMS / "wsfleet"), "verify-delivery", url, "--json"),
+            *("--publishers", str(PUBLISHERS), "--subscribers", str(subscribers)),
+            *("--messages", str(messages), "--rate", str(RATE), "--timeout", str(LONGEST)),
+            *("--channel", channel, "--events", str(events)),
+        ]
+
+    def __enter__(self) -> Clients:
+        """Start them."""
+        self.events.parent.mkdir(parents=True, exist_ok=True)
+        self.events.unlink(missing_ok=True)
+        with self._report.open("wb") as output:
+            # Ctrl-C is for the run, which ends the clients when it has healed what is broken.
+            self._process = subprocess.Popen(self._command, stdout=output, start_new_session=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End them, whatever they do."""
+        if self.running:
+            self._process.kill()
+        self._process.wait()
+
+    def wait_for_messages(self) -> None:
+        """Return once all subscribers are there and messages flow."""
+        deadline = time.monotonic() + ENTRY
+        while self.running and time.monotonic() < deadline:
+            if self.events.exists() and b'"event":"acknowledged"' in self.events.read_bytes():
+                return
+            time.sleep(0.5)
+        raise CommandError("verify-delivery published nothing; what it said is above")
+
+    @property
+    def running(self) -> bool:
+        """Whether they still publish and listen."""
+        return self._process.poll() is None
+
+    def finish(self) -> dict[str, Any]:
+        """Publish nothing more; gives the report of `verify-delivery --json`."""
+        if self.running:
+            self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(ENDING)
+        except subprocess.TimeoutExpired:
+            raise CommandError(f"verify-delivery did not end in {ENDING:g} s") from None
+        lines = self._report.read_text().splitlines()
+        if not lines:
+            raise CommandError("verify-delivery said nothing")
+        report: dict[str, Any] = json.loads(lines[-1])
+        return report
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """What happened, with `at` as unix time."""
+    events: list[dict[str, Any]] = []
+    began = 0.0
+    with path.open("rb") as lines:
+        for line in lines:
+            event: dict[str, Any] = json.loads(line)
+            if event["event"] == "began":
+                began = event["time"]
+            else:
+                event["at"] += began
+                events.append(event)
+    return events
+
+
+def what_clients_saw(
+    events: Iterable[dict[str, Any]], began: Sequence[float]
+) -> list[dict[str, Any]]:
+    """For each fault, what happened from when it began (unix time) to when the next one did.
+
+    A connection counts where it was dropped, a message where it was first sent.
+    """
+    spans = [_Span() for _ in began]
+    left: dict[int, tuple[_Span | None, float]] = {}
+    sent: dict[tuple[int, int], tuple[_Span | None, float]] = {}
+    acknowledged: set[tuple[int, int]] = set()
+    received: set[tuple[int, int, int]] = set()
+    current, bounds = None, [*began, math.inf]
+    number = -1
+    for event in events:
+        at = event["at"]
+        while at >= bounds[number + 1]:
+            number += 1
+            current = spans[number]
+        who = event.get("subscriber", -1)
+        message = (event.get("publisher", -1), event.get("sequence", -1))
+        match event["event"]:
+            case "disconnected":
+                left[who] = (current, at)
+                if current:
+                    current.dropped += 1
+            case "subscribed" if who in left:
+                span, since = left.pop(who)
+                if span:
+                    span.away.add(at - since)
+                    span.unrecovered += event["recovering"] and not event["recovered"]
+            case "sent":
+                sent.setdefault(message, (current, at))
+            case "acknowledged" if message not in acknowledged:
+                acknowledged.add(message)
+                span, since = sent[message]
+                if span:
+                    span.ack.add(at - since)
+            case "received" if (who, *message) not in received and message in sent:
+                received.add((who, *message))
+                span, since = sent[message]
+                if span:
+                    span.delivery.add(at - since)
+    return [span.summary() for span in spans]
+
+
+class _Span:
+    """What clients saw in a span of time."""
+
+    def __init__(self) -> None:
+        self.dropped = self.unrecovered = 0
+        self.away, self.ack, self.delivery = Histogram(), Histogram(), Histogram()
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of a fault, durations in milliseconds."""
+        durations = {"reconnect": self.away, "ack": self.ack, "delivery": self.delivery}
+        figures = {
+            f"{name}_{figure}": histogram.summary()[figure]
+            for name, histogram in durations.items()
+            for figure in ("p50_ms", "p99_ms", "max_ms")
+        }
+        return {"dropped": self.dropped, "unrecovered": self.unrecovered, **figures}

@@ -1,0 +1,44 @@
+"""Which faults happen, in which order, to whom, for how long: a pure function of a seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from chaos.faults import FAULTS, ROLES
+
+
+class Step(NamedTuple):
+    """After `pause` seconds of quiet the fault `name` happens to `target` and is held."""
+
+    name: str
+    target: str
+    hold: float
+    pause: float
+
+
+def schedule(
+    seed: int, count: int, groups: Mapping[str, Sequence[str]], names: Sequence[str] = ()
+) -> list[Step]:
+    """`count` steps, of the kinds in `names` or of all that make sense with these hosts.
+
+    Each kind comes once, in random order, before any comes again.
+    """
+    possible = [
+        name
+        for name, fault in FAULTS.items()
+        if len(groups[ROLES.get(fault.target, fault.target)]) >= fault.least
+    ]
+    kinds = [name for name in possible if not names or name in names]
+    random_ = random.Random(seed)  # noqa: S311 - a seed is wanted
+    steps: list[Step] = []
+    while kinds and len(steps) < count:
+        for name in random_.sample(kinds, len(kinds)):
+            fault = FAULTS[name]
+            target = fault.target
+            if target in groups:
+                target = random_.choice(groups[target])
+            hold = round(random_.uniform(fault.shortest, fault.longest), 1)
+            steps.append(Step(name, target, hold, round(random_.uniform(1, 3), 1)))
+    return steps[:count]

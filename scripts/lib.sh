@@ -40,7 +40,7 @@ packages() {
     fi
     # Of these the tests want the program (promtool); the service would take the machine's own ports.
     for name in haproxy prometheus; do
-        [ ! -x /usr/sbin/$name ] && [ ! -x /usr/bin/$name ] || continue
+        [ -z "$(type -P "/usr/sbin/$name" "/usr/bin/$name")" ] || continue
         "${sudo[@]}" ln -s /dev/null "/etc/systemd/system/$name.service"
         install_packages "$name"
         "${sudo[@]}" rm "/etc/systemd/system/$name.service"

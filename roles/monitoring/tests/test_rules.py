@@ -1,4 +1,4 @@
-"""The alert rules, by promtool: nothing fires in a quiet cluster, and each alert in its own trouble."""
+"""The alert rules: nothing fires in a quiet cluster, and each alert in its own trouble alone."""
 
 from __future__ import annotations
 
@@ -101,7 +101,6 @@ def quiet() -> Series:
 
 
 NODE1 = 'job="wsfleet",instance="node1-8001"'
-PLAIN = '{},protocol="plain"'
 GONE = ""
 TROUBLES: dict[str, Series] = {
     "NodeDown": {f"up{{{NODE1}}}": always(0)},

@@ -38,13 +38,14 @@ packages() {
         "${sudo[@]}" apt-get update --quiet=2
         install_packages "${missing[@]}"
     fi
-    # Of HAProxy the tests want the program; its service would take the machine's own ports.
-    if [ ! -x /usr/sbin/haproxy ]; then
-        "${sudo[@]}" ln -s /dev/null /etc/systemd/system/haproxy.service
-        install_packages haproxy
-        "${sudo[@]}" rm /etc/systemd/system/haproxy.service
-        ! systemctl --quiet is-enabled haproxy 2> /dev/null || "${sudo[@]}" systemctl --quiet disable haproxy
-    fi
+    # Of these the tests want the program (promtool); the service would take the machine's own ports.
+    for name in haproxy prometheus; do
+        [ -z "$(type -P "/usr/sbin/$name" "/usr/bin/$name")" ] || continue
+        "${sudo[@]}" ln -s /dev/null "/etc/systemd/system/$name.service"
+        install_packages "$name"
+        "${sudo[@]}" rm "/etc/systemd/system/$name.service"
+        ! systemctl --quiet is-enabled "$name" 2> /dev/null || "${sudo[@]}" systemctl --quiet disable "$name"
+    done
 }
 install_packages() {
     "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes \

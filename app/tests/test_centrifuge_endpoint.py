@@ -206,6 +206,12 @@ async def test_json_and_protobuf_clients_hear_each_other(pair: Pair) -> None:
         assert text_events.data == [{"from": "text"}, {"from": "binary"}]
 
 
+def recoveries(node: RunningNode, recovered: str) -> float | None:
+    """How many clients a node has counted that came back."""
+    labels = {"recovered": recovered}
+    return node.node.metrics.registry.get_sample_value("wsfleet_recoveries_total", labels)
+
+
 async def test_recovery_on_another_node(pair: Pair) -> None:
     """A subscriber whose node is gone gets what it missed from another: in order, nothing twice."""
     one, two = pair
@@ -232,6 +238,7 @@ async def test_recovery_on_another_node(pair: Pair) -> None:
             await subscription.publish(10)
             await settled(lambda: len(events.data) == 11, "live again")
             assert events.data == list(range(11))
+            assert recoveries(two, "true") == 1
 
 
 async def test_what_the_history_cannot_give_is_not_called_recovered(pair: Pair) -> None:
@@ -259,6 +266,7 @@ async def test_what_the_history_cannot_give_is_not_called_recovered(pair: Pair) 
             await publisher.publish("small:news", "live")
             await settled(partial(has, events.publications, 2), "live again")
             assert events.data == [0, "live"]
+    assert (recoveries(one, "true"), recoveries(one, "false")) == (0, 2)
 
 
 def _record(value: Any) -> Record:

@@ -168,7 +168,7 @@ async def test_http_routes(start_node: StartNode, redis_process: RedisServer) ->
         assert health["uptime"] > 0
         assert (await http.get("/ready")).json() == {"ready": True}
         metrics = (await http.get("/metrics")).text
-        assert "wsfleet_connections 1.0" in metrics
+        assert 'wsfleet_connections{protocol="plain"} 1.0' in metrics
         assert "wsfleet_ready 1.0" in metrics
         redis_process.stop()
         await settled(lambda: not node.node.store.connected, "the outage was noticed")

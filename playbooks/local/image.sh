@@ -18,8 +18,9 @@ login='
 # shellcheck disable=SC2016
 download='
     chroot "$1" apt-get clean
-    chroot "$1" apt-get install -qq --download-only \
-        haproxy keepalived python3-venv redis-sentinel redis-server redis-tools systemd-timesyncd'
+    chroot "$1" apt-get install -qq --download-only --no-install-recommends \
+        haproxy keepalived python3-venv redis-sentinel redis-server redis-tools systemd-timesyncd \
+        prometheus prometheus-alertmanager prometheus-node-exporter prometheus-redis-exporter'
 
 # Left out because nobody misses them here: manuals, translations, an fsync for each package.
 exec mmdebstrap --quiet --mode=root --variant=minbase \

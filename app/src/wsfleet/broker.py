@@ -22,6 +22,7 @@ from wsfleet import keys, records
 from wsfleet.background import Background
 from wsfleet.config import ChannelOptions
 from wsfleet.listener import Listeners
+from wsfleet.metrics import Metrics
 from wsfleet.records import Member, Record
 from wsfleet.store import Store, UnavailableError
 from wsfleet.stream import Entry, Reading, Stream
@@ -77,6 +78,7 @@ class Broker:
         store: Store,
         node: str,
         listener: Listeners,
+        metrics: Metrics,
         probe_interval: float,
         on_subscribed: Callable[[], None],
     ) -> None:
@@ -85,7 +87,7 @@ class Broker:
         self._following: dict[str, Following] = {}
         self._background = Background()
         self._subscriber = Subscriber(
-            store, node, probe_interval, self._confirmed, self._hear, on_subscribed
+            store, node, metrics, probe_interval, self._confirmed, self._hear, on_subscribed
         )
         self._control = {keys.CONTROL, keys.control(node)}
         self._subscriber.want(*self._control)

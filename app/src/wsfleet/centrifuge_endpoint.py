@@ -184,6 +184,7 @@ class Centrifuge(Listener):
         await serve(
             self.node,
             websocket,
+            "centrifuge",
             CLOSES,
             create,
             subprotocol=negotiated.subprotocol,
@@ -614,7 +615,9 @@ class CentrifugeClient:
             result.epoch, result.offset = position.epoch, position.offset
         if reading is not None:
             same_epoch = request.epoch in ("", reading.epoch)
-            if same_epoch and reading.continues(request.offset):
+            recovered = same_epoch and reading.continues(request.offset)
+            self._node.metrics.recovered(recovered)
+            if recovered:
                 result.recovered = True
                 result.offset = request.offset
                 result.publications = [

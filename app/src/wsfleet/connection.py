@@ -73,6 +73,11 @@ class Connection:
         self.close_code = 1006
         self.reason = "lost"
 
+    @property
+    def buffered(self) -> int:
+        """Bytes that the client has not taken yet."""
+        return self._protocol.buffered
+
     def send(self, frames: bytes) -> bool:
         """Queue whole frames; False if the client is gone or was too slow and is sent away."""
         if self.state is not State.OPEN or not self._protocol.is_open:

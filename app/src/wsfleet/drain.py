@@ -38,6 +38,8 @@ class Drain:
     def __init__(
         self, hub: Hub, settings: Settings, on_change: Callable[[], None] = lambda: None
     ) -> None:
+        self.wanted = settings.standby
+        """Whether the node is to have no clients, until it hears otherwise."""
         self.state = State.DRAINED if settings.standby else State.STARTING
         self._hub = hub
         self._settings = settings
@@ -59,9 +61,11 @@ class Drain:
             return
         match wanted or (keys.DRAIN if self._settings.standby else keys.SERVE):
             case keys.DRAIN:
+                self.wanted = True
                 if not self.refuses:
                     self._begin()
             case keys.SERVE:
+                self.wanted = False
                 if self._task is not None:
                     self._task.cancel()
                     self._task = None

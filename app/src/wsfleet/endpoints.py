@@ -28,13 +28,14 @@ class Client(Protocol):
 async def serve(
     node: Node,
     websocket: WebSocket,
+    protocol: str,
     closes: Closes,
     create: Callable[[Connection], Awaitable[Client]],
     *,
     subprotocol: str | None = None,
     outbox_limit: int | None = None,
 ) -> None:
-    """Serve one connection, from the handshake to the close."""
+    """Serve one connection of one of `metrics.PROTOCOLS`, from the handshake to the close."""
     if (reason := node.refusal_reason()) is not None:
         node.metrics.connections_refused.labels(reason).inc()
         await websocket.send_denial_response(
@@ -48,6 +49,8 @@ async def serve(
         outbox_limit=outbox_limit or node.settings.outbox_limit,
         closes=closes,
     )
+    open_connections = node.metrics.connections.labels(protocol)
+    open_connections.inc()
     node.opened(connection)
     client: Client | None = None
     try:
@@ -63,6 +66,7 @@ async def serve(
             await client.receive(text if text is not None else event["bytes"])
     finally:
         node.closed(connection)
+        open_connections.dec()
         if client is not None:
             await client.left()
         await node.sessions.close(connection)

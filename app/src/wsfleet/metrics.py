@@ -1,6 +1,12 @@
-"""What a node counts, in Prometheus's names and units."""
+"""What a node counts, in Prometheus's names and units.
 
+Labels take their values from short lists that are written here. What changes with every delivery is
+not counted where it changes, but read when Prometheus asks.
+"""
+
+import time
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -12,64 +18,124 @@ from prometheus_client import (
     generate_latest,
 )
 
-CLOSE_CODES = frozenset(range(1000, 1016))
-"""The codes of RFC 6455, section 7.4.1, and of the IANA registry that it opened."""
+from wsfleet.drain import State
+from wsfleet.listener import Listener
+from wsfleet.protocol.centrifuge.codes import DisconnectCode
+from wsfleet.records import Record
+from wsfleet.stream import Entry
+
+PROTOCOLS = ("plain", "centrifuge")
+CLOSE_CODES = frozenset(range(1000, 1016)) | {code.code for code in DisconnectCode}
+"""Those of RFC 6455, section 7.4.1, with the IANA registry that it opened, and Centrifuge's."""
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
 class Metrics:
     """The metrics of one node process, in a registry of their own."""
 
     def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        self.connections = Gauge("wsfleet_connections", "Open WebSockets.", registry=registry)
-        self.connections_opened = Counter(
-            "wsfleet_connections_opened", "WebSockets accepted.", registry=registry
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+
+        self.connections = self._gauge("connections", "Open WebSockets, by protocol.", "protocol")
+        for protocol in PROTOCOLS:
+            self.connections.labels(protocol)
+        self.connections_opened = self._counter("connections_opened", "WebSockets accepted.")
+        self.connections_refused = self._counter(
+            "connections_refused", "Handshakes refused.", "reason"
         )
-        self.connections_refused = Counter(
-            "wsfleet_connections_refused", "Handshakes refused.", ["reason"], registry=registry
+        self.disconnects = self._counter("disconnects", "WebSockets closed, by close code.", "code")
+
+        self.messages_received = self._counter("messages_received", "Messages from clients.")
+        self.messages_failed = self._counter(
+            "messages_failed", "Messages of the plain protocol answered with an error.", "code"
         )
-        self.disconnects = Counter(
-            "wsfleet_disconnects", "WebSockets closed, by close code.", ["code"], registry=registry
+        self.deliveries = self._counter("deliveries", "Publications sent to a client.")
+        self.publish_seconds = self._histogram(
+            "publish_seconds", "From a client's message until it is kept in Redis."
         )
-        self.messages_received = Counter(
-            "wsfleet_messages_received", "Messages from clients.", registry=registry
+        self.delivery_seconds = self._histogram(
+            "delivery_seconds",
+            "From a publication's time, on its node's clock, until this node gives it to its "
+            "clients; once a publication.",
         )
-        self.messages_failed = Counter(
-            "wsfleet_messages_failed",
-            "Messages answered with an error.",
-            ["code"],
-            registry=registry,
+        self.recoveries = self._counter(
+            "recoveries", "Clients that came back for what they had missed.", "recovered"
         )
-        self.deliveries = Counter(
-            "wsfleet_deliveries", "Publications sent to a client.", registry=registry
+        for recovered in ("true", "false"):
+            self.recoveries.labels(recovered)
+
+        self.pubsub_probe_seconds = self._histogram(
+            "pubsub_probe_seconds", "Until the node heard by pub/sub what it had said to itself."
         )
-        self.publish_seconds = Histogram(
-            "wsfleet_publish_seconds",
-            "From a client's message to its ack.",
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
-            registry=registry,
+        self.pubsub_probes_failed = self._counter(
+            "pubsub_probes_failed", "Of these messages, not heard before the next one was due."
         )
-        self._ready = Gauge("wsfleet_ready", "1 if new clients should come.", registry=registry)
-        self._redis = Gauge("wsfleet_redis_connected", "1 if Redis answers.", registry=registry)
+        self.redis_seconds = self._histogram(
+            "redis_seconds", "A command to Redis and its answer, measured every few seconds."
+        )
+        self.event_loop_lag_seconds = self._histogram(
+            "event_loop_lag_seconds", "By how much a timer of the event loop was late."
+        )
 
     def disconnected(self, code: int) -> None:
         """Count a close; a client may send any code, so the rare ones share a label."""
         self.disconnects.labels(str(code) if code in CLOSE_CODES else "other").inc()
 
+    def recovered(self, recovered: bool) -> None:
+        """Count a client that came back, and whether it could be given all that it missed."""
+        self.recoveries.labels(str(recovered).lower()).inc()
+
     def watch(
         self,
         *,
-        connections: Callable[[], float],
-        ready: Callable[[], float],
-        redis: Callable[[], float],
+        max_connections: int,
+        outbox_bytes: Callable[[], float],
+        ready: Callable[[], bool],
+        state: Callable[[], State],
+        drain_wanted: Callable[[], bool],
+        redis: Callable[[], bool],
+        pubsub: Callable[[], bool],
     ) -> None:
         """Read these gauges when they are asked for."""
-        self.connections.set_function(connections)
-        self._ready.set_function(ready)
-        self._redis.set_function(redis)
+        self._gauge("max_connections", "More are refused.").set(max_connections)
+        for name, documentation, read in (
+            ("outbox_bytes", "Bytes that wait for clients, all together.", outbox_bytes),
+            ("ready", "1 if new clients should come.", ready),
+            ("drain_wanted", "1 if the node is to have no clients.", drain_wanted),
+            ("redis_connected", "1 if Redis answers.", redis),
+            ("pubsub_subscribed", "1 if the other nodes are heard.", pubsub),
+        ):
+            self._gauge(name, documentation).set_function(read)
+
+        def does(what: State) -> bool:
+            return state() is what
+
+        states = self._gauge("state", "1 for what the node does about clients.", "state")
+        for each in State:
+            states.labels(each.value).set_function(partial(does, each))
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(f"wsfleet_{name}", documentation, labels, registry=self.registry)
+
+    def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
+        return Gauge(f"wsfleet_{name}", documentation, labels, registry=self.registry)
+
+    def _histogram(self, name: str, documentation: str) -> Histogram:
+        return Histogram(f"wsfleet_{name}", documentation, buckets=SECONDS, registry=self.registry)
+
+
+class DeliveryTimer(Listener):
+    """Measures how old publications are when they come; clocks that differ count as well."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def published(self, channel: str, entry: Entry, record: Record) -> None:
+        """Once for all of the node's clients: they are written to in this tick."""
+        self._metrics.delivery_seconds.observe(max(0.0, time.time() - record.time / 1000))

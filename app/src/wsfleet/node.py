@@ -18,7 +18,7 @@ from wsfleet.drain import Drain, State
 from wsfleet.health import Sampler
 from wsfleet.hub import Hub
 from wsfleet.listener import Listeners
-from wsfleet.metrics import Metrics
+from wsfleet.metrics import DeliveryTimer, Metrics
 from wsfleet.primary import DIGEST
 from wsfleet.protocol import plain
 from wsfleet.registry import Registry
@@ -45,7 +45,7 @@ class Node:
         self.connection_tokens, self.subscription_tokens = verifiers(self.config.client)
         self.started_at = time.time()
         self.metrics = Metrics()
-        self.sampler = Sampler()
+        self.sampler = Sampler(on_lag=self.metrics.event_loop_lag_seconds.observe)
         self.hub = Hub(on_delivered=self.metrics.deliveries.inc)
         self.store = Store(settings, on_connected=self._on_connected)
         self.registry = Registry(self.store, settings, self._describe)
@@ -53,10 +53,12 @@ class Node:
         self.registry.on_wanted = self.drain.obey
         self.sessions = Sessions(self.store, self.registry, settings.name, settings.resume_window)
         self.listeners = Listeners()
+        self.listeners.add(DeliveryTimer(self.metrics))
         self.broker = Broker(
             self.store,
             settings.name,
             self.listeners,
+            self.metrics,
             probe_interval=settings.heartbeat_interval,
             on_subscribed=self.registry.hurry,
         )
@@ -64,9 +66,13 @@ class Node:
         self.broker.keep(plain.CHANNEL, self.channels.find(plain.CHANNEL).options)
         self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.metrics.watch(
-            connections=lambda: len(self.hub),
+            max_connections=settings.max_connections,
+            outbox_bytes=lambda: sum(connection.buffered for connection in self.hub),
             ready=lambda: self.not_ready_reason() is None,
+            state=lambda: self.drain.state,
+            drain_wanted=lambda: self.drain.wanted,
             redis=lambda: self.store.connected,
+            pubsub=lambda: self.broker.subscribed,
         )
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -39,7 +39,7 @@ class Plain(Listener):
             await node.sessions.open(connection)
             return PlainClient(node, connection)
 
-        await serve(node, websocket, plain.CLOSES, create)
+        await serve(node, websocket, "plain", plain.CLOSES, create)
 
     def published(self, channel: str, entry: Entry, record: Record) -> None:
         """Deliver to all but the sender."""

@@ -5,6 +5,7 @@ import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import structlog
@@ -13,6 +14,7 @@ from redis.crc import key_slot
 from redis.exceptions import MovedError, RedisError
 
 from wsfleet import keys
+from wsfleet.metrics import Metrics
 from wsfleet.primary import Primary
 from wsfleet.store import Store, UnavailableError
 from wsfleet.tasks import race
@@ -23,10 +25,20 @@ PROBES_MISSED = 3
 RECONNECT_PAUSE = 0.2
 
 
+@dataclass
+class Probe:
+    """What the node says to itself, on a pub/sub channel of its own: the time, as it is then."""
+
+    channel: str
+    said: float = 0.0
+    heard: float = 0.0
+
+
 class Link(NamedTuple):
-    """One connection, and how often each channel was left that it may still confirm."""
+    """One connection, its probe, and how often each channel was left that it may still confirm."""
 
     pubsub: PubSub
+    probe: Probe
     leaving: Counter[str]
 
 
@@ -41,6 +53,7 @@ class Subscriber:
         self,
         store: Store,
         node: str,
+        metrics: Metrics,
         probe_interval: float,
         on_confirmed: Callable[[str], None],
         on_message: Callable[[str, bytes], None],
@@ -48,6 +61,7 @@ class Subscriber:
     ) -> None:
         self._store = store
         self._node = node
+        self._metrics = metrics
         self._probe_interval = probe_interval
         self._on_confirmed = on_confirmed
         self._on_message = on_message
@@ -110,19 +124,19 @@ class Subscriber:
             await asyncio.sleep(RECONNECT_PAUSE)
 
     async def _listen(self, primary: Primary) -> None:
-        probe = self._probe_channel(primary)
+        probe = Probe(self._probe_channel(primary))
         probing = asyncio.create_task(self._probe(primary, probe))
         try:
             # A client of its own: redis-py reconnects in it, and does not bear to be disconnected
             # by somebody else meanwhile.
             async with primary.connect() as redis, redis.pubsub() as pubsub:
-                await pubsub.ssubscribe(probe)
+                await pubsub.ssubscribe(probe.channel)
                 sent: set[str] = set()
                 while missing := self._wanted_of(primary) - sent:  # some may come while we wait
                     for group in [missing] if primary.owns_all else _by_slot(missing):
                         await pubsub.ssubscribe(*group)
                     sent |= missing
-                link = self._links[primary] = Link(pubsub, Counter())
+                link = self._links[primary] = Link(pubsub, probe, Counter())
                 self._on_subscribed()
                 heard_at = time.monotonic()
                 while time.monotonic() - heard_at < PROBES_MISSED * self._probe_interval:
@@ -145,18 +159,26 @@ class Subscriber:
                 self._on_message(channel, message["data"])
             elif kind == "ssubscribe":
                 self._on_confirmed(channel)
+        elif kind == "smessage" and channel == link.probe.channel:
+            link.probe.heard = float(message["data"])
+            self._metrics.pubsub_probe_seconds.observe(time.monotonic() - link.probe.heard)
 
-    async def _probe(self, primary: Primary, channel: str) -> None:
+    async def _probe(self, primary: Primary, probe: Probe) -> None:
         """Every interval, send a message to the node itself: silence would look like no traffic.
 
         A connection can be dead without an error (its peer frozen, or cut off by a firewall).
         """
         while True:
             await asyncio.sleep(self._probe_interval)
+            if probe.heard < probe.said:
+                self._metrics.pubsub_probes_failed.inc()
+            probe.said = time.monotonic()
             try:
-                await primary.call("SPUBLISH", channel, b"probe")
+                await primary.call("SPUBLISH", probe.channel, repr(probe.said))
             except (UnavailableError, RedisError) as error:
                 log.debug("probe failed", error=str(error))
+            else:
+                self._metrics.redis_seconds.observe(time.monotonic() - probe.said)
 
     def _probe_channel(self, primary: Primary) -> str:
         tags = (keys.probe(self._node, tag) for tag in itertools.count())

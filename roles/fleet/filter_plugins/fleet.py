@@ -37,7 +37,10 @@ HostVars = Mapping[str, Variables]
 def _role_defaults() -> dict[str, Any]:
     roles = Path(__file__).resolve().parent.parent.parent
     defaults: dict[str, Any] = {}
-    for role in ("fleet", "wsnode", "haproxy", "keepalived", "redis", "sentinel"):
+    for role in (
+        *("fleet", "wsnode", "haproxy", "keepalived", "redis", "sentinel"),
+        *("node_exporter", "monitoring"),
+    ):
         defaults |= yaml.safe_load((roles / role / "defaults" / "main.yml").read_text())
     return defaults
 
@@ -83,7 +86,10 @@ def fleet_members(groups: Groups, hostvars: HostVars) -> dict[str, Any]:
     """Describe the cluster: node processes, balancers and Redis servers, and where they are."""
     redis = _hosts(groups, "redis", hostvars)
     loadbalancers = _hosts(groups, "loadbalancers", hostvars)
+    first = loadbalancers[0].get("keepalived_virtual_address") if loadbalancers else ""
     return {
+        "virtual_address": str(first or ""),
+        "targets": _targets(groups, hostvars),
         "base_url": _base_url(loadbalancers),
         "nodes": [
             _node(host, port)
@@ -93,6 +99,35 @@ def fleet_members(groups: Groups, hostvars: HostVars) -> dict[str, Any]:
         "loadbalancers": [_loadbalancer(host) for host in loadbalancers],
         "redis": [_redis(host) for host in redis],
         "redis_url": _redis_url(redis),
+    }
+
+
+def _targets(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, str]]]:
+    """What Prometheus asks, by job: names, which are alike in all jobs, and addresses."""
+
+    def ports(group: str, variable: str) -> list[dict[str, str]]:
+        return [
+            {"name": host.name, "address": _netloc(host.address, host.get(variable))}
+            for host in _hosts(groups, group, hostvars)
+        ]
+
+    nodes = [
+        {"name": f"{host.wsnode_name}-{port}", "address": _netloc(host.address, port)}
+        for host in _hosts(groups, "wsnodes", hostvars)
+        for port in host.wsnode_ports
+    ]
+    redis = ports("redis", "redis_port")
+    machines = {
+        target["name"]: target
+        for group in (*GROUPS, "monitoring")
+        for target in ports(group, "node_exporter_port")
+    }
+    return {
+        "wsfleet": nodes,
+        "haproxy": ports("loadbalancers", "haproxy_stats_port"),
+        "redis": redis,
+        "sentinel": ports("redis", "sentinel_port") if len(redis) > 1 else [],
+        "node": list(machines.values()),
     }
 
 
@@ -124,8 +159,12 @@ def _base_url(loadbalancers: list[Host]) -> str:
 
 
 def _http(address: str, port: Any) -> str:
+    return f"http://{_netloc(address, port)}".removesuffix(":80")
+
+
+def _netloc(address: str, port: Any) -> str:
     host = f"[{address}]" if ":" in address else address
-    return f"http://{host}" + (f":{int(port)}" if int(port) != 80 else "")
+    return f"{host}:{int(port)}"
 
 
 def _redis(host: Host) -> dict[str, Any]:
@@ -166,7 +205,8 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
             f"{count // 2} would stop Redis. Make it {count - 1} or {count + 1}."
         )
     readable: list[Host] = []
-    for name in dict.fromkeys(name for group in GROUPS for name in groups.get(group, ())):
+    used = (*GROUPS, "monitoring")
+    for name in dict.fromkeys(name for group in used for name in groups.get(group, ())):
         host = Host(name, hostvars[name])
         try:
             _node(host, host.wsnode_ports[0] if host.wsnode_ports else 0)
@@ -257,9 +297,16 @@ def _port_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
         for group, variables in {
             "redis": ["redis_port", *(["sentinel_port"] if replicated else [])],
             "loadbalancers": ["haproxy_port", "haproxy_stats_port"],
+            "monitoring": [
+                "monitoring_prometheus_port",
+                "monitoring_alertmanager_port",
+                "monitoring_redis_exporter_port",
+            ],
         }.items():
             if host.name in groups.get(group, ()):
                 wanted += [(int(host.get(variable)), variable) for variable in variables]
+        if groups.get("monitoring"):
+            wanted.append((int(host.get("node_exporter_port")), "node_exporter_port"))
         users = defaultdict(list)
         for port, variable in wanted:
             users[port].append(variable)

@@ -131,6 +131,16 @@ def test_a_sound_inventory_has_no_mistake() -> None:
             "Port 8002 of the host 'node1' is wanted twice, by 'wsnode_port' and 'redis_port'",
         ),
         (
+            {"monitoring": ["lb1"]},
+            {"lb1": {"haproxy_stats_port": 9100}},
+            "Port 9100 of the host 'lb1' is wanted twice, by 'haproxy_stats_port' and 'node_exp",
+        ),
+        (
+            {"monitoring": ["redis1"]},
+            {"redis1": {"redis_port": 9090}},
+            "Port 9090 of the host 'redis1' is wanted twice",
+        ),
+        (
             TWO_BALANCERS,
             LB2,
             "'lb1' and 'lb2' have no address in common: set keepalived_virtual",
@@ -180,6 +190,26 @@ def test_members_have_names_addresses_and_urls() -> None:
     assert members["nodes"][2]["url"] == "http://192.168.0.2:8002"
     assert members["loadbalancers"][0]["url"] == "http://10.0.0.11:8080"
     assert members["redis_url"] == "redis://:p%40ss%2Fword@10.0.0.31:6379/0"
+
+
+def test_prometheus_asks_everybody_once() -> None:
+    """Each process has a job's target; a machine with several tasks is one machine."""
+    groups = GROUPS | {"redis": REDIS, "monitoring": ["lb1", "mon1"]}
+    variables = hosts(
+        node1={"wsnode_processes": 2}, mon1={"ansible_host": "fd00::41"}, lb1=WITH_ADDRESS["lb1"]
+    )
+    members = fleet_members(groups, variables)
+    assert members["virtual_address"] == "10.0.0.10"
+    targets = {
+        job: {target["name"]: target["address"] for target in targets}
+        for job, targets in members["targets"].items()
+    }
+    assert targets["wsfleet"]["node1-8002"] == "10.0.0.21:8002"
+    assert targets["haproxy"] == {"lb1": "10.0.0.11:8404"}
+    assert list(targets["redis"]) == list(targets["sentinel"]) == REDIS
+    assert list(targets["node"]) == ["lb1", "node1", "node2", *REDIS, "mon1"]
+    assert targets["node"]["mon1"] == "[fd00::41]:9100"
+    assert fleet_members(GROUPS, HOSTS)["targets"]["sentinel"] == []
 
 
 def test_several_redis_servers_are_found_by_their_sentinels() -> None:

@@ -1,0 +1,172 @@
+"""Everything is asked, nothing is told while all is well, and a node that dies is told of."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from molecule.conftest import Cluster
+
+WATCHERS = ("trixie", "bookworm")
+RECEIVED = "/run/webhook.jsonl"
+RECEIVER = f"""
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Receiver(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        with open("{RECEIVED}", "ab") as file:
+            file.write(body.strip() + b"\\n")
+        self.send_response(200)
+        self.end_headers()
+HTTPServer(("", 9999), Receiver).serve_forever()
+"""
+
+
+def address(cluster: Cluster, host: str) -> str:
+    """Where a machine is."""
+    found: str = cluster.host(host).ansible.get_variables()["ansible_host"]
+    return found
+
+
+def ask(cluster: Cluster, host: str, path: str, **parameters: str) -> Any:
+    """Ask a machine's Prometheus."""
+    url = f"http://{address(cluster, host)}:9090/api/v1/{path}"
+    answer = httpx.get(url, params=parameters, timeout=10).raise_for_status()
+    return answer.json()["data"]
+
+
+def metrics(cluster: Cluster) -> list[str]:
+    """The names of all metrics that the rules use."""
+    groups = ask(cluster, "trixie", "rules")["groups"]
+    text = "\n".join(rule["query"] for group in groups for rule in group["rules"])
+    return sorted(set(re.findall(r"\b(?:(?:wsfleet|redis|haproxy|node|process)_\w+|up\b)", text)))
+
+
+def told(cluster: Cluster, status: str) -> dict[str, set[str]]:
+    """Who told of an alert with this status, by the alert and what it is about."""
+    news: dict[str, set[str]] = {}
+    for line in cluster.on("trixie", f"cat {RECEIVED}").splitlines():
+        message = json.loads(line)
+        for alert in message["alerts"]:
+            if alert["status"] == status:
+                about = f"{alert['labels']['alertname']} {alert['labels'].get('instance')}"
+                news.setdefault(about, set()).add(message["externalURL"])
+    return news
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _receiver(cluster: Cluster) -> None:
+    """Somebody who is told, on one of the machines."""
+    cluster.on("trixie", f"touch {RECEIVED}")
+    cluster.host("trixie").check_output(
+        "systemctl is-active webhook || systemd-run --unit webhook python3 -c %s", RECEIVER
+    )
+
+
+@pytest.mark.parametrize("host", WATCHERS)
+def test_every_target_is_up(cluster: Cluster, host: str) -> None:
+    """Nodes, HAProxy, Redis and machines, by the names of the inventory."""
+    expected = {
+        ("haproxy", "trixie"),
+        ("node", "bookworm"),
+        ("node", "trixie"),
+        ("redis", "trixie"),
+        ("wsfleet", "bookworm-8001"),
+        ("wsfleet", "trixie-8001"),
+    }
+
+    def up() -> set[tuple[str, str]]:
+        labels = [each["metric"] for each in ask(cluster, host, "query", query="up == 1")["result"]]
+        return {(label["job"], label["instance"]) for label in labels}
+
+    cluster.until(lambda: up() == expected, f"{host} sees everything")
+    with_password = ask(cluster, host, "query", query="redis_up == 1")
+    assert len(with_password["result"]) == 1
+
+
+def test_the_rules_ask_for_what_there_is(cluster: Cluster) -> None:
+    """A rule about a metric that nobody has would never fire, and nobody would notice."""
+    names = metrics(cluster)
+    assert len(names) > 20, names
+    for host in WATCHERS:
+        missing = [name for name in names if not ask(cluster, host, "query", query=name)["result"]]
+        assert missing == []
+
+
+@pytest.mark.parametrize("host", WATCHERS)
+def test_nothing_is_told_while_all_is_well(cluster: Cluster, host: str) -> None:
+    """Not even about to be told, and all rules could be evaluated."""
+    cluster.until(lambda: ask(cluster, host, "alerts")["alerts"] == [], "no alert", 60)
+    groups = ask(cluster, host, "rules")["groups"]
+    assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
+    assert told(cluster, "firing") == {}
+
+
+def test_old_workers_of_haproxy_are_counted(cluster: Cluster) -> None:
+    """A reload leaves the worker that has an open WebSocket, until that ends."""
+    groups = ask(cluster, "trixie", "rules")["groups"]
+    (expression,) = [
+        rule["query"]
+        for group in groups
+        for rule in group["rules"]
+        if rule["name"] == "HAProxyOldWorkers"
+    ]
+    counted = expression.rpartition(" > ")[0]
+
+    def workers() -> int:
+        (result,) = ask(cluster, "trixie", "query", query=counted)["result"]
+        return int(float(result["value"][1]))
+
+    cluster.until(lambda: workers() == 0, "no old worker")
+    with cluster.wsfleet("load", cluster.url, "--clients", "4", "--duration", "60") as load:
+        try:
+            cluster.until(lambda: sum(cluster.connections().values()) == 4, "clients are in")
+            cluster.on("trixie", "systemctl reload haproxy")
+            cluster.until(lambda: workers() == 1, "an old worker is counted")
+        finally:
+            load.kill()
+    cluster.until(lambda: workers() == 0, "it is gone")
+
+
+def test_a_node_that_dies_is_told_of_and_so_is_its_return(cluster: Cluster) -> None:
+    """By each of the watchers, to the webhook, and by its own alert alone."""
+    everybody = {f"http://{address(cluster, host)}:9093" for host in WATCHERS}
+    down = "NodeDown bookworm-8001"
+    cluster.on("bookworm", "systemctl stop wsnode@8001")
+    try:
+        cluster.until(lambda: told(cluster, "firing").get(down) == everybody, down, 60)
+    finally:
+        cluster.on("bookworm", "systemctl start wsnode@8001")
+    cluster.until(lambda: told(cluster, "resolved").get(down) == everybody, "it is over", 60)
+    assert set(told(cluster, "firing")) == {down}
+
+
+def test_nobody_else_is_listened_to(cluster: Cluster) -> None:
+    """Private addresses alone; what has Redis's password is on the loopback, and keeps it."""
+    for host in WATCHERS:
+        listening = cluster.on(host, "ss --listening --tcp --numeric --no-header").split()
+        for port in (9090, 9093, 9100):
+            assert {each for each in listening if each.endswith(f":{port}")} == {
+                f"{address(cluster, host)}:{port}"
+            }
+        assert {each for each in listening if each.endswith(":9121")} == {"127.0.0.1:9121"}
+        assert cluster.host(host).file("/etc/default/prometheus-redis-exporter").mode == 0o600
+
+
+def test_it_changes_nothing_in_check_mode(cluster: Cluster) -> None:
+    """What is there is what the inventory wants."""
+    assert cluster.changed(cluster.play("playbooks/monitoring.yml", "--check")) == []
+
+
+def test_a_node_that_leaves_is_not_missed(cluster: Cluster) -> None:
+    """After scale_in.yml nobody asks it any more, so its silence is no alert."""
+    cluster.play("playbooks/scale_in.yml", "-e", "node=bookworm")
+    for host in WATCHERS:
+        asked = ask(cluster, host, "targets", state="active")["activeTargets"]
+        names = {each["labels"]["instance"] for each in asked if each["labels"]["job"] == "wsfleet"}
+        assert names == {"trixie-8001"}

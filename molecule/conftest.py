@@ -38,7 +38,12 @@ class Cluster:
     def __init__(self, inventory: Path) -> None:
         self.inventory = inventory
         self.fleet_file = inventory / ".fleet.json"
-        self.url: str = self.fleet["base_url"]
+
+    @property
+    def url(self) -> str:
+        """Where clients connect to."""
+        url: str = self.fleet["base_url"]
+        return url
 
     @property
     def fleet(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A whole fleet on free ports of this machine (Redis, nodes, HAProxy), and the command."""
 
+import hashlib
 import json
 import os
 import selectors
@@ -267,6 +268,7 @@ def haproxy_config(nodes: dict[str, str], public: int, stats: int) -> str:
     environment = Environment(  # noqa: S701 - no HTML
         trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
     )
+    environment.filters["hash"] = lambda text, name: hashlib.new(name, text.encode()).hexdigest()
     template = (HAPROXY_ROLE / "templates/haproxy.cfg.j2").read_text()
     text = environment.from_string(template).render(variables)
     text = text[text.index("\ndefaults\n") + 1 :]

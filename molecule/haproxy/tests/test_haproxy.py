@@ -1,6 +1,21 @@
-"""What the role `haproxy` leaves on a machine; no node runs behind it here."""
+"""What the role `haproxy` leaves on a machine; what runs behind it here only looks like nodes."""
 
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
 from testinfra.host import Host
+
+if TYPE_CHECKING:
+    from molecule.conftest import Cluster
 
 testinfra_hosts = ["ansible://loadbalancers"]
 
@@ -26,6 +41,78 @@ def get(host: Host, url: str) -> str:
         "print(r.status, r.read().decode())"
     )
     return host.check_output(f'python3 -c "{code}" {url}')
+
+
+def address_of(host: Host) -> str:
+    """Where clients connect to."""
+    address: str = host.ansible.get_variables()["ansible_host"]
+    return address
+
+
+def workers(host: Host) -> set[int]:
+    """The processes that serve."""
+    return {process.pid for process in host.process.filter(comm="haproxy", user="haproxy")}
+
+
+def body(host: Host, cookie: str = "") -> tuple[int, str, str]:
+    """Status, body and new cookie of an answer through the balancer."""
+    with closing(http.client.HTTPConnection(address_of(host), timeout=5)) as connection:
+        connection.request("GET", "/health", headers={"Cookie": f"WSNODE={cookie}"})
+        answer = connection.getresponse()
+        new = (answer.headers["Set-Cookie"] or "").removeprefix("WSNODE=")
+        return answer.status, answer.read().decode(), new.split("|")[0].split(";")[0]
+
+
+class WebSocket:
+    """One client's WebSocket: after the handshake, bytes there and back."""
+
+    def __init__(self, host: Host, cookie: str = "") -> None:
+        self._socket = socket.create_connection((address_of(host), 80), timeout=5)
+        self._socket.sendall(
+            b"GET /ws HTTP/1.1\r\nHost: balancer\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            b"Cookie: WSNODE=%s\r\n\r\n" % cookie.encode()
+        )
+        head = b""
+        while b"\r\n\r\n" not in head:
+            data = self._socket.recv(1000)
+            assert data, head
+            head += data
+        self.status = int(head.split()[1])
+        self.headers = head.decode()
+
+    def lives(self) -> bool:
+        """Whether it was let in, and what is sent comes back."""
+        assert self.status == 101, self.headers
+        self._socket.sendall(b"there")
+        return self._socket.recv(1000) == b"there"
+
+    def close(self) -> None:
+        """Go."""
+        self._socket.close()
+
+
+@pytest.fixture
+def become(host: Host, cluster: Cluster) -> Callable[..., str]:
+    """Make these the balancer's servers, one list after the other, as a changed inventory would."""
+    source = (Path(__file__).parent / "node.py").read_bytes()
+    encoded = base64.b64encode(source).decode()
+    host.check_output(f"echo {encoded} | base64 -d | tee /run/node.py")
+    for port in (9001, 9002, 9003):
+        host.run(f"systemd-run --unit=node-{port} python3 /run/node.py {port}")
+        host.check_output(f"timeout 5 sh -c 'until ss -ltn | grep :{port}; do sleep 0.1; done'")
+    name = host.ansible.get_variables()["inventory_hostname"]
+
+    def run(*events: list[str], **variables: int) -> str:
+        extra = json.dumps({"events": events} | variables)
+        return cluster.play("molecule/haproxy/servers.yml", "--limit", name, "-e", extra)
+
+    return run
+
+
+def at_run_time(host: Host) -> bool:
+    """Whether this HAProxy can be told of servers without a reload."""
+    return "Version: 3." in ask(host, ADMIN, "show info")
 
 
 def test_it_runs_and_starts_with_the_machine(host: Host) -> None:
@@ -85,3 +172,42 @@ def test_a_reload_keeps_serving(host: Host) -> None:
     host.check_output("systemctl reload haproxy && sleep 1")
     assert ask(host, MASTER, "show proc") != before
     assert host.service("haproxy").is_running
+
+
+A, B, C = "n-9001", "n-9002", "n-9003"
+
+
+def test_servers_come_and_go_without_a_reload(host: Host, become: Callable[..., str]) -> None:
+    """After ten changes the process is the same, with the right servers; nobody was cut off."""
+    become([A])
+    with closing(WebSocket(host, A)) as client:
+        assert client.lives()
+        before = workers(host)
+        output = become(
+            *([A, B], [A], [A, C], [A, B, C], [A, C], [A], [A, B], [A, B, C], [A, C], [A, B, C])
+        )
+        assert client.lives()
+        if at_run_time(host):
+            assert workers(host) == before
+            assert len(before) == 1
+        else:
+            assert output.count("cannot add servers") == 10
+    for name in (A, B, C):
+        assert body(host, cookie=name) == (200, name[2:], "")
+    assert body(host)[2] in (A, B, C)
+    assert host.run("haproxy -c -f /etc/haproxy/haproxy.cfg").rc == 0
+    assert "changed=0" in become([A, B, C])
+
+
+def test_what_a_process_cannot_learn_takes_a_reload(host: Host, become: Callable[..., str]) -> None:
+    """Other settings; a server whose clients stay, and they do."""
+    become([A, B])
+    output = become([A, B], haproxy_slowstart=5)
+    assert "Reload, because settings other than the servers changed" in output
+    with closing(WebSocket(host, B)) as client:
+        assert client.lives()
+        output = become([A], haproxy_slowstart=5)
+        if at_run_time(host):
+            assert "Reload, because HAProxy says to 'wait 5s srv-removable nodes/n-9002'" in output
+        assert client.lives()
+        assert body(host, cookie=B) == (200, "9001", A)

@@ -1,0 +1,188 @@
+"""Servers without a reload: what is compared, what changes in which order, when not."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "library"))
+
+from haproxy_servers import (
+    Config,
+    Process,
+    Server,
+    numeric,
+    parse_config,
+    parse_stat,
+    steps,
+    why_reload,
+)
+
+CONFIG = """\
+global
+    setenv WSFLEET_SETTINGS 0123
+backend others
+    server n1 10.0.0.9:80
+backend nodes
+    default-server check
+    # server n0 10.0.0.8:8001
+    server n1 10.0.0.1:8001 cookie n1 check inter 2s
+    server n2 fd00::2:8001 cookie n2 check inter 2s
+"""
+STAT = """\
+# pxname,svname,type,addr,cookie,
+nodes,n1,2,10.0.0.1:8001,n1,
+nodes,BACKEND,1,,,
+others,n1,2,10.0.0.9:80,,
+"""
+N1 = Server("n1", "10.0.0.1:8001", "n1")
+N2 = Server("n2", "[fd00::2]:8001", "n2")
+N3 = Server("n3", "10.0.0.3:8001", "n3")
+N1_ELSEWHERE = Server("n1", "10.0.0.7:8001", "n1")
+
+
+class Running(Process):
+    """A process that only notes what it is told."""
+
+    def __init__(
+        self, *servers: Server, release: str = "3.0.11-1+deb13u5", refuses: str = ""
+    ) -> None:
+        super().__init__("", "nodes", 5)
+        self._servers = {server.name: server for server in servers}
+        self._release = release
+        self._refuses = refuses
+        self.told: list[str] = []
+
+    def ask(self, command: str) -> str:
+        """Answer as HAProxy 3.0 does."""
+        match command.split():
+            case ["show", "env", name]:
+                return f"{name}=0123"
+            case ["show", "info"]:
+                return f"Name: HAProxy\nVersion: {self._release}\nPid: 1"
+            case ["show", "stat"]:
+                rows = [f"nodes,{s.name},2,{s.address},{s.cookie}," for s in self._servers.values()]
+                return "\n".join(["# pxname,svname,type,addr,cookie,", *rows])
+        self.told.append(command)
+        if self._refuses and command.startswith(self._refuses):
+            return "No such thing."
+        match command.split():
+            case ["add", "server", name, address, "cookie", cookie, *_]:
+                name = name.removeprefix("nodes/")
+                self._servers[name] = Server(name, address, cookie)
+                return "New server registered."
+            case ["wait", *_]:
+                return "Done."
+            case ["del", "server", name]:
+                del self._servers[name.removeprefix("nodes/")]
+                return "Server deleted."
+        return ""
+
+
+def config(*servers: Server) -> Config:
+    """A configuration with these servers, and the mark of `Running`."""
+    lines = {s: f"{s.name} {s.address} cookie {s.cookie} check slowstart 10s" for s in servers}
+    return Config("0123", lines)
+
+
+def test_the_configuration_is_read() -> None:
+    """Its mark, and the servers of the one backend, each with its whole line."""
+    found = parse_config(CONFIG, "nodes")
+    assert found.mark == "0123"
+    assert found.lines == {
+        N1: "n1 10.0.0.1:8001 cookie n1 check inter 2s",
+        N2: "n2 fd00::2:8001 cookie n2 check inter 2s",
+    }
+    with pytest.raises(ValueError, match="WSFLEET_SETTINGS"):
+        parse_config("global\n", "nodes")
+
+
+def test_the_process_is_read() -> None:
+    """Its servers, and neither the backend itself nor another one's."""
+    assert parse_stat(STAT, "nodes") == {N1}
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("10.0.0.1:8001", "10.0.0.1:8001"),
+        ("fd00::2:8001", "[fd00::2]:8001"),
+        ("[fd00:0::2]:8001", "[fd00::2]:8001"),
+        ("host.invalid:8001", "host.invalid:8001"),
+    ],
+)
+def test_addresses_are_compared_as_haproxy_writes_them(address: str, expected: str) -> None:
+    """IPv6 has brackets; a name that nobody knows stays."""
+    assert numeric(address) == expected
+
+
+def test_a_name_is_resolved() -> None:
+    """HAProxy shows the address, not the name."""
+    assert numeric("localhost:8001") in {"127.0.0.1:8001", "[::1]:8001"}
+
+
+def test_a_name_that_is_taken_is_freed_first() -> None:
+    """New servers come before old ones go, so that somebody serves; a moved one goes in between."""
+    assert steps([N1_ELSEWHERE, N3], [N1, N2]) == ([N3], [N1, N2], [N1_ELSEWHERE])
+    assert steps([N1, N2], [N2, N1]) == ([], [], [])
+
+
+def test_servers_change_at_run_time() -> None:
+    """What is wanted runs afterwards, with no reload; a second time nothing is left to do."""
+    process = Running(N1, N2)
+    assert why_reload(process, config(N2, N3), check=False) == ""
+    assert process.servers == {N2, N3}
+    assert process.told == [
+        "add server nodes/n3 10.0.0.3:8001 cookie n3 check slowstart 10s",
+        "enable health nodes/n3",
+        "enable server nodes/n3",
+        "set server nodes/n1 state maint",
+        "wait 5s srv-removable nodes/n1",
+        "del server nodes/n1",
+    ]
+    process.told.clear()
+    assert why_reload(process, config(N2, N3), check=False) == ""
+    assert process.told == []
+
+
+def test_check_mode_changes_nothing() -> None:
+    """It only asks."""
+    process = Running(N1)
+    assert why_reload(process, config(N1, N3), check=True) == ""
+    assert process.told == []
+
+
+def test_other_settings_want_a_reload() -> None:
+    """A process with other settings is told nothing, even if its servers differ too."""
+    process = Running(N1)
+    wanted = Config("4567", config(N1, N3).lines)
+    assert why_reload(process, wanted, check=False) == "settings other than the servers changed"
+    assert process.told == []
+
+
+def test_an_older_haproxy_wants_a_reload() -> None:
+    """Before 3.0 a server cannot be added with its cookie."""
+    process = Running(N1, release="2.6.12-1+deb12u4")
+    assert "2.6.12" in why_reload(process, config(N1, N3), check=False)
+    assert process.told == []
+    assert why_reload(process, config(N1), check=False) == ""
+
+
+@pytest.mark.parametrize("refuses", ["add", "enable health", "wait", "del"])
+def test_a_refusal_wants_a_reload(refuses: str) -> None:
+    """The reason is what HAProxy said, and to what."""
+    reason = why_reload(Running(N1, refuses=refuses), config(N3), check=False)
+    assert reason.startswith(f"HAProxy says to '{refuses}")
+    assert reason.endswith("No such thing.")
+
+
+def test_a_process_that_did_not_obey_wants_a_reload() -> None:
+    """Its word is not taken for it: what runs is compared afterwards."""
+
+    class Liar(Running):
+        def ask(self, command: str) -> str:
+            return "New server registered." if command.startswith("add") else super().ask(command)
+
+    assert why_reload(Liar(N1), config(N1, N3), check=False) == "it has not the servers it was told"

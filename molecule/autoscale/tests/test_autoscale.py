@@ -117,7 +117,7 @@ def test_a_missing_host_is_replaced_after_a_failover_of_redis(cluster: Cluster) 
 def test_contradictions_do_not_get_in(cluster: Cluster) -> None:
     """The play fails with the two settings, and what runs stays as it was."""
     settings = cluster.on("lb1", "cat /etc/wsfleet/autoscale.env")
-    result = cluster.playbook("site.yml", "-eautoscale_min=11")
+    result = cluster.playbook("site.yml", "-eautoscale_min=11", "--limit=loadbalancers")
     assert result.returncode != 0
     assert "min (11) is more than max (10)" in result.stdout
     assert cluster.on("lb1", "cat /etc/wsfleet/autoscale.env") == settings
@@ -125,6 +125,6 @@ def test_contradictions_do_not_get_in(cluster: Cluster) -> None:
 
 def test_where_it_is_not_wanted_it_does_not_run(cluster: Cluster) -> None:
     """Switched off in the inventory it is stopped, and starts no more."""
-    cluster.play("site.yml", "-eautoscale_enabled=false")
+    cluster.play("site.yml", "-eautoscale_enabled=false", "--limit=loadbalancers")
     for host in BALANCERS:
         cluster.on(host, f"! systemctl is-active {SERVICE} && ! systemctl is-enabled {SERVICE}")

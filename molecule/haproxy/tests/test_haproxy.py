@@ -193,7 +193,8 @@ def test_servers_come_and_go_without_a_reload(host: Host, become: Callable[..., 
         else:
             assert output.count("cannot add servers") == 10
     for name in (A, B, C):
-        assert body(host, cookie=name) == (200, name[2:], "")
+        # A cookie without a date, which a browser never has, is given one: that is no other server.
+        assert body(host, cookie=name) in [(200, name[2:], ""), (200, name[2:], name)]
     assert body(host)[2] in (A, B, C)
     assert host.run("haproxy -c -f /etc/haproxy/haproxy.cfg").rc == 0
     assert "changed=0" in become([A, B, C])

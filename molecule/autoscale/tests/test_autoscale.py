@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -15,14 +13,8 @@ if TYPE_CHECKING:
 BALANCERS = ["lb1", "lb2"]
 NODES = ["node1", "node2", "node3"]
 SERVICE = "wsfleet-autoscale"
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait until something holds, or fail after a while."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, f"did not happen: {what}"
-        time.sleep(0.25)
+#: Seconds for the autoscaler to see, to decide and to be obeyed.
+PATIENCE = 60
 
 
 def leaders(cluster: Cluster) -> list[str]:
@@ -64,7 +56,7 @@ def test_it_runs_on_every_balancer(cluster: Cluster) -> None:
         pid = cluster.on(host, f"systemctl show -p MainPID --value {SERVICE}")
         assert "CapEff:\t0000000000000000" in cluster.on(host, f"cat /proc/{pid}/status")
         assert cluster.on(host, f"ps -o user= -p {pid}") == "wsfleet"
-    until(lambda: len(leaders(cluster)) == 1, "one leads")
+    cluster.until(lambda: len(leaders(cluster)) == 1, "one leads", PATIENCE)
 
 
 def test_the_pool_comes_in_under_load_and_goes_after_it(cluster: Cluster) -> None:
@@ -72,10 +64,12 @@ def test_the_pool_comes_in_under_load_and_goes_after_it(cluster: Cluster) -> Non
     assert serving(cluster) == ["node1", "node2"]
     load = cluster.wsfleet("load", cluster.url, "--clients", "40", "--duration", "20", "--json")
     with load:
-        until(lambda: serving(cluster) == NODES, "the standby serves")
+        cluster.until(lambda: serving(cluster) == NODES, "the standby serves", PATIENCE)
         output, _ = load.communicate(timeout=120)
     assert json.loads(output)["ok"] is True
-    until(lambda: len(serving(cluster)) == 2, "one host goes when the load is gone")
+    cluster.until(
+        lambda: len(serving(cluster)) == 2, "one host goes when the load is gone", PATIENCE
+    )
     for balancer in BALANCERS:
         coming, going = decisions(cluster, balancer)
         assert (coming["action"], coming["hosts"]) == ("scale_out", ["node3"])
@@ -85,11 +79,11 @@ def test_the_pool_comes_in_under_load_and_goes_after_it(cluster: Cluster) -> Non
 
 def test_another_one_takes_over(cluster: Cluster) -> None:
     """The leader's service is stopped: the other balancer's decides."""
-    until(lambda: len(leaders(cluster)) == 1, "one leads")
+    cluster.until(lambda: len(leaders(cluster)) == 1, "one leads", PATIENCE)
     (leader,) = leaders(cluster)
     (other,) = {*BALANCERS} - {leader}
     cluster.on(leader, f"systemctl stop {SERVICE}")
-    until(lambda: leaders(cluster) == [other], "the other one leads")
+    cluster.until(lambda: leaders(cluster) == [other], "the other one leads", PATIENCE)
     cluster.on(leader, f"systemctl start {SERVICE}")
 
 
@@ -99,15 +93,17 @@ def test_a_missing_host_is_replaced_after_a_failover_of_redis(cluster: Cluster) 
     old = cluster.on("node1", ask)
     known = len(decisions(cluster, "lb1"))
     cluster.on("node1", "redis-cli-auth -p 26379 SENTINEL FAILOVER wsfleet")
-    until(lambda: cluster.on("node1", ask) != old, "another primary")
-    until(lambda: len(leaders(cluster)) == 1, "one leads")
-    until(lambda: len(serving(cluster)) == 2, "the nodes have followed")
+    cluster.until(lambda: cluster.on("node1", ask) != old, "another primary", PATIENCE)
+    cluster.until(lambda: len(leaders(cluster)) == 1, "one leads", PATIENCE)
+    cluster.until(lambda: len(serving(cluster)) == 2, "the nodes have followed", PATIENCE)
 
     gone = serving(cluster)[0]
     (standby,) = {*NODES} - {*serving(cluster)}
     cluster.on(gone, "systemctl stop wsnode@8001")
     url = cluster.fleet["nodes"][f"{standby}-8001"]
-    until(lambda: httpx.get(f"{url}/ready").status_code == httpx.codes.OK, "it is replaced")
+    cluster.until(
+        lambda: httpx.get(f"{url}/ready").status_code == httpx.codes.OK, "it is replaced", PATIENCE
+    )
     (decision,) = decisions(cluster, "lb2")[known:]
     assert (decision["action"], decision["hosts"]) == ("scale_out", [standby])
     assert decision["reason"] == "1 hosts serve, at least 2 should"

@@ -83,7 +83,7 @@ class Run:
         self.finishing = False
         self.stopping = False
         self._started = time.monotonic()  # the loop's own clock counts whole milliseconds
-        self._write("began", {"time": time.time(), "run": self.id})
+        self._write("began", lambda: {"time": time.time(), "run": self.id})
 
     @property
     def at(self) -> float:
@@ -94,12 +94,12 @@ class Run:
         """Enter an event, until the run is being taken down."""
         if not self.stopping:
             self.account.enter(event)
-            self._write(type(event).__name__.lower(), event._asdict())
+            self._write(type(event).__name__, event._asdict)
 
-    def _write(self, kind: str, fields: dict[str, Any]) -> None:
+    def _write(self, kind: str, fields: Callable[[], dict[str, Any]]) -> None:
         if self._log is not None:
             # A position is a named tuple, which orjson leaves to `default`.
-            line = orjson.dumps({"event": kind, **fields}, default=list)
+            line = orjson.dumps({"event": kind.lower(), **fields()}, default=list)
             self._log.write(line + b"\n")
 
     def finish(self) -> None:

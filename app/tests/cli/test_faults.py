@@ -189,8 +189,10 @@ def test_under_fault_nothing_acknowledged_is_lost(
     if protocol == "centrifuge":
         assert report["recovered"] == report["reconnects"]
         assert report["missed_while_away"] == 0
-    check = ("check", "state", "--redis", three_nodes.redis_url, "--json")
-    try:
-        until(lambda: wsfleet(*check).code == 0, "no orphans")
-    finally:
-        print(wsfleet(*check).stdout)
+
+    def no_orphans() -> bool:
+        outcome = wsfleet("check", "state", "--redis", three_nodes.redis_url, "--json")
+        print(outcome.stdout)  # shown if there are some to the end
+        return outcome.code == 0
+
+    until(no_orphans, "no orphans")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from wsfleet.cli import verify
 from wsfleet.cli.output import Report, table
 
 from chaos.clients import Clients, read_events, what_clients_saw
@@ -18,9 +19,8 @@ from chaos.schedule import Step
 
 #: Seconds for the cluster to become well again after a fault was healed.
 WELL_WITHIN = 90.0
-#: Counts of verify-delivery's report that are the run's own totals; the first four must be 0.
-BREACHES = ("lost", "duplicated", "reordered", "recovered_wrongly")
-TOTALS = ("acknowledged", "delivered", *BREACHES, "reconnects")
+#: Counts of verify-delivery's report that are the run's own totals; those of `FAULTS` must be 0.
+TOTALS = ("acknowledged", "delivered", *verify.FAULTS, "reconnects")
 COLUMNS = ("dropped", "reconnect_p50_ms", "reconnect_p99_ms", "delivery_p50_ms", "delivery_p99_ms")
 
 

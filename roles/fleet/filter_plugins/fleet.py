@@ -22,6 +22,17 @@ GROUPS = {
     "wsnodes": "the WebSocket nodes",
     "redis": "the shared state",
 }
+DESCRIBING_ROLES = (
+    "fleet",
+    "wsnode",
+    "haproxy",
+    "keepalived",
+    "redis",
+    "sentinel",
+    "node_exporter",
+    "monitoring",
+)
+"""Whose variables say where something is."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,57}")
 """A node name becomes a cookie value and a HAProxy server name; `-PORT` follows it."""
 
@@ -37,10 +48,7 @@ HostVars = Mapping[str, Variables]
 def _role_defaults() -> dict[str, Any]:
     roles = Path(__file__).resolve().parent.parent.parent
     defaults: dict[str, Any] = {}
-    for role in (
-        *("fleet", "wsnode", "haproxy", "keepalived", "redis", "sentinel"),
-        *("node_exporter", "monitoring"),
-    ):
+    for role in DESCRIBING_ROLES:
         defaults |= yaml.safe_load((roles / role / "defaults" / "main.yml").read_text())
     return defaults
 
@@ -87,22 +95,25 @@ def fleet_members(groups: Groups, hostvars: HostVars) -> dict[str, Any]:
     redis = _hosts(groups, "redis", hostvars)
     loadbalancers = _hosts(groups, "loadbalancers", hostvars)
     first = loadbalancers[0].get("keepalived_virtual_address") if loadbalancers else ""
+    nodes = [
+        _node(host, port)
+        for host in _hosts(groups, "wsnodes", hostvars)
+        for port in host.wsnode_ports
+    ]
     return {
         "virtual_address": str(first or ""),
-        "targets": _targets(groups, hostvars),
+        "targets": _targets(nodes, groups, hostvars),
         "base_url": _base_url(loadbalancers),
-        "nodes": [
-            _node(host, port)
-            for host in _hosts(groups, "wsnodes", hostvars)
-            for port in host.wsnode_ports
-        ],
+        "nodes": nodes,
         "loadbalancers": [_loadbalancer(host) for host in loadbalancers],
         "redis": [_redis(host) for host in redis],
         "redis_url": _redis_url(redis),
     }
 
 
-def _targets(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, str]]]:
+def _targets(
+    nodes: list[dict[str, Any]], groups: Groups, hostvars: HostVars
+) -> dict[str, list[dict[str, str]]]:
     """What Prometheus asks, by job: names, which are alike in all jobs, and addresses."""
 
     def ports(group: str, variable: str) -> list[dict[str, str]]:
@@ -111,11 +122,6 @@ def _targets(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, str
             for host in _hosts(groups, group, hostvars)
         ]
 
-    nodes = [
-        {"name": f"{host.wsnode_name}-{port}", "address": _netloc(host.address, port)}
-        for host in _hosts(groups, "wsnodes", hostvars)
-        for port in host.wsnode_ports
-    ]
     redis = ports("redis", "redis_port")
     machines = {
         target["name"]: target
@@ -123,7 +129,10 @@ def _targets(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, str
         for target in ports(group, "node_exporter_port")
     }
     return {
-        "wsfleet": nodes,
+        "wsfleet": [
+            {"name": node["name"], "address": _netloc(node["address"], node["port"])}
+            for node in nodes
+        ],
         "haproxy": ports("loadbalancers", "haproxy_stats_port"),
         "redis": redis,
         "sentinel": ports("redis", "sentinel_port") if len(redis) > 1 else [],

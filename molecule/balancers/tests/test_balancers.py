@@ -86,7 +86,7 @@ def test_the_check_is_not_roots(cluster: Cluster, active: str) -> None:
 def test_a_wrong_configuration_is_refused(cluster: Cluster, name: str) -> None:
     """The check that guards each write takes the real file and refuses one with a mistake."""
     machine = cluster.host(name)
-    check = "/usr/local/sbin/keepalived-check-config"
+    check = "env --ignore-signal=TERM keepalived --config-test -f"
     assert machine.run(f"{check} /etc/keepalived/keepalived.conf").rc == 0
     machine.check_output("sed s/nopreempt/nopreemt/ /etc/keepalived/keepalived.conf > /tmp/wrong")
     refused = machine.run(f"{check} /tmp/wrong")

@@ -1,12 +1,16 @@
 """URLs of Redis: what they mean, and what is wrong with those that mean nothing."""
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from redis.exceptions import RedisError
 
 from tests.harness import StartNode, settled
 from wsfleet.primary import DIGEST
-from wsfleet.topology import Address, RedisURL, RedisURLError
+from wsfleet.topology import Address, RedisURL, RedisURLError, Topology
 
 
 def test_one_server() -> None:
@@ -69,3 +73,77 @@ async def test_functions_that_no_node_uses_are_removed(start_node: StartNode, st
         return await libraries() == {f"wsfleet_{DIGEST}", "other"}
 
     await settled(cleared, "only what is used is left, and what is not ours")
+
+
+@contextlib.asynccontextmanager
+async def sentinel(answer: str | None) -> AsyncIterator[int]:
+    """Something that answers every question with the same, or never; gives its port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ended = asyncio.create_task(gone.wait())
+        while (data := await reader.read(1000)) and not ended.done():
+            if answer is None:
+                await ended
+            # Also the client's own words of greeting end with what is asked.
+            else:
+                questions = data.count(b"*")
+                last = answer.encode() if b"MASTERS" in data else b"+OK\r\n"
+                writer.write(b"+OK\r\n" * (questions - 1) + last)
+        ended.cancel()
+        writer.close()
+
+    gone = asyncio.Event()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        gone.set()
+        server.close()
+        await server.wait_closed()
+
+
+def names(port: int, epoch: int, flags: str = "master") -> str:
+    """The answer of a Sentinel to SENTINEL MASTERS."""
+    fields: dict[str, object] = {
+        "name": "fleet",
+        "ip": "127.0.0.1",
+        "port": port,
+        "flags": flags,
+        "config-epoch": epoch,
+    }
+    words = [str(word) for pair in fields.items() for word in pair]
+    return f"*1\r\n%{len(fields)}\r\n" + "".join(f"${len(w)}\r\n{w}\r\n" for w in words)
+
+
+async def primary_of(*answers: str | None) -> int:
+    """The port of the primary that a node finds with Sentinels which answer so."""
+    async with contextlib.AsyncExitStack() as stack:
+        ports = [await stack.enter_async_context(sentinel(answer)) for answer in answers]
+        addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
+        url = RedisURL.parse(f"redis+sentinel://{addresses}/fleet/0")
+        async with asyncio.timeout(10):  # a silent one alone used to take half a minute
+            (shard,) = await Topology(url, 1.0).discover()
+    return int(shard.url.rpartition(":")[2].partition("/")[0])
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        (None, names(2, 1), names(2, 1)),
+        (names(1, 0), names(2, 1), names(2, 1)),
+        (names(1, 7, "master,s_down"), names(2, 8), None),
+        (None, None, names(2, 1)),
+    ],
+    ids=["one is silent", "one is cut off", "one sees it down", "one is left"],
+)
+async def test_the_sentinels_of_the_highest_epoch_are_believed(
+    answers: tuple[str | None, ...],
+) -> None:
+    """One that is silent holds nobody up, one that has not heard of a failover does not count."""
+    assert await primary_of(*answers) == 2
+
+
+async def test_no_sentinel_names_a_primary() -> None:
+    """The error has what each of them said."""
+    with pytest.raises(RedisError, match="says that it is down"):
+        await primary_of(names(1, 1, "master,o_down"))

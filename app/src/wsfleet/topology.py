@@ -1,5 +1,6 @@
 """Where Redis is: one server, the primary that Sentinels name, or the primaries of a Cluster."""
 
+import asyncio
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -7,7 +8,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import AfterValidator
 from redis.asyncio import Redis
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 SLOTS = 16384
@@ -150,6 +152,8 @@ class Topology:
         self._timeouts: dict[str, Any] = {
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,
+            # A server that is silent is no reason to wait: redis-py would try it ten times.
+            "retry": Retry(NoBackoff(), 0),
         }
         self._known = url.addresses
 
@@ -168,20 +172,52 @@ class Topology:
                 return await self._ask_cluster()
 
     async def _ask_sentinels(self) -> Address:
-        sentinel = Sentinel(  # type: ignore[no-untyped-call]
-            [(address.host, address.port) for address in self.url.addresses],
-            sentinel_kwargs={
-                "username": self.url.sentinel_username,
-                "password": self.url.sentinel_password,
-                "ssl": self.url.scheme == "rediss",
-                **self._timeouts,
-            },
+        """Ask all at once, until most have answered.
+
+        One that is cut off with the primary of before goes on naming it; the others know of a
+        failover with a higher epoch.
+        """
+        addresses = self.url.addresses
+        tasks = [asyncio.create_task(self._ask_sentinel(address)) for address in addresses]
+        answers: list[tuple[int, Address]] = []
+        errors: list[str] = []
+        try:
+            for answer in asyncio.as_completed(tasks):
+                try:
+                    answers.append(await answer)
+                except (RedisError, OSError) as error:
+                    errors.append(str(error))
+                if 2 * len(answers) > len(addresses):
+                    break
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if not answers:
+            raise RedisError(f"no Sentinel names a primary: {'; '.join(errors)}")
+        _, primary = max(answers, key=lambda answer: answer[0])
+        return primary
+
+    async def _ask_sentinel(self, address: Address) -> tuple[int, Address]:
+        """Whom one Sentinel calls the primary, and in which epoch it became so."""
+        client = Redis(
+            host=address.host,
+            port=address.port,
+            username=self.url.sentinel_username,
+            password=self.url.sentinel_password,
+            ssl=self.url.scheme == "rediss",
+            **self._timeouts,
         )
         try:
-            return Address(*await sentinel.discover_master(self.url.master))
+            masters: dict[str, dict[str, Any]] = await client.sentinel_masters()  # type: ignore[assignment]
         finally:
-            for client in sentinel.sentinels:
-                await client.aclose()
+            await client.aclose()
+        state = masters.get(self.url.master)
+        if state is None:
+            raise RedisError(f"{address} knows no {self.url.master}")
+        if not state["is_master"] or state["is_sdown"] or state["is_odown"]:
+            raise RedisError(f"{address} says that it is down")
+        return state["config-epoch"], Address(state["ip"], state["port"])
 
     async def _ask_cluster(self) -> list[Shard]:
         error: Exception = RedisError("the URL names no address")

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import redis
+from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
+from redis.retry import Retry
 
 from wsfleet import keys
 from wsfleet.cli import CannotRun
@@ -60,7 +62,7 @@ def _client(where: RedisURL, *, decode: bool) -> Any:
     match where.kind:
         case "one" | "sentinel":
             (primary,) = asyncio.run(Topology(where, _TIMEOUT).discover())
-            return redis.Redis.from_url(primary.url, **options)
+            return redis.Redis.from_url(primary.url, retry=Retry(NoBackoff(), 0), **options)
         case "cluster":
             first, *others = where.addresses
             node: Any = redis.cluster.ClusterNode

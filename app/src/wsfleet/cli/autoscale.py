@@ -1,10 +1,12 @@
 """``wsfleet autoscale``: brings standby hosts in and drains hosts out; one of several decides."""
 
+import math
 import secrets
 import signal
 import socket
 import sys
 import threading
+import time
 from collections import Counter as Tally
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ from wsfleet.autoscale import (
 from wsfleet.cli import CannotRun
 from wsfleet.cli.fleet import Fleet
 from wsfleet.cli.output import Report, table
-from wsfleet.cli.redis_link import connected, registry
+from wsfleet.cli.redis_link import DEAD_AFTER, connected, registry, server_infos
 
 LOG_LENGTH = 10_000
 """Decisions that are kept, or a few more."""
@@ -166,6 +168,8 @@ class Autoscaler:
         # The host's name is for people; the rest makes it a fencing token, which no other has.
         self._token = f"{socket.gethostname()}:{secrets.token_hex(8)}"
         self._leads = False
+        self._redis: object = None
+        self._settled_at = -math.inf
         self._said: object = None
 
     def look(self) -> None:
@@ -186,6 +190,7 @@ class Autoscaler:
             if self._said != error.message:
                 print(f"wsfleet: {error.message}", file=sys.stderr, flush=True)
             self._said = error.message
+            self._redis = "away"
         else:
             self.metrics.redis.set(1)
 
@@ -201,11 +206,18 @@ class Autoscaler:
     def _round(self, client: Any, fleet: Fleet) -> None:
         if not self._plan.dry_run and not self._lead(client):
             return
+        settled = self._settled(client)
         seconds, micros = client.time()
         hosts = hosts_of(nodes(client, fleet))
-        decision = decide(
-            self._plan.policy, hosts, now=seconds + micros / 1e6, last=_last_decision(client)
-        )
+        if settled:
+            decision = decide(
+                self._plan.policy, hosts, now=seconds + micros / 1e6, last=_last_decision(client)
+            )
+        else:
+            decision = Decision(
+                Action.HOLD,
+                f"Redis was away or is another one: nodes have {DEAD_AFTER:g} s for a sign of life",
+            )
         self.metrics.show(hosts, decision)
         entry = _entry(hosts, decision)
         applied = False
@@ -220,6 +232,15 @@ class Autoscaler:
             f"{decision.action.value} {' '.join(entry['hosts'])}".rstrip() + f": {decision.reason}",
             always=applied,
         )
+
+    def _settled(self, client: Any) -> bool:
+        """Whether a node without a sign of life is gone, and not only late to find this Redis."""
+        found = [info["run_id"] for info in server_infos(client)]
+        if found != self._redis:
+            if self._redis is not None:
+                self._settled_at = time.monotonic() + DEAD_AFTER
+            self._redis = found
+        return time.monotonic() >= self._settled_at
 
     def _lead(self, client: Any) -> bool:
         lease = int(self._plan.interval * LEASES * 1000)

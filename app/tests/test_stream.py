@@ -198,3 +198,15 @@ def test_an_arrival_of_the_epoch_before_is_dropped() -> None:
     assert stream.fill(Reading("new", 3)) == ([], False)
     assert not stream.behind
     assert stream.receive("new", Entry(4, 3, b"next")) == [Entry(4, 3, b"next")]
+
+
+def test_an_arrival_that_a_failover_lost_behind_a_gap_is_dropped() -> None:
+    """Nothing would ever fill the gap before it, and the reading says where the stream is now."""
+    stream = Stream()
+    stream.fill(Reading("e", 0))
+    assert stream.receive("e", Entry(2, 1, b"1 was missed, and then both were lost")) == []
+    stream.read_after()
+    assert stream.fill(Reading("e", 0)) == ([], False)
+    assert not stream.behind
+    after = Entry(1000, 0, b"after")
+    assert stream.receive("e", after) == [after]

@@ -85,7 +85,9 @@ class Stream:
         self.epoch, self.behind = reading.epoch, False
         waiting, self._waiting = self._waiting, []
         for number, (epoch, entry) in enumerate(waiting):
-            # What came before the reading, of another epoch than it found, is older than it.
-            if epoch == self.epoch or number >= self._arrived_before_reading:
-                delivered += self.receive(epoch, entry)
+            if number < self._arrived_before_reading and (
+                epoch != self.epoch or entry.previous > self.offset
+            ):
+                continue  # the reading is newer, and does not know it: Redis has lost it
+            delivered += self.receive(epoch, entry)
         return delivered, lost

@@ -194,7 +194,7 @@ class Topology:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         if not answers:
-            raise RedisError(f"no Sentinel names a primary: {'; '.join(errors)}")
+            raise RedisError(f"no Sentinel names a primary: {'; '.join(sorted(errors))}")
         _, primary = max(answers, key=lambda answer: answer[0])
         return primary
 

@@ -166,7 +166,14 @@ def test_it_changes_nothing_in_check_mode(cluster: Cluster) -> None:
 def test_a_node_that_leaves_is_not_missed(cluster: Cluster) -> None:
     """After scale_in.yml nobody asks it any more, so its silence is no alert."""
     cluster.play("playbooks/scale_in.yml", "-e", "node=bookworm")
-    for host in WATCHERS:
-        asked = ask(cluster, host, "targets", state="active")["activeTargets"]
-        names = {each["labels"]["instance"] for each in asked if each["labels"]["job"] == "wsfleet"}
-        assert names == {"trixie-8001"}
+
+    def asked() -> set[tuple[str, str]]:
+        return {
+            (host, target["labels"]["instance"])
+            for host in WATCHERS
+            for target in ask(cluster, host, "targets", state="active")["activeTargets"]
+            if target["labels"]["job"] == "wsfleet"
+        }
+
+    expected = {(host, "trixie-8001") for host in WATCHERS}
+    cluster.until(lambda: asked() == expected, "both have forgotten it")

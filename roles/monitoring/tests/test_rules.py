@@ -62,11 +62,9 @@ def quiet() -> Series:
         of = f'job="haproxy",instance="{balancer}"'
         series |= {
             f"up{{{of}}}": always(1),
-            f"haproxy_process_nbthread{{{of}}}": always(4),
             f"haproxy_process_current_connections{{{of}}}": always(1000),
             f"haproxy_process_max_connections{{{of}}}": always(100000),
-            f'node_systemd_unit_tasks_current{{job="node",instance="{balancer}",'
-            'name="haproxy.service"}': always(9),
+            f'wsfleet_haproxy_workers{{job="node",instance="{balancer}"}}': always(2),
         }
     series['node_network_address_info{job="node",instance="lb1",address="10.0.0.10"}'] = always(1)
     for server in REDIS:
@@ -133,11 +131,7 @@ TROUBLES: dict[str, Series] = {
     "VirtualAddress": {
         'node_network_address_info{job="node",instance="lb2",address="10.0.0.10"}': always(1)
     },
-    "HAProxyOldWorkers": {
-        'node_systemd_unit_tasks_current{job="node",instance="lb1",name="haproxy.service"}': (
-            always(21)
-        )
-    },
+    "HAProxyOldWorkers": {'wsfleet_haproxy_workers{job="node",instance="lb1"}': always(5)},
     "ExporterDown": {'up{job="node",instance="node2"}': always(0)},
     "DiskNearlyFull": {
         'node_filesystem_avail_bytes{job="node",instance="node1",fstype="ext4",mountpoint="/"}': (

@@ -256,9 +256,10 @@ def haproxy_config(nodes: dict[str, str], public: int, stats: int) -> str:
         "haproxy_stats_port": stats,
         "haproxy_stats_bind": ["127.0.0.1"],
         "haproxy_check_inter": 1,
+        "haproxy_source_rate": 0,  # all clients have one address
         "fleet_members": {
             "nodes": [
-                {"name": name, "address": host, "port": port}
+                {"name": name, "address": host, "port": port, "max_connections": 10000}
                 for name, url in nodes.items()
                 for host, port in [url.removeprefix("http://").split(":")]
             ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import re
 import socket
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -223,3 +225,34 @@ def test_what_a_process_cannot_learn_takes_a_reload(host: Host, become: Callable
             assert "Reload, because HAProxy says to 'wait 5s srv-removable nodes/n-9002'" in output
         assert client.lives()
         assert body(host, cookie=B) == (200, "9001", A)
+
+
+@pytest.mark.parametrize(
+    ("limit", "variable", "window", "status"),
+    [
+        ("limit_source", "haproxy_source_rate", 10, 429),
+        ("limit_total", "haproxy_websocket_rate", 1, 503),
+    ],
+)
+def test_a_storm_is_told_to_come_back_later(
+    host: Host, become: Callable[..., str], limit: str, variable: str, window: float, status: int
+) -> None:
+    """So many are let in, others hear when to come back; who is in stays, later there is room."""
+    become([A], **{"haproxy_source_rate": 0, "haproxy_websocket_rate": 0, variable: 20})
+    with closing(WebSocket(host)) as first:
+        began = time.monotonic()
+        storm = []
+        for _ in range(100):
+            with closing(WebSocket(host)) as client:
+                storm.append(client)
+        seconds = time.monotonic() - began
+        refused = [client for client in storm if client.status != 101]
+        assert {client.status for client in refused} == {status}
+        assert all(re.search(r"\r\nretry-after: ([1-9]|10)\r\n", c.headers) for c in refused)
+        assert 0 < len(storm) - len(refused) <= 20 * (seconds / window + 1)
+        assert first.lives()
+        metric = f'haproxy_backend_requests_denied_total{{proxy="{limit}"}} {len(refused)}'
+        assert metric in get(host, f"http://{address_of(host)}:8404/metrics").splitlines()
+        time.sleep(1.2 * window)
+        with closing(WebSocket(host)) as late:
+            assert late.status == 101

@@ -29,6 +29,7 @@ DESCRIBING_ROLES = (
     "keepalived",
     "redis",
     "sentinel",
+    "autoscale",
     "node_exporter",
     "monitoring",
 )
@@ -116,10 +117,11 @@ def _targets(
 ) -> dict[str, list[dict[str, str]]]:
     """What Prometheus asks, by job: names, which are alike in all jobs, and addresses."""
 
-    def ports(group: str, variable: str) -> list[dict[str, str]]:
+    def ports(group: str, variable: str, only: str = "") -> list[dict[str, str]]:
         return [
             {"name": host.name, "address": _netloc(host.address, host.get(variable))}
             for host in _hosts(groups, group, hostvars)
+            if not only or host.get(only)
         ]
 
     redis = ports("redis", "redis_port")
@@ -134,6 +136,7 @@ def _targets(
             for node in nodes
         ],
         "haproxy": ports("loadbalancers", "haproxy_stats_port"),
+        "autoscale": ports("loadbalancers", "autoscale_metrics_port", only="autoscale_enabled"),
         "redis": redis,
         "sentinel": ports("redis", "sentinel_port") if len(redis) > 1 else [],
         "node": list(machines.values()),
@@ -145,7 +148,7 @@ def _node(host: Host, port: int) -> dict[str, Any]:
         "name": f"{host.wsnode_name}-{port}",
         "address": host.address,
         "port": port,
-        "url": f"http://{host.address}:{port}",
+        "url": f"http://{_netloc(host.address, port)}",
         "max_connections": int(host.get("wsnode_max_connections")),
     }
 
@@ -195,8 +198,8 @@ def _redis_url(hosts: list[Host]) -> str:
     password = quote(first.get("redis_password") or "", safe="")
     credentials = f":{password}@" if password else ""
     if len(hosts) == 1:
-        return f"redis://{credentials}{first.address}:{first.get('redis_port')}/0"
-    sentinels = ",".join(f"{host.address}:{host.get('sentinel_port')}" for host in hosts)
+        return f"redis://{credentials}{_netloc(first.address, first.get('redis_port'))}/0"
+    sentinels = ",".join(_netloc(host.address, host.get("sentinel_port")) for host in hosts)
     option = f"?sentinel_password={password}" if password else ""
     return f"redis+sentinel://{credentials}{sentinels}/{first.get('sentinel_master')}/0{option}"
 
@@ -315,6 +318,8 @@ def _port_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
         }.items():
             if host.name in groups.get(group, ()):
                 wanted += [(int(host.get(variable)), variable) for variable in variables]
+        if host.name in groups.get("loadbalancers", ()) and host.get("autoscale_enabled"):
+            wanted.append((int(host.get("autoscale_metrics_port")), "autoscale_metrics_port"))
         if groups.get("monitoring"):
             wanted.append((int(host.get("node_exporter_port")), "node_exporter_port"))
         users = defaultdict(list)

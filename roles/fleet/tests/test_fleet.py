@@ -209,7 +209,10 @@ def test_prometheus_asks_everybody_once() -> None:
     assert list(targets["redis"]) == list(targets["sentinel"]) == REDIS
     assert list(targets["node"]) == ["lb1", "node1", "node2", *REDIS, "mon1"]
     assert targets["node"]["mon1"] == "[fd00::41]:9100"
+    assert targets["autoscale"] == {}
     assert fleet_members(GROUPS, HOSTS)["targets"]["sentinel"] == []
+    scaled = fleet_members(GROUPS, hosts(lb1={"autoscale_enabled": True}))["targets"]["autoscale"]
+    assert scaled == [{"name": "lb1", "address": "10.0.0.11:8405"}]
 
 
 def test_several_redis_servers_are_found_by_their_sentinels() -> None:
@@ -339,6 +342,7 @@ def inventory_of(
         ({}, {"node2": {"ansible_host": "10.0.0.21"}}, "have one address"),
         ({}, {"node2": {"wsnode_name": "node1"}}, "have one cookie"),
         ({}, {"lb1": {"haproxy_stats_port": 80}}, "wanted twice"),
+        ({}, {"lb1": {"autoscale_enabled": True, "haproxy_port": 8405}}, "wanted twice"),
         ({}, {"node1": {"ansible_host": "{{ nowhere }}"}}, "'node1' cannot be read"),
     ],
 )

@@ -80,18 +80,20 @@ async def sentinel(answer: str | None) -> AsyncIterator[int]:
     """Something that answers every question with the same, or never; gives its port."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        ended = asyncio.create_task(gone.wait())
-        while (data := await reader.read(1000)) and not ended.done():
+        served.append(asyncio.current_task())
+        while data := await reader.read(1000):
             if answer is None:
-                await ended
-            # Also the client's own words of greeting end with what is asked.
-            else:
-                questions = data.count(b"*")
-                last = answer.encode() if b"MASTERS" in data else b"+OK\r\n"
-                writer.write(b"+OK\r\n" * (questions - 1) + last)
-        ended.cancel()
+                await gone.wait()
+                break
+            # The client's own words of greeting come first, perhaps in one piece with what it asks.
+            questions = data.count(b"*")
+            last = answer.encode() if b"MASTERS" in data else b"+OK\r\n"
+            writer.write(b"+OK\r\n" * (questions - 1) + last)
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
+    served: list[asyncio.Task[None] | None] = []
     gone = asyncio.Event()
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
@@ -99,7 +101,7 @@ async def sentinel(answer: str | None) -> AsyncIterator[int]:
     finally:
         gone.set()
         server.close()
-        await server.wait_closed()
+        await asyncio.gather(*filter(None, served))
 
 
 def names(port: int, epoch: int, flags: str = "master") -> str:

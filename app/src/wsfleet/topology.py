@@ -149,7 +149,7 @@ class Topology:
 
     def __init__(self, url: RedisURL, timeout: float) -> None:
         self.url = url
-        self._timeouts: dict[str, Any] = {
+        self._options: dict[str, Any] = {
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,
             # A server that is silent is no reason to wait: redis-py would try it ten times.
@@ -206,7 +206,7 @@ class Topology:
             username=self.url.sentinel_username,
             password=self.url.sentinel_password,
             ssl=self.url.scheme == "rediss",
-            **self._timeouts,
+            **self._options,
         )
         try:
             masters: dict[str, dict[str, Any]] = await client.sentinel_masters()  # type: ignore[assignment]
@@ -222,7 +222,7 @@ class Topology:
     async def _ask_cluster(self) -> list[Shard]:
         error: Exception = RedisError("the URL names no address")
         for address in self._known:
-            client = Redis.from_url(self.url.of(address), **self._timeouts)
+            client = Redis.from_url(self.url.of(address), **self._options)
             try:
                 slots = await client.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
             except (RedisError, OSError) as mistake:

@@ -309,7 +309,11 @@ def _port_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
             wanted += [(port, "wsnode_port") for port in host.wsnode_ports]
         for group, variables in {
             "redis": ["redis_port", *(["sentinel_port"] if replicated else [])],
-            "loadbalancers": ["haproxy_port", "haproxy_stats_port"],
+            "loadbalancers": [
+                "haproxy_port",
+                "haproxy_stats_port",
+                *(["autoscale_metrics_port"] if host.get("autoscale_enabled") else []),
+            ],
             "monitoring": [
                 "monitoring_prometheus_port",
                 "monitoring_alertmanager_port",
@@ -318,8 +322,6 @@ def _port_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
         }.items():
             if host.name in groups.get(group, ()):
                 wanted += [(int(host.get(variable)), variable) for variable in variables]
-        if host.name in groups.get("loadbalancers", ()) and host.get("autoscale_enabled"):
-            wanted.append((int(host.get("autoscale_metrics_port")), "autoscale_metrics_port"))
         if groups.get("monitoring"):
             wanted.append((int(host.get("node_exporter_port")), "node_exporter_port"))
         users = defaultdict(list)

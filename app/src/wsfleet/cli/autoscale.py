@@ -168,7 +168,7 @@ class Autoscaler:
         # The host's name is for people; the rest makes it a fencing token, which no other has.
         self._token = f"{socket.gethostname()}:{secrets.token_hex(8)}"
         self._leads = False
-        self._redis: object = None
+        self._redis: list[str] | None = None
         self._settled_at = -math.inf
         self._said: object = None
 
@@ -190,7 +190,7 @@ class Autoscaler:
             if self._said != error.message:
                 print(f"wsfleet: {error.message}", file=sys.stderr, flush=True)
             self._said = error.message
-            self._redis = "away"
+            self._redis = []  # who answers next is another one
         else:
             self.metrics.redis.set(1)
 

@@ -259,7 +259,7 @@ def haproxy_config(nodes: dict[str, str], public: int, stats: int) -> str:
         "haproxy_source_rate": 0,  # all clients have one address
         "fleet_members": {
             "nodes": [
-                {"name": name, "address": host, "port": port, "max_connections": 10000}
+                {"name": name, "address": host, "port": port}
                 for name, url in nodes.items()
                 for host, port in [url.removeprefix("http://").split(":")]
             ]

@@ -149,7 +149,6 @@ def _node(host: Host, port: int) -> dict[str, Any]:
         "address": host.address,
         "port": port,
         "url": f"http://{_netloc(host.address, port)}",
-        "max_connections": int(host.get("wsnode_max_connections")),
     }
 
 

@@ -201,6 +201,30 @@ def test_a_leader_that_was_paused_does_nothing_late(
     assert database.get(keys.AUTOSCALE_LEADER) == "another one"
 
 
+def test_a_follower_that_comes_to_lead_waits_too(
+    fleet_file: Path, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It followed when Redis failed over: nodes have time for a sign of life all the same."""
+    nodes_of(database, host1="ready", host2="drained")
+    redis_is = ["one"]
+    monkeypatch.setattr(
+        autoscale, "server_infos", lambda _: [{"run_id": run_id} for run_id in redis_is]
+    )
+    fleet = Fleet.model_validate_json(fleet_file.read_bytes())
+    autoscaler = Autoscaler(lambda: fleet, Plan(POLICY, once=True))
+    database.set(keys.AUTOSCALE_LEADER, "another one")
+    autoscaler.look()
+    redis_is[:] = ["two"]
+    database.delete(keys.AUTOSCALE_LEADER)
+    autoscaler.look()
+    assert database.get(keys.AUTOSCALE_LEADER) != "another one"
+    assert not database.exists(keys.DESIRED)
+    monkeypatch.setattr(autoscale, "DEAD_AFTER", 0)
+    redis_is[:] = ["three"]
+    autoscaler.look()
+    assert database.hgetall(keys.DESIRED) == {"host2-8001": keys.SERVE}
+
+
 def test_an_operator_who_was_quicker_is_not_overruled(
     fleet_file: Path, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

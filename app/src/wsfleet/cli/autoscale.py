@@ -204,9 +204,9 @@ class Autoscaler:
                 print(f"wsfleet: {error.message}", file=sys.stderr)
 
     def _round(self, client: Any, fleet: Fleet) -> None:
+        settled = self._settled(client)  # a follower keeps count too: it may lead the next time
         if not self._plan.dry_run and not self._lead(client):
             return
-        settled = self._settled(client)
         seconds, micros = client.time()
         hosts = hosts_of(nodes(client, fleet))
         if settled:

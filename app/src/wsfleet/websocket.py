@@ -201,16 +201,16 @@ class WebSocket(asyncio.Protocol):
         "_paused",
         "_reader",
         "_server_state",
-        "_transport",
         "_worker",
         "state",
+        "transport",
     )
 
     def __init__(
         self, transport: asyncio.Transport, config: Config, server_state: ServerState
     ) -> None:
         self.state = State.CONNECTING
-        self._transport = transport
+        self.transport = transport
         self._config = config
         self._server_state = server_state
         self._loop = asyncio.get_running_loop()
@@ -232,12 +232,12 @@ class WebSocket(asyncio.Protocol):
     @property
     def is_open(self) -> bool:
         """Whether a data frame may still be sent (RFC 6455, section 5.5.1: none after a close)."""
-        return self.state is State.OPEN and not self._transport.is_closing()
+        return self.state is State.OPEN and not self.transport.is_closing()
 
     @property
     def buffered(self) -> int:
         """Bytes that the peer has not taken yet."""
-        return self._transport.get_write_buffer_size()
+        return self.transport.get_write_buffer_size()
 
     # The handshake.
 
@@ -258,7 +258,7 @@ class WebSocket(asyncio.Protocol):
         # SHA-1 is what RFC 6455, section 4.2.2 says; it protects nothing.
         digest = hashlib.sha1(self._key + _GUID, usedforsecurity=False).digest()
         chosen = b"Sec-WebSocket-Protocol: %b\r\n" % subprotocol.encode() if subprotocol else b""
-        self._transport.write(
+        self.transport.write(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (base64.b64encode(digest), chosen)
         )
@@ -274,7 +274,7 @@ class WebSocket(asyncio.Protocol):
         """Answer the handshake with an error instead."""
         if self.state is State.CONNECTING:
             self.state = State.CLOSING
-            self._transport.write(response(status, reason, headers))
+            self.transport.write(response(status, reason, headers))
             self._close_transport()
 
     def attend(self, handler: Handler) -> None:
@@ -286,7 +286,7 @@ class WebSocket(asyncio.Protocol):
 
     def write_frames(self, frames: bytes) -> None:
         """Write whole frames; the caller has checked `is_open`."""
-        self._transport.write(frames)
+        self.transport.write(frames)
 
     def start_close(self, code: int, reason: str) -> None:
         """Begin the closing handshake; what waited for its turn is not carried out any more.
@@ -318,7 +318,7 @@ class WebSocket(asyncio.Protocol):
         if self.state is State.CONNECTING:
             self._early += data
             if len(self._early) > BACKLOG_LIMIT:
-                self._transport.abort()
+                self.transport.abort()
             return
         if self._failed or self.state is State.CLOSED:
             return
@@ -330,9 +330,9 @@ class WebSocket(asyncio.Protocol):
                     self._control(message)
         except ViolationError as violation:
             self._fail(violation)
-        if self._backlog > BACKLOG_LIMIT and not self._transport.is_closing():
+        if self._backlog > BACKLOG_LIMIT and not self.transport.is_closing():
             self._paused = True
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Clean up."""
@@ -355,7 +355,7 @@ class WebSocket(asyncio.Protocol):
         payload = cast(bytes, message.payload)
         if message.opcode == PING:
             if self.is_open and self.buffered < PONG_LIMIT:
-                self._transport.write(frame(PONG, payload))
+                self.transport.write(frame(PONG, payload))
         elif message.opcode == PONG:
             if self._keepalive is not None:
                 self._keepalive.cancel()
@@ -372,22 +372,22 @@ class WebSocket(asyncio.Protocol):
         """Fail the connection (RFC 6455, section 7.1.7)."""
         self._failed = True
         self.start_close(violation.code, violation.reason)
-        if not self._transport.is_closing():
+        if not self.transport.is_closing():
             # Not closed at once: with bytes unread, the peer would be reset and not see why.
-            self._transport.write_eof()
+            self.transport.write_eof()
 
     # Closing.
 
     def _say_close(self, code: int, reason: str) -> None:
         self.state = State.CLOSING
         self.stop_keepalive()
-        self._transport.write(close_frame(code, reason))
-        self._close_timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+        self.transport.write(close_frame(code, reason))
+        self._close_timer = self._loop.call_later(CLOSE_TIMEOUT, self.transport.abort)
 
     def _close_transport(self) -> None:
-        self._transport.close()
+        self.transport.close()
         if self._close_timer is None:  # who does not read keeps what was written waiting
-            self._close_timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+            self._close_timer = self._loop.call_later(CLOSE_TIMEOUT, self.transport.abort)
 
     def _ended(self, code: int, reason: str) -> None:
         if self._end is None:
@@ -400,7 +400,7 @@ class WebSocket(asyncio.Protocol):
 
     def _ping(self) -> None:
         if self.is_open:
-            self._transport.write(frame(PING, b""))
+            self.transport.write(frame(PING, b""))
             timeout = cast(float, self._config.ws_ping_timeout)
             self._keepalive = self._loop.call_later(timeout, self._no_pong)
 
@@ -430,9 +430,9 @@ class WebSocket(asyncio.Protocol):
             await handler.closed(*self._end)
 
     def _resume(self) -> None:
-        if self._paused and not self._transport.is_closing():
+        if self._paused and not self.transport.is_closing():
             self._paused = False
-            self._transport.resume_reading()
+            self.transport.resume_reading()
 
     async def _shake_hands(self, endpoint: Endpoint, request: Request) -> None:
         try:

@@ -20,8 +20,8 @@ MOST_DELIVERIES, MOST_MESSAGES = 20_000_000, 1_000_000
 EXAMPLES = 1000
 #: The publisher of a publication that is no message of the run.
 FOREIGN = -1
-#: Seconds that a publication may be on its way without recovery, or as long as the slowest that came
-#: live in the run; what was on its way when a client left is missed.
+#: Seconds that a publication may be on its way without recovery, or as long as the slowest that
+#: came live in the run; what was on its way when a client left is missed.
 IN_FLIGHT = 1.0
 
 

@@ -1,0 +1,34 @@
+"""socketify, which is uWebSockets, with its topics."""
+
+from typing import Any
+
+from socketify import App, OpCode
+
+from launch import PORT
+
+
+def upgrade(response: Any, request: Any, context: Any) -> None:
+    """Keep the room for `opened`."""
+    response.upgrade(
+        request.get_header("sec-websocket-key"),
+        request.get_header("sec-websocket-protocol"),
+        request.get_header("sec-websocket-extensions"),
+        context,
+        request.get_parameter(0),
+    )
+
+
+def opened(client: Any) -> None:
+    """Hear the room."""
+    client.subscribe(client.get_user_data())
+
+
+def message(client: Any, text: str, opcode: OpCode) -> None:
+    """Tell the room."""
+    client.publish(client.get_user_data(), text, opcode)
+
+
+app = App()
+app.ws("/ws/:room", {"upgrade": upgrade, "open": opened, "message": message, "idle_timeout": 0})
+app.listen({"port": PORT, "host": "127.0.0.1"})
+app.run()

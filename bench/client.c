@@ -37,7 +37,7 @@
 #define BUCKET 5000          /* nanoseconds */
 #define BUCKETS (1 << 20)
 #define STEPS 4
-#define PATIENCE 30.0        /* seconds to connect, and to wait for what is missing after the end */
+#define PATIENCE 60.0        /* seconds to connect, and to wait for what is missing after the end */
 #define WARM_UP 0.3
 
 struct role {

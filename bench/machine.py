@@ -28,7 +28,9 @@ def tree(root: int, proc: Path = PROC) -> list[int]:
     for entry in proc.iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                children.setdefault(int(_stat(int(entry.name), proc)[1]), []).append(int(entry.name))
+                children.setdefault(int(_stat(int(entry.name), proc)[1]), []).append(
+                    int(entry.name)
+                )
     found = [root]
     for pid in found:
         found += children.get(pid, [])

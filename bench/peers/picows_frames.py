@@ -28,7 +28,11 @@ class Client(WSListener):  # type: ignore[misc]
         if frame.msg_type == WSMsgType.TEXT:
             data = frame.get_payload_as_bytes()
             size = len(data)
-            head = struct.pack("!BB", 0x81, size) if size < 126 else struct.pack("!BBH", 0x81, 126, size)
+            head = (
+                struct.pack("!BB", 0x81, size)
+                if size < 126
+                else struct.pack("!BBH", 0x81, 126, size)
+            )
             framed = head + data
             for client in self._clients:
                 client.write(framed)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Goal:
-    """`bound` on the peer's own number, or where `other` is one on the ratio to (or, in the mode's
-    unit, the difference from) the other's in the same round.
+    """A bound on the peer's own number, or on its ratio to the other's in the same round.
+
+    With `difference` it is on what the number is above the other's.
     """
 
     mode: str

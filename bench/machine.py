@@ -90,7 +90,7 @@ def running(
     """Run a server, and give its process's number once it listens.
 
     Raises:
-        RuntimeError: it ended, or did not listen in time; the message has the end of its log.
+        RuntimeError: it ended, or did not listen in time; the message has the last line of its log.
 
     """
     with log.open("ab") as output:
@@ -114,7 +114,8 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path, seconds: f
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return
         time.sleep(0.05)
-    raise RuntimeError(f"{process.args!r} does not listen: {log.read_text()[-2000:]}")
+    said = log.read_text().strip().rpartition("\n")[2]
+    raise RuntimeError(f"it does not listen: {said}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

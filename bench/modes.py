@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from bench import machine
 from bench.rig import BenchError, Rig, Shape
@@ -14,13 +13,20 @@ Result = dict[str, Any]
 MANY = 2000
 
 
+class Measure(Protocol):
+    """Measures a peer with so many clients for so many seconds."""
+
+    def __call__(self, rig: Rig, size: int, seconds: float) -> Result:
+        """`value` is the mode's number."""
+
+
 @dataclass(frozen=True)
 class Mode:
     """How it is taken, and how it is shown; `sizes` are numbers of clients."""
 
     title: str
     unit: str
-    measure: Callable[[Rig, int, float], Result]
+    measure: Measure
     sizes: tuple[int, ...] = (MANY,)
     more_is_better: bool = True
     #: Whether it makes sense only where there are rooms, and where publishes are acknowledged.
@@ -34,7 +40,7 @@ def _per_cpu_second(result: Result, count: str) -> Result:
     return result | {"value": result[count] / result["server"]}
 
 
-def _window(flying: int, rooms: int = 1) -> Callable[[Rig, int, float], Result]:
+def _window(flying: int, rooms: int = 1) -> Measure:
     def measure(rig: Rig, size: int, seconds: float) -> Result:
         with rig.clients(Shape(size, rooms, rooms)) as clients:
             return _per_cpu_second(
@@ -87,7 +93,7 @@ def _kilobytes(rig: Rig, size: int, pids: list[int], ports: list[int]) -> Result
     return {"value": (after - before) / size / 1024}
 
 
-def _memory(rig: Rig, size: int, _seconds: float) -> Result:
+def _memory(rig: Rig, size: int, seconds: float) -> Result:
     return _kilobytes(rig, size, rig.pids, rig.ports)
 
 
@@ -113,7 +119,7 @@ def _haproxy(rig: Rig, size: int, seconds: float) -> Result:
         )
 
 
-def _haproxy_memory(rig: Rig, size: int, _seconds: float) -> Result:
+def _haproxy_memory(rig: Rig, size: int, seconds: float) -> Result:
     with rig.haproxy() as (pid, port):
         return _kilobytes(rig, size, machine.tree(pid), [port])
 

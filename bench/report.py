@@ -39,6 +39,7 @@ class Spread:
         return cls(statistics.median(found), min(found), max(found)) if found else None
 
     def __str__(self) -> str:
+        """As a cell of a table."""
         if self.least == self.greatest:
             return number(self.median)
         return f"{number(self.median)} ({number(self.least)}-{number(self.greatest)})"
@@ -46,18 +47,11 @@ class Spread:
 
 def number(value: float) -> str:
     """Three digits, in thousands or millions where it is large: 254 k."""
-    if abs(value) >= 999_500:
-        return f"{_digits(value / 1e6)} M"
-    if abs(value) >= 9_995:
-        return f"{_digits(value / 1e3)} k"
-    return _digits(value)
-
-
-def _digits(value: float) -> str:
-    if value == 0:
-        return "0"
-    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{min(decimals, 2)}f}"
+    value = float(f"{value:.3g}")
+    scales = ((1e6, 1e6, " M"), (1e4, 1e3, " k"), (0, 1, ""))
+    scale, name = next((scale, name) for least, scale, name in scales if abs(value) >= least)
+    decimals = max(0, 3 - len(f"{abs(value / scale):.0f}"))
+    return f"{value / scale:,.{decimals}f}{name}" if value else "0"
 
 
 def by_round(measurements: Measurements, peer: str, mode: str, size: int) -> dict[int, float]:
@@ -84,10 +78,14 @@ def markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def _title(mode: str, size: int) -> str:
+    """With the number of clients where there are several of a mode."""
+    title = MODES[mode].title
+    return f"{title}, {size:,} clients" if len(MODES[mode].sizes) > 1 else title
+
+
 def _heading(mode: str, size: int) -> str:
-    unit = MODES[mode].unit
-    size_text = f", {size:,} clients" if mode != "publish" else ""
-    return f"{MODES[mode].title}{size_text}: {unit}"
+    return f"{_title(mode, size)}: {MODES[mode].unit}"
 
 
 def table(measurements: Measurements, columns: Sequence[tuple[str, int]]) -> str:
@@ -115,12 +113,16 @@ def goal_row(measurements: Measurements, goal: Goal) -> list[str] | None:
         unit = f" {mode.unit} more than {PEERS[goal.other].title}"
     else:
         found = ratios(measurements, goal.peer, goal.other, goal.mode, goal.size)
-        unit = f" × {PEERS[goal.other].title}"
+        unit = f" x {PEERS[goal.other].title}"
     if found is None:
         return None
     met = found.median >= goal.bound if at == "≥" else found.median <= goal.bound
-    what = f"{mode.title}, {goal.size:,}" if len(mode.sizes) > 1 else mode.title
-    return [what, f"{at} {number(goal.bound)}{unit}", str(found), "yes" if met else "**no**"]
+    return [
+        _title(goal.mode, goal.size),
+        f"{at} {number(goal.bound)}{unit}",
+        str(found),
+        "yes" if met else "**no**",
+    ]
 
 
 def errors(measurements: Measurements) -> str:
@@ -138,15 +140,34 @@ def busiest_generator(measurements: Measurements) -> float:
     return max((found.get("generator", 0.0) for found in measurements), default=0.0)
 
 
-STYLE = """<style>
-    text { fill: #1f2328; } .axis { fill: #57606a; font-size: 12px; } .bar { fill: #8c959f; }
-    .own { fill: #0969da; } .line { stroke: #57606a; fill: none; }
-    .series0 { stroke: #0969da; fill: none; stroke-width: 2; } .series1 { stroke: #bf8700; fill: none; stroke-width: 2; }
-    .series2 { stroke: #1a7f37; fill: none; stroke-width: 2; }
-    @media (prefers-color-scheme: dark) { text { fill: #e6edf3; } .axis { fill: #8b949e; } .bar { fill: #6e7681; }
-      .own { fill: #58a6ff; } .line { stroke: #8b949e; } .series0 { stroke: #58a6ff; } .series1 { stroke: #d29922; }
-      .series2 { stroke: #3fb950; } }
-  </style>"""
+#: Colours by class, in light and in dark.
+FILLS = {
+    "text": ("1f2328", "e6edf3"),
+    ".axis": ("57606a", "8b949e"),
+    ".bar": ("8c959f", "6e7681"),
+    ".own": ("0969da", "58a6ff"),
+}
+STROKES = {
+    ".line": ("57606a", "8b949e"),
+    ".series0": ("0969da", "58a6ff"),
+    ".series1": ("bf8700", "d29922"),
+    ".series2": ("1a7f37", "3fb950"),
+}
+
+
+def _style() -> str:
+    light, dark = (
+        [f"{name} {{ fill: #{colours[which]}; }}" for name, colours in FILLS.items()]
+        + [
+            f"{name} {{ stroke: #{colours[which]}; fill: none; }}"
+            for name, colours in STROKES.items()
+        ]
+        for which in (0, 1)
+    )
+    return (
+        f"<style>\n    .axis {{ font-size: 12px; }} {' '.join(light)}\n"
+        f"    @media (prefers-color-scheme: dark) {{ {' '.join(dark)} }}\n  </style>"
+    )
 
 
 def _svg(title: str, height: float, parts: Iterable[str]) -> str:
@@ -154,7 +175,7 @@ def _svg(title: str, height: float, parts: Iterable[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height:g}" '
         'font-family="system-ui, sans-serif" font-size="14" role="img" aria-labelledby="t">\n'
-        f'  <title id="t">{escape(title)}</title>\n  {STYLE}\n  {body}\n</svg>\n'
+        f'  <title id="t">{escape(title)}</title>\n  {_style()}\n  {body}\n</svg>\n'
     )
 
 
@@ -195,11 +216,11 @@ def lines(
         f'<text class="axis" x="{left + width / 2}" y="{top + height + 40}" '
         f'text-anchor="middle">{escape(x_title)}</text>',
     ]
-    for x in sorted({x for x, _ in points}):
-        parts.append(
-            f'<text class="axis" x="{place(x, 0)[0]:.1f}" y="{top + height + 20}" '
-            f'text-anchor="middle">{x:,.0f}</text>'
-        )
+    parts += [
+        f'<text class="axis" x="{place(x, 0)[0]:.1f}" y="{top + height + 20}" '
+        f'text-anchor="middle">{x:,.0f}</text>'
+        for x in sorted({x for x, _ in points})
+    ]
     for share in (0.25, 0.5, 0.75, 1):
         value = highest / 1.1 * share
         parts.append(
@@ -297,8 +318,9 @@ def _medians(points: Measurements, axis: str) -> list[tuple[float, float]]:
 
 def _when(document: dict[str, Any]) -> str:
     machine = document["machine"]
+    share = busiest_generator(document["measurements"])
     return (
         f"{document['began'][:10]}, {machine['cpu']}; {machine['system']}. "
-        f"{document['rounds']} rounds of {document['seconds']:g} s; median (least-greatest). The "
-        f"generator never used more than {busiest_generator(document['measurements']):.0%} of its core."
+        f"{document['rounds']} rounds of {document['seconds']:g} s; median (least-greatest). "
+        f"The generator never used more than {share:.0%} of its core."
     )

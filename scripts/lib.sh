@@ -35,7 +35,6 @@ packages() {
     command -v npm > /dev/null || missing+=(nodejs npm)
     if [ ${#missing[@]} -gt 0 ]; then
         echo "Installing ${missing[*]}"
-        "${sudo[@]}" apt-get update --quiet=2
         install_packages "${missing[@]}"
     fi
     program haproxy haproxy
@@ -45,6 +44,7 @@ packages() {
 bench_packages() {
     [ -n "$(type -P cc)" ] || install_packages gcc libc6-dev
     program nginx nginx libnginx-mod-nchan
+    [ -e /usr/lib/nginx/modules/ngx_nchan_module.so ] || install_packages libnginx-mod-nchan
     program nats-server nats-server
 }
 # program NAME PACKAGE...: install a program that comes with a service of the same name, which would
@@ -58,6 +58,7 @@ program() {
     ! systemctl --quiet is-enabled "$name" 2> /dev/null || "${sudo[@]}" systemctl --quiet disable "$name"
 }
 install_packages() {
+    "${sudo[@]}" apt-get update --quiet=2
     "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes \
         --no-install-recommends "$@" > /dev/null
 }

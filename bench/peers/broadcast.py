@@ -3,9 +3,8 @@
 from collections import defaultdict
 from typing import Any
 
-from websockets.legacy.protocol import broadcast
-
 from launch import serve
+from websockets.legacy.protocol import broadcast
 
 rooms: dict[str, set[Any]] = defaultdict(set)
 

@@ -8,11 +8,10 @@ from channels.routing import ProtocolTypeRouter, URLRouter
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.urls import path
-
 from launch import REDIS_PORT, serve
 
 settings.configure(
-    SECRET_KEY="bench",
+    SECRET_KEY="bench",  # noqa: S106 - it signs nothing
     ALLOWED_HOSTS=["127.0.0.1"],
     CHANNEL_LAYERS={
         "default": {

@@ -7,7 +7,6 @@ from collections import defaultdict
 
 import redis
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
-
 from launch import REDIS_PORT, serve
 
 app = FastAPI()

@@ -5,9 +5,8 @@ from collections import defaultdict
 from typing import Any
 
 import uvloop
-from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
-
 from launch import PORT
+from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
 
 rooms: dict[bytes, set[Any]] = defaultdict(set)
 

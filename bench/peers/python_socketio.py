@@ -1,7 +1,6 @@
 """python-socketio with its manager for Redis."""
 
 import socketio
-
 from launch import REDIS_PORT, serve
 
 server = socketio.AsyncServer(

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from socketify import App, OpCode
-
 from launch import PORT
+from socketify import App, OpCode
 
 
 def upgrade(response: Any, request: Any, context: Any) -> None:

@@ -118,12 +118,23 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path, seconds: f
     raise RuntimeError(f"it does not listen: {said}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], seconds: float = 5) -> None:
     pids = tree(process.pid)
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=5)
+        process.wait(timeout=seconds)
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.wait()
+    deadline = time.monotonic() + seconds
+    while any(runs(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def runs(pid: int, proc: Path = PROC) -> bool:
+    """Whether a process still does something: who is dead and only not yet waited for does not."""
+    try:
+        return _stat(pid, proc)[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -77,15 +77,7 @@ def test_a_server_is_ended_with_its_children_on_failure(tmp_path: Path) -> None:
     with pytest.raises(LookupError):
         fail()
     assert len(pids) == 2
-    assert not [pid for pid in pids if _runs(pid)]
-
-
-def _runs(pid: int) -> bool:
-    """A zombie does not run: who reaps it is not ours to say."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    assert not [pid for pid in pids if machine.runs(pid)]
 
 
 def test_a_server_that_ends_says_why(tmp_path: Path) -> None:

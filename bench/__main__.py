@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import machine, report
 from bench.catalog import HERE, PEERS, Peer
-from bench.modes import MODES
+from bench.modes import FLYING, MODES
 from bench.rig import BenchError, Rig, Shape
 
 RESULTS = HERE / "results"
@@ -77,14 +77,14 @@ def _modes_of(peer: Peer, turn: int, arguments: argparse.Namespace) -> Iterator[
 def curve_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
     """What a delivery costs with more connections, nodes and channels."""
     points = [
-        ("connections", f"{nodes} node{'s' * (nodes > 1)}", nodes, Shape(connections))
+        ("connections", f"{nodes} node{'s' * (nodes > 1)}", nodes, Shape.of(connections, FLYING))
         for nodes in NODES
         for connections in CONNECTIONS
     ]
     for channels in CHANNELS:
         points += [
-            ("channels", "1,000 clients in all", 1, Shape(1_000, channels, channels)),
-            ("channels", "10 clients a channel", 1, Shape(10 * channels, channels, channels)),
+            ("channels", "1,000 clients in all", 1, Shape.of(1_000, FLYING, channels)),
+            ("channels", "10 clients a channel", 1, Shape.of(10 * channels, FLYING, channels)),
         ]
     for axis, line, nodes, shape in points:
         what = {
@@ -102,7 +102,7 @@ def _cost(nodes: int, shape: Shape, seconds: float) -> Measurement:
     with ExitStack() as stack:
         rig = Rig(PEERS["wsfleet-centrifuge"], stack, nodes)
         with rig.clients(shape) as clients:
-            result = clients.measure("window", 16, seconds, rig.pids)
+            result = clients.measure("window", FLYING, seconds, rig.pids)
     return result | {"value": result["server"] / result["deliveries"] * 1e6}
 
 

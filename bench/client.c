@@ -59,7 +59,7 @@ static struct connection *connections;
 static int subscribers, publishers, rooms, together, total, opened, ready, closed, poller;
 static int ports[16], port_count;
 static const char *subprotocol, *publish_text, *ack_mark;
-static uint64_t deliveries, acks, sent, expected;
+static uint64_t deliveries, heard, acks, sent, expected; /* `heard`: by publishers, who must not */
 static uint32_t histogram[BUCKETS];
 static bool acknowledging, sending;
 static char input[1 << 20];
@@ -207,7 +207,7 @@ static void greet(struct connection *connection) {
     ready++;
 }
 
-static void count(const char *data, size_t length, uint64_t at) {
+static void count(uint64_t *counter, const char *data, size_t length, uint64_t at) {
     const char *end = data + length;
     while ((data = memmem(data, end - data, MARK, 2))) {
         uint64_t due = 0;
@@ -215,7 +215,7 @@ static void count(const char *data, size_t length, uint64_t at) {
             due = due << 4 | (data[i] <= '9' ? data[i] - '0' : data[i] - 'a' + 10);
         uint64_t bucket = at > due ? (at - due) / BUCKET : 0;
         histogram[bucket < BUCKETS ? bucket : BUCKETS - 1]++;
-        deliveries++;
+        ++*counter;
         if ((data += MESSAGE) >= end)
             return;
     }
@@ -238,8 +238,10 @@ static void on_message(struct connection *connection, const char *data, size_t l
             greet(connection);
         }
     } else if (connection->role == &subscriber) {
-        count(data, length, at);
-    } else if (acknowledging && connection->sent && memmem(data, length, ack_mark, strlen(ack_mark))) {
+        count(&deliveries, data, length, at);
+    } else if (!acknowledging) {
+        count(&heard, data, length, at);
+    } else if (connection->sent && memmem(data, length, ack_mark, strlen(ack_mark))) {
         acknowledged(connection, at);
     }
 }
@@ -362,7 +364,7 @@ static uint64_t send_due(char kind, double n, uint64_t began, uint64_t first, ui
 
 static void run(char kind, double n, double seconds) {
     uint64_t began = now(), first = sent, warm = began + WARM_UP * 1e9, end = warm + seconds * 1e9;
-    expected = deliveries = acks = 0;
+    expected = deliveries = heard = acks = 0;
     acknowledging = kind == 'p';
     sending = true;
     for (int i = 0; acknowledging && i < n; i++)
@@ -372,17 +374,18 @@ static void run(char kind, double n, double seconds) {
     printf("{\"event\": \"begin\"}\n");
     fflush(stdout);
     memset(histogram, 0, sizeof histogram);
-    uint64_t deliveries_before = deliveries, acks_before = acks, sent_before = sent, start = now();
+    uint64_t deliveries_before = deliveries + heard, acks_before = acks, sent_before = sent, start = now();
     double cpu = cpu_seconds();
     while (now() < end)
         poll_once(send_due(kind, n, began, first, end));
     double took = (now() - start) / 1e9, used = cpu_seconds() - cpu;
     printf("{\"event\": \"end\", \"seconds\": %.6f, \"messages\": %llu, \"deliveries\": %llu, \"acks\": %llu, "
         "\"p50_ms\": %.3f, \"p99_ms\": %.3f, \"generator\": %.4f}\n", took, (unsigned long long)(sent - sent_before),
-        (unsigned long long)(deliveries - deliveries_before), (unsigned long long)(acks - acks_before),
+        (unsigned long long)(deliveries + heard - deliveries_before), (unsigned long long)(acks - acks_before),
         percentile(0.5), percentile(0.99), used / took);
     fflush(stdout);
     sending = false;
+    flush();
     uint64_t patience = now() + PATIENCE / 6 * 1e9;
     while (now() < patience && (acknowledging ? acks < sent - first : deliveries < expected))
         poll_once(patience);

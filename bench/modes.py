@@ -11,6 +11,7 @@ from bench.rig import BenchError, Rig, Shape
 
 Result = dict[str, Any]
 MANY = 2000
+FLYING = 16
 
 
 class Measure(Protocol):
@@ -42,7 +43,7 @@ def _per_cpu_second(result: Result, count: str) -> Result:
 
 def _window(flying: int, rooms: int = 1) -> Measure:
     def measure(rig: Rig, size: int, seconds: float) -> Result:
-        with rig.clients(Shape(size, rooms, rooms)) as clients:
+        with rig.clients(Shape.of(size, flying, rooms)) as clients:
             return _per_cpu_second(
                 clients.measure("window", flying, seconds, rig.pids), "deliveries"
             )
@@ -99,8 +100,8 @@ def _memory(rig: Rig, size: int, seconds: float) -> Result:
 
 def _half(rig: Rig, size: int, seconds: float) -> Result:
     """Messages come at half the rate that the peer managed with 16 in flight."""
-    with rig.clients(Shape(size)) as clients:
-        most = clients.measure("window", 16, seconds, rig.pids)
+    with rig.clients(Shape.of(size, FLYING)) as clients:
+        most = clients.measure("window", FLYING, seconds, rig.pids)
         rate = most["messages"] / most["seconds"] / 2
         result = clients.measure("rate", rate, seconds, rig.pids)
     return result | {"value": result["p99_ms"], "rate": rate}
@@ -113,9 +114,9 @@ def _idle(rig: Rig, size: int, seconds: float) -> Result:
 
 
 def _haproxy(rig: Rig, size: int, seconds: float) -> Result:
-    with rig.haproxy() as (pid, port), rig.clients(Shape(size), [port]) as clients:
+    with rig.haproxy() as (pid, port), rig.clients(Shape.of(size, FLYING), [port]) as clients:
         return _per_cpu_second(
-            clients.measure("window", 16, seconds, machine.tree(pid)), "deliveries"
+            clients.measure("window", FLYING, seconds, machine.tree(pid)), "deliveries"
         )
 
 
@@ -130,8 +131,8 @@ MODES = {
     "memory": Mode("memory of an idle connection", "KB", _memory, more_is_better=False),
     "setup": Mode("connections set up", "connections per CPU second", _setup),
     "one": Mode("one message in flight", _DELIVERIES, _window(1), (500, MANY)),
-    "sixteen": Mode("16 in flight", _DELIVERIES, _window(16), (500, MANY)),
-    "rooms": Mode("200 rooms of 10, 16 in flight", _DELIVERIES, _window(16, 200), rooms=True),
+    "sixteen": Mode("16 in flight", _DELIVERIES, _window(FLYING), (500, MANY)),
+    "rooms": Mode("200 rooms of 10, 16 in flight", _DELIVERIES, _window(FLYING, 200), rooms=True),
     "publish": Mode(
         "acknowledged publishes, 64 in flight",
         "publishes per CPU second",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import re
 import subprocess
 import tempfile
@@ -32,11 +33,16 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Shape:
-    """Which connections there are: publishers are more connections, that are not counted."""
+    """Which connections there are, equally many in each room; publishers are beside subscribers."""
 
     subscribers: int
     publishers: int = 1
     rooms: int = 1
+
+    @classmethod
+    def of(cls, subscribers: int, flying: int, rooms: int = 1) -> Shape:
+        """With a publisher for each message in flight: a server may take those of one in turn."""
+        return cls(subscribers, math.ceil(flying / rooms) * rooms, rooms)
 
 
 class Clients:

@@ -174,7 +174,7 @@ def test_a_key_in_the_wrong_place_is_sent_to_the_right_one() -> None:
 
 def test_a_key_like_no_other_is_answered_with_the_known_ones() -> None:
     """There is no nearest one then."""
-    assert mistakes("http_api: {zzz: 1}") == ["http_api.zzz: unknown key; known are key"]
+    assert mistakes("http_api: {zzz: 1}") == ["http_api.zzz: unknown key; known are key, keys"]
 
 
 def test_a_key_without_value_is_absent_but_must_be_known() -> None:

@@ -371,7 +371,7 @@ class PersonalChannel(Section):
 
 
 class ClientConfig(Section):
-    """Connections of the Centrifuge protocol."""
+    """Connections. What is about tokens, origins and users holds for the plain protocol as well."""
 
     token: TokenConfig = TokenConfig()
     """How connection tokens are checked, and subscription tokens unless the next says otherwise."""
@@ -404,6 +404,9 @@ class ClientConfig(Section):
     """Between two renewals of a client's presence."""
     queue_max_size: PositiveInt = 1_048_576
     """Bytes that may wait for one client; a slower one is disconnected."""
+    user_connection_limit: NonNegativeInt = 0
+    """Connections that one user may have on a node process, of both protocols together; 0 is no
+    limit."""
     channel_limit: PositiveInt = 128
     """Channels that one client may be subscribed to."""
     history_max_publication_limit: PositiveInt = 300
@@ -416,7 +419,7 @@ class ClientConfig(Section):
 
     elsewhere: ClassVar[str] = """
         proxy concurrency channel_position_check_delay channel_position_max_time_lag
-        connection_limit user_connection_limit connection_rate_limit connect_include_server_time
+        connection_limit connection_rate_limit connect_include_server_time
         insecure_skip_token_signature_verify user_id_http_header insecure
         connect_code_to_unidirectional_disconnect
     """
@@ -432,9 +435,17 @@ class HttpApi(Section):
     """The server's HTTP API."""
 
     key: SecretStr = SecretStr("")
-    """What callers of the API must show. Empty: nobody may call it."""
+    """What callers of the API must show. Empty, and without `keys`: nobody may call it."""
+    keys: list[SecretStr] = []
+    """Further keys that are accepted, while callers come over from one to another. Not a key of
+    Centrifugo's."""
 
     elsewhere: ClassVar[str] = "disabled handler_prefix error_mode external insecure"
+
+    @property
+    def accepted(self) -> list[str]:
+        """All keys that open the API."""
+        return [key for secret in (self.key, *self.keys) if (key := secret.get_secret_value())]
 
 
 class Config(Section):

@@ -525,7 +525,7 @@ class CentrifugeClient:
             raise DisconnectedError(DisconnectCode.BAD_REQUEST)
         if request.tf:
             raise RefusedError(ErrorCode.BAD_REQUEST)
-        grant, expire_at = self._permission(channel, request)
+        grant, expire_at = await self._permission(channel, request)
         options = subscription_options(
             channel,
             self.user,
@@ -540,7 +540,7 @@ class CentrifugeClient:
             self._reply(Reply(number, result))
         await self._tell_joined(subscription)
 
-    def _permission(self, channel: Channel, request: SubscribeRequest) -> tuple[Grant, int]:
+    async def _permission(self, channel: Channel, request: SubscribeRequest) -> tuple[Grant, int]:
         if not request.token:
             if (refusal := may_subscribe(channel, self.user)) is not None:
                 raise RefusedError(refusal)
@@ -554,6 +554,8 @@ class CentrifugeClient:
             raise DisconnectedError(DisconnectCode.INVALID_TOKEN) from None
         except TokenError:
             raise RefusedError(ErrorCode.PERMISSION_DENIED) from None
+        if await self._node.denylist.objection("", token.id) is not None:
+            raise RefusedError(ErrorCode.PERMISSION_DENIED)
         return token.grant, token.expire_at
 
     @contextlib.asynccontextmanager

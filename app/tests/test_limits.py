@@ -16,16 +16,16 @@ from tests.harness import RunningNode, StartNode, settled
 from tests.test_admission import centrifuge, closed, command, config, token
 from tests.test_metrics import value
 from tests.test_plain_endpoint import exchange
-from wsfleet.limits import BURST, Meter, too_deep
+from wsfleet.limits import BURST, Meter, Rates, too_deep
 
 __all__ = ["config"]
 
 
 def test_a_rate_is_averaged() -> None:
     """Ten seconds' worth at once, then one by one, and after a rest as much as before."""
-    meter = Meter(message_rate=2, byte_rate=0)
+    meter = Meter(Rates.of(2, 0))
     assert sum(meter.take(1, now=100.0) for _ in range(100)) == 2 * BURST
-    meter = Meter(message_rate=2, byte_rate=0)
+    meter = Meter(Rates.of(2, 0))
     taken = [meter.take(1, now=100 + n / 2) for n in range(100)]
     assert all(taken)
     assert sum(meter.take(1, now=200.0) for _ in range(100)) == 2 * BURST
@@ -33,7 +33,7 @@ def test_a_rate_is_averaged() -> None:
 
 def test_bytes_count_as_well() -> None:
     """A message larger than the bucket passes a connection at rest, and is paid for."""
-    meter = Meter(message_rate=0, byte_rate=100)
+    meter = Meter(Rates.of(0, 100))
     assert meter.take(5000, now=100.0)
     assert not meter.take(1, now=139.0)
     assert meter.take(1, now=141.0)
@@ -41,7 +41,7 @@ def test_bytes_count_as_well() -> None:
 
 def test_no_rate_is_no_limit() -> None:
     """0 turns a limit off."""
-    meter = Meter(0, 0)
+    meter = Meter(Rates.of(0, 0))
     assert all(meter.take(2**40, now=1.0) for _ in range(1000))
 
 

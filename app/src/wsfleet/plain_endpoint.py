@@ -101,7 +101,7 @@ class PlainClient:
             delay = max(0.0, expire_at - time.time())
             loop = asyncio.get_running_loop()
             self._expiry = loop.call_later(delay, self.disconnect, DisconnectCode.EXPIRED)
-        with contextlib.suppress(UnavailableError):  # it was asked a moment ago
+        with contextlib.suppress(UnavailableError, RedisError):  # it was asked a moment ago
             objection = await self._node.denylist.objection(self.user, self.token_id)
             if objection is not None:
                 self.disconnect(objection)

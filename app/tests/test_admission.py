@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from tests.harness import RedisServer, RunningNode, StartNode, settled
 from tests.test_metrics import value
 from tests.test_plain_endpoint import exchange
+from wsfleet import users
 
 SECRET = "a secret of thirty-two bytes or more"  # noqa: S105 - the tests' own
 API_KEY, NEXT_API_KEY = "the key of today", "the key of tomorrow"
@@ -234,6 +235,21 @@ async def test_a_blocked_user_is_out_everywhere(start_node: StartNode, config: P
     await api(two, "unblock_user", user="ann")
     async with one.connect(additional_headers=shown) as plain:
         assert (await exchange(plain, "back"))["type"] == "ack"
+
+
+async def test_a_block_that_was_not_heard_is_found(
+    start_node: StartNode, config: Path, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pub/sub may fail; the list in Redis is looked at again and again."""
+    monkeypatch.setattr(users, "RECHECK_INTERVAL", 0.2)
+    node = await start_node(config=config)
+    async with (
+        node.connect(additional_headers=bearer(token())) as ann,
+        node.connect(additional_headers=bearer(token("bob"))) as bob,
+    ):
+        await store.set("wsfleet:blocked:ann", 1)
+        assert (await closed(ann))[0] == 3507
+        assert (await exchange(bob, "still here"))["type"] == "ack"
 
 
 async def test_a_revoked_token_is_out_and_its_user_is_not(

@@ -94,6 +94,7 @@ class Node:
             *self.broker.loops(),
             self.registry.run(),
             self.sampler.run(),
+            self.users.recheck(self.denylist),
             *(loop() for loop in self.background),
         ]
         if self.settings.idle_timeout:

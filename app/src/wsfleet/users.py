@@ -1,12 +1,18 @@
 """Who is connected to this node as which user, whatever the protocol."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Protocol
 
 from wsfleet import commands
 from wsfleet.background import Background
+from wsfleet.denylist import Denylist
 from wsfleet.listener import Census, Listener
 from wsfleet.protocol.centrifuge.codes import DisconnectCode
+
+RECHECK_INTERVAL = 60.0
+"""Seconds after which a connection ends at the latest that should have ended."""
+RECHECK_CHUNK = 500
 
 
 class Client(Protocol):
@@ -76,6 +82,19 @@ class Users(Listener):
                 for client in self:
                     if client.token_id == command.token:
                         client.disconnect(DisconnectCode.INVALID_TOKEN)
+
+    async def recheck(self, denylist: Denylist) -> None:
+        """Ask again and again about those who are here: a command may not have come."""
+        while True:
+            await asyncio.sleep(RECHECK_INTERVAL)
+            known = [client for client in self if client.user or client.token_id]
+            for start in range(0, len(known), RECHECK_CHUNK):
+                chunk = known[start : start + RECHECK_CHUNK]
+                asked = (denylist.objection(client.user, client.token_id) for client in chunk)
+                answers = await asyncio.gather(*asked, return_exceptions=True)
+                for client, objection in zip(chunk, answers, strict=True):
+                    if isinstance(objection, DisconnectCode):
+                        client.disconnect(objection)
 
     def count(self, census: Census) -> None:
         """Count those who are connected, and their users."""

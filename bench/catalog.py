@@ -55,12 +55,14 @@ def _node(file: str, *arguments: str) -> tuple[str, ...]:
 
 
 _SERVE = (str(PROGRAMS / "wsfleet"), "serve")
-# The real path, and no limit but the number of connections is another than the default.
+# The real path, and the default limits but two: of connections, and of what one publisher may say.
 _SETTINGS = {
     "WSFLEET_PORT": "{port}",
     "WSFLEET_NODE_NAME": "node-{port}",
     "WSFLEET_REDIS_URL": "redis://127.0.0.1:{redis}/0",
     "WSFLEET_MAX_CONNECTIONS": "20000",
+    "WSFLEET_MESSAGE_RATE": "0",
+    "WSFLEET_BYTE_RATE": "0",
     "WSFLEET_DRAIN_DELAY": "0",
     "WSFLEET_LOG_LEVEL": "warning",
 }

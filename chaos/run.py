@@ -181,4 +181,4 @@ def _report(
         Course("Delivery over time", delivery, marks, dropped_at),
         Spread("Delivery latency", delivery.whole()),
     ]
-    return Report(data, list(views), problems, criteria, figures)
+    return Report(data, list(views), problems, criteria, figures, f"Chaos, seed {seed}")

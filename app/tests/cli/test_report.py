@@ -121,7 +121,7 @@ def test_a_page_has_verdict_criteria_problems_and_tables() -> None:
         [Criterion("deliveries lost", 2), Criterion("cookie set", True, wanted=True)],
         FIGURES,
     )
-    text = page(report, "wsfleet", {"Command": "wsfleet load 'http://a b'"})
+    text = page(report, {"Command": "wsfleet load 'http://a b'"})
     outline = Outline(text)
     for words in (
         "✗ failed: 1 of 2 criteria met",
@@ -140,8 +140,8 @@ def test_a_page_has_verdict_criteria_problems_and_tables() -> None:
 
 def test_a_page_of_a_good_run_says_so() -> None:
     """Passed, in the title as well."""
-    text = page(Report({}, criteria=[Criterion("lost", 0)]), "wsfleet", {})
-    assert "<title>wsfleet: ✓ passed: 1 of 1 criteria met</title>" in text
+    text = page(Report({}, criteria=[Criterion("lost", 0)], title="Load"), {})
+    assert "<title>Load: ✓ passed: 1 of 1 criteria met</title>" in text
 
 
 def test_a_page_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:

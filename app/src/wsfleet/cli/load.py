@@ -416,7 +416,7 @@ def report(load: Run) -> Report:
         Spread("Delivery latency", deliveries),
         Spread("Acknowledgement latency", acks),
     ]
-    return Report(data, views, problems, criteria, figures)
+    return Report(data, views, problems, criteria, figures, "Load")
 
 
 def _progress() -> Progress:

@@ -44,8 +44,8 @@ class Report:
     """The findings of one command.
 
     `data` is what ``--json`` prints (with `ok` and `problems` added); `views` is the same for
-    people. It is `ok` exactly if nothing was found wrong. `criteria` and `figures` are for the page
-    that ``--report`` writes.
+    people. It is `ok` exactly if nothing was found wrong. `title`, `criteria` and `figures` are for
+    the page that ``--report`` writes.
     """
 
     data: dict[str, Any]
@@ -53,6 +53,7 @@ class Report:
     problems: list[str] = field(default_factory=list)
     criteria: list[Criterion] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
+    title: str = "wsfleet"
 
     @property
     def ok(self) -> bool:

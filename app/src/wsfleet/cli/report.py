@@ -130,9 +130,7 @@ class Course:
         x = _Scale(0, max(ends), _LEFT, _RIGHT_END)
         lowest = min(part.percentile(50) or 0.0 for _, part in parts)
         highest = max(part.highest for _, part in parts)
-        low = math.floor(math.log10(max(lowest, 1e-5)) * 2) / 2  # to 1 or 3.2 of a decade
-        high = max(math.ceil(math.log10(max(highest, 1e-5)) * 2) / 2, low + 1)
-        y = _Scale(low, high, _FLOOR, _TOP)
+        y = _Scale(*_round_ends(lowest, highest), _FLOOR, _TOP)
         body = [
             *self._marks(x),
             *_value_axis(y),
@@ -221,8 +219,8 @@ def release(endpoint: Endpoint) -> str:
         return "unknown"
 
 
-def write(report: Report, path: Path, title: str, endpoint: Endpoint) -> None:
-    """Write a report as a page.
+def write(report: Report, path: Path, program: str, endpoint: Endpoint) -> None:
+    """Write a report as a page; `program` is what was run, without its arguments.
 
     Raises:
         CannotRun: the file cannot be written.
@@ -230,18 +228,18 @@ def write(report: Report, path: Path, title: str, endpoint: Endpoint) -> None:
     """
     facts = {
         "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
-        "Command": shlex.join([title, *sys.argv[1:]]),
+        "Command": shlex.join([program, *sys.argv[1:]]),
         "Fleet": f"{endpoint.http}, version {release(endpoint)}",
         "From": f"{platform.node()}, wsfleet {__version__}, "
         f"Python {platform.python_version()}, {platform.system()} {platform.release()}",
     }
     try:
-        path.write_text(page(report, title, facts), encoding="utf-8")
+        path.write_text(page(report, facts), encoding="utf-8")
     except OSError as error:
         raise CannotRun(f"cannot write the report {path}: {error.strerror}") from error
 
 
-def page(report: Report, title: str, facts: Mapping[str, str]) -> str:
+def page(report: Report, facts: Mapping[str, str]) -> str:
     """Return the page: the verdict, what it stands on, and all figures."""
     missed = sum(not criterion.met for criterion in report.criteria)
     criteria = f"{len(report.criteria) - missed} of {len(report.criteria)} criteria met"
@@ -250,7 +248,7 @@ def page(report: Report, title: str, facts: Mapping[str, str]) -> str:
         f"<dt>{escape(name)}</dt><dd>{_value(name, value)}</dd>" for name, value in facts.items()
     )
     return _PAGE.format(
-        title=escape(title),
+        title=escape(report.title),
         style=_STYLE,
         kind="passed" if report.ok else "failed",
         verdict=escape(verdict),
@@ -357,6 +355,15 @@ class _Scale:
     def of_seconds(self, seconds: float) -> float:
         """The place of a duration on a scale of its logarithms."""
         return self(math.log10(max(seconds, 1e-6)))
+
+
+def _round_ends(lowest: float, highest: float) -> tuple[float, float]:
+    """Return the logarithms of 1 or 3 times a power of ten below and above two durations."""
+    log_3 = math.log10(3)
+    low, high = (math.log10(max(seconds, 1e-5)) for seconds in (lowest, highest))
+    low = max(end for end in (math.floor(low), math.floor(low - log_3) + log_3) if end <= low)
+    high = min(end for end in (math.ceil(high), math.ceil(high - log_3) + log_3) if end >= high)
+    return low, max(high, low + 1)
 
 
 def _value_axis(y: _Scale) -> Iterator[str]:

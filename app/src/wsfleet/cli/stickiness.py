@@ -187,7 +187,7 @@ async def _execute(endpoint: Endpoint, plan: Plan) -> list[Pass]:
 
 def report(endpoint: Endpoint, passes: list[Pass]) -> Report:
     """Draw up what the passes found."""
-    result = Report({"url": endpoint.websocket})
+    result = Report({"url": endpoint.websocket}, title="Stickiness")
     for each in passes:
         name = "with_cookie" if each.jar else "without_cookie"
         result.data[name] = data = _pass_data(each)

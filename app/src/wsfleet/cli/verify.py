@@ -537,7 +537,7 @@ def report_of(run: Run) -> Report:
         Spread("Delivery latency", deliveries),
         Spread("Acknowledgement latency", acks),
     ]
-    return Report(data, views, problems, criteria, figures)
+    return Report(data, views, problems, criteria, figures, f"Delivery, {plan.protocol}")
 
 
 def _words(name: str) -> str:

@@ -179,12 +179,22 @@ def serve(
 
 
 @app.command("status")
-def status_command(fleet: Fleet = None, as_json: Json = False) -> None:
-    """Show nodes, load balancers and Redis; 1 if any of them is not well."""
+def status_command(
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again.")] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.1, help="Seconds between two looks.")
+    ] = 2.0,
+    fleet: Fleet = None,
+    as_json: Json = False,
+) -> None:
+    """Show nodes, load balancers and Redis; 1 if any of them is not well (at the end)."""
     from wsfleet.cli import status
     from wsfleet.cli.fleet import load_fleet
 
-    _end(status.run(load_fleet(fleet)), as_json)
+    if watch and as_json:
+        raise CannotRun("--watch is for people: leave --json out, or ask again and again")
+    where = load_fleet(fleet)
+    _end(status.watch(where, interval) if watch else status.run(where), as_json)
 
 
 @app.command("drain")

@@ -68,14 +68,18 @@ def emit(report: Report, *, as_json: bool) -> None:
         sys.stdout.write(orjson.dumps(document).decode() + "\n")
         return
     console = Console(highlight=False)
-    for view in report.views:
+    for view in (*report.views, *verdict(report)):
         console.print(view)
-    for problem in report.problems[:SHOWN_PROBLEMS]:
-        console.print(Text(f"✗ {problem}", style="red"))
-    if len(report.problems) > SHOWN_PROBLEMS:
-        console.print(f"  … {len(report.problems) - SHOWN_PROBLEMS} more; --json lists all of them")
+
+
+def verdict(report: Report) -> list[Text]:
+    """What is wrong, a line each; or that all is well."""
     if report.ok:
-        console.print(Text("✓ all is well", style="green"))
+        return [Text("✓ all is well", style="green")]
+    lines = [Text(f"✗ {problem}", style="red") for problem in report.problems[:SHOWN_PROBLEMS]]
+    if (rest := len(report.problems) - SHOWN_PROBLEMS) > 0:
+        lines.append(Text(f"  … {rest} more; --json lists all of them"))
+    return lines
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:

@@ -197,6 +197,46 @@ def status_command(
     _end(status.watch(where, interval) if watch else status.run(where), as_json)
 
 
+@app.command("logs")
+def logs_command(
+    node: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--node",
+            metavar="NAME",
+            help="Only of this node, or of this host; repeat it for several.",
+            show_default=False,
+        ),
+    ] = None,
+    since: Annotated[
+        str, typer.Option(help="10m, 2h, 1d, or a time that journalctl knows.")
+    ] = "10m",
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for more, until Ctrl-C.")] = False,
+    ssh: Annotated[
+        str | None,
+        typer.Option(
+            metavar="USER@HOST",
+            help="Where the journals are collected, as ssh takes it. Default: the fleet file's.",
+            show_default=False,
+        ),
+    ] = None,
+    fleet: Fleet = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object an entry, one a line.")
+    ] = False,
+) -> None:
+    """Show the journals of all machines in one: connections, what nodes and balancers say."""
+    import shlex
+
+    from wsfleet.cli import logs
+    from wsfleet.cli.fleet import load_fleet
+
+    where = shlex.split(ssh) if ssh else load_fleet(fleet).logs
+    if not where:
+        raise CannotRun("nothing collects the logs: it takes a host in the group `monitoring`")
+    logs.run(logs.Plan(where, node or [], since, follow, as_json))
+
+
 @app.command("drain")
 def drain_command(
     nodes: Nodes,

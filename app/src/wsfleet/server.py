@@ -89,5 +89,5 @@ def run(*, check: bool = False) -> None:
         raise SystemExit(2) from None
     if check:
         return
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.name)
     create_server(settings).run()

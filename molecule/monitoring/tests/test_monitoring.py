@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -12,6 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
 
+ROOT = Path(__file__).parents[3]
 WATCHERS = ("trixie", "bookworm")
 RECEIVED = "/run/webhook.jsonl"
 RECEIVER = f"""
@@ -96,6 +98,39 @@ def test_the_rules_ask_for_what_there_is(cluster: Cluster) -> None:
     for host in WATCHERS:
         missing = [name for name in names if not ask(cluster, host, "query", query=name)["result"]]
         assert missing == []
+
+
+def test_grafanas_dashboard_asks_for_what_there_is(cluster: Cluster) -> None:
+    """All but what a quiet cluster has none of, and that is the nodes' own: a unit test has it."""
+    path = ROOT / "roles/monitoring/files/grafana-dashboard.json"
+    names = set(re.findall(r"\b(?:redis|haproxy|node|process)_\w+", path.read_text()))
+    assert len(names) > 10
+    for host in WATCHERS:
+        assert names - set(ask(cluster, host, "label/__name__/values")) == set()
+
+
+def test_grafana_gets_its_dashboard_where_it_is(cluster: Cluster) -> None:
+    """Its folder says that it is there; a host without it is left alone."""
+    folder = "/etc/grafana/provisioning"
+    assert not cluster.host("bookworm").file("/var/lib/wsfleet-dashboards").exists
+    # Only what the role sees of Grafana: the package is not in Debian.
+    unit = (
+        "[Service]\\nType=oneshot\\nRemainAfterExit=yes\\nExecStart=/usr/bin/touch /run/grafana\\n"
+    )
+    cluster.on("bookworm", f"mkdir -p {folder}/dashboards {folder}/datasources")
+    cluster.on("bookworm", f"printf '{unit}' > /run/systemd/system/grafana-server.service")
+    cluster.on("bookworm", "systemctl daemon-reload")
+    try:
+        cluster.play("playbooks/monitoring.yml")
+        dashboard = json.loads(
+            cluster.on("bookworm", "cat /var/lib/wsfleet-dashboards/wsfleet.json")
+        )
+        assert dashboard["uid"] == "wsfleet"
+        assert ":9090" in cluster.on("bookworm", f"cat {folder}/datasources/wsfleet.yml")
+        assert cluster.host("bookworm").file("/run/grafana").exists  # it was started anew
+    finally:
+        cluster.on("bookworm", "rm -r /etc/grafana /run/systemd/system/grafana-server.service")
+        cluster.on("bookworm", "systemctl daemon-reload")
 
 
 @pytest.mark.parametrize("host", WATCHERS)

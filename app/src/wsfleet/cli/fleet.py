@@ -30,6 +30,8 @@ class Fleet(BaseModel):
     base_url: HttpUrl
     nodes: dict[str, HttpUrl] = Field(min_length=1)
     loadbalancers: dict[str, HttpUrl] = Field(default_factory=dict)
+    #: What ssh takes to get to the machine that collects the logs.
+    logs: list[str] = Field(default_factory=list)
 
 
 def load_fleet(path: Path | None) -> Fleet:

@@ -3,16 +3,21 @@
 import asyncio
 import csv
 import io
+import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import httpx
 import uvloop
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
 
 from wsfleet import keys
 from wsfleet.cli import CannotRun
 from wsfleet.cli.fleet import Fleet
-from wsfleet.cli.output import Report, table
+from wsfleet.cli.output import Report, table, verdict
 from wsfleet.cli.redis_link import DRAIN_STATES, connected, registry, server_infos, shown
 from wsfleet.topology import RedisURL
 
@@ -82,6 +87,37 @@ def run(fleet: Fleet) -> Report:
         report.problems.append(f"redis {redis['url']}: {redis['error']}")
     report.views = _views(nodes, servers, redis)
     return report
+
+
+def watch(fleet: Fleet, interval: float) -> Report:
+    """Look again every `interval` seconds, until Ctrl-C; returns what was seen last.
+
+    Raises:
+        CannotRun: nobody answers at the first look; later that is one more thing to see.
+
+    """
+    console = Console(highlight=False)
+    report = run(fleet)
+    # A screen of its own, as of top(1): what was on the terminal is back afterwards.
+    with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
+        try:
+            while True:
+                now = datetime.now().astimezone().strftime("%H:%M:%S")
+                head = Text(f"{now}, every {interval:g} s; Ctrl-C ends", style="dim")
+                # What is wrong stands first: a low terminal shows no more than the beginning.
+                live.update(Group(head, *verdict(report), *report.views), refresh=True)
+                time.sleep(interval)
+                report = _look_again(fleet, report)
+        except KeyboardInterrupt:
+            live.update(Text(), refresh=True)
+    return report
+
+
+def _look_again(fleet: Fleet, before: Report) -> Report:
+    try:
+        return run(fleet)
+    except CannotRun as error:
+        return Report(before.data, [], [error.message])
 
 
 def _redis(fleet: Fleet) -> dict[str, Any]:

@@ -184,7 +184,7 @@ async def test_plain_and_sdk_clients_on_different_nodes_hear_each_other(
     await client.connect()
     await subscription.ready(5)
     (other,) = fleet.nodes.keys() - {_node_of(fleet, connection.connected[0])}
-    url = cluster.url.replace("http", "ws") + "/ws"
+    url = f"{cluster.url.replace('http', 'ws')}/ws?token={cluster.token(sub='bob')}"
     async with connect(url, additional_headers={"Cookie": f"WSNODE={other}"}, proxy=None) as plain:
         await plain.send('{"hello": "sdk"}')
         ack = json.loads(await plain.recv())

@@ -45,6 +45,9 @@ class Identity:
     expire_at: int = 0
 
 
+NOBODY = Identity()
+"""A client without a token."""
+
 ORIGIN = Refusal(HTTPStatus.FORBIDDEN, "origin", "this origin is not in client.allowed_origins")
 NO_TOKEN = Refusal(
     HTTPStatus.UNAUTHORIZED, "no_token", "a token is needed: ?token= or Authorization: Bearer"
@@ -89,7 +92,7 @@ class Admission:
         """Who a client of the plain protocol is; those of Centrifuge say so once they are in."""
         token = _token(headers, query)
         if not token:
-            return Identity() if self._config.allow_anonymous_connect_without_token else NO_TOKEN
+            return NOBODY if self._config.allow_anonymous_connect_without_token else NO_TOKEN
         try:
             found = self._tokens.verify_connection(token)
         except TokenExpiredError:

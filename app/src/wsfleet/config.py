@@ -365,7 +365,7 @@ class PersonalChannel(Section):
     """The namespace of those channels. Empty: none."""
     single_connection: bool = False
     """A user's new connection ends the others, on every node, with code 3504, which is final for
-    SDKs. Of several that come at once the last one stays.
+    SDKs. Of several that come at once the last one stays. Those of the plain protocol do not count.
 
     Unlike Centrifugo, does not need `presence`."""
 

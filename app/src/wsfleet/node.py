@@ -71,7 +71,7 @@ class Node:
             self.listeners,
             self.metrics,
             probe_interval=settings.heartbeat_interval,
-            on_subscribed=self.registry.hurry,
+            on_subscribed=self._on_subscribed,
         )
         self.surveys = Surveys(self.broker, settings.name, self.listeners)
         self.broker.keep(plain.CHANNEL, self.channels.find(plain.CHANNEL).options)
@@ -188,6 +188,10 @@ class Node:
         await self.sessions.reconcile()
         used = {node.get("functions", "") for node in (await self.registry.nodes()).values()}
         await self.store.forget_functions(used)
+
+    def _on_subscribed(self) -> None:
+        self.registry.hurry()
+        self.users.hurry()
 
     async def _close_idle(self) -> None:
         timeout = self.settings.idle_timeout

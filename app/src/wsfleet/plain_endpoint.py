@@ -70,6 +70,8 @@ class Plain(Listener):
 class PlainClient:
     """One client of the plain protocol."""
 
+    __slots__ = ("_connection", "_expiry", "_identity", "_node", "_options")
+
     def __init__(self, node: Node, connection: Connection, identity: Identity) -> None:
         self._node = node
         self._connection = connection

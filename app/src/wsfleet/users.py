@@ -1,6 +1,7 @@
 """Who is connected to this node as which user, whatever the protocol."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -44,6 +45,7 @@ class Users(Listener):
         self._limit = limit
         self._clients: dict[str, set[Client]] = {}
         self._background = Background()
+        self._hurry = asyncio.Event()
 
     def __iter__(self) -> Iterator[Client]:
         """All clients; they may leave while the caller goes through them."""
@@ -83,10 +85,17 @@ class Users(Listener):
                     if client.token_id == command.token:
                         client.disconnect(DisconnectCode.INVALID_TOKEN)
 
+    def hurry(self) -> None:
+        """Check again now: for a while no command was heard."""
+        self._hurry.set()
+
     async def recheck(self, denylist: Denylist) -> None:
         """Ask again and again about those who are here: a command may not have come."""
         while True:
-            await asyncio.sleep(RECHECK_INTERVAL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RECHECK_INTERVAL):
+                    await self._hurry.wait()
+            self._hurry.clear()
             known = [client for client in self if client.user or client.token_id]
             for start in range(0, len(known), RECHECK_CHUNK):
                 chunk = known[start : start + RECHECK_CHUNK]

@@ -169,14 +169,16 @@ def test_commands_write_a_page(
 ) -> None:
     """With what they found, the command as it was given, and the versions of both sides."""
     path = tmp_path / "page.html"
-    outcome = wsfleet(*command, fleet.base_url, "--report", path)
+    outcome = wsfleet(*command, f"{fleet.base_url}/ws?token=secret&a=b", "--report", path)
     assert outcome.code == 0, outcome.stdout + outcome.stderr
-    outline = Outline(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    assert "secret" not in text
+    outline = Outline(text)
     for expected in (
         "✓ passed",
         words,
         "p99",
-        f"wsfleet {' '.join(map(str, command))} {fleet.base_url} --report {path}",
+        f"wsfleet {' '.join(map(str, command))} '{fleet.base_url}/ws?token=…&a=b' --report {path}",
         f"{fleet.base_url}, version 0.",
         "Python 3.",
     ):

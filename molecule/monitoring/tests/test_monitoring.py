@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,19 +123,21 @@ def test_the_journals_of_all_machines_are_in_one_place(cluster: Cluster) -> None
     cluster.until(lambda: expected <= units(), "all have sent what they have to say", 60)
 
 
+def came_and_went(cluster: Cluster, node: str) -> bool:
+    """Whether a node has told of both."""
+    return {"opened", "closed"} <= {line["event"] for line in logs(cluster, "--node", node)}
+
+
 def test_a_client_that_comes_and_goes_is_two_lines(cluster: Cluster) -> None:
     """With its node, and why it went and after how long."""
     with cluster.wsfleet("check", "stickiness", cluster.url, "--json", "--seconds", "1") as check:
         assert check.wait() == 0
 
-    def last(node: str) -> list[str]:
-        return [line["event"] for line in logs(cluster, "--node", node)]
-
     for node in cluster.fleet["nodes"]:
-        cluster.until(lambda name=node: {"opened", "closed"} <= set(last(name)), node)  # type: ignore[misc]
-        closed = [line for line in logs(cluster, "--node", node) if line["event"] == "closed"]
-        assert {"client_id", "code", "reason", "duration"} <= closed[-1]["fields"].keys()
-        assert closed[-1]["node"] == node
+        cluster.until(partial(came_and_went, cluster, node), f"{node} has told of both", 60)
+        last = [line for line in logs(cluster, "--node", node) if line["event"] == "closed"][-1]
+        assert {"client_id", "code", "reason", "duration"} <= last["fields"].keys()
+        assert last["node"] == node
 
 
 def test_the_journals_take_no_more_than_they_may(cluster: Cluster) -> None:

@@ -1,6 +1,7 @@
 """The page that --report writes: well formed, self-contained, and with the truth in it."""
 
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -9,9 +10,10 @@ import pytest
 
 from tests.cli.rig import Rig, wsfleet
 from wsfleet.cli import CannotRun
+from wsfleet.cli.client import parse_url
 from wsfleet.cli.histogram import Histogram, Timeline
 from wsfleet.cli.output import Criterion, Figure, Report, table
-from wsfleet.cli.report import Bars, Course, Mark, Spread, check, page
+from wsfleet.cli.report import Bars, Course, Mark, Spread, check, page, write
 
 VOID = {"meta"}
 
@@ -154,6 +156,20 @@ def test_a_page_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
     outcome = wsfleet("load", "http://127.0.0.1:1", "--report", tmp_path)
     assert outcome.code == 2
     assert "cannot write the report" in outcome.stderr
+
+
+def test_a_token_is_not_passed_on_with_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command is shown without it; a fleet that does not answer has no version."""
+    url = "http://127.0.0.1:1/ws?a=b&token=secret&c=d"
+    monkeypatch.setattr(sys, "argv", ["wsfleet", "load", url])
+    path = tmp_path / "page.html"
+    write(Report({}), path, "wsfleet", parse_url(url))
+    text = path.read_text(encoding="utf-8")
+    assert "secret" not in text
+    assert "wsfleet load 'http://127.0.0.1:1/ws?a=b&token=…&c=d'" in Outline(text).words
+    assert "http://127.0.0.1:1, version unknown" in text
 
 
 @pytest.mark.parametrize(

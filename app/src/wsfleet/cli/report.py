@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ SHOWN_PROBLEMS = 200
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 260, 58, 14, 26, 34
 _RIGHT_END, _FLOOR = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
 _ROW = 26  # height of a horizontal bar with its gap
+_TOKEN = re.compile(r"([?&]token=)[^&]+")
 _STEPS = 10  # bars of a histogram between a duration and ten times as much
 
 
@@ -228,7 +230,7 @@ def write(report: Report, path: Path, program: str, endpoint: Endpoint) -> None:
     """
     facts = {
         "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
-        "Command": shlex.join([program, *sys.argv[1:]]),
+        "Command": shlex.join([program, *map(_without_token, sys.argv[1:])]),
         "Fleet": f"{endpoint.http}, version {release(endpoint)}",
         "From": f"{platform.node()}, wsfleet {__version__}, "
         f"Python {platform.python_version()}, {platform.system()} {platform.release()}",
@@ -237,6 +239,11 @@ def write(report: Report, path: Path, program: str, endpoint: Endpoint) -> None:
         path.write_text(page(report, facts), encoding="utf-8")
     except OSError as error:
         raise CannotRun(f"cannot write the report {path}: {error.strerror}") from error
+
+
+def _without_token(argument: str) -> str:
+    """Pages are passed on; what opens the door is not."""
+    return _TOKEN.sub(r"\1…", argument)
 
 
 def page(report: Report, facts: Mapping[str, str]) -> str:

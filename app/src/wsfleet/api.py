@@ -299,19 +299,24 @@ def _error(code: ErrorCode, message: str) -> dict[str, Any]:
     return {"error": {"code": code.code, "message": f"{code.message}: {message}"}}
 
 
-def create_router(node: Node) -> APIRouter:
-    """The API's routes; without `http_api.key` in the configuration nobody may use them."""
-    api = Api(node)
+def key_check(node: Node) -> Callable[[str | None], Awaitable[None]]:
+    """What a request must pass that is not for everybody, as a dependency of its route."""
     key = node.config.http_api.key.get_secret_value()
     header = APIKeyHeader(name="X-API-Key", auto_error=False)
 
-    async def authorize(given: Annotated[str | None, Depends(header)]) -> None:
+    async def check(given: Annotated[str | None, Depends(header)]) -> None:
         if not key:
             raise HTTPException(401, "the API is closed: http_api.key is not configured")
         if given is None or not hmac.compare_digest(given.encode(), key.encode()):
             raise HTTPException(401, "the header X-API-Key is missing or wrong")
 
-    router = APIRouter(prefix="/api", tags=["server API"], dependencies=[Depends(authorize)])
+    return check
+
+
+def create_router(node: Node) -> APIRouter:
+    """The API's routes; without `http_api.key` in the configuration nobody may use them."""
+    api = Api(node)
+    router = APIRouter(prefix="/api", tags=["server API"], dependencies=[Depends(key_check(node))])
 
     def add(name: str, method: Method, model: type[R]) -> None:
         async def route(request: R) -> Response:

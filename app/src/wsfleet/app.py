@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from wsfleet import __version__
 from wsfleet.api import create_router
 from wsfleet.centrifuge_endpoint import Centrifuge
+from wsfleet.console import create_console
 from wsfleet.node import Node
 from wsfleet.plain_endpoint import Plain
 
@@ -28,6 +29,7 @@ def create_app(node: Node) -> FastAPI:
 
     plain, centrifuge = Plain(node), Centrifuge(node)
     app.include_router(create_router(node))
+    app.mount("/console", create_console(node))
 
     @app.websocket("/ws")
     async def ws(websocket: WebSocket) -> None:

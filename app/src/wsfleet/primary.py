@@ -23,7 +23,7 @@ from redis.exceptions import (
 
 from wsfleet.settings import Settings
 from wsfleet.tasks import race
-from wsfleet.topology import SLOTS, Shard
+from wsfleet.topology import SLOTS, RedisURL, Shard
 
 BATCH = 512
 _SOURCE = resources.files("wsfleet").joinpath("functions.lua").read_text()
@@ -141,6 +141,10 @@ class Primary:
         self._lane = Lane(self._redis, timeout, self._fail_fast, replicated=False)
         self._replicated_lane = Lane(self._redis, timeout, self._fail_fast, replicated=True)
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def __str__(self) -> str:
+        """HOST:PORT."""
+        return ",".join(map(str, RedisURL.parse(self._url).addresses))
 
     def connect(self) -> Redis:
         """A client with connections of its own, which whoever asks for it closes."""

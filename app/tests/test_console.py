@@ -12,7 +12,7 @@ import pytest
 
 import wsfleet.console
 from tests.harness import RunningNode, StartNode, settled
-from tests.topologies import SentinelTopology, until
+from tests.topologies import SentinelTopology
 from wsfleet import keys
 from wsfleet.console import samples
 from wsfleet.console.samples import STEP, Sample, quantile, series
@@ -229,7 +229,7 @@ async def test_what_a_node_did_is_kept_for_the_charts(pair: Pair, http: httpx.As
     assert drawn["connections"].keys() == {"node1", "node2"}
     assert any(drawn["publish_p99"])
     assert any(drawn["delivery_p99"])
-    assert 0 < await pair[0].node.store.call("TTL", keys.samples("node1"))
+    assert await pair[0].node.store.call("TTL", keys.samples("node1")) > 0
 
 
 def test_a_quantile_is_prometheus_s() -> None:

@@ -22,6 +22,9 @@ class Cable {
   }
 }
 
+/** A user, or the beginning of an id that nobody wants to read in full. */
+const who = ({ user, client }) => user || `${client.slice(0, 8)}…`;
+
 export function parsed(text) {
   try {
     return JSON.parse(text);
@@ -140,9 +143,9 @@ export class Sdk {
       })
       .on("unsubscribed", ({ code, reason }) => code && report.note("bad", `unsubscribed: ${code} ${reason}`))
       .on("publication", ({ data, offset, info }) =>
-        report.heard(`${offset ? `#${offset} ` : ""}${JSON.stringify(data)}${info ? ` by ${info.user || info.client}` : ""}`))
-      .on("join", ({ info }) => report.note("note", `${info.user || info.client} joined`))
-      .on("leave", ({ info }) => report.note("note", `${info.user || info.client} left`))
+        report.heard(`${offset ? `#${offset} ` : ""}${JSON.stringify(data)}${info ? ` by ${who(info)}` : ""}`))
+      .on("join", ({ info }) => report.note("note", `${who(info)} joined`))
+      .on("leave", ({ info }) => report.note("note", `${who(info)} left`))
       .on("error", ({ error }) => report.note("bad", `${error.code}: ${error.message}`));
   }
 

@@ -6,6 +6,7 @@ import { drawMap } from "./map.js";
 import { startTryIt } from "./tryit.js";
 
 const INTERVAL = 2000;
+const WELL = "Nodes, balancers and Redis answer, and nothing is wrong.";
 let timer = null;
 
 function verdict(state, text) {
@@ -17,7 +18,8 @@ function draw(cluster) {
   const { nodes, problems, series } = cluster;
   const well = problems.length === 0;
   verdict(well ? "good" : "bad", well ? "All is well" : `${problems.length} ${problems.length === 1 ? "problem" : "problems"}`);
-  keep($("problems"), problems, (text) => text, (text) => make("li", { textContent: text }));
+  const lines = well ? [WELL] : problems;
+  keep($("problems"), lines, (text) => text, (text) => make("li", { textContent: text, className: text === WELL ? "well" : "" }));
   setText($("version"), cluster.you.version);
   const ready = nodes.filter((node) => node.state === "ready").length;
   setText($("total-connections"), number(nodes.reduce((sum, node) => sum + node.connections, 0)));
@@ -48,8 +50,10 @@ async function refresh() {
   try {
     const cluster = await api.look();
     if (api.key.get() === null) return; // locked meanwhile
+    const first = $("live").hidden;
     unlocked(true);
     draw(cluster);
+    if (first) $("live").focus();
   } catch (error) {
     if (error.status === 401) return lock(error.message);
     verdict("bad", `No answer (${error.message}), trying again`);

@@ -1,18 +1,55 @@
 /* The cluster as a map: this browser, the balancers, the nodes, Redis. */
 import { $, badge, bytes, colour, duration, keep, make, number, setText } from "./dom.js";
 
-export const WORDS = { "not ready": "not ready", maint: "maintenance" };
+const WORDS = { maint: "maintenance" };
+const WORKS = new Set(["ready", "starting", "draining", "drained", "maint"]);
 const NEARLY_FULL = 0.8;
 
 const mine = { node: null, answers: 0 };
 
+let last = null;
+new ResizeObserver(() => last && drawLinks(last)).observe($("links"));
+
 export function drawMap(cluster, actions) {
+  last = cluster;
   drawYou(cluster.you);
   drawBalancers(cluster.balancers);
   const most = Math.max(1, ...cluster.nodes.map((node) => node.connections));
   keep($("nodes"), cluster.nodes, (node) => node.name, (node) => createNode(node.name, actions), (card, node, index) =>
     card.update(node, index, most, node.name === cluster.you.node));
   drawRedis(cluster.redis);
+  drawLinks(cluster);
+}
+
+/** Who talks to whom, as lines from box to box: this browser's way, the nodes', and what is broken. */
+function drawLinks({ you, balancers, nodes, redis }) {
+  const origin = $("links").getBoundingClientRect();
+  const box = (parent, key) => [...$(parent).children].find((child) => child.dataset.key === key).getBoundingClientRect();
+  const middle = (rectangle) => rectangle.left + rectangle.width / 2 - origin.left;
+  const meant = new Set(nodes.filter((node) => isDrained(node) || node.state === "maint").map(({ name }) => name));
+  const links = [];
+  const link = (from, to, kind, x = middle(from)) => {
+    const [top, bottom] = [from.bottom - origin.top, to.top - origin.top];
+    const bend = (top + bottom) / 2;
+    links.push([kind, `M${x} ${top}C${x} ${bend} ${middle(to)} ${bend} ${middle(to)} ${bottom}`]);
+  };
+  const isWay = you.balanced && balancers.length === 1; // of several nobody knows which one it was
+  for (const balancer of balancers) {
+    const from = box("balancers", balancer.name);
+    link($("you").getBoundingClientRect(), from, balancer.error ? "gone" : isWay ? "mine" : "", middle(from));
+    for (const [name, status] of Object.entries(balancer.servers))
+      link(from, box("nodes", name), status.startsWith("UP") ? (isWay && name === you.node ? "mine" : "") : meant.has(name) ? "out" : "gone");
+  }
+  for (const server of redis.servers.filter(({ role }) => role === "primary"))
+    for (const node of nodes) link(box("nodes", node.name), box("redis", server.address), WORKS.has(node.state) ? "" : "gone");
+  // What is special is drawn last, above the rest.
+  links.sort(([one], [other]) => Boolean(one) - Boolean(other));
+  keep($("links"), links.map(([kind, d], at) => ({ kind, d, at: String(at) })), ({ at }) => at,
+    () => document.createElementNS("http://www.w3.org/2000/svg", "path"),
+    (path, { kind, d }) => {
+      path.setAttribute("class", kind);
+      path.setAttribute("d", d);
+    });
 }
 
 function drawYou(you) {
@@ -20,7 +57,7 @@ function drawYou(you) {
   mine.node = you.node;
   const times = mine.answers === 1 ? "first answer from it" : `${number(mine.answers)} answers in a row from it`;
   setText($("you-node"), `is on ${you.node}: ${times}`);
-  setText($("you-cookie"), !you.balanced ? "no balancer between" : you.cookie ? `cookie ${you.cookie}` : "kept by the balancer");
+  setText($("you-cookie"), !you.balanced ? "no balancer between" : you.cookie ? `cookie ${you.cookie.split("|")[0]}` : "kept by the balancer");
 }
 
 function drawBalancers(balancers) {
@@ -76,7 +113,7 @@ function createNode(name, actions) {
     const works = node.received !== null;
     setText(rates, works ? `${number(node.received)} in/s · ${number(node.delivered)} out/s · CPU ${number(node.cpu)} %` : node.reason || "says nothing");
     const checks = Object.entries(node.balancers).map(([balancer, status]) => `${balancer} ${status}`).join(", ");
-    setText(facts, [node.uptime === null ? "" : `up ${duration(node.uptime)}`, checks].filter(Boolean).join(" · "));
+    setText(facts, [node.uptime === null || !WORKS.has(node.state) ? "" : `up ${duration(node.uptime)}`, checks].filter(Boolean).join(" · "));
     facts.title = `${facts.textContent}${node.version ? ` · ${node.version}` : ""}`;
     const drain = !(node.wanted === "drain" || isDrained(node));
     setText(button, drain ? "Drain" : "Undrain");

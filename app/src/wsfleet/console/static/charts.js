@@ -34,7 +34,7 @@ class Chart {
     keep(this.legend, lines, ([name]) => name, ([name]) => {
       const value = make("strong");
       const swatch = make("span", { className: "swatch", ariaHidden: "true" });
-      const item = make("li", {}, swatch, name, value);
+      const item = make("li", {}, swatch, `${name} `, value);
       item.update = (values, index) => {
         swatch.style.setProperty("--swatch", colour(index));
         setText(value, number(values.at(-1), this.digits));

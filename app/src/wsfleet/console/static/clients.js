@@ -138,8 +138,8 @@ export class Sdk {
       .on("subscribed", ({ wasRecovering, recovered, streamPosition }) => {
         const place = streamPosition ? `, at offset ${streamPosition.offset}` : "";
         if (!wasRecovering) report.note("good", `subscribed to ${channel}${place}`);
-        else if (recovered) report.note("good", `recovered ${channel}${place}: nothing was missed`);
-        else report.note("bad", `${channel} could not be recovered: something may be missing`);
+        else if (recovered) report.note("good", `recovered ${channel}: nothing is missing`);
+        else report.note("bad", `${channel} could not be recovered: something is missing`);
       })
       .on("unsubscribed", ({ code, reason }) => code && report.note("bad", `unsubscribed: ${code} ${reason}`))
       .on("publication", ({ data, offset, info }) =>

@@ -48,6 +48,9 @@ client:
 """
 DESKTOP: ViewportSize = {"width": 1440, "height": 900}
 PHONE: ViewportSize = {"width": 390, "height": 844}
+NO_ICON = """addEventListener("DOMContentLoaded", () =>
+    document.querySelector("link[rel=icon]").setAttribute("href", "data:,"))"""
+"""A browser fetches a page's icon when it likes, and might get its cookie by that."""
 
 expect.set_options(timeout=PATIENCE)
 
@@ -80,6 +83,7 @@ def page(browser: Browser, fleet: Rig) -> Iterator[Page]:
     """The console in a browser without cookies, locked."""
     with browser.new_context(viewport=DESKTOP) as context:
         context.set_default_timeout(PATIENCE)
+        context.add_init_script(NO_ICON)
         page = context.new_page()
         page.goto(f"{fleet.base_url}/console/")
         yield page

@@ -3,8 +3,8 @@
 
 Usage: scripts/vendor.py [NAME@VERSION...]     the named ones at another version
 
-npm's own checksum of the package is kept in vendor.json, with the SHA-256 of each file: a package that
-is not the one of before is refused, unless its version was asked for.
+npm's own checksum of the package is kept in vendor.json, with the SHA-256 of each file: a package
+that is not the one of before is refused, unless its version was asked for.
 """
 
 import hashlib

@@ -133,15 +133,18 @@ async def test_an_operators_word_is_not_the_autoscalers(
     assert await store.smembers(keys.AUTOSCALE_DRAINED) == set()
 
 
-async def test_a_dead_node_is_down_at_once(pair: Pair, http: httpx.AsyncClient) -> None:
+async def test_a_dead_node_is_down_at_once(start_node: StartNode, config: Path) -> None:
     """Its last words are still in the registry, but nobody listens there."""
-    await pair[1].crash()
+    options: dict[str, Any] = {"config": config, "node_dead_after": 60.0}
+    node, dead = await start_node(**options), await start_node(**options)
+    await dead.crash()
+    async with client(node.url, KEY) as http:
 
-    async def down() -> bool:
-        return await state(http, "node2") == "down"
+        async def down() -> bool:
+            return await state(http, "node2") == "down"
 
-    await settled(down, "it is down")
-    assert "node2 is down" in (await look(http))["problems"]
+        await settled(down, "it is down")
+        assert "node2 is down" in (await look(http))["problems"]
 
 
 async def test_hosts_and_balancers_of_the_fleet_file(

@@ -46,7 +46,7 @@ client:
   allow_anonymous_connect_without_token: true
   allowed_origins: ["*"]
 """
-DESKTOP: ViewportSize = {"width": 1440, "height": 900}
+DESKTOP: ViewportSize = {"width": 1440, "height": 960}
 PHONE: ViewportSize = {"width": 390, "height": 844}
 NO_ICON = """addEventListener("DOMContentLoaded", () =>
     document.querySelector("link[rel=icon]").setAttribute("href", "data:,"))"""
@@ -324,8 +324,8 @@ def test_pictures(browser: Browser, tmp_path: Path, pytestconfig: pytest.Config)
             )
             replica.start()
             stack.callback(replica.stop)
-        load = [*COMMAND, "load", rig.base_url, "--clients", "240", "--duration", "600"]
-        stack.enter_context(process([*load, "--rate", "20"], tmp_path / "load.log"))
+        load = [*COMMAND, "load", rig.base_url, "--clients", "90", "--duration", "600"]
+        stack.enter_context(process([*load, "--rate", "5"], tmp_path / "load.log"))
         context = stack.enter_context(browser.new_context(viewport=DESKTOP))
         context.set_default_timeout(PATIENCE)
         page = context.new_page()
@@ -338,12 +338,14 @@ def test_pictures(browser: Browser, tmp_path: Path, pytestconfig: pytest.Config)
         expect(page.locator("#try-state")).to_contain_text("Lost")
         page.get_by_role("button", name="Send as somebody else").click()
         expect(page.get_by_role("log")).to_contain_text("recovered demo")
-        time.sleep(90)
+        time.sleep(60)
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)
+            page.evaluate("scrollTo(0, 0)")
             time.sleep(5)
             page.screenshot(path=folder / f"console-{scheme}.png")
         page.set_viewport_size(PHONE)
         page.emulate_media(color_scheme="light")
+        page.evaluate("scrollTo(0, 0)")
         time.sleep(5)
         page.screenshot(path=folder / "console-phone.png")

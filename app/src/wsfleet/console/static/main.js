@@ -53,7 +53,7 @@ async function refresh() {
     const first = $("live").hidden;
     unlocked(true);
     draw(cluster);
-    if (first) $("live").focus();
+    if (first) $("live").focus({ preventScroll: true });
   } catch (error) {
     if (error.status === 401) return lock(error.message);
     verdict("bad", `No answer (${error.message}), trying again`);

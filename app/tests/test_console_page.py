@@ -78,14 +78,21 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture
-def page(browser: Browser, fleet: Rig) -> Iterator[Page]:
-    """The console in a browser without cookies, locked."""
+@contextmanager
+def opened(browser: Browser, fleet: Rig, script: str = "") -> Iterator[Page]:
+    """The console in a browser without cookies, locked; a script of the test runs in it first."""
     with browser.new_context(viewport=DESKTOP) as context:
         context.set_default_timeout(PATIENCE)
-        context.add_init_script(NO_ICON)
+        context.add_init_script(script)
         page = context.new_page()
         page.goto(f"{fleet.base_url}/console/")
+        yield page
+
+
+@pytest.fixture
+def page(browser: Browser, fleet: Rig) -> Iterator[Page]:
+    """The console, locked."""
+    with opened(browser, fleet) as page:
         yield page
 
 
@@ -137,19 +144,22 @@ def cookie(page: Page) -> Any:
 
 
 @pytest.mark.parametrize("protocol", ["Centrifuge", "Plain"])
-def test_the_cookie_is_set_on_the_101(page: Page, protocol: str) -> None:
+def test_the_cookie_is_set_on_the_101(browser: Browser, fleet: Rig, protocol: str) -> None:
     """The answer to the handshake carries it, when the browser comes without one."""
-    page.context.clear_cookies()
     answers: list[Any] = []
-    network = page.context.new_cdp_session(page)
-    network.on("Network.webSocketHandshakeResponseReceived", lambda event: answers.append(event))
-    network.send("Network.enable")
-    connect_by(page, protocol)
-    (answer,) = [each["response"] for each in answers]
-    headers = {name.lower(): value for name, value in answer["headers"].items()}
-    assert answer["status"] == 101
-    assert headers["set-cookie"].startswith("WSNODE=host")
-    assert cookie(page)["httpOnly"]
+    with opened(browser, fleet, NO_ICON) as page:
+        page.context.clear_cookies()
+        network = page.context.new_cdp_session(page)
+        network.on(
+            "Network.webSocketHandshakeResponseReceived", lambda event: answers.append(event)
+        )
+        network.send("Network.enable")
+        connect_by(page, protocol)
+        (answer,) = [each["response"] for each in answers]
+        headers = {name.lower(): value for name, value in answer["headers"].items()}
+        assert answer["status"] == 101
+        assert headers["set-cookie"].startswith("WSNODE=host")
+        assert cookie(page)["httpOnly"]
 
 
 def test_a_reload_comes_back_to_the_same_node(console: Page) -> None:
@@ -326,10 +336,7 @@ def test_pictures(browser: Browser, tmp_path: Path, pytestconfig: pytest.Config)
             stack.callback(replica.stop)
         load = [*COMMAND, "load", rig.base_url, "--clients", "90", "--duration", "600"]
         stack.enter_context(process([*load, "--rate", "5"], tmp_path / "load.log"))
-        context = stack.enter_context(browser.new_context(viewport=DESKTOP))
-        context.set_default_timeout(PATIENCE)
-        page = context.new_page()
-        page.goto(f"{rig.base_url}/console/")
+        page = stack.enter_context(opened(browser, rig))
         unlock(page)
         connect_by(page, "Centrifuge", "demo")
         page.get_by_role("button", name="Send", exact=True).click()

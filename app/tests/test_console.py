@@ -102,7 +102,7 @@ async def test_a_console_without_a_key_is_closed(start_node: StartNode) -> None:
     node = await start_node()
     async with client(node.url, "") as http:
         answer = await http.get("/api/cluster")
-    assert answer.status_code == 401
+    assert answer.status_code == 403
     assert "http_api.key is not configured" in answer.text
 
 

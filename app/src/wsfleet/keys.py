@@ -36,6 +36,16 @@ def connection(client_id: str) -> str:
     return f"connection:{client_id}"
 
 
+def blocked(user: str) -> str:
+    """String: exists while the user is blocked."""
+    return f"wsfleet:blocked:{user}"
+
+
+def revoked(token: str) -> str:
+    """String: exists while the token with this `jti` is revoked."""
+    return f"wsfleet:revoked:{token}"
+
+
 def node(name: str) -> str:
     """Hash: what a node says of itself."""
     return f"wsfleet:node:{name}"

@@ -10,13 +10,16 @@ import structlog
 
 from wsfleet import __version__
 from wsfleet import config as configuration
+from wsfleet.admission import Admission
 from wsfleet.auth import verifiers
 from wsfleet.broker import Broker
 from wsfleet.channels import Channels
 from wsfleet.connection import NORMAL, Connection
+from wsfleet.denylist import Denylist
 from wsfleet.drain import Drain, State
 from wsfleet.health import Sampler
 from wsfleet.hub import Hub
+from wsfleet.limits import Rates
 from wsfleet.listener import Listeners
 from wsfleet.metrics import DeliveryTimer, Metrics
 from wsfleet.primary import DIGEST
@@ -27,6 +30,7 @@ from wsfleet.settings import Settings
 from wsfleet.store import Store, UnavailableError
 from wsfleet.survey import Surveys
 from wsfleet.tasks import end
+from wsfleet.users import Users
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +58,13 @@ class Node:
         self.sessions = Sessions(self.store, self.registry, settings.name, settings.resume_window)
         self.listeners = Listeners()
         self.listeners.add(DeliveryTimer(self.metrics))
+        self.users = Users(self.config.client.user_connection_limit)
+        self.listeners.add(self.users)
+        self.rates = Rates.of(settings.message_rate, settings.byte_rate)
+        self.denylist = Denylist(self.store)
+        self.admission = Admission(
+            self.config.client, self.connection_tokens, self.users, self.denylist
+        )
         self.broker = Broker(
             self.store,
             settings.name,
@@ -83,6 +94,7 @@ class Node:
             *self.broker.loops(),
             self.registry.run(),
             self.sampler.run(),
+            self.users.recheck(self.denylist),
             *(loop() for loop in self.background),
         ]
         if self.settings.idle_timeout:

@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from wsfleet import config, logs, systemd
 from wsfleet.app import create_app
+from wsfleet.auth import verifiers
 from wsfleet.node import Node
 from wsfleet.settings import Settings
-from wsfleet.websocket import WebSocketProtocol
+from wsfleet.websocket import HTTP, WebSocket
 
 log = structlog.get_logger(__name__)
 
@@ -51,12 +52,11 @@ def create_server(settings: Settings) -> Server:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
-        ws=WebSocketProtocol,
+        http=HTTP,
+        ws=WebSocket,
         ws_max_size=settings.max_message_size,
         ws_ping_interval=settings.ping_interval,
         ws_ping_timeout=settings.ping_timeout,
-        ws_per_message_deflate=False,  # 64 KiB and more a connection
         backlog=4096,
         proxy_headers=True,
         forwarded_allow_ips=settings.trusted_proxies,
@@ -83,7 +83,7 @@ def run(*, check: bool = False) -> None:
             print(f"{variable}: {problem['msg']} (it is {problem['input']!r})", file=sys.stderr)
         raise SystemExit(2) from None
     try:
-        config.load(settings.config)
+        verifiers(config.load(settings.config).client)
     except config.ConfigError as mistakes:
         print(mistakes, file=sys.stderr)
         raise SystemExit(2) from None

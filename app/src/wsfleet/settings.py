@@ -43,8 +43,8 @@ class Settings(BaseSettings):
     """The shared state: one Redis, Sentinels or a Redis Cluster, see docs/redis.md."""
     redis_timeout: PositiveFloat = 2.0
     """Seconds to connect to Redis, and to wait for one answer."""
-    redis_max_connections: PositiveInt = 8
-    """Connections in the pool to Redis."""
+    redis_max_connections: int = Field(default=8, ge=4)
+    """Connections in the pool to a primary of Redis: commands, replicated ones, pub/sub, spare."""
 
     heartbeat_interval: PositiveFloat = 2.0
     """Seconds between two signs of life in the registry, and between two probes of pub/sub."""
@@ -57,6 +57,12 @@ class Settings(BaseSettings):
     """Open WebSockets; more are refused with 503, and `/ready` says so."""
     max_message_size: PositiveInt = 65_536
     """Bytes of one message from a client; a larger one closes with 1009."""
+    max_json_depth: PositiveInt = 128
+    """Levels that JSON from a client may nest: other clients' parsers must take it, too."""
+    message_rate: float = Field(default=1000.0, ge=0)
+    """Messages a second from one client, over ten seconds; more close with 3013. 0 is no limit."""
+    byte_rate: float = Field(default=4_194_304.0, ge=0)
+    """Bytes a second from one client, likewise."""
     ping_interval: PositiveFloat = 25.0
     """Seconds between WebSocket pings; keep it below the balancer's tunnel time-out."""
     ping_timeout: PositiveFloat = 20.0

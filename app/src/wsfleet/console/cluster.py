@@ -184,7 +184,7 @@ class Cluster:
 
 async def _shard(primary: Primary) -> list[Answer]:
     """A primary and its replicas, as it says itself."""
-    info: dict[str, Any] = await primary.call("INFO")
+    info = await primary.info()
     replicas = [info[f"slave{n}"] for n in range(info["connected_slaves"])]
     return [
         {

@@ -129,11 +129,11 @@ async def read(store: Store, names: Iterable[str]) -> dict[str, Samples]:
     return {name: _decoded(stream) for name, stream in zip(names, streams, strict=True)}
 
 
-def _decoded(stream: list[tuple[bytes, dict[bytes, bytes]]]) -> Samples:
+def _decoded(stream: list[tuple[bytes, list[bytes]]]) -> Samples:
     samples: Samples = {}
-    for step, fields in stream:
+    for step, (_, text) in stream:
         try:
-            sample = _decoder.decode(fields[b"sample"])
+            sample = _decoder.decode(text)
         except msgspec.DecodeError:
             continue
         if len(sample.publish) == len(sample.delivery) == len(SECONDS) + 1:

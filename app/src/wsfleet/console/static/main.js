@@ -55,7 +55,7 @@ async function refresh() {
     draw(cluster);
     if (first) $("live").focus({ preventScroll: true });
   } catch (error) {
-    if (error.status === 401) return lock(error.message);
+    if (error.status === 401 || error.status === 403) return lock(error.message);
     verdict("bad", `No answer (${error.message}), trying again`);
   }
   timer = setTimeout(refresh, document.hidden ? 5 * INTERVAL : INTERVAL);

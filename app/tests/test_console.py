@@ -21,6 +21,12 @@ from wsfleet.metrics import SECONDS
 KEY = "a key"
 STATIC = Path(wsfleet.console.__file__).parent / "static"
 BUCKETS = len(SECONDS) + 1
+CONFIG = f"""
+http_api: {{key: "{KEY}"}}
+client: {{allow_anonymous_connect_without_token: true}}
+channel:
+  without_namespace: {{allow_publish_for_client: true, allow_publish_for_anonymous: true}}
+"""
 
 Pair = tuple[RunningNode, RunningNode]
 
@@ -29,7 +35,7 @@ Pair = tuple[RunningNode, RunningNode]
 def config(tmp_path: Path) -> Path:
     """A configuration with a key."""
     path = tmp_path / "config.yml"
-    path.write_text(f'http_api: {{key: "{KEY}"}}\n')
+    path.write_text(CONFIG)
     return path
 
 

@@ -4,6 +4,8 @@ import "./vendor/centrifuge.js";
 const { Centrifuge } = globalThis;
 const url = (path) => location.origin.replace(/^http/, "ws") + path;
 
+const plainUrl = (token) => url("/ws") + (token ? `?token=${encodeURIComponent(token)}` : "");
+
 /** The way to the cluster. While it is cut nothing gets through, and what is open closes. */
 class Cable {
   #until = 0;
@@ -41,14 +43,15 @@ export class Plain {
   #attempt = 0;
   #again = null;
 
-  constructor(report) {
+  constructor(report, token) {
     this.report = report;
+    this.token = token;
   }
 
   connect() {
     this.#wanted = true;
     this.report.state("wait", "Connecting");
-    const socket = this.#cable.plug(new WebSocket(url("/ws")));
+    const socket = this.#cable.plug(new WebSocket(plainUrl(this.token)));
     this.#socket = socket;
     socket.onopen = () => {
       this.report.state("on", "Connected: the first answer says to which node");
@@ -88,9 +91,9 @@ export class Plain {
     this.#socket.send(text);
   }
 
-  static publishOnce(text) {
+  static publishOnce(text, token) {
     return new Promise((resolve, reject) => {
-      const socket = new WebSocket(url("/ws"));
+      const socket = new WebSocket(plainUrl(token));
       socket.onopen = () => socket.send(text);
       socket.onmessage = ({ data }) => {
         if (!["ack", "error"].includes(JSON.parse(data).type)) return;

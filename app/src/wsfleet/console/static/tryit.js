@@ -46,12 +46,12 @@ export function startTryIt() {
   $("try-form").addEventListener("submit", (event) => {
     event.preventDefault();
     if (client) return client.disconnect();
-    client = protocol() === "plain" ? new Plain(report) : new Sdk(report, channel(), token());
+    client = protocol() === "plain" ? new Plain(report, token()) : new Sdk(report, channel(), token());
     client.connect();
   });
   for (const input of document.getElementsByName("protocol"))
     input.addEventListener("change", () => {
-      $("try-centrifuge").hidden = $("history").hidden = $("presence").hidden = protocol() === "plain";
+      $("try-channel").hidden = $("history").hidden = $("presence").hidden = protocol() === "plain";
     });
   $("cut").addEventListener("click", () => {
     write("note", `the connection is cut for ${CUT / 1000} s`);
@@ -67,7 +67,7 @@ export function startTryIt() {
   });
   $("send-other").addEventListener("click", () => attempt(async () => {
     const text = $("message").value;
-    await (protocol() === "plain" ? Plain.publishOnce(text) : Sdk.publishOnce(text, channel(), token()));
+    await (protocol() === "plain" ? Plain.publishOnce(text, token()) : Sdk.publishOnce(text, channel(), token()));
     write("note", `somebody else has sent ${text}`);
   }));
   for (const question of ["history", "presence"])

@@ -1,5 +1,6 @@
 """The console's JSON: what is shown of a cluster, and who may drain; and the files of its page."""
 
+import asyncio
 import hashlib
 import json
 import time
@@ -174,6 +175,46 @@ async def test_hosts_and_balancers_of_the_fleet_file(
         seen = await look(http)
     assert seen["balancers"][0]["name"] == "lb1"
     assert [problem.partition(":")[0] for problem in seen["problems"]] == ["node7 is down", "lb1"]
+
+
+async def test_maintenance_is_what_all_balancers_say(
+    start_node: StartNode, config: Path, tmp_path: Path, redis_server: str
+) -> None:
+    """A node in `maint` at one of two balancers still serves; what each says is shown."""
+    said = {"lb1": "MAINT", "lb2": "UP"}
+
+    async def statistics(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        status = said["lb1" if writer.get_extra_info("sockname")[1] == ports[0] else "lb2"]
+        text = (
+            "# pxname,svname,scur,status,lastchg,type,check_status,last_chk\n"
+            "public,FRONTEND,12,OPEN,,0,,\n"
+            f"nodes,node1,7,{status},62,2,L7OK,\n"
+        )
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
+        await writer.drain()
+        writer.close()
+
+    servers = [await asyncio.start_server(statistics, "127.0.0.1", 0) for _ in said]
+    ports = [server.sockets[0].getsockname()[1] for server in servers]
+    fleet = tmp_path / "fleet.json"
+    document = {
+        "redis_url": redis_server,
+        "base_url": "http://127.0.0.1:1",
+        "nodes": {"node1": "http://127.0.0.1:1"},
+        "loadbalancers": {
+            name: f"http://127.0.0.1:{port}" for name, port in zip(said, ports, strict=True)
+        },
+    }
+    fleet.write_text(json.dumps(document))
+    node = await start_node(config=config, fleet=fleet)
+    async with servers[0], servers[1], client(node.url, KEY) as http:
+        assert await state(http, "node1") == "ready"
+        said["lb2"] = "MAINT (via nodes/node2)"
+        seen = await look(http)
+    assert seen["nodes"][0]["state"] == "maint"
+    assert seen["nodes"][0]["balancers"] == said
+    assert [balancer["sessions"] for balancer in seen["balancers"]] == [12, 12]
 
 
 async def test_without_redis_it_says_so(

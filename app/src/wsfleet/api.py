@@ -343,13 +343,12 @@ def _error(code: ErrorCode, message: str) -> dict[str, Any]:
     return {"error": {"code": code.code, "message": f"{code.message}: {message}"}}
 
 
-def create_router(node: Node) -> APIRouter:
-    """The API's routes; without a key in the configuration nobody may use them."""
-    api = Api(node)
+def key_check(node: Node) -> Callable[[str | None], Awaitable[None]]:
+    """What a request must pass that is not for everybody, as a dependency of its route."""
     keys = [key.encode() for key in node.config.http_api.accepted]
     header = APIKeyHeader(name="X-API-Key", auto_error=False)
 
-    async def authorize(given: Annotated[str | None, Depends(header)]) -> None:
+    async def check(given: Annotated[str | None, Depends(header)]) -> None:
         if not keys:
             raise HTTPException(403, "the API is closed: http_api.key is not configured")
         shown = (given or "").encode()
@@ -357,7 +356,13 @@ def create_router(node: Node) -> APIRouter:
         if not any(matches):
             raise HTTPException(401, "the header X-API-Key is missing or wrong")
 
-    router = APIRouter(prefix="/api", tags=["server API"], dependencies=[Depends(authorize)])
+    return check
+
+
+def create_router(node: Node) -> APIRouter:
+    """The API's routes; without a key in the configuration nobody may use them."""
+    api = Api(node)
+    router = APIRouter(prefix="/api", tags=["server API"], dependencies=[Depends(key_check(node))])
 
     def add(name: str, method: Method, model: type[R]) -> None:
         async def route(request: R) -> Response:

@@ -412,6 +412,7 @@ class CentrifugeClient:
                 subs=subs,
                 ping=int(self._config.ping_interval) if self._app_pings else 0,
                 pong=self._app_pings and self._config.pong_timeout > 0,
+                node=self._node.settings.name,
             )
             answer = self._frame(Reply(number, result))
         except BaseException:

@@ -56,6 +56,11 @@ def node_clients(name: str) -> str:
     return f"wsfleet:node:{name}:clients"
 
 
+def samples(name: str) -> str:
+    """Stream: what a node did in the last minutes; it expires some minutes after the node."""
+    return f"wsfleet:node:{name}:samples"
+
+
 def control(name: str) -> str:
     """Pub/sub channel that one node listens on; without a listener the node is gone."""
     return f"wsfleet:control:{name}"

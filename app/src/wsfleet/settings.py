@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from wsfleet.fleet import SYSTEM_FLEET
 from wsfleet.topology import CheckedURL
 
 
@@ -34,6 +35,9 @@ class Settings(BaseSettings):
 
     config: Path | None = None
     """YAML file with channels, tokens and keys, as docs/configuration.md says; none: built in."""
+
+    fleet: Path = SYSTEM_FLEET
+    """Where the balancers are, as site.yml writes it down; the console does without as well."""
 
     redis_url: CheckedURL = "redis://127.0.0.1:6379/0"
     """The shared state: one Redis, Sentinels or a Redis Cluster, see docs/redis.md."""

@@ -27,7 +27,7 @@ from tests.harness import RedisServer, free_port
 HAPROXY_PROGRAM = shutil.which("haproxy", path="/usr/sbin:/usr/bin") or ""
 HAPROXY_ROLE = Path(__file__).parents[3] / "roles" / "haproxy"
 COMMAND = [sys.executable, "-m", "wsfleet.cli"]
-_START_TIMEOUT = 20.0  # seconds
+_START_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,7 @@ class Rig:
                 WSFLEET_PORT=self.nodes[name].rpartition(":")[2],
                 WSFLEET_NODE_NAME=name,
                 WSFLEET_REDIS_URL=self.links[name].url,
+                WSFLEET_FLEET=str(self.fleet_file),
                 WSFLEET_DRAIN_DELAY="1",  # HAProxy looks often
                 WSFLEET_STANDBY=str(name in self.standby),
                 **self.environment,
@@ -234,7 +235,7 @@ def running_fleet(
             stack.callback(rig.links[name].stop)
             rig.start(name)
         config = folder / "haproxy.cfg"
-        config.write_text(haproxy_config(rig.nodes, public, stats))
+        config.write_text(haproxy_config(rig.nodes, public, stats, haproxy_console=True))
         command = [HAPROXY_PROGRAM, "-db", "-f", str(config)]
         stack.enter_context(process(command, folder / "haproxy.log"))
         document = {
@@ -249,9 +250,9 @@ def running_fleet(
         yield rig
 
 
-def haproxy_config(nodes: dict[str, str], public: int, stats: int) -> str:
+def haproxy_config(nodes: dict[str, str], public: int, stats: int, **variables: object) -> str:
     """The role's own configuration, without its `global` section, and on the loopback alone."""
-    variables = yaml.safe_load((HAPROXY_ROLE / "defaults/main.yml").read_text()) | {
+    context = yaml.safe_load((HAPROXY_ROLE / "defaults/main.yml").read_text()) | {
         "haproxy_port": public,
         "haproxy_stats_port": stats,
         "haproxy_stats_bind": ["127.0.0.1"],
@@ -265,13 +266,14 @@ def haproxy_config(nodes: dict[str, str], public: int, stats: int) -> str:
             ]
         },
         "ansible_managed": "",
+        **variables,
     }
     environment = Environment(  # noqa: S701 - no HTML
         trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
     )
     environment.filters["hash"] = lambda text, name: hashlib.new(name, text.encode()).hexdigest()
     template = (HAPROXY_ROLE / "templates/haproxy.cfg.j2").read_text()
-    text = environment.from_string(template).render(variables)
+    text = environment.from_string(template).render(context)
     text = text[text.index("\ndefaults\n") + 1 :]
     return text.replace(f"bind :{public}\n", f"bind 127.0.0.1:{public}\n")
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.cli.rig import COMMAND, Rig, until, wsfleet
-from wsfleet.cli.status import parse_stats
+from wsfleet import haproxy
 
 CSV = """# pxname,svname,scur,status,lastchg,type,check_status,last_chk
 public,FRONTEND,12,OPEN,,0,,
@@ -24,7 +24,7 @@ nodes,BACKEND,12,UP,62,1,,
 
 def test_haproxys_csv_is_read() -> None:
     """Only servers count; those that take clients are well."""
-    servers = {row["server"]: row for row in parse_stats(CSV)}
+    servers = {row["server"]: row for row in haproxy.servers(haproxy.rows(CSV))}
     assert [(name, row["well"]) for name, row in servers.items()] == [
         ("node1-8001", True),
         ("node2-8001", True),
@@ -35,6 +35,7 @@ def test_haproxys_csv_is_read() -> None:
     assert servers["node1-8001"]["seconds_in_status"] == 62
     assert servers["node3-8001"]["sessions"] == 0
     assert servers["node3-8001"]["check"] == "L4CON Connection refused, really"
+    assert haproxy.sessions(haproxy.rows(CSV)) == 12
 
 
 def test_a_healthy_fleet_is_well(fleet: Rig) -> None:

@@ -166,7 +166,7 @@ def test_without_a_node_clients_get_503(host: Host) -> None:
 def test_private_paths_are_not_public(host: Host) -> None:
     """The nodes' metrics and readiness are 404 outside; the private port is not the public one."""
     address = host.ansible.get_variables()["ansible_host"]
-    for path in ("/metrics", "/ready", "/api/info", "/stats"):
+    for path in ("/metrics", "/ready", "/api/info", "/console/", "/stats"):
         status = get(host, f"http://{address}{path}")[:3]
         assert status == ("503" if path == "/stats" else "404"), path
     assert "Statistics Report" in get(host, f"http://{address}:8404/stats")

@@ -22,7 +22,7 @@ from bench.catalog import BUILT, HERE, PROGRAMS, Peer
 ROOT = HERE.parent
 SERVER_CORE, GENERATOR_CORE = 0, 1
 #: Seconds that one generator may run at most, and a peer may take until it delivers.
-LONGEST, PATIENCE = 120, 20
+LONGEST, PATIENCE = 240, 20
 #: Connections that are being opened at a time.
 TOGETHER = 64
 

@@ -50,7 +50,7 @@ def number(value: float) -> str:
     value = float(f"{value:.3g}")
     scales = ((1e6, 1e6, " M"), (1e4, 1e3, " k"), (0, 1, ""))
     scale, name = next((scale, name) for least, scale, name in scales if abs(value) >= least)
-    decimals = max(0, 3 - len(f"{abs(value / scale):.0f}"))
+    decimals = max(0, 3 - len(str(int(abs(value / scale)))))
     return f"{value / scale:,.{decimals}f}{name}" if value else "0"
 
 

@@ -27,6 +27,7 @@ def rounds(peer: str, mode: str, size: int, *values: float) -> list[dict[str, An
         (0, "0"),
         (0.01234, "0.01"),
         (1.5, "1.50"),
+        (9.8, "9.80"),
         (15.04, "15.0"),
         (8_000, "8,000"),
         (9_999, "10.0 k"),

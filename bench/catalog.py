@@ -30,7 +30,8 @@ class Says:
 class Peer:
     """A server; in its command and configuration {port}, {redis} and the like are put in.
 
-    `ack` is in the answer to a publish, where that means that Redis has it.
+    `ack` is in the answer to a publish, where that means that Redis has it. `pipelines`: it does
+    more where all messages in flight come from one publisher, and not from one each.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Peer:
     ack: str = ""
     subprotocol: str = ""
     rooms: bool = True
+    pipelines: bool = False
     config: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -128,6 +130,7 @@ PEERS = {
             Says(),
             Says("/publish/%r"),
             config="nginx.conf",
+            pipelines=True,
         ),
         Peer(
             "nats",
@@ -137,10 +140,18 @@ PEERS = {
             Says("/", ((_NATS + "PING\r\n", "PONG"),)),
             "PUB %r 120\r\n%m\r\n",
             config="nats.conf",
+            pipelines=True,
         ),
-        Peer("socketify", "socketify (uWebSockets)", _python("socketify_topics.py")),
+        Peer(
+            "socketify", "socketify (uWebSockets)", _python("socketify_topics.py"), pipelines=True
+        ),
         Peer("picows", "picows, framed once", _python("picows_frames.py")),
         Peer("limit", "C, epoll", (str(BUILT / "limit"), "{port}")),
-        Peer("limit-joined", "C, epoll, joined", (str(BUILT / "limit"), "{port}", "joined")),
+        Peer(
+            "limit-joined",
+            "C, epoll, joined",
+            (str(BUILT / "limit"), "{port}", "joined"),
+            pipelines=True,
+        ),
     )
 }

@@ -40,9 +40,10 @@ class Shape:
     rooms: int = 1
 
     @classmethod
-    def of(cls, subscribers: int, flying: int, rooms: int = 1) -> Shape:
-        """With a publisher for each message in flight: a server may take those of one in turn."""
-        return cls(subscribers, math.ceil(flying / rooms) * rooms, rooms)
+    def of(cls, peer: Peer, subscribers: int, flying: int, rooms: int = 1) -> Shape:
+        """As many publishers as the peer needs for that many messages in flight."""
+        wanted = 1 if peer.pipelines else flying  # it may take those of one in turn
+        return cls(subscribers, math.ceil(wanted / rooms) * rooms, rooms)
 
 
 class Clients:

@@ -17,12 +17,21 @@ def test_words_take_the_place_of_their_names() -> None:
     assert fill("listen {port}; server { a {}; }", {"port": 80}) == "listen 80; server { a {}; }"
 
 
-@pytest.mark.parametrize(("flying", "rooms", "publishers"), [(1, 1, 1), (16, 1, 16), (16, 10, 20)])
+@pytest.mark.parametrize(
+    ("name", "flying", "rooms", "publishers"),
+    [
+        ("ws", 1, 1, 1),
+        ("ws", 16, 1, 16),
+        ("ws", 16, 10, 20),
+        ("nats", 16, 1, 1),
+        ("nats", 16, 9, 9),
+    ],
+)
 def test_there_is_a_publisher_for_each_message_in_flight(
-    flying: int, rooms: int, publishers: int
+    name: str, flying: int, rooms: int, publishers: int
 ) -> None:
-    """Rooms have equally many of them."""
-    assert Shape.of(2000, flying, rooms) == Shape(2000, publishers, rooms)
+    """Or one alone where that does more; rooms have equally many of them."""
+    assert Shape.of(PEERS[name], 2000, flying, rooms) == Shape(2000, publishers, rooms)
 
 
 @pytest.mark.parametrize("name", PEERS)

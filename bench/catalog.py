@@ -68,6 +68,8 @@ _SETTINGS = {
     "WSFLEET_DRAIN_DELAY": "0",
     "WSFLEET_LOG_LEVEL": "warning",
 }
+# Pings are frames of RFC 6455, which client.c answers.
+_CENTRIFUGE_PATH = "/connection/websocket?cf_ws_frame_ping_pong=true"
 _CENTRIFUGE = ('{"id":1,"connect":{}}', '"connect":')
 _NATS = 'CONNECT {"verbose":false,"pedantic":false,"protocol":1}\r\n'
 _SOCKETIO = Says(
@@ -92,10 +94,10 @@ PEERS = {
             "wsfleet, `/connection/websocket`",
             _SERVE,
             Says(
-                "/connection/websocket",
+                _CENTRIFUGE_PATH,
                 (_CENTRIFUGE, ('{"id":2,"subscribe":{"channel":"%r"}}', '"subscribe":')),
             ),
-            Says("/connection/websocket", (_CENTRIFUGE,)),
+            Says(_CENTRIFUGE_PATH, (_CENTRIFUGE,)),
             '{"id":%n,"publish":{"channel":"%r","data":"%m"}}',
             '"publish":',
             environment=_SETTINGS,

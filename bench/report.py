@@ -165,7 +165,7 @@ def _style() -> str:
         for which in (0, 1)
     )
     return (
-        f"<style>\n    .axis {{ font-size: 12px; }} {' '.join(light)}\n"
+        f"<style>\n    path {{ stroke-width: 1.5; }} .axis {{ font-size: 12px; }} {' '.join(light)}\n"
         f"    @media (prefers-color-scheme: dark) {{ {' '.join(dark)} }}\n  </style>"
     )
 

@@ -57,14 +57,14 @@ def _node(file: str, *arguments: str) -> tuple[str, ...]:
 
 
 _SERVE = (str(PROGRAMS / "wsfleet"), "serve")
-# The real path, and the default limits but two: of connections, and of what one publisher may say.
+# The real path: limits are on, but so high that neither all connections nor a publisher meets them.
 _SETTINGS = {
     "WSFLEET_PORT": "{port}",
     "WSFLEET_NODE_NAME": "node-{port}",
     "WSFLEET_REDIS_URL": "redis://127.0.0.1:{redis}/0",
     "WSFLEET_MAX_CONNECTIONS": "20000",
-    "WSFLEET_MESSAGE_RATE": "0",
-    "WSFLEET_BYTE_RATE": "0",
+    "WSFLEET_MESSAGE_RATE": "1000000",
+    "WSFLEET_BYTE_RATE": "1000000000",
     "WSFLEET_DRAIN_DELAY": "0",
     "WSFLEET_LOG_LEVEL": "warning",
 }

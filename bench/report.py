@@ -165,7 +165,8 @@ def _style() -> str:
         for which in (0, 1)
     )
     return (
-        f"<style>\n    path {{ stroke-width: 1.5; }} .axis {{ font-size: 12px; }} {' '.join(light)}\n"
+        "<style>\n    path { stroke-width: 1.5; } .axis { font-size: 12px; }\n"
+        f"    {' '.join(light)}\n"
         f"    @media (prefers-color-scheme: dark) {{ {' '.join(dark)} }}\n  </style>"
     )
 

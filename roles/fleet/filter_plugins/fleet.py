@@ -76,6 +76,13 @@ class Host:
         return str(self.get("fleet_address") or self.get("ansible_host") or self.name)
 
     @property
+    def has_tls(self) -> bool:
+        """Whether its HAProxy has a certificate."""
+        return bool(
+            self.get("haproxy_tls_certificates") or self.get("haproxy_tls_acme_certificates")
+        )
+
+    @property
     def wsnode_name(self) -> str:
         """First part of its processes' names."""
         return str(self.get("wsnode_name") or self.name)
@@ -167,7 +174,11 @@ def _base_url(loadbalancers: list[Host]) -> str:
         return ""
     first = loadbalancers[0]
     address = first.get("keepalived_virtual_address") or first.address
-    return str(first.get("fleet_base_url") or _http(address, first.get("haproxy_port")))
+    if first.get("fleet_base_url"):
+        return str(first.get("fleet_base_url"))
+    if first.has_tls and first.get("haproxy_tls_redirect"):
+        return f"https://{_netloc(address, first.get('haproxy_tls_port'))}".removesuffix(":443")
+    return _http(address, first.get("haproxy_port"))
 
 
 def _http(address: str, port: Any) -> str:
@@ -311,6 +322,7 @@ def _port_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
             "loadbalancers": [
                 "haproxy_port",
                 "haproxy_stats_port",
+                *(["haproxy_tls_port"] if host.has_tls else []),
                 *(["autoscale_metrics_port"] if host.get("autoscale_enabled") else []),
             ],
             "monitoring": [

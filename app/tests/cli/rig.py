@@ -256,6 +256,8 @@ def haproxy_config(nodes: dict[str, str], public: int, stats: int) -> str:
         "haproxy_stats_port": stats,
         "haproxy_stats_bind": ["127.0.0.1"],
         "haproxy_check_inter": 1,
+        "_haproxy_tls": [],
+        "_haproxy_tls_sums": "",
         "haproxy_source_rate": 0,  # all clients have one address
         "fleet_members": {
             "nodes": [

@@ -251,12 +251,9 @@ def test_tls_is_there_beside_the_plain_port(host: Host, become: Callable[..., st
 @pytest.mark.parametrize(("version", "spoken"), [("-tls1_3", 1), ("-tls1_2", 1), ("-tls1_1", 0)])
 def test_old_tls_is_not_spoken(host: Host, version: str, spoken: int) -> None:
     """TLS 1.2 and 1.3 are, for HTTP/1.1, also for a client that would take anything."""
+    client = f"openssl s_client -connect {address_of(host)}:443 -alpn h2,http/1.1 {version}"
     result = subprocess.run(
-        ["openssl", "s_client", "-connect", f"{address_of(host)}:443", version]
-        + ["-cipher", "ALL@SECLEVEL=0", "-alpn", "h2,http/1.1"],
-        input="",
-        capture_output=True,
-        text=True,
+        [*client.split(), "-cipher", "ALL@SECLEVEL=0"], input="", capture_output=True, text=True
     )
     assert ("ALPN protocol: http/1.1" in result.stdout) == bool(spoken), result.stdout
 
@@ -289,10 +286,12 @@ def test_a_renewed_certificate_is_taken_without_a_drop(
 ) -> None:
     """Who is connected stays, who comes meanwhile gets in, and the new certificate is served."""
     become([A])
-    pem = tmp_path / "local.pem"
+    (before,) = host.ansible.get_variables()["haproxy_tls_certificates"]
+    pem = tmp_path / Path(before).name
+    request = "openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=new -addext"
+    files = f"-keyout {pem} -out {pem}.crt"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=new"]
-        + ["-addext", f"subjectAltName=IP:{address_of(host)}", "-keyout", pem, "-out", f"{pem}.crt"],
+        [*request.split(), f"subjectAltName=IP:{address_of(host)}", *files.split()],
         check=True,
         capture_output=True,
     )

@@ -120,6 +120,11 @@ def test_a_sound_inventory_has_no_mistake() -> None:
             "Port 80 of the host 'lb1' is wanted twice",
         ),
         (
+            {},
+            {"lb1": {"haproxy_stats_port": 443, "haproxy_tls_certificates": ["ws.pem"]}},
+            "Port 443 of the host 'lb1' is wanted twice",
+        ),
+        (
             {"redis": ["node1"]},
             {
                 "node1": {
@@ -255,6 +260,11 @@ def test_a_password_with_a_space_is_for_a_single_server() -> None:
                 "fleet_base_url": "https://ws.test",
             },
             "https://ws.test",
+        ),
+        ({"haproxy_tls_certificates": ["ws.pem"]}, "http://10.0.0.11"),
+        (
+            {"haproxy_tls_acme_certificates": ["/ws.pem"], "haproxy_tls_redirect": True},
+            "https://10.0.0.11",
         ),
     ],
 )

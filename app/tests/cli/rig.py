@@ -71,7 +71,7 @@ class Link(threading.Thread):
         self.silent = False
         self._to = ("127.0.0.1", port)
         self._server = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._server.getsockname()[1]}/0"
+        self.url = f"redis://node:any@127.0.0.1:{self._server.getsockname()[1]}/0"
         self._peers: dict[socket.socket, socket.socket] = {}
         self._ended = threading.Event()
 
@@ -238,7 +238,7 @@ def running_fleet(
         command = [HAPROXY_PROGRAM, "-db", "-f", str(config)]
         stack.enter_context(process(command, folder / "haproxy.log"))
         document = {
-            "redis_url": server.url,
+            "redis_url": server.url_of("cli"),
             "base_url": rig.base_url,
             "nodes": rig.nodes,
             "loadbalancers": {"lb1": rig.stats_url},

@@ -6,6 +6,7 @@ Ansible shows those only while that role runs: they are read from the roles' fil
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import re
 from collections import defaultdict
@@ -13,7 +14,6 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import yaml
 
@@ -37,8 +37,10 @@ DESCRIBING_ROLES = (
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,57}")
 """A node name becomes a cookie value and a HAProxy server name; `-PORT` follows it."""
 
-UNFIT_FOR_REDIS = re.compile(r"""["'\\\x00-\x1f]""")
-UNFIT_FOR_SENTINEL = re.compile(r"""["'\\\s\x00-\x1f]""")
+REDIS_USERS = ("admin", "cli", "exporter", "node", "replica", "sentinel")
+"""What each may do is in the vars of the roles `redis` and `sentinel`."""
+SHORTEST_PASSWORD = 16
+"""Whoever has one user's password can try guesses at what all are made from."""
 
 Groups = Mapping[str, Iterable[str]]
 Variables = Mapping[str, Any]
@@ -115,7 +117,7 @@ def fleet_members(groups: Groups, hostvars: HostVars) -> dict[str, Any]:
         "nodes": nodes,
         "loadbalancers": [_loadbalancer(host) for host in loadbalancers],
         "redis": [_redis(host) for host in redis],
-        "redis_url": _redis_url(redis),
+        "redis_urls": {user: _redis_url(redis, user) for user in ("cli", "node")},
     }
 
 
@@ -200,17 +202,28 @@ def _redis(host: Host) -> dict[str, Any]:
     }
 
 
-def _redis_url(hosts: list[Host]) -> str:
-    """Where the application finds Redis: the server, or the Sentinels of several."""
+def redis_passwords(secret: str) -> dict[str, str]:
+    """The password of each Redis user, made from the one in the inventory.
+
+    One user's says nothing about another's.
+    """
+    return {
+        user: secret and hmac.new(secret.encode(), user.encode(), "sha256").hexdigest()
+        for user in REDIS_USERS
+    }
+
+
+def _redis_url(hosts: list[Host], user: str) -> str:
+    """Where a user finds Redis: the server, or the Sentinels of several."""
     if not hosts:
         return ""
     first = hosts[0]
-    password = quote(first.get("redis_password") or "", safe="")
-    credentials = f":{password}@" if password else ""
+    password = redis_passwords(first.get("redis_password") or "")[user]
+    credentials = f"{user}:{password}@" if password else ""
     if len(hosts) == 1:
         return f"redis://{credentials}{_netloc(first.address, first.get('redis_port'))}/0"
     sentinels = ",".join(_netloc(host.address, host.get("sentinel_port")) for host in hosts)
-    option = f"?sentinel_password={password}" if password else ""
+    option = f"?sentinel_username={user}&sentinel_password={password}" if password else ""
     return f"redis+sentinel://{credentials}{sentinels}/{first.get('sentinel_master')}/0{option}"
 
 
@@ -356,14 +369,11 @@ def _password_mistakes(redis: list[Host]) -> list[str]:
         for host in redis
         if not host.get("redis_password") and not host.get("redis_allow_no_password")
     ]
-    # Sentinel keeps its password without quotes in a file that it reads again.
-    unfit = UNFIT_FOR_SENTINEL if len(redis) > 1 else UNFIT_FOR_REDIS
     mistakes += [
-        f"redis_password of the host '{host.name}' has a character that the configuration of Redis "
-        "cannot hold: leave out quotes, backslashes and line ends, and spaces where there are "
-        "Sentinels."
+        f"redis_password of the host '{host.name}' is too short: make it {SHORTEST_PASSWORD} "
+        "random characters or more, for instance by `openssl rand -base64 24`."
         for host in redis
-        if unfit.search(host.get("redis_password") or "")
+        if 0 < len(host.get("redis_password") or "") < SHORTEST_PASSWORD
     ]
     for variable in ("redis_password", "sentinel_master"):
         if len({host.get(variable) for host in redis}) > 1:
@@ -384,4 +394,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """Filters by name."""
-        return {"fleet_members": fleet_members, "fleet_mistakes": fleet_mistakes}
+        return {
+            "fleet_members": fleet_members,
+            "fleet_mistakes": fleet_mistakes,
+            "redis_passwords": redis_passwords,
+        }

@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "roles" / "fleet" / "filter_plugins"))
 
-from fleet import fleet_members, fleet_mistakes  # noqa: E402
+from fleet import fleet_members, fleet_mistakes, redis_passwords  # noqa: E402
 
 GROUPS = {"loadbalancers": ["lb1"], "wsnodes": ["node1", "node2"], "redis": ["redis1"]}
 HOSTS: dict[str, dict[str, Any]] = {
@@ -28,6 +28,7 @@ HOSTS: dict[str, dict[str, Any]] = {
         for n in (1, 2, 3)
     },
 }
+PASSWORD = "a password with / and @"  # noqa: S105
 REDIS = ["redis1", "redis2", "redis3"]
 ONE_HOST = {group: ["all1"] for group in GROUPS}
 TWO_BALANCERS = GROUPS | {"loadbalancers": ["lb1", "lb2"]}
@@ -53,7 +54,7 @@ def test_a_sound_inventory_has_no_mistake() -> None:
     assert fleet_mistakes(TWO_BALANCERS, hosts(**WITH_ADDRESS)) == []
     dns = hosts(lb1={"fleet_base_url": "http://ws.test"}, **LB2)
     assert fleet_mistakes(TWO_BALANCERS, dns) == []
-    assert fleet_mistakes(ONE_HOST, {"all1": {"redis_password": "x"}}) == []
+    assert fleet_mistakes(ONE_HOST, {"all1": {"redis_password": PASSWORD}}) == []
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_a_sound_inventory_has_no_mistake() -> None:
         ),
         (
             {"redis": REDIS},
-            {"redis2": {"redis_password": "x"}},
+            {"redis2": {"redis_password": PASSWORD}},
             "redis_password is not the same",
         ),
         (
@@ -80,8 +81,8 @@ def test_a_sound_inventory_has_no_mistake() -> None:
         ),
         (
             {},
-            {"redis1": {"redis_password": "a'b"}},
-            "leave out quotes, backslashes and line ends",
+            {"redis1": {"redis_password": "change-me"}},
+            "redis_password of the host 'redis1' is too short",
         ),
         (
             {},
@@ -130,7 +131,7 @@ def test_a_sound_inventory_has_no_mistake() -> None:
                 "node1": {
                     "redis_port": 8002,
                     "wsnode_processes": 2,
-                    "redis_password": "x",
+                    "redis_password": PASSWORD,
                 }
             },
             "Port 8002 of the host 'node1' is wanted twice, by 'wsnode_port' and 'redis_port'",
@@ -184,7 +185,7 @@ def test_members_have_names_addresses_and_urls() -> None:
             "fleet_address": "192.168.0.2",
         },
         lb1={"haproxy_port": 8080},
-        redis1={"redis_password": "p@ss/word"},
+        redis1={"redis_password": PASSWORD},
     )
     members = fleet_members(GROUPS, variables)
     assert [node["name"] for node in members["nodes"]] == [
@@ -194,7 +195,10 @@ def test_members_have_names_addresses_and_urls() -> None:
     ]
     assert members["nodes"][2]["url"] == "http://192.168.0.2:8002"
     assert members["loadbalancers"][0]["url"] == "http://10.0.0.11:8080"
-    assert members["redis_url"] == "redis://:p%40ss%2Fword@10.0.0.31:6379/0"
+    assert members["redis_urls"] == {
+        user: f"redis://{user}:{redis_passwords(PASSWORD)[user]}@10.0.0.31:6379/0"
+        for user in ("cli", "node")
+    }
 
 
 def test_prometheus_asks_everybody_once() -> None:
@@ -221,28 +225,28 @@ def test_prometheus_asks_everybody_once() -> None:
 
 
 def test_several_redis_servers_are_found_by_their_sentinels() -> None:
-    """The URL names every Sentinel and the master, with the password of both kinds of server."""
+    """The URL names every Sentinel and the master, and the user of both kinds of server."""
     from wsfleet.topology import RedisURL
 
-    variables = hosts(**{name: {"redis_password": "p@ss/word"} for name in REDIS})
+    variables = hosts(**{name: {"redis_password": PASSWORD} for name in REDIS})
     variables["redis2"]["sentinel_port"] = 5000
-    url = fleet_members(GROUPS | {"redis": REDIS}, variables)["redis_url"]
+    url = fleet_members(GROUPS | {"redis": REDIS}, variables)["redis_urls"]["node"]
+    password = redis_passwords(PASSWORD)["node"]
     assert url == (
-        "redis+sentinel://:p%40ss%2Fword@10.0.0.31:26379,10.0.0.32:5000,10.0.0.33:26379/wsfleet/0"
-        "?sentinel_password=p%40ss%2Fword"
+        f"redis+sentinel://node:{password}@10.0.0.31:26379,10.0.0.32:5000,10.0.0.33:26379/wsfleet/0"
+        f"?sentinel_username=node&sentinel_password={password}"
     )
     parsed = RedisURL.parse(url)
     assert (parsed.kind, parsed.master, parsed.database) == ("sentinel", "wsfleet", 0)
-    assert parsed.sentinel_password == "p@ss/word"  # noqa: S105
+    assert (parsed.sentinel_username, parsed.sentinel_password) == ("node", password)
 
 
-def test_a_password_with_a_space_is_for_a_single_server() -> None:
-    """Sentinel would not read it back from the file that it writes."""
-    spaced = hosts(**{name: {"redis_password": "a b"} for name in REDIS})
-    assert fleet_mistakes(GROUPS, spaced) == []
-    mistakes = fleet_mistakes(GROUPS | {"redis": REDIS}, spaced)
-    assert len(mistakes) == len(REDIS)
-    assert "spaces where there are Sentinels" in mistakes[0]
+def test_each_redis_user_has_a_password_of_his_own() -> None:
+    """None is another's, or the one they are made from; another one makes others."""
+    passwords = redis_passwords(PASSWORD)
+    assert len({PASSWORD, *passwords.values()}) == 1 + len(passwords)
+    assert not set(redis_passwords(f"{PASSWORD}!").values()) & set(passwords.values())
+    assert set(redis_passwords("").values()) == {""}
 
 
 @pytest.mark.parametrize(
@@ -375,7 +379,7 @@ def test_the_fleet_file_is_json_that_the_command_line_reads() -> None:
         json.dumps(
             {
                 "base_url": members["base_url"],
-                "redis_url": members["redis_url"],
+                "redis_url": members["redis_urls"]["cli"],
                 "nodes": {node["name"]: node["url"] for node in members["nodes"]},
                 "loadbalancers": {lb["name"]: lb["stats_url"] for lb in members["loadbalancers"]},
             }

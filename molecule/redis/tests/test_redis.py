@@ -47,6 +47,11 @@ def test_passwords_are_not_for_everybody(host: Host) -> None:
     assert admin.content_string not in host.check_output("cat /etc/redis/wsfleet*.*")
 
 
+def test_nothing_that_is_needed_is_refused(host: Host) -> None:
+    """Servers at work have asked each other for nothing that their users may not do."""
+    assert ask(host, "acl log") == ""
+
+
 def test_each_user_may_do_its_work_alone(host: Host) -> None:
     """Whoever has no name may do nothing; the password that all are made from opens nothing."""
     users = dict(line.split()[1:3] for line in ask(host, "acl list").splitlines())
@@ -59,6 +64,7 @@ def test_each_user_may_do_its_work_alone(host: Host) -> None:
         assert "WRONGPASS" in refused.stdout
         wrong = ask(host, f"acl dryrun {user} config get masterauth")
         assert wrong == "OK" if user == "admin" else "no permissions" in wrong
+    ask(host, "acl log reset")
 
 
 def test_a_wrong_configuration_is_refused(host: Host) -> None:

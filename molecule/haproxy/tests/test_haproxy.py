@@ -146,6 +146,8 @@ def test_it_runs_and_starts_with_the_machine(host: Host) -> None:
     assert service.is_running
     assert service.is_enabled
     assert {process.user for process in host.process.filter(comm="haproxy")} == {"root", "haproxy"}
+    security = host.check_output("systemd-analyze security --no-pager haproxy")
+    assert float(security.rpartition(": ")[2].split()[0]) <= 3.2
 
 
 def test_the_sockets_are_not_for_everybody(host: Host) -> None:

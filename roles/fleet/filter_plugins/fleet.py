@@ -30,6 +30,7 @@ DESCRIBING_ROLES = (
     "redis",
     "sentinel",
     "autoscale",
+    "firewall",
     "node_exporter",
     "monitoring",
 )
@@ -113,6 +114,7 @@ def fleet_members(groups: Groups, hostvars: HostVars) -> dict[str, Any]:
     return {
         "virtual_address": str(first or ""),
         "targets": _targets(nodes, groups, hostvars),
+        "flows": _flows(groups, hostvars),
         "base_url": _base_url(loadbalancers),
         "nodes": nodes,
         "loadbalancers": [_loadbalancer(host) for host in loadbalancers],
@@ -150,6 +152,50 @@ def _targets(
         "sentinel": ports("redis", "sentinel_port") if len(redis) > 1 else [],
         "node": list(machines.values()),
     }
+
+
+def _flows(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, Any]]]:
+    """Which TCP ports of a host are open, and to whom, by host."""
+    members = {group: _hosts(groups, group, hostvars) for group in (*GROUPS, "monitoring")}
+
+    def addresses(hosts: Iterable[Host]) -> list[str]:
+        return [host.address for host in hosts]
+
+    watchers, redis = addresses(members["monitoring"]), addresses(members["redis"])
+    balancers = addresses(members["loadbalancers"])
+    scalers = [host for host in members["loadbalancers"] if host.get("autoscale_enabled")]
+    commands = addresses([*members["wsnodes"], *scalers])  # where wsfleet is, which asks everybody
+    flows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+
+    def open_ports(host: Host, what: str, ports: Iterable[Any], sources: list[str] | None) -> None:
+        flows[host.name].append(
+            {
+                "what": what,
+                "ports": [int(port) for port in ports],
+                "public": sources is None,
+                "sources": sources or [],
+            }
+        )
+
+    for host in members["loadbalancers"]:
+        public = ["haproxy_port", *(["haproxy_tls_port"] if host.has_tls else [])]
+        open_ports(host, "clients", map(host.get, public), None)
+        open_ports(host, "HAProxy's stats", [host.get("haproxy_stats_port")], watchers + commands)
+    for host in scalers:
+        open_ports(host, "autoscaler", [host.get("autoscale_metrics_port")], watchers)
+    for host in members["wsnodes"]:
+        open_ports(host, "nodes", host.wsnode_ports, balancers + watchers + commands)
+    for host in members["redis"]:
+        ports = ["redis_port", *(["sentinel_port"] if len(redis) > 1 else [])]
+        open_ports(host, "Redis", map(host.get, ports), redis + watchers + commands)
+    for host in members["monitoring"]:
+        ports = ["monitoring_prometheus_port", "monitoring_alertmanager_port"]
+        open_ports(host, "Prometheus", map(host.get, ports), [])
+    for host in {host.name: host for hosts in members.values() for host in hosts}.values():
+        if watchers:
+            open_ports(host, "machine", [host.get("node_exporter_port")], watchers)
+        flows.setdefault(host.name, [])
+    return dict(flows)
 
 
 def _node(host: Host, port: int) -> dict[str, Any]:
@@ -265,7 +311,12 @@ def _address_mistakes(hosts: list[Host]) -> list[str]:
     by_address = defaultdict(list)
     for host in hosts:
         by_address[host.address].append(host.name)
+    named = [host for host in hosts if host.get("firewall_enabled") and not _is_ip(host.address)]
     return [
+        f"The host '{host.name}' is known by a name, {host.address}, and a firewall wants an "
+        "address: give it a fleet_address, or say firewall_enabled: false."
+        for host in named
+    ] + [
         f"The hosts {_and(names)} have one address, {address}: give each its own ansible_host "
         "(or fleet_address). One machine with several tasks is one host in several groups."
         for address, names in by_address.items()
@@ -290,9 +341,7 @@ def _virtual_address_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
             "keepalived_virtual_address for the group 'loadbalancers', or fleet_base_url if "
             "something else leads the clients to them, or leave one."
         ]
-    try:
-        ipaddress.ip_address(address)
-    except ValueError:
+    if not _is_ip(address):
         return [f"keepalived_virtual_address is no IP address: '{address}'."]
     return [
         f"keepalived_virtual_address {address} is the host '{host.name}' itself: take one that no "
@@ -300,6 +349,14 @@ def _virtual_address_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
         for host in hosts
         if address in (host.address, host.get("ansible_host"))
     ]
+
+
+def _is_ip(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True
 
 
 def _name_mistakes(nodes: list[Host]) -> list[str]:

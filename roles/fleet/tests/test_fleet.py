@@ -54,7 +54,10 @@ def test_a_sound_inventory_has_no_mistake() -> None:
     assert fleet_mistakes(TWO_BALANCERS, hosts(**WITH_ADDRESS)) == []
     dns = hosts(lb1={"fleet_base_url": "http://ws.test"}, **LB2)
     assert fleet_mistakes(TWO_BALANCERS, dns) == []
-    assert fleet_mistakes(ONE_HOST, {"all1": {"redis_password": PASSWORD}}) == []
+    assert (
+        fleet_mistakes(ONE_HOST, {"all1": {"redis_password": PASSWORD, "ansible_host": "::1"}})
+        == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,6 +103,7 @@ def test_a_sound_inventory_has_no_mistake() -> None:
             "one cookie, node1-8001: give each its own wsnode_name",
         ),
         ({}, {"node2": {"wsnode_name": "a b"}}, "cannot be a cookie"),
+        ({}, {"node2": {"fleet_address": "n2.test"}}, "give it a fleet_address, or say firewall_"),
         (
             {},
             {"node2": {"wsnode_processes": 0}},
@@ -222,6 +226,47 @@ def test_prometheus_asks_everybody_once() -> None:
     assert fleet_members(GROUPS, HOSTS)["targets"]["sentinel"] == []
     scaled = fleet_members(GROUPS, hosts(lb1={"autoscale_enabled": True}))["targets"]["autoscale"]
     assert scaled == [{"name": "lb1", "address": "10.0.0.11:8405"}]
+
+
+def ports_from(flows: list[dict[str, Any]], address: str) -> list[int]:
+    """The ports that are open to an address, which is no operator's."""
+    return sorted(
+        port
+        for flow in flows
+        if flow["public"] or address in flow["sources"]
+        for port in flow["ports"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "lb1", "node1", "redis1"),
+    [
+        ("anybody", [80, 443], [], []),
+        ("lb1", [80, 443], [8001], []),
+        ("node1", [80, 443, 8404], [8001], [6379, 26379]),
+        ("redis2", [80, 443], [], [6379, 26379]),
+        ("mon1", [80, 443, 8404, 9100], [8001, 9100], [6379, 9100, 26379]),
+    ],
+)
+def test_ports_are_open_to_those_who_use_them(
+    source: str, lb1: list[int], node1: list[int], redis1: list[int]
+) -> None:
+    """The public is let in to the balancers; everybody else has reasons of his own."""
+    variables = hosts(
+        lb1={"haproxy_tls_certificates": ["ws.pem"]}, mon1={"ansible_host": "10.0.0.41"}
+    )
+    groups = GROUPS | {"redis": REDIS, "monitoring": ["mon1"]}
+    flows = fleet_members(groups, variables)["flows"]
+    address = variables.get(source, {}).get("ansible_host", "203.0.113.1")
+    found = {host: ports_from(flows[host], address) for host in ("lb1", "node1", "redis1")}
+    assert found == {"lb1": lb1, "node1": node1, "redis1": redis1}
+
+
+def test_the_autoscaler_is_let_in() -> None:
+    """A balancer that runs it asks Redis, nodes and balancers; where it does not run it may not."""
+    flows = fleet_members(TWO_BALANCERS, hosts(lb1={"autoscale_enabled": True}, **LB2))["flows"]
+    assert ports_from(flows["redis1"], "10.0.0.11") == [6379]
+    assert ports_from(flows["redis1"], "10.0.0.12") == []
 
 
 def test_several_redis_servers_are_found_by_their_sentinels() -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -127,6 +128,7 @@ class Rig:
     folder: Path
     redis: RedisServer
     base_url: str
+    tls_url: str
     stats_url: str
     stack: ExitStack
     environment: dict[str, str]
@@ -134,6 +136,16 @@ class Rig:
     nodes: dict[str, str] = field(default_factory=dict)
     links: dict[str, Link] = field(default_factory=dict)
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    @property
+    def certificate(self) -> Path:
+        """Of the balancer, with its key."""
+        return self.folder / "balancer.pem"
+
+    @property
+    def ca(self) -> Path:
+        """The CA that a client must trust to connect by TLS: the certificate signed itself."""
+        return self.folder / "ca.pem"
 
     @property
     def fleet_file(self) -> Path:
@@ -221,9 +233,11 @@ def running_fleet(
     server.start()
     with ExitStack() as stack:
         stack.callback(server.stop)
-        public, stats = free_port(), free_port()
+        public, tls, stats = free_port(), free_port(), free_port()
         base_url, stats_url = f"http://127.0.0.1:{public}", f"http://127.0.0.1:{stats}"
-        rig = Rig(folder, server, base_url, stats_url, stack, environment)
+        tls_url = f"https://127.0.0.1:{tls}"
+        rig = Rig(folder, server, base_url, tls_url, stats_url, stack, environment)
+        make_certificate(rig.ca, rig.certificate)
         for number in range(1, nodes + 1):
             name, port = f"host{number}-8001", free_port()
             rig.nodes[name] = f"http://127.0.0.1:{port}"
@@ -234,7 +248,7 @@ def running_fleet(
             stack.callback(rig.links[name].stop)
             rig.start(name)
         config = folder / "haproxy.cfg"
-        config.write_text(haproxy_config(rig.nodes, public, stats))
+        config.write_text(haproxy_config(rig.nodes, public, stats, tls, rig.certificate))
         command = [HAPROXY_PROGRAM, "-db", "-f", str(config)]
         stack.enter_context(process(command, folder / "haproxy.log"))
         document = {
@@ -249,14 +263,26 @@ def running_fleet(
         yield rig
 
 
-def haproxy_config(nodes: dict[str, str], public: int, stats: int) -> str:
+def make_certificate(certificate: Path, with_key: Path) -> None:
+    """Make a certificate of the loopback, by itself and in one file with its key."""
+    request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    subject = "-subj /CN=balancer -addext subjectAltName=IP:127.0.0.1"
+    files = ["-keyout", str(with_key), "-out", str(certificate)]
+    subprocess.run([*request.split(), *subject.split(), *files], check=True, capture_output=True)
+    with_key.write_text(certificate.read_text() + with_key.read_text())
+
+
+def haproxy_config(
+    nodes: dict[str, str], public: int, stats: int, tls: int, certificate: Path
+) -> str:
     """The role's own configuration, without its `global` section, and on the loopback alone."""
     variables = yaml.safe_load((HAPROXY_ROLE / "defaults/main.yml").read_text()) | {
         "haproxy_port": public,
         "haproxy_stats_port": stats,
         "haproxy_stats_bind": ["127.0.0.1"],
         "haproxy_check_inter": 1,
-        "_haproxy_tls": [],
+        "_haproxy_tls": [certificate],
+        "haproxy_tls_port": tls,
         "_haproxy_tls_sums": "",
         "haproxy_source_rate": 0,  # all clients have one address
         "fleet_members": {
@@ -275,7 +301,7 @@ def haproxy_config(nodes: dict[str, str], public: int, stats: int) -> str:
     template = (HAPROXY_ROLE / "templates/haproxy.cfg.j2").read_text()
     text = environment.from_string(template).render(variables)
     text = text[text.index("\ndefaults\n") + 1 :]
-    return text.replace(f"bind :{public}\n", f"bind 127.0.0.1:{public}\n")
+    return re.sub(r"bind :(?=\d)", "bind 127.0.0.1:", text)
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

@@ -35,19 +35,30 @@ packages() {
     command -v npm > /dev/null || missing+=(nodejs npm)
     if [ ${#missing[@]} -gt 0 ]; then
         echo "Installing ${missing[*]}"
-        "${sudo[@]}" apt-get update --quiet=2
         install_packages "${missing[@]}"
     fi
-    # Of these the tests want the program (promtool); the service would take the machine's own ports.
-    for name in haproxy prometheus; do
-        [ -z "$(type -P "/usr/sbin/$name" "/usr/bin/$name")" ] || continue
-        "${sudo[@]}" ln -s /dev/null "/etc/systemd/system/$name.service"
-        install_packages "$name"
-        "${sudo[@]}" rm "/etc/systemd/system/$name.service"
-        ! systemctl --quiet is-enabled "$name" 2> /dev/null || "${sudo[@]}" systemctl --quiet disable "$name"
-    done
+    program haproxy haproxy
+    program prometheus prometheus
+}
+# What scripts/bench wants beside these: a compiler, and the peers that Debian has.
+bench_packages() {
+    [ -n "$(type -P cc)" ] || install_packages gcc libc6-dev
+    program nginx nginx libnginx-mod-nchan
+    [ -e /usr/lib/nginx/modules/ngx_nchan_module.so ] || install_packages libnginx-mod-nchan
+    program nats-server nats-server
+}
+# program NAME PACKAGE...: install a program that comes with a service of the same name, which would
+# take the machine's own ports, without that.
+program() {
+    local name=$1
+    [ -z "$(type -P "/usr/sbin/$name" "/usr/bin/$name")" ] || return 0
+    "${sudo[@]}" ln -s /dev/null "/etc/systemd/system/$name.service"
+    install_packages "${@:2}"
+    "${sudo[@]}" rm "/etc/systemd/system/$name.service"
+    ! systemctl --quiet is-enabled "$name" 2> /dev/null || "${sudo[@]}" systemctl --quiet disable "$name"
 }
 install_packages() {
+    "${sudo[@]}" apt-get update --quiet=2
     "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes \
         --no-install-recommends "$@" > /dev/null
 }

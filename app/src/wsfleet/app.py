@@ -1,10 +1,10 @@
-"""The FastAPI application: HTTP routes, and the WebSocket endpoint's address."""
+"""The FastAPI application: HTTP routes, and the addresses of the WebSocket endpoints."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Response, WebSocket
+from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -13,29 +13,23 @@ from wsfleet.api import create_router
 from wsfleet.centrifuge_endpoint import Centrifuge
 from wsfleet.node import Node
 from wsfleet.plain_endpoint import Plain
+from wsfleet.websocket import ROUTES
 
 
 def create_app(node: Node) -> FastAPI:
     """Routes of one node process; the node starts and stops with the application."""
+    plain, centrifuge = Plain(node), Centrifuge(node)
+    websockets = {"/ws": plain.endpoint, "/connection/websocket": centrifuge.endpoint}
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         await node.start()
-        yield
+        yield {ROUTES: websockets}
         await node.stop()
 
     app = FastAPI(title="wsfleet", version=__version__, lifespan=lifespan)
 
-    plain, centrifuge = Plain(node), Centrifuge(node)
     app.include_router(create_router(node))
-
-    @app.websocket("/ws")
-    async def ws(websocket: WebSocket) -> None:
-        await plain.endpoint(websocket)
-
-    @app.websocket("/connection/websocket")
-    async def connection_websocket(websocket: WebSocket) -> None:
-        await centrifuge.endpoint(websocket)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:

@@ -232,7 +232,7 @@ class Broker:
         following = self._following.get(channel)
         if following is None:
             following = self._following[channel] = Following(channel, options)
-            await self._subscriber.subscribe(keys.channel(channel))
+            self._subscriber.subscribe(keys.channel(channel))
         following.users += 1
         try:
             async with asyncio.timeout(FOLLOW_TIMEOUT):
@@ -292,11 +292,7 @@ class Broker:
         if following.users or self._following.get(following.name) is not following:
             return
         del self._following[following.name]
-        self._background.start(self._unsubscribe(following.name))
-
-    async def _unsubscribe(self, channel: str) -> None:
-        if channel not in self._following:  # nobody came back in the meantime
-            await self._subscriber.unsubscribe(keys.channel(channel))
+        self._subscriber.unsubscribe(keys.channel(following.name))
 
     # What is heard.
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import structlog
 from redis.exceptions import RedisError
-from starlette.websockets import WebSocket
 
 from wsfleet import __version__, commands, records
 from wsfleet.auth import (
@@ -36,7 +35,7 @@ from wsfleet.channels import (
 )
 from wsfleet.config import ChannelOptions
 from wsfleet.connection import Close, Closes, Connection
-from wsfleet.endpoints import serve
+from wsfleet.endpoints import refuse, serve
 from wsfleet.frames import frame
 from wsfleet.listener import Census, Listener
 from wsfleet.node import Node
@@ -81,6 +80,7 @@ from wsfleet.protocol.centrifuge.protobuf_codec import ProtobufCodec
 from wsfleet.records import Member, Record
 from wsfleet.store import UnavailableError
 from wsfleet.stream import Entry, Reading
+from wsfleet.websocket import Request, WebSocket
 
 log = structlog.get_logger(__name__)
 
@@ -165,15 +165,13 @@ class Centrifuge(Listener):
         node.listeners.add(self)
         node.background.append(self.refresh_presence)
 
-    async def endpoint(self, websocket: WebSocket) -> None:
+    async def endpoint(self, websocket: WebSocket, request: Request) -> None:
         """Serve one client."""
         config = self.node.config.client
-        if not origin_allowed(websocket.headers.get("origin"), config.allowed_origins):
-            self.node.metrics.connections_refused.labels("origin").inc()
-            await websocket.close()  # before accept: HTTP 403
+        if not origin_allowed(request.headers.get("origin"), config.allowed_origins):
+            refuse(self.node, websocket, "origin")
             return
-        offered = websocket.scope["subprotocols"]
-        negotiated = negotiate(offered, websocket.scope["query_string"].decode("latin-1"))
+        negotiated = negotiate(request.subprotocols, request.query)
         codec = self.codecs[negotiated.encoding]
 
         async def create(connection: Connection) -> CentrifugeClient:

@@ -6,7 +6,7 @@ import secrets
 import time
 from typing import NamedTuple
 
-from wsfleet.websocket import WebSocketProtocol
+from wsfleet.websocket import WebSocket
 
 NORMAL = 1000
 
@@ -47,7 +47,7 @@ class Connection:
         "_closes",
         "_corked",
         "_outbox_limit",
-        "_protocol",
+        "_websocket",
         "client_id",
         "close_code",
         "last_message_at",
@@ -59,9 +59,9 @@ class Connection:
     )
 
     def __init__(
-        self, protocol: WebSocketProtocol, *, client_id: str, outbox_limit: int, closes: Closes
+        self, websocket: WebSocket, *, client_id: str, outbox_limit: int, closes: Closes
     ) -> None:
-        self._protocol = protocol
+        self._websocket = websocket
         self._outbox_limit = outbox_limit
         self._closes = closes
         self._corked: list[bytes] | None = None
@@ -76,19 +76,19 @@ class Connection:
     @property
     def buffered(self) -> int:
         """Bytes that the client has not taken yet."""
-        return self._protocol.buffered
+        return self._websocket.buffered
 
     def send(self, frames: bytes) -> bool:
         """Queue whole frames; False if the client is gone or was too slow and is sent away."""
-        if self.state is not State.OPEN or not self._protocol.is_open:
+        if self.state is not State.OPEN or not self._websocket.is_open:
             return False
         if self._corked is not None:
             self._corked.append(frames)
             return True
-        if self._protocol.buffered + len(frames) > self._outbox_limit:
+        if self._websocket.buffered + len(frames) > self._outbox_limit:
             self.close(*self._closes.slow)
             return False
-        self._protocol.write_frames(frames)
+        self._websocket.write_frames(frames)
         return True
 
     def cork(self) -> None:
@@ -106,14 +106,14 @@ class Connection:
 
     def answer_pings_itself(self) -> None:
         """Send no WebSocket pings: the client's protocol has its own."""
-        self._protocol.stop_keepalive()
+        self._websocket.stop_keepalive()
 
     def close(self, code: int, reason: str) -> None:
         """Start the closing handshake; closing twice is fine, the first code stands."""
         if self.state is State.OPEN:
             self.state = State.CLOSING
             self.close_code, self.reason = code, reason
-            self._protocol.start_close(code, reason)
+            self._websocket.start_close(code, reason)
 
     def closed(self, code: int, reason: str) -> None:
         """Note the end as the transport saw it; a close of our own keeps its code."""

@@ -1,16 +1,14 @@
-"""What every WebSocket endpoint does: admit, accept, read until the end, account for it."""
+"""What every WebSocket endpoint does: admit, accept, account for it until it ends."""
 
 import time
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Protocol
-
-from starlette.responses import PlainTextResponse
-from starlette.websockets import WebSocket
 
 from wsfleet.connection import Closes, Connection
 from wsfleet.node import Node
 from wsfleet.sessions import new_client_id
-from wsfleet.websocket import EXTENSION
+from wsfleet.websocket import WebSocket
 
 RETRY_AFTER = "1"
 
@@ -25,6 +23,44 @@ class Client(Protocol):
         """Clean up: the connection is gone."""
 
 
+class Attendance:
+    """A client on the node, from the handshake to the close: counted in, and counted out."""
+
+    __slots__ = ("_connection", "_node", "_protocol", "client")
+
+    def __init__(self, node: Node, connection: Connection, protocol: str) -> None:
+        self.client: Client | None = None
+        self._node = node
+        self._connection = connection
+        self._protocol = protocol
+        node.metrics.connections.labels(protocol).inc()
+        node.opened(connection)
+
+    async def receive(self, message: str | bytes) -> None:
+        """Take one message."""
+        self._connection.last_message_at = time.monotonic()
+        self._node.metrics.messages_received.inc()
+        if self.client is not None:
+            await self.client.receive(message)
+
+    async def closed(self, code: int, reason: str) -> None:
+        """Clean up."""
+        self._connection.closed(code, reason)
+        self._node.closed(self._connection)
+        self._node.metrics.connections.labels(self._protocol).dec()
+        if self.client is not None:
+            await self.client.left()
+        await self._node.sessions.close(self._connection)
+
+
+def refuse(
+    node: Node, websocket: WebSocket, reason: str, status: HTTPStatus = HTTPStatus.FORBIDDEN
+) -> None:
+    """Deny the handshake, and count it."""
+    node.metrics.connections_refused.labels(reason).inc()
+    websocket.deny(status, reason)
+
+
 async def serve(
     node: Node,
     websocket: WebSocket,
@@ -35,38 +71,20 @@ async def serve(
     subprotocol: str | None = None,
     outbox_limit: int | None = None,
 ) -> None:
-    """Serve one connection of one of `metrics.PROTOCOLS`, from the handshake to the close."""
+    """Begin to serve one connection of one of `metrics.PROTOCOLS`."""
     if (reason := node.refusal_reason()) is not None:
         node.metrics.connections_refused.labels(reason).inc()
-        await websocket.send_denial_response(
-            PlainTextResponse(f"{reason}\n", 503, {"Retry-After": RETRY_AFTER})
-        )
+        websocket.deny(HTTPStatus.SERVICE_UNAVAILABLE, reason, {"Retry-After": RETRY_AFTER})
         return
-    await websocket.accept(subprotocol)
+    websocket.accept(subprotocol)
     connection = Connection(
-        websocket.scope["extensions"][EXTENSION]["protocol"],
+        websocket,
         client_id=new_client_id(),
         outbox_limit=outbox_limit or node.settings.outbox_limit,
         closes=closes,
     )
-    open_connections = node.metrics.connections.labels(protocol)
-    open_connections.inc()
-    node.opened(connection)
-    client: Client | None = None
+    attendance = Attendance(node, connection, protocol)
     try:
-        client = await create(connection)
-        while True:
-            event = await websocket.receive()
-            if event["type"] == "websocket.disconnect":
-                connection.closed(event.get("code") or 1005, event.get("reason") or "")
-                return
-            connection.last_message_at = time.monotonic()
-            node.metrics.messages_received.inc()
-            text = event.get("text")
-            await client.receive(text if text is not None else event["bytes"])
+        attendance.client = await create(connection)
     finally:
-        node.closed(connection)
-        open_connections.dec()
-        if client is not None:
-            await client.left()
-        await node.sessions.close(connection)
+        websocket.attend(attendance)

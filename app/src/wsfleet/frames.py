@@ -1,7 +1,40 @@
-"""WebSocket frames as a server sends them: unmasked, never fragmented (RFC 6455, section 5.2)."""
+"""WebSocket frames (RFC 6455, section 5): a server's are written, a client's are read; no I/O."""
 
-TEXT, BINARY = 1, 2
-_FIN = 0x80
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from websockets.frames import EXTERNAL_CLOSE_CODES
+from websockets.speedups import apply_mask
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+NO_STATUS, ABNORMAL = 1005, 1006
+"""Never sent: a close frame without a code, and none at all (RFC 6455, section 7.4.1)."""
+_FIN, _RSV, _OPCODE, _MASK, _LENGTH = 0x80, 0x70, 0x0F, 0x80, 0x7F
+_CONTROL = 0x08
+_LONGEST_CONTROL = 125
+
+
+class ViolationError(Exception):
+    """The client broke the protocol; the connection is to be closed with this code and reason."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class Message(NamedTuple):
+    """What a client sent: a whole TEXT or BINARY message, or a control frame."""
+
+    opcode: int
+    payload: bytes | str
+
+
+class Closing(NamedTuple):
+    """What a close frame says."""
+
+    code: int
+    reason: str
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
@@ -12,3 +45,119 @@ def frame(opcode: int, payload: bytes) -> bytes:
     if size < 65_536:
         return bytes((_FIN | opcode, 126)) + size.to_bytes(2, "big") + payload
     return bytes((_FIN | opcode, 127)) + size.to_bytes(8, "big") + payload
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """The frame that begins or answers a closing handshake; a reason that is too long is cut."""
+    if code == NO_STATUS:
+        return frame(CLOSE, b"")
+    text = reason.encode()[: _LONGEST_CONTROL - 2].decode(errors="ignore").encode()
+    return frame(CLOSE, code.to_bytes(2, "big") + text)
+
+
+def parse_close(payload: bytes) -> Closing:
+    """Read the payload of a close frame (RFC 6455, section 5.5.1).
+
+    Raises:
+        ViolationError: it has no code that may be sent, or its reason is not UTF-8.
+    """
+    if not payload:
+        return Closing(NO_STATUS, "")
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) < 2 or not (code in EXTERNAL_CLOSE_CODES or 3000 <= code < 5000):
+        raise ViolationError(1002, "no valid close code")
+    return Closing(code, _text(payload[2:]))
+
+
+class Reader:
+    """Puts the frames of one client together to messages.
+
+    It keeps what has arrived of one frame, and of one message: never more than `max_size` bytes and
+    what the transport reads at once.
+    """
+
+    __slots__ = ("_max_size", "_needed", "_opcode", "_parts", "_rest")
+
+    def __init__(self, max_size: int) -> None:
+        self._max_size = max_size
+        self._rest: bytearray | None = None
+        self._needed = 0
+        self._opcode = CONTINUATION
+        self._parts: bytearray | None = None
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """Take bytes, and yield what is complete.
+
+        Raises:
+            ViolationError: after what came before it; nothing may be fed any more.
+        """
+        if self._rest is not None:
+            self._rest += data
+            if len(self._rest) < self._needed:
+                return
+            data, self._rest = bytes(self._rest), None
+        start, end = 0, len(data)
+        while start < end:
+            needed, payload_at = self._head(data, start, end)
+            if end - start < needed:
+                self._rest, self._needed = bytearray(data[start:]), needed
+                return
+            stop = start + needed
+            payload = apply_mask(data[payload_at:stop], data[payload_at - 4 : payload_at])
+            message = self._take(data[start] & _FIN != 0, data[start] & _OPCODE, payload)
+            if message is not None:
+                yield message
+            start = stop
+
+    def _head(self, data: bytes, start: int, end: int) -> tuple[int, int]:
+        """Length of the frame at `start`, as far as it is known, and where its payload is."""
+        if end - start < 2:
+            return 2, 0
+        first, second = data[start], data[start + 1]
+        if first & _RSV:
+            raise ViolationError(1002, "reserved bits are set")
+        if not second & _MASK:
+            raise ViolationError(1002, "frame is not masked")
+        opcode, length = first & _OPCODE, second & _LENGTH
+        if opcode & _CONTROL:
+            if opcode > PONG:
+                raise ViolationError(1002, "unknown opcode")
+            if not first & _FIN:
+                raise ViolationError(1002, "control frame is fragmented")
+            if length > _LONGEST_CONTROL:
+                raise ViolationError(1002, "control frame is too long")
+        elif opcode > BINARY:
+            raise ViolationError(1002, "unknown opcode")
+        elif (opcode == CONTINUATION) != (self._parts is not None):
+            raise ViolationError(1002, "fragment out of place")
+        head = 6
+        if length > _LONGEST_CONTROL:
+            extra = 2 if length == 126 else 8
+            head += extra
+            if end - start < 2 + extra:
+                return head, 0
+            length = int.from_bytes(data[start + 2 : start + 2 + extra], "big")
+        if not opcode & _CONTROL and len(self._parts or b"") + length > self._max_size:
+            raise ViolationError(1009, f"message is over {self._max_size} bytes")
+        return head + length, start + head
+
+    def _take(self, fin: bool, opcode: int, payload: bytes) -> Message | None:
+        if opcode & _CONTROL:
+            return Message(opcode, payload)
+        if opcode != CONTINUATION and fin:
+            return Message(opcode, _text(payload) if opcode == TEXT else payload)
+        if self._parts is None:
+            self._opcode, self._parts = opcode, bytearray(payload)
+        else:
+            self._parts += payload
+        if not fin:
+            return None
+        whole, self._parts = bytes(self._parts), None
+        return Message(self._opcode, _text(whole) if self._opcode == TEXT else whole)
+
+
+def _text(payload: bytes) -> str:
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        raise ViolationError(1007, "text is not UTF-8") from None

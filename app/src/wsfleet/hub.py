@@ -16,6 +16,7 @@ class Hub:
     def __init__(self, on_delivered: Callable[[int], None] = lambda n: None) -> None:
         self._connections: dict[int, Connection] = {}
         self._channels: dict[str, dict[int, Connection]] = {}
+        self._channels_of: dict[int, set[str]] = {}
         self._pending: dict[str, list[tuple[bytes, int | None]]] = {}
         self._scheduled = False
         self._on_delivered = on_delivered
@@ -35,7 +36,7 @@ class Hub:
     def remove(self, connection: Connection) -> None:
         """Forget a connection and all its subscriptions."""
         self._connections.pop(connection.number, None)
-        for channel in [c for c, who in self._channels.items() if connection.number in who]:
+        for channel in list(self._channels_of.get(connection.number, ())):
             self.unsubscribe(connection, channel)
 
     def has(self, channel: str) -> bool:
@@ -51,6 +52,7 @@ class Hub:
         if channel in self._pending:
             self._flush()
         self._channels.setdefault(channel, {})[connection.number] = connection
+        self._channels_of.setdefault(connection.number, set()).add(channel)
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         """Stop hearing `channel`; a channel without subscribers is forgotten."""
@@ -58,6 +60,10 @@ class Hub:
         subscribers.pop(connection.number, None)
         if not subscribers:
             self._channels.pop(channel, None)
+        channels = self._channels_of.get(connection.number, set())
+        channels.discard(channel)
+        if not channels:
+            self._channels_of.pop(connection.number, None)
 
     def publish(self, channel: str, frame: bytes, exclude: int | None = None) -> None:
         """Send `frame` to the channel's subscribers at the end of this tick, except `exclude`."""

@@ -5,7 +5,6 @@ import time
 
 import structlog
 from redis.exceptions import RedisError
-from starlette.websockets import WebSocket
 
 from wsfleet.connection import Connection
 from wsfleet.endpoints import serve
@@ -15,6 +14,7 @@ from wsfleet.protocol import plain
 from wsfleet.records import Member, Record
 from wsfleet.store import UnavailableError
 from wsfleet.stream import Entry
+from wsfleet.websocket import Request, WebSocket
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ class Plain(Listener):
         self._node = node
         node.listeners.add(self)
 
-    async def endpoint(self, websocket: WebSocket) -> None:
+    async def endpoint(self, websocket: WebSocket, request: Request) -> None:
         """Serve one client."""
         node = self._node
 

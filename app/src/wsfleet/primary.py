@@ -21,6 +21,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from wsfleet.link import Command, Link, Push
 from wsfleet.settings import Settings
 from wsfleet.tasks import race
 from wsfleet.topology import SLOTS, Shard
@@ -43,7 +44,7 @@ class MovedOnError(UnavailableError):
     """This is not the primary to ask any more, or it cannot do its work: find the right one."""
 
 
-_Call = tuple[tuple[Any, ...], asyncio.Future[Any]]
+_Call = tuple[Command, asyncio.Future[Any]]
 
 
 class Lane:
@@ -53,9 +54,15 @@ class Lane:
     """
 
     def __init__(
-        self, redis: Redis, timeout: float, on_lost: Callable[[], None], *, replicated: bool
+        self,
+        pool: BlockingConnectionPool,
+        timeout: float,
+        on_lost: Callable[[], None],
+        *,
+        replicated: bool,
     ) -> None:
-        self._redis = redis
+        self._pool = pool
+        self._link: Link | None = None
         self._on_lost = on_lost
         self._timeout = timeout
         self._replicated = replicated
@@ -80,6 +87,12 @@ class Lane:
         Raises:
             UnavailableError: Redis was lost; what it was asked has failed.
         """
+        try:
+            await self._send_batches()
+        finally:
+            await self._close()
+
+    async def _send_batches(self) -> None:
         while True:
             await self._queued.wait()
             batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
@@ -100,15 +113,13 @@ class Lane:
                 raise moved
 
     async def _send(self, batch: list[_Call]) -> list[Any]:
-        pipeline = self._redis.pipeline(transaction=False)
-        for command, _ in batch:
-            pipeline.execute_command(*command)
+        commands: list[Command] = [command for command, _ in batch]
         if self._replicated:  # once for the batch: it is about all that this connection has written
-            pipeline.execute_command("WAIT", 1, int(500 * self._timeout))
+            commands.append(("WAIT", 1, int(500 * self._timeout)))
         try:
-            # The socket's time-out holds for each answer; a trickle of answers must end, too.
-            async with asyncio.timeout(2 * self._timeout):
-                results = await pipeline.execute(raise_on_error=False)
+            link = await self._open()
+            async with asyncio.timeout(self._timeout):
+                results = await link.ask(commands)
         except (RedisError, OSError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
             raise UnavailableError(f"Redis is not reachable: {reason}") from error
@@ -116,6 +127,17 @@ class Lane:
             unsure = UnavailableError("no replica of Redis confirmed the write")
             return [each if isinstance(each, Exception) else unsure for each in results]
         return results
+
+    async def _open(self) -> Link:
+        if self._link is None or not self._link.alive:  # nothing was sent on it that is unanswered
+            await self._close()
+            self._link = await Link.open(self._pool)
+        return self._link
+
+    async def _close(self) -> None:
+        if self._link is not None:
+            link, self._link = self._link, None
+            await link.close()
 
     def _answer(self, batch: list[_Call], results: Sequence[Any]) -> None:
         for (_, future), result in zip(batch, results, strict=True):
@@ -133,28 +155,30 @@ class Primary:
     def __init__(self, shard: Shard, settings: Settings) -> None:
         self._slots = shard.slots
         self.owns_all = sum(map(len, shard.slots)) == SLOTS
-        self._url = shard.url
-        self._settings = settings
-        self._redis = self.connect()
         timeout = settings.redis_timeout
-        self.alive = True
-        self._lane = Lane(self._redis, timeout, self._fail_fast, replicated=False)
-        self._replicated_lane = Lane(self._redis, timeout, self._fail_fast, replicated=True)
-        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connect(self) -> Redis:
-        """A client with connections of its own, which whoever asks for it closes."""
-        timeout = self._settings.redis_timeout
-        pool = BlockingConnectionPool.from_url(
-            self._url,
-            max_connections=self._settings.redis_max_connections,
+        self._pool = BlockingConnectionPool.from_url(
+            shard.url,
+            max_connections=settings.redis_max_connections,
             timeout=timeout,
             socket_connect_timeout=timeout,
             socket_timeout=timeout,
             retry=Retry(NoBackoff(), 0),
-            client_name=self._settings.name,
+            client_name=settings.name,
+            protocol=3,
         )
-        return Redis.from_pool(pool)
+        self._redis = Redis.from_pool(self._pool)
+        self.alive = True
+        self._lane = Lane(self._pool, timeout, self._fail_fast, replicated=False)
+        self._replicated_lane = Lane(self._pool, timeout, self._fail_fast, replicated=True)
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def listen(self, on_push: Callable[[Push], None]) -> Link:
+        """A connection for pub/sub, which whoever asks for it closes.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: there is none to be had.
+        """
+        return await Link.open(self._pool, on_push)
 
     def owns(self, key: str) -> bool:
         """Whether a key is here."""

@@ -12,7 +12,7 @@ from wsfleet import config, logs, systemd
 from wsfleet.app import create_app
 from wsfleet.node import Node
 from wsfleet.settings import Settings
-from wsfleet.websocket import WebSocketProtocol
+from wsfleet.websocket import HTTP, WebSocket
 
 log = structlog.get_logger(__name__)
 
@@ -51,12 +51,11 @@ def create_server(settings: Settings) -> Server:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
-        ws=WebSocketProtocol,
+        http=HTTP,
+        ws=WebSocket,
         ws_max_size=settings.max_message_size,
         ws_ping_interval=settings.ping_interval,
         ws_ping_timeout=settings.ping_timeout,
-        ws_per_message_deflate=False,  # 64 KiB and more a connection
         backlog=4096,
         proxy_headers=True,
         forwarded_allow_ips=settings.trusted_proxies,

@@ -39,8 +39,8 @@ class Settings(BaseSettings):
     """The shared state: one Redis, Sentinels or a Redis Cluster, see docs/redis.md."""
     redis_timeout: PositiveFloat = 2.0
     """Seconds to connect to Redis, and to wait for one answer."""
-    redis_max_connections: PositiveInt = 8
-    """Connections in the pool to Redis."""
+    redis_max_connections: int = Field(default=8, ge=4)
+    """Connections in the pool to a primary of Redis: commands, replicated ones, pub/sub, spare."""
 
     heartbeat_interval: PositiveFloat = 2.0
     """Seconds between two signs of life in the registry, and between two probes of pub/sub."""

@@ -1,19 +1,19 @@
 """The process's pub/sub connections, one to each primary of Redis, and the proof that they live."""
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import structlog
-from redis.asyncio.client import PubSub
 from redis.crc import key_slot
 from redis.exceptions import MovedError, RedisError
 
 from wsfleet import keys
+from wsfleet.link import Link, Push
 from wsfleet.metrics import Metrics
 from wsfleet.primary import Primary
 from wsfleet.store import Store, UnavailableError
@@ -34,12 +34,19 @@ class Probe:
     heard: float = 0.0
 
 
-class Link(NamedTuple):
-    """One connection, its probe, and how often each channel was left that it may still confirm."""
+class Listening:
+    """What is heard from one primary; `leaving` counts what it has yet to confirm."""
 
-    pubsub: PubSub
-    probe: Probe
-    leaving: Counter[str]
+    def __init__(self, probe: Probe) -> None:
+        self.probe = probe
+        self.leaving: Counter[str] = Counter()
+        self.heard_at = time.monotonic()
+        self.link: Link | None = None
+
+    def send(self, command: str, *channels: str) -> None:
+        """Send a command, if it is connected: the next connection asks for all that is wanted."""
+        if self.link is not None and self.link.alive:
+            self.link.send((command, *channels))
 
 
 class Subscriber:
@@ -67,40 +74,36 @@ class Subscriber:
         self._on_message = on_message
         self._on_subscribed = on_subscribed
         self._wanted: set[str] = set()
-        self._links: dict[Primary, Link] = {}
+        self._listening: dict[Primary, Listening] = {}
 
     @property
     def subscribed(self) -> bool:
         """Whether everything that is wanted is heard, from all primaries there are."""
         primaries = self._store.primaries
-        return bool(primaries) and all(primary in self._links for primary in primaries)
+        return bool(primaries) and all(primary in self._listening for primary in primaries)
 
     def want(self, *channels: str) -> None:
         """Hear pub/sub channels from the next connection on."""
         self._wanted.update(channels)
 
-    async def subscribe(self, channel: str) -> None:
+    def subscribe(self, channel: str) -> None:
         """Hear a pub/sub channel from now on; `on_confirmed` says when it is true."""
         self._wanted.add(channel)
-        try:
-            link = self._links.get(self._store.owner(channel))
-            if link is not None:
-                await link.pubsub.ssubscribe(channel)
-        except (UnavailableError, RedisError, OSError) as error:
-            # The connection's own loop finds out as well, and subscribes to all that is wanted.
-            log.debug("subscribe failed", channel=channel, error=str(error))
+        if (listening := self._owner(channel)) is not None:
+            listening.send("SSUBSCRIBE", channel)
 
-    async def unsubscribe(self, channel: str) -> None:
-        """Hear it no more.
-
-        Raises:
-            UnavailableError, redis.exceptions.RedisError, OSError: Redis is away, and forgets.
-        """
+    def unsubscribe(self, channel: str) -> None:
+        """Hear it no more."""
         self._wanted.discard(channel)
-        link = self._links.get(self._store.owner(channel))
-        if link is not None:
-            link.leaving[channel] += 1
-            await link.pubsub.sunsubscribe(channel)
+        if (listening := self._owner(channel)) is not None:
+            listening.leaving[channel] += 1
+            listening.send("SUNSUBSCRIBE", channel)
+
+    def _owner(self, channel: str) -> Listening | None:
+        try:
+            return self._listening.get(self._store.owner(channel))
+        except UnavailableError:
+            return None
 
     async def run(self) -> None:
         """Listen to all primaries; what breaks is made anew."""
@@ -120,48 +123,45 @@ class Subscriber:
             except (UnavailableError, RedisError, OSError, TimeoutError) as error:
                 log.warning("subscription lost", error=str(error) or type(error).__name__)
             finally:
-                self._links.pop(primary, None)
+                self._listening.pop(primary, None)
             await asyncio.sleep(RECONNECT_PAUSE)
 
     async def _listen(self, primary: Primary) -> None:
-        probe = Probe(self._probe_channel(primary))
-        probing = asyncio.create_task(self._probe(primary, probe))
+        listening = Listening(Probe(self._probe_channel(primary)))
+        link = listening.link = await primary.listen(lambda push: self._hear(listening, push))
+        probing = asyncio.create_task(self._probe(primary, listening.probe))
         try:
-            # A client of its own: redis-py reconnects in it, and does not bear to be disconnected
-            # by somebody else meanwhile.
-            async with primary.connect() as redis, redis.pubsub() as pubsub:
-                await pubsub.ssubscribe(probe.channel)
-                sent: set[str] = set()
-                while missing := self._wanted_of(primary) - sent:  # some may come while we wait
-                    for group in [missing] if primary.owns_all else _by_slot(missing):
-                        await pubsub.ssubscribe(*group)
-                    sent |= missing
-                link = self._links[primary] = Link(pubsub, probe, Counter())
-                self._on_subscribed()
-                heard_at = time.monotonic()
-                while time.monotonic() - heard_at < PROBES_MISSED * self._probe_interval:
-                    message = await pubsub.get_message(timeout=self._probe_interval)
-                    if message is not None:
-                        heard_at = time.monotonic()
-                        self._hear(link, message)
+            listening.send("SSUBSCRIBE", listening.probe.channel)
+            wanted = {channel for channel in self._wanted if primary.owns(channel)}
+            for group in [wanted] if primary.owns_all else _by_slot(wanted):
+                listening.send("SSUBSCRIBE", *group)
+            self._listening[primary] = listening
+            self._on_subscribed()
+            while time.monotonic() - listening.heard_at < PROBES_MISSED * self._probe_interval:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._probe_interval):
+                        await link.lost()
             raise TimeoutError(f"no answer to {PROBES_MISSED} probes")
         finally:
             probing.cancel()
+            await link.close()
 
-    def _hear(self, link: Link, message: dict[str, Any]) -> None:
-        kind, channel = message["type"], message["channel"].decode()
-        if kind == "sunsubscribe":
-            if not link.leaving[channel]:
-                raise MovedError(f"{key_slot(channel.encode())} elsewhere:0")
-            link.leaving[channel] -= 1
-        elif channel in self._wanted:
-            if kind == "smessage":
-                self._on_message(channel, message["data"])
-            elif kind == "ssubscribe":
+    def _hear(self, listening: Listening, push: Push) -> None:
+        listening.heard_at = time.monotonic()
+        kind, channel = push[0], push[1].decode()
+        if kind == b"smessage":
+            if channel in self._wanted:
+                self._on_message(channel, push[2])
+            elif channel == listening.probe.channel:
+                listening.probe.heard = float(push[2])
+                self._metrics.pubsub_probe_seconds.observe(time.monotonic() - listening.probe.heard)
+        elif kind == b"ssubscribe":
+            if channel in self._wanted:
                 self._on_confirmed(channel)
-        elif kind == "smessage" and channel == link.probe.channel:
-            link.probe.heard = float(message["data"])
-            self._metrics.pubsub_probe_seconds.observe(time.monotonic() - link.probe.heard)
+        elif listening.leaving[channel]:
+            listening.leaving[channel] -= 1
+        elif listening.link is not None:  # its slot was moved
+            listening.link.lose(MovedError(f"{key_slot(channel.encode())} elsewhere:0"))
 
     async def _probe(self, primary: Primary, probe: Probe) -> None:
         """Every interval, send a message to the node itself: silence would look like no traffic.
@@ -183,9 +183,6 @@ class Subscriber:
     def _probe_channel(self, primary: Primary) -> str:
         tags = (keys.probe(self._node, tag) for tag in itertools.count())
         return next(channel for channel in tags if primary.owns(channel))
-
-    def _wanted_of(self, primary: Primary) -> set[str]:
-        return {channel for channel in self._wanted if primary.owns(channel)}
 
 
 def _by_slot(channels: Iterable[str]) -> Iterable[set[str]]:

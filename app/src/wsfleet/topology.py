@@ -211,7 +211,7 @@ class Topology:
         try:
             masters: dict[str, dict[str, Any]] = await client.sentinel_masters()  # type: ignore[assignment]
         finally:
-            await client.aclose()
+            await asyncio.shield(client.aclose())  # whoever is asked too late is cancelled
         state = masters.get(self.url.master)
         if state is None:
             raise RedisError(f"{address} knows no {self.url.master}")

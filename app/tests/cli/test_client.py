@@ -1,14 +1,18 @@
 """The client: URLs, cookies, refusals, and answers matched with questions."""
 
 import asyncio
+import contextlib
 import http
 import json
+from asyncio import StreamReader, StreamWriter
 from typing import Any
 
 import pytest
+from picows import WSError
 from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
+from websockets.utils import accept_key
 
 from tests.cli.conftest import Serve
 from wsfleet.cli import CannotRun
@@ -151,3 +155,28 @@ async def test_fragments_are_joined(serve_websocket: Serve) -> None:
     await client.connect(parse_url(await serve_websocket(fragmented)))
     await client.transport.wait_disconnected()
     assert got == [b"one text", b"whole"]
+
+
+async def test_a_peer_gone_without_a_word_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who only listens pings in the silence, and learns that nobody is there any more."""
+    monkeypatch.setattr("wsfleet.cli.client.PING_AFTER", 0.1)
+    monkeypatch.setattr("wsfleet.cli.client.PONG_TIMEOUT", 0.1)
+
+    async def upgrade_and_fall_silent(reader: StreamReader, writer: StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        key = next(line for line in request.decode().splitlines() if "Sec-WebSocket-Key" in line)
+        accept = accept_key(key.partition(": ")[2])
+        writer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept.encode()
+        )
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(upgrade_and_fall_silent, "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        client = Client()
+        await client.connect(parse_url(f"http://127.0.0.1:{port}"))
+        async with asyncio.timeout(10):
+            with contextlib.suppress(WSError):
+                await client.transport.wait_disconnected()

@@ -160,6 +160,17 @@ def test_a_later_reconnect_excuses_no_earlier_loss(position: Position | None) ->
     assert findings.missed_while_away.count == 0
 
 
+@pytest.mark.parametrize(("latency", "lost"), [(0.1, 1), (4.0, 0)])
+def test_what_was_on_its_way_when_a_client_left_is_missed(latency: float, lost: int) -> None:
+    """Without recovery; how long a message is on its way, the slowest of the run shows."""
+    log: list[Event] = [Subscribed(0.0, 0, None), Sent(1.0, 0, 0), Acknowledged(1.0, 0, 0)]
+    log += [Received(1.0 + latency, 0, 0, 0, 0), Sent(6.0, 0, 1), Acknowledged(6.0, 0, 1)]
+    log += [Disconnected(9.0, 0), Subscribed(10.0, 0, None)]
+    findings = account_of(log, messages=2)
+    assert findings.lost.count == lost
+    assert findings.missed_while_away.count == 1 - lost
+
+
 def test_a_second_copy_of_a_message_that_was_sent_twice_is_a_retry() -> None:
     """Without an idempotency key nobody can tell: another offset is no duplicate."""
     log: list[Event] = [Subscribed(0.0, 0, Position(EPOCH, 0))]

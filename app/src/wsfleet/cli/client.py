@@ -26,6 +26,9 @@ COOKIE = "WSNODE"
 DEFAULT_PATH = "/ws"
 #: Seconds for a handshake (a large ramp queues at the nodes), for an answer, and for a close.
 CONNECT_TIMEOUT, ANSWER_TIMEOUT, CLOSE_TIMEOUT = 20.0, 10.0, 5.0
+#: Seconds of silence until the peer is pinged, and until it is given up. Who only listens would
+#: never notice otherwise that a balancer has died without a word.
+PING_AFTER, PONG_TIMEOUT = 30.0, 20.0
 
 _SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 
@@ -105,6 +108,9 @@ class Client(WSListener):
                     websocket_handshake_timeout=CONNECT_TIMEOUT,
                     max_redirects=0,
                     read_buffer_init_size=4096,
+                    enable_auto_ping=True,
+                    auto_ping_idle_timeout=PING_AFTER,
+                    auto_ping_reply_timeout=PONG_TIMEOUT,
                 )
         except WSHandshakeError as error:
             if error.response is None:

@@ -20,7 +20,8 @@ MOST_DELIVERIES, MOST_MESSAGES = 20_000_000, 1_000_000
 EXAMPLES = 1000
 #: The publisher of a publication that is no message of the run.
 FOREIGN = -1
-#: Seconds that a publication may be on its way; what was on its way when a client left is missed.
+#: Seconds that a publication may be on its way without recovery, or as long as the slowest that
+#: came live in the run; what was on its way when a client left is missed.
 IN_FLIGHT = 1.0
 
 
@@ -214,6 +215,7 @@ class Account:
         self.places: dict[str, dict[int, int]] = {}
         self.duplicated, self.reordered, self.recovered_wrongly = Faults(), Faults(), Faults()
         self.retried = 0
+        self.slowest = IN_FLIGHT
         self.longest_wait = [0.0] * terms.publishers
         self.ack_latency, self.delivery_latency = Histogram(), Histogram()
         self.books = [Book(self, number) for number in range(terms.subscribers)]
@@ -384,7 +386,10 @@ class Book:
             return
         self.seen[number] = 1
         self.delivered += 1
-        account.delivery_latency.add(event.at - account.first_sent[number])
+        latency = event.at - account.first_sent[number]
+        account.delivery_latency.add(latency)
+        if not event.offset:
+            account.slowest = max(account.slowest, latency)
         if sequence < self.heard[publisher]:
             if not fault:
                 self._fault("reordered", event)
@@ -511,7 +516,7 @@ class Book:
             if back.told:
                 sent = self.account.first_sent[number]
                 acknowledged = self.account.acknowledged_at[number]
-                if acknowledged < back.left_at - IN_FLIGHT:
+                if acknowledged < back.left_at - self.account.slowest:
                     continue  # it was here for long enough to get it
                 if sent <= back.at and sequence < back.next.get(publisher, sequence + 1):
                     return back

@@ -1,0 +1,216 @@
+"""One socket from the handshake to the close, over real TCP, byte by byte."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.harness import RunningNode, StartNode, settled
+from tests.test_frames import masked
+from wsfleet import websocket
+from wsfleet.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
+
+HANDSHAKE = (
+    b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+class Peer:
+    """A TCP connection to a node."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self.write = writer.write
+
+    async def head(self) -> bytes:
+        """The head of an HTTP response."""
+        async with asyncio.timeout(10):
+            return await self._reader.readuntil(b"\r\n\r\n")
+
+    async def frame(self) -> tuple[int, bytes]:
+        """The next frame: its opcode and its payload."""
+        async with asyncio.timeout(10):
+            first, length = await self._reader.readexactly(2)
+            if length == 126:
+                length = int.from_bytes(await self._reader.readexactly(2), "big")
+            return first & 15, await self._reader.readexactly(length)
+
+    async def message(self) -> dict[str, object]:
+        """The next message, which must be JSON text."""
+        opcode, payload = await self.frame()
+        assert opcode == TEXT
+        parsed: dict[str, object] = json.loads(payload)
+        return parsed
+
+    async def rest(self) -> bytes:
+        """All until the node closes."""
+        async with asyncio.timeout(10):
+            return await self._reader.read()
+
+
+@contextlib.asynccontextmanager
+async def tcp(node: RunningNode, first: bytes = b"") -> AsyncIterator[Peer]:
+    """Connect, and send the first bytes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.settings.port)
+    writer.write(first)
+    try:
+        yield Peer(reader, writer)
+    finally:
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def upgraded(node: RunningNode) -> AsyncIterator[Peer]:
+    """Connect, and open a WebSocket."""
+    async with tcp(node, HANDSHAKE) as peer:
+        await peer.head()
+        yield peer
+
+
+async def test_the_handshake_is_that_of_the_rfc(start_node: StartNode) -> None:
+    """RFC 6455, section 1.3: its sample nonce gets its sample answer, and no extension."""
+    node = await start_node()
+    async with tcp(node, HANDSHAKE) as peer:
+        head = (await peer.head()).lower()
+    assert head.startswith(b"http/1.1 101 ")
+    assert b"sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n" in head
+    assert b"extensions" not in head
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status", "told"),
+    [
+        (b"Version: 13", b"Version: 12", 426, b"Sec-WebSocket-Version: 13"),
+        (b"Sec-WebSocket-Version: 13\r\n", b"", 426, b"Sec-WebSocket-Version: 13"),
+        (b"dGhlIHNhbXBsZSBub25jZQ==", b"c2hvcnQ=", 400, b""),
+        (b"dGhlIHNhbXBsZSBub25jZQ==", b"not base64", 400, b""),
+        (b"GET", b"POST", 405, b"Allow: GET"),
+        (b"/ws", b"/elsewhere", 404, b""),
+    ],
+)
+async def test_a_handshake_that_is_none_is_refused(
+    start_node: StartNode, old: bytes, new: bytes, status: int, told: bytes
+) -> None:
+    """The status says what is wrong (RFC 6455, section 4.2.2), and the connection ends."""
+    node = await start_node()
+    async with tcp(node, HANDSHAKE.replace(old, new)) as peer:
+        answer = await peer.rest()
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert told in answer
+
+
+async def test_fragments_with_a_ping_between_them(start_node: StartNode) -> None:
+    """The ping is answered with its payload, and the message is whole."""
+    node = await start_node()
+    async with upgraded(node) as peer:
+        peer.write(masked(TEXT, b'{"client_id": ', fin=False) + masked(PING, b"are you there?"))
+        assert await peer.frame() == (PONG, b"are you there?")
+        peer.write(masked(CONTINUATION, b"", fin=False) + masked(CONTINUATION, b'"alice"}'))
+        assert (await peer.message())["client_id"] == "alice"
+
+
+async def test_what_comes_with_the_handshake_is_not_lost(start_node: StartNode) -> None:
+    """A client that does not wait for the 101 is answered after it."""
+    node = await start_node()
+    async with tcp(node, HANDSHAKE + masked(TEXT, b"early")) as peer:
+        await peer.head()
+        assert (await peer.message())["type"] == "ack"
+
+
+async def test_the_client_closes(start_node: StartNode) -> None:
+    """Its code is sent back, then the node ends the connection (RFC 6455, section 7.1.1)."""
+    node = await start_node()
+    async with upgraded(node) as peer:
+        peer.write(masked(TEXT, b"last words") + masked(CLOSE, b"\x0f\xa0bye"))
+        frames = await peer.rest()
+    assert frames.endswith(close_frame(4000, ""))
+    assert frames.count(b'"type":"ack"') <= 1
+    await settled(lambda: not len(node.node.hub), "it was counted out")
+
+
+async def test_what_was_sent_before_a_close_is_kept(start_node: StartNode) -> None:
+    """A client that says something and leaves is heard by the others."""
+    node = await start_node()
+    async with upgraded(node) as listener, upgraded(node) as peer:
+        peer.write(b"".join(masked(TEXT, b"%d" % n) for n in range(50)) + masked(CLOSE, b""))
+        assert [(await listener.message())["data"] for _ in range(50)] == list(range(50))
+
+
+async def test_a_violation_is_explained_before_the_end(start_node: StartNode) -> None:
+    """The close code arrives though the peer goes on sending, and nobody else is concerned."""
+    node = await start_node()
+    async with upgraded(node) as peer, upgraded(node) as other:
+        peer.write(masked(BINARY, b"", rsv=0x40) + masked(TEXT, b"x" * 60_000) * 20)
+        assert await peer.rest() == close_frame(1002, "reserved bits are set")
+        other.write(masked(TEXT, b"hello"))
+        assert (await other.message())["type"] == "ack"
+    assert node.node.metrics.disconnects.labels("1002")._value.get() == 1
+
+
+async def test_a_close_without_an_answer_ends(
+    start_node: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who does not answer the node's close is cut, and was counted out before."""
+    monkeypatch.setattr(websocket, "CLOSE_TIMEOUT", 0.2)
+    node = await start_node()
+    async with upgraded(node) as peer:
+        await settled(lambda: len(node.node.hub) == 1, "it came")
+        next(iter(node.node.hub)).close(4321, "go")
+        assert await peer.rest() == close_frame(4321, "go")
+    assert not len(node.node.hub)
+
+
+async def test_half_a_head_is_not_waited_for(
+    start_node: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that never ends is answered with 408, the first one and a later one."""
+    monkeypatch.setattr(websocket, "HEAD_TIMEOUT", 0.3)
+    node = await start_node()
+    async with tcp(node) as silent, tcp(node, HANDSHAKE[:-2]) as half:
+        assert (await silent.rest()).startswith(b"HTTP/1.1 408 ")
+        assert (await half.rest()).startswith(b"HTTP/1.1 408 ")
+    whole = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with tcp(node, whole + whole[:-2]) as again:
+        answers = await again.rest()
+    assert answers.startswith(b"HTTP/1.1 200 ")
+    assert b"HTTP/1.1 408 " in answers
+
+
+async def test_a_head_without_end_is_refused(start_node: StartNode) -> None:
+    """Over 16 KiB it is 431, and no more is read."""
+    node = await start_node()
+    async with tcp(node, HANDSHAKE[:-2]) as peer:
+        with contextlib.suppress(ConnectionError):
+            for _ in range(40):
+                peer.write(b"X-Header: %b\r\n" % (b"x" * 1000))
+                await asyncio.sleep(0)
+            assert (await peer.rest()).startswith(b"HTTP/1.1 431 ")
+    async with upgraded(node) as peer:
+        peer.write(masked(TEXT, b"hello"))
+        assert (await peer.message())["type"] == "ack"
+
+
+async def test_a_flood_of_pings_fills_no_memory(start_node: StartNode) -> None:
+    """Who pings and does not read gets no more pongs than fit a small buffer."""
+    node = await start_node()
+    async with upgraded(node) as peer:
+        await settled(lambda: len(node.node.hub) == 1, "it came")
+        connection = next(iter(node.node.hub))
+        for _ in range(200):
+            peer.write(masked(PING, b"x" * 125) * 500)
+            await asyncio.sleep(0)
+        assert connection.buffered <= websocket.PONG_LIMIT + len(frame(PONG, b"x" * 125))
+
+
+async def test_messages_wait_for_their_turn_in_the_socket(start_node: StartNode) -> None:
+    """A client that sends faster than Redis keeps is read more slowly, and nothing is dropped."""
+    node = await start_node()
+    async with upgraded(node) as peer:
+        text = b"x" * 10_000
+        for _ in range(300):
+            peer.write(masked(TEXT, text))
+        for number in range(300):
+            assert (await peer.message())["message_count"] == number + 1

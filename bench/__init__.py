@@ -1,0 +1,1 @@
+"""Side-by-side benchmarks of the node and its peers: `scripts/bench`."""

@@ -1,0 +1,201 @@
+"""The command line: which peers and modes, how often and how long, and where results go."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench import machine, report
+from bench.catalog import HERE, PEERS, Peer
+from bench.modes import FLYING, MODES
+from bench.rig import BenchError, Rig, Shape
+
+RESULTS = HERE / "results"
+PAGE = HERE.parent / "docs/performance.md"
+FILES = 20_000
+#: What --quick compares: the node, and the machine's limit, which needs nothing installed.
+QUICK = {"only": ["wsfleet", "limit", "limit-joined"], "modes": ["one", "sixteen"]}
+#: Of the curve: nodes, clients of one channel, and channels.
+NODES = (1, 2, 4)
+CONNECTIONS = (100, 300, 1_000, 3_000, 10_000)
+CHANNELS = (1, 10, 100, 1_000)
+
+Measurement = dict[str, Any]
+
+
+def say(text: str) -> None:
+    """Tell on stderr how far the run is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def attempt(what: Measurement, take: Callable[[], Measurement]) -> Measurement:
+    """Take a measurement; what fails does not end the run."""
+    try:
+        result = take()
+    except (BenchError, RuntimeError, OSError) as error:
+        say(f"{_name(what)}: {error}")
+        return what | {"error": str(error).splitlines()[0][:200]}
+    say(f"{_name(what)}: {report.number(result['value'])}")
+    return what | result
+
+
+def _name(what: Measurement) -> str:
+    return ", ".join(str(value) for value in what.values())
+
+
+def peers_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
+    """Each peer once, in all modes that make sense for it; another one is first in each round."""
+    names = arguments.only
+    first = turn * 4 % len(names)
+    for name in names[first:] + names[:first]:
+        yield from _modes_of(PEERS[name], turn, arguments)
+
+
+def _modes_of(peer: Peer, turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
+    with ExitStack() as stack:
+        start = functools.cache(lambda: Rig(peer, stack))
+        for name, mode in MODES.items():
+            if name not in arguments.modes or (mode.rooms and not peer.rooms):
+                continue
+            if mode.acks and not peer.ack:
+                continue
+            for size in mode.sizes:
+                what = {"round": turn, "peer": peer.name, "mode": name, "size": size}
+                take = functools.partial(mode.measure, size=size, seconds=arguments.seconds)
+                yield attempt(what, lambda take=take: take(start()))  # type: ignore[misc]
+
+
+def curve_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
+    """What a delivery costs with more connections, nodes and channels."""
+    points = [
+        ("connections", f"{nodes} node{'s' * (nodes > 1)}", nodes, Shape.of(connections, FLYING))
+        for nodes in NODES
+        for connections in CONNECTIONS
+    ]
+    for channels in CHANNELS:
+        points += [
+            ("channels", "1,000 clients in all", 1, Shape.of(1_000, FLYING, channels)),
+            ("channels", "10 clients a channel", 1, Shape.of(10 * channels, FLYING, channels)),
+        ]
+    for axis, line, nodes, shape in points:
+        what = {
+            "round": turn,
+            "axis": axis,
+            "line": line,
+            "connections": shape.subscribers,
+            "channels": shape.rooms,
+        }
+        yield attempt(what, functools.partial(_cost, nodes, shape, arguments.seconds))
+
+
+def _cost(nodes: int, shape: Shape, seconds: float) -> Measurement:
+    """CPU microseconds of a delivery, with 16 messages in flight."""
+    with ExitStack() as stack:
+        rig = Rig(PEERS["wsfleet-centrifuge"], stack, nodes)
+        with rig.clients(shape) as clients:
+            result = clients.measure("window", FLYING, seconds, rig.pids)
+    return result | {"value": result["server"] / result["deliveries"] * 1e6}
+
+
+def run(
+    rounds: Callable[[int, argparse.Namespace], Iterator[Measurement]],
+    arguments: argparse.Namespace,
+    file: Path,
+) -> dict[str, Any]:
+    """Take all rounds; the file has what there is, also if the run is ended."""
+    document: dict[str, Any] = {
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine.description(),
+        "rounds": arguments.rounds,
+        "seconds": arguments.seconds,
+        "measurements": [],
+    }
+    RESULTS.mkdir(exist_ok=True)
+    for turn in range(arguments.rounds):
+        document["measurements"] += rounds(turn, arguments)
+        file.write_text(json.dumps(document, indent=1) + "\n")
+    return document
+
+
+def main() -> None:
+    """Do what the command line asks for."""
+    arguments = _arguments()
+    soft = min(FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # end what was started
+    full, curve = RESULTS / "full.json", RESULTS / "curve.json"
+    if arguments.what == "curve":
+        run(curve_round, arguments, curve)
+    elif arguments.what == "run":
+        complete = set(arguments.only) == set(PEERS) and set(arguments.modes) == set(MODES)
+        document = run(peers_round, arguments, full if complete else RESULTS / "partial.json")
+        if not complete:
+            show(document["measurements"], arguments.only)
+            return
+    if full.exists():
+        report.write_full(json.loads(full.read_text()), PAGE)
+    if curve.exists():
+        report.write_curve(json.loads(curve.read_text()), PAGE)
+
+
+def show(measurements: list[Measurement], names: list[str]) -> None:
+    """Print the tables, and how the first peer compares to the others."""
+    for columns in report.TABLES:
+        if text := report.table(measurements, columns):
+            print(text, end="\n\n")
+    rows = []
+    for other in names[1:]:
+        for mode, size in dict.fromkeys((found["mode"], found["size"]) for found in measurements):
+            if spread := report.ratios(measurements, names[0], other, mode, size):
+                rows.append([f"{names[0]} / {other}", f"{mode}, {size:,}", str(spread)])
+    if rows:
+        print(report.markdown(["ratio", "mode", "median (least-greatest)"], rows))
+    if failed := report.errors(measurements):
+        print(f"\nNot measured:\n{failed}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=("run", "curve", "report"),
+        default="run",
+        help="run: the peers; curve: more nodes, connections and channels; report: only write "
+        "docs/performance.md, from bench/results",
+    )
+    parser.add_argument("--quick", action="store_true", help="the node and the limit, in a minute")
+    parser.add_argument("--only", type=_names(PEERS), help=f"of {', '.join(PEERS)}")
+    parser.add_argument("--modes", type=_names(MODES), help=f"of {', '.join(MODES)}")
+    parser.add_argument("--rounds", type=int, help="how often (5)")
+    parser.add_argument("--seconds", type=float, help="how long each measurement takes (2)")
+    arguments = parser.parse_args()
+    quick = arguments.quick
+    arguments.only = arguments.only or (QUICK["only"] if quick else list(PEERS))
+    arguments.modes = arguments.modes or (QUICK["modes"] if quick else list(MODES))
+    arguments.rounds = arguments.rounds or (3 if quick else 5)
+    arguments.seconds = arguments.seconds or (1 if quick else 2)
+    return arguments
+
+
+def _names(known: Iterable[str]) -> Callable[[str], list[str]]:
+    def names(text: str) -> list[str]:
+        found = text.split(",")
+        if unknown := set(found) - set(known):
+            raise argparse.ArgumentTypeError(f"there is no {', '.join(sorted(unknown))}")
+        return found
+
+    return names
+
+
+if __name__ == "__main__":
+    main()

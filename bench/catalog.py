@@ -1,0 +1,144 @@
+"""Who is measured: how each is started, and what its clients say to hear and to publish."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PROGRAMS = Path(sys.executable).parent
+BUILT = HERE / ".built"
+PYTHON = str(HERE / ".venv/bin/python")
+
+
+@dataclass(frozen=True)
+class Says:
+    """A client's path, and its texts with what it must hear before the next; see client.c."""
+
+    path: str = "/ws/%r"
+    hellos: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def words(self) -> list[str]:
+        """The same for the command line of client.c."""
+        return [self.path, *(text for hello in self.hellos for text in hello)]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server; in its command and configuration {port}, {redis} and the like are put in.
+
+    `ack` is in the answer to a publish, where that means that Redis has it.
+    """
+
+    name: str
+    title: str
+    command: tuple[str, ...]
+    subscriber: Says = Says()
+    publisher: Says | None = None
+    publish: str = "%m"
+    ack: str = ""
+    subprotocol: str = ""
+    rooms: bool = True
+    config: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def _python(file: str) -> tuple[str, ...]:
+    return (PYTHON, str(HERE / "peers" / file), "{port}", "{redis}")
+
+
+def _node(file: str, *arguments: str) -> tuple[str, ...]:
+    return ("node", str(HERE / "peers" / file), "{port}", "{redis}", *arguments)
+
+
+_SERVE = (str(PROGRAMS / "wsfleet"), "serve")
+# The real path, and no limit but the number of connections is another than the default.
+_SETTINGS = {
+    "WSFLEET_PORT": "{port}",
+    "WSFLEET_NODE_NAME": "node-{port}",
+    "WSFLEET_REDIS_URL": "redis://127.0.0.1:{redis}/0",
+    "WSFLEET_MAX_CONNECTIONS": "20000",
+    "WSFLEET_DRAIN_DELAY": "0",
+    "WSFLEET_LOG_LEVEL": "warning",
+}
+_CENTRIFUGE = ('{"id":1,"connect":{}}', '"connect":')
+_NATS = 'CONNECT {"verbose":false,"pedantic":false,"protocol":1}\r\n'
+_SOCKETIO = Says(
+    "/socket.io/?EIO=4&transport=websocket", (("40", "40{"), ('420["join","%r"]', "430["))
+)
+_SOCKETIO_PUBLISHER = Says(_SOCKETIO.path, _SOCKETIO.hellos[:1])
+_SOCKETIO_PUBLISH = '42%n["say","%r","%m"]'
+
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer(
+            "wsfleet",
+            "wsfleet, `/ws`",
+            _SERVE,
+            Says("/ws"),
+            rooms=False,
+            environment=_SETTINGS,
+        ),
+        Peer(
+            "wsfleet-centrifuge",
+            "wsfleet, `/connection/websocket`",
+            _SERVE,
+            Says(
+                "/connection/websocket",
+                (_CENTRIFUGE, ('{"id":2,"subscribe":{"channel":"%r"}}', '"subscribe":')),
+            ),
+            Says("/connection/websocket", (_CENTRIFUGE,)),
+            '{"id":%n,"publish":{"channel":"%r","data":"%m"}}',
+            '"publish":',
+            environment=_SETTINGS,
+        ),
+        Peer("guide", "FastAPI, a loop, blocking Redis", _python("guide.py"), ack='"ack"'),
+        Peer("broadcast", "uvicorn, `websockets.broadcast`", _python("broadcast.py")),
+        Peer(
+            "python-socketio",
+            "python-socketio, Redis",
+            _python("python_socketio.py"),
+            _SOCKETIO,
+            _SOCKETIO_PUBLISHER,
+            _SOCKETIO_PUBLISH,
+            '["told"]',
+        ),
+        Peer("channels", "Django Channels, Redis", _python("django_channels.py")),
+        Peer(
+            "socket.io",
+            "Socket.IO (Node), Redis",
+            _node("socketio.js"),
+            _SOCKETIO,
+            _SOCKETIO_PUBLISHER,
+            _SOCKETIO_PUBLISH,
+            '["told"]',
+        ),
+        Peer("ws", "`ws` (Node)", _node("ws.js")),
+        Peer("ws-framed", "`ws` (Node), framed once", _node("ws.js", "framed")),
+        Peer(
+            "nchan",
+            "nchan (nginx)",
+            ("nginx", "-c", "{config}"),
+            Says(),
+            Says("/publish/%r"),
+            config="nginx.conf",
+        ),
+        Peer(
+            "nats",
+            "nats-server, WebSocket",
+            ("nats-server", "--config", "{config}"),
+            Says("/", ((_NATS + "SUB %r 1\r\nPING\r\n", "PONG"),)),
+            Says("/", ((_NATS + "PING\r\n", "PONG"),)),
+            "PUB %r 120\r\n%m\r\n",
+            config="nats.conf",
+        ),
+        Peer("socketify", "socketify (uWebSockets)", _python("socketify_topics.py")),
+        Peer("picows", "picows, framed once", _python("picows_frames.py")),
+        Peer("limit", "C, epoll", (str(BUILT / "limit"), "{port}")),
+        Peer("limit-joined", "C, epoll, joined", (str(BUILT / "limit"), "{port}", "joined")),
+    )
+}

@@ -1,0 +1,53 @@
+"""The goals of the node's speed, each beside what it is compared with in the same rounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound on the peer's own number, or on its ratio to the other's in the same round.
+
+    With `difference` it is on what the number is above the other's.
+    """
+
+    mode: str
+    size: int
+    bound: float
+    other: str = ""
+    peer: str = "wsfleet"
+    difference: bool = False
+
+
+GOALS = (
+    Goal("one", 500, 280_000),
+    Goal("one", 500, 1, "nchan"),
+    Goal("one", 500, 1, "ws-framed"),
+    Goal("one", 500, 1, "socketify"),
+    Goal("one", 500, 0.85, "limit"),
+    Goal("one", 2000, 240_000),
+    Goal("one", 2000, 1, "nchan"),
+    Goal("one", 2000, 1, "ws-framed"),
+    Goal("one", 2000, 1, "socketify"),
+    Goal("one", 2000, 0.85, "limit"),
+    Goal("sixteen", 500, 2_500_000),
+    Goal("sixteen", 500, 10, "socket.io"),
+    Goal("sixteen", 500, 4, "nchan"),
+    Goal("sixteen", 500, 1.8, "nats"),
+    Goal("sixteen", 500, 0.8, "limit-joined"),
+    Goal("sixteen", 2000, 2_200_000),
+    Goal("sixteen", 2000, 10, "socket.io"),
+    Goal("sixteen", 2000, 4, "nchan"),
+    Goal("sixteen", 2000, 1.8, "nats"),
+    Goal("sixteen", 2000, 0.8, "limit-joined"),
+    Goal("rooms", 2000, 3, "socket.io", "wsfleet-centrifuge"),
+    Goal("publish", 64, 20_000, peer="wsfleet-centrifuge"),
+    Goal("publish", 64, 5, "guide", "wsfleet-centrifuge"),
+    Goal("memory", 2000, 15),
+    Goal("haproxy-memory", 2000, 8),
+    Goal("setup", 2000, 8_000),
+    Goal("half", 2000, 15),
+    Goal("idle", 1, 0.2, "broadcast", difference=True),
+    Goal("haproxy", 500, 5, "ws-framed"),
+)

@@ -1,0 +1,151 @@
+"""What is measured: each mode takes one number of a running peer, and says how it came about."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bench import machine
+from bench.rig import BenchError, Rig, Shape
+
+Result = dict[str, Any]
+MANY = 2000
+FLYING = 16
+
+
+class Measure(Protocol):
+    """Measures a peer with so many clients for so many seconds."""
+
+    def __call__(self, rig: Rig, size: int, seconds: float) -> Result:
+        """`value` is the mode's number."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How it is taken, and how it is shown; `sizes` are numbers of clients."""
+
+    title: str
+    unit: str
+    measure: Measure
+    sizes: tuple[int, ...] = (MANY,)
+    more_is_better: bool = True
+    #: Whether it makes sense only where there are rooms, and where publishes are acknowledged.
+    rooms: bool = False
+    acks: bool = False
+
+
+def _per_cpu_second(result: Result, count: str) -> Result:
+    if not result["server"]:
+        raise BenchError("too short: the server used no measurable CPU time")
+    return result | {"value": result[count] / result["server"]}
+
+
+def _window(flying: int, rooms: int = 1) -> Measure:
+    def measure(rig: Rig, size: int, seconds: float) -> Result:
+        with rig.clients(Shape.of(size, flying, rooms)) as clients:
+            return _per_cpu_second(
+                clients.measure("window", flying, seconds, rig.pids), "deliveries"
+            )
+
+    return measure
+
+
+def _publish(rig: Rig, size: int, seconds: float) -> Result:
+    """Each publisher has a room of its own, in which nobody listens."""
+    with rig.clients(Shape(0, size, size)) as clients:
+        return _per_cpu_second(clients.measure("publish", size, seconds, rig.pids), "acks")
+
+
+def _until_quiet(pids: list[int]) -> None:
+    """Let the processes end what they were doing: closing connections is work as well."""
+    deadline = time.monotonic() + 10
+    used = machine.cpu_seconds(pids)
+    while time.monotonic() < deadline:
+        time.sleep(0.3)
+        before, used = used, machine.cpu_seconds(pids)
+        if used - before < 0.02:
+            return
+
+
+def _setup(rig: Rig, size: int, seconds: float) -> Result:
+    """As many times as the seconds allow; what is left to do when they close does not count."""
+    pids = rig.pids
+    connected, used = 0, 0.0
+    end = time.monotonic() + seconds
+    while not connected or time.monotonic() < end:
+        _until_quiet(pids)
+        before = machine.cpu_seconds(pids)
+        with rig.clients(Shape(size, 0)):
+            used += machine.cpu_seconds(pids) - before
+        connected += size
+    return _per_cpu_second({"connected": connected, "server": used}, "connected")
+
+
+def _kilobytes(rig: Rig, size: int, pids: list[int], ports: list[int]) -> Result:
+    """What a connection adds once some were served: the first use of things is over."""
+    with rig.clients(Shape(100, 0), ports):
+        pass
+    _until_quiet(pids)
+    before = machine.memory(pids)
+    with rig.clients(Shape(size, 0), ports):
+        _until_quiet(pids)
+        after = machine.memory(pids)
+    return {"value": (after - before) / size / 1024}
+
+
+def _memory(rig: Rig, size: int, seconds: float) -> Result:
+    return _kilobytes(rig, size, rig.pids, rig.ports)
+
+
+def _half(rig: Rig, size: int, seconds: float) -> Result:
+    """Messages come at half the rate that the peer managed with 16 in flight."""
+    with rig.clients(Shape.of(size, FLYING)) as clients:
+        most = clients.measure("window", FLYING, seconds, rig.pids)
+        rate = most["messages"] / most["seconds"] / 2
+        result = clients.measure("rate", rate, seconds, rig.pids)
+    return result | {"value": result["p99_ms"], "rate": rate}
+
+
+def _idle(rig: Rig, size: int, seconds: float) -> Result:
+    with rig.clients(Shape(size)) as clients:
+        result = clients.measure("rate", 50, seconds, rig.pids)
+    return result | {"value": result["p50_ms"]}
+
+
+def _haproxy(rig: Rig, size: int, seconds: float) -> Result:
+    with rig.haproxy() as (pid, port), rig.clients(Shape.of(size, FLYING), [port]) as clients:
+        return _per_cpu_second(
+            clients.measure("window", FLYING, seconds, machine.tree(pid)), "deliveries"
+        )
+
+
+def _haproxy_memory(rig: Rig, size: int, seconds: float) -> Result:
+    with rig.haproxy() as (pid, port):
+        return _kilobytes(rig, size, machine.tree(pid), [port])
+
+
+_DELIVERIES = "deliveries per CPU second"
+MODES = {
+    # The first: what a process has once taken for connections, it does not give back.
+    "memory": Mode("memory of an idle connection", "KB", _memory, more_is_better=False),
+    "setup": Mode("connections set up", "connections per CPU second", _setup),
+    "one": Mode("one message in flight", _DELIVERIES, _window(1), (500, MANY)),
+    "sixteen": Mode("16 in flight", _DELIVERIES, _window(FLYING), (500, MANY)),
+    "rooms": Mode("200 rooms of 10, 16 in flight", _DELIVERIES, _window(FLYING, 200), rooms=True),
+    "publish": Mode(
+        "acknowledged publishes, 64 in flight",
+        "publishes per CPU second",
+        _publish,
+        (64,),
+        acks=True,
+    ),
+    "half": Mode("p99 at half of the maximum", "ms", _half, more_is_better=False),
+    "idle": Mode("p50 at 50 messages a second", "ms", _idle, (1,), more_is_better=False),
+    "haproxy": Mode(
+        "through HAProxy, 16 in flight", "deliveries per CPU second of HAProxy", _haproxy, (500,)
+    ),
+    "haproxy-memory": Mode(
+        "HAProxy's memory of an idle connection", "KB", _haproxy_memory, more_is_better=False
+    ),
+}

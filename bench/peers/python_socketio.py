@@ -1,0 +1,27 @@
+"""python-socketio with its manager for Redis."""
+
+import socketio
+from launch import REDIS_PORT, serve
+
+server = socketio.AsyncServer(
+    async_mode="asgi",
+    client_manager=socketio.AsyncRedisManager(f"redis://127.0.0.1:{REDIS_PORT}/0"),
+    ping_interval=300,
+)
+
+
+@server.event
+async def join(sid: str, room: str) -> str:
+    """Hear a room."""
+    await server.enter_room(sid, room)
+    return "joined"
+
+
+@server.event
+async def say(sid: str, room: str, text: str) -> str:
+    """Tell a room; the answer acknowledges that Redis has it."""
+    await server.emit("said", text, room=room)
+    return "told"
+
+
+serve(socketio.ASGIApp(server))

@@ -1,0 +1,232 @@
+"""One peer that runs, with what it needs, and the generator that is let loose on it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import machine
+from bench.catalog import BUILT, HERE, PROGRAMS, Peer
+
+ROOT = HERE.parent
+SERVER_CORE, GENERATOR_CORE = 0, 1
+#: Seconds that one generator may run at most, and a peer may take until it delivers.
+LONGEST, PATIENCE = 120, 20
+#: Connections that are being opened at a time.
+TOGETHER = 64
+
+
+class BenchError(Exception):
+    """A peer could not be measured; the message says why."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Which connections there are, equally many in each room; publishers are beside subscribers."""
+
+    subscribers: int
+    publishers: int = 1
+    rooms: int = 1
+
+    @classmethod
+    def of(cls, subscribers: int, flying: int, rooms: int = 1) -> Shape:
+        """With a publisher for each message in flight: a server may take those of one in turn."""
+        return cls(subscribers, math.ceil(flying / rooms) * rooms, rooms)
+
+
+class Clients:
+    """The connections of one generator."""
+
+    def __init__(self, process: subprocess.Popen[str], errors: Path) -> None:
+        self._process = process
+        self._errors = errors
+        self.connected = self._event()
+
+    def measure(self, kind: str, n: float, seconds: float, pids: list[int]) -> dict[str, float]:
+        """Take one measurement of client.c; `server` is the CPU seconds of the processes."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{kind} {n} {seconds}\n")
+        self._process.stdin.flush()
+        self._event()
+        before = machine.cpu_seconds(pids)
+        result = self._event()
+        result["server"] = machine.cpu_seconds(pids) - before
+        result |= self._event()
+        if result["missing"] or result["closed"]:
+            raise BenchError(f"{result['missing']} missing, {result['closed']} closed")
+        return result
+
+    def _event(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            raise BenchError(self._errors.read_text().strip() or "the generator was ended")
+        event: dict[str, Any] = json.loads(line)
+        del event["event"]
+        return event
+
+
+class Rig:
+    """A peer that runs, as one process or as several nodes, with what it needs."""
+
+    def __init__(self, peer: Peer, stack: ExitStack, nodes: int = 1) -> None:
+        self.peer = peer
+        self._stack = stack
+        self._directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        self._roots: list[int] = []
+        redis = self._redis() if "{redis}" in " ".join(_texts(peer)) else 0
+        self.ports = [self._node(redis) for _ in range(nodes)]
+        _until_it_delivers(self)
+
+    @property
+    def pids(self) -> list[int]:
+        """All processes of the nodes, also those that came later."""
+        return [pid for root in self._roots for pid in machine.tree(root)]
+
+    @contextlib.contextmanager
+    def clients(self, shape: Shape, ports: list[int] | None = None) -> Iterator[Clients]:
+        """Connect clients, and close them in the end.
+
+        Raises:
+            BenchError: not all of them could connect.
+
+        """
+        command = _client_command(self.peer, shape, ports or self.ports)
+        errors = self._directory / "client.log"
+        with (
+            errors.open("w") as stderr,
+            subprocess.Popen(
+                machine.pinned(GENERATOR_CORE, command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            ) as process,
+        ):
+            try:
+                yield Clients(process, errors)
+            finally:
+                process.terminate()
+
+    @contextlib.contextmanager
+    def haproxy(self) -> Iterator[tuple[int, int]]:
+        """Put the role's HAProxy in front of the node; gives its process and its port."""
+        port = machine.free_port()
+        file = self._directory / "haproxy.cfg"
+        words = {"port": port, "server": self.ports[0], "stats": machine.free_port()}
+        file.write_text(fill(_haproxy_template(), words))
+        command = ["haproxy", "-db", "-f", str(file)]
+        log = self._directory / "haproxy.log"
+        with machine.running(command, SERVER_CORE, port, log, {}) as pid:
+            yield pid, port
+
+    def _start(self, command: list[str], core: int, port: int, environment: dict[str, str]) -> int:
+        log = self._directory / f"{port}.log"
+        return self._stack.enter_context(machine.running(command, core, port, log, environment))
+
+    def _redis(self) -> int:
+        """As the role sets it up: an append-only file, written to the disk every second."""
+        port = machine.free_port()
+        command = [str(PROGRAMS / "redis-server"), "--port", str(port), "--bind", "127.0.0.1"]
+        command += ["--dir", str(self._directory), "--appendonly", "yes", "--save", ""]
+        # With the generator, not with the node: Redis is not what is counted.
+        self._start(command, GENERATOR_CORE, port, {})
+        return port
+
+    def _node(self, redis: int) -> int:
+        port = machine.free_port()
+        words = {
+            "port": port,
+            "redis": redis,
+            "other_port": machine.free_port(),
+            "directory": self._directory,
+            "config": self._directory / "config",
+        }
+
+        if self.peer.config:
+            text = (HERE / "peers" / self.peer.config).read_text()
+            (self._directory / "config").write_text(fill(text, words))
+        environment = {name: fill(value, words) for name, value in self.peer.environment.items()}
+        command = [fill(word, words) for word in self.peer.command]
+        self._roots.append(self._start(command, SERVER_CORE, port, environment))
+        return port
+
+
+def _texts(peer: Peer) -> list[str]:
+    return [*peer.command, *peer.environment.values()]
+
+
+def _client_command(peer: Peer, shape: Shape, ports: list[int]) -> list[str]:
+    publisher = peer.publisher or peer.subscriber
+    numbers = (shape.subscribers, shape.publishers, shape.rooms, TOGETHER)
+    return [
+        *("timeout", "--foreground", str(LONGEST), str(BUILT / "client")),
+        ",".join(map(str, ports)),
+        *map(str, numbers),
+        *(peer.subprotocol, peer.publish, peer.ack),
+        *(*peer.subscriber.words, "--", *publisher.words),
+    ]
+
+
+def _until_it_delivers(rig: Rig) -> None:
+    """Wait until a first message has come through: who listens may not be ready yet.
+
+    Raises:
+        BenchError: none came in time.
+
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with rig.clients(Shape(1)) as clients:
+                clients.measure("rate", 50, 0.2, rig.pids)
+                return
+        except BenchError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+@functools.cache
+def _haproxy_template() -> str:
+    """The role's own template with its defaults, but for what concerns the machine it is on."""
+    node = {"name": "node1", "address": "127.0.0.1", "port": "{server}"}
+    variables = {
+        "fleet_members": {"nodes": [node]},
+        "fleet_address": "127.0.0.1",
+        "haproxy_port": "{port}",
+        "haproxy_stats_port": "{stats}",
+        "haproxy_source_rate": 0,  # all clients have one address, and come at once
+        "haproxy_websocket_rate": 0,
+    }
+    role = ROOT / "roles/haproxy"
+    with tempfile.TemporaryDirectory() as directory:
+        rendered = Path(directory) / "haproxy.cfg"
+        command = [str(PROGRAMS / "ansible"), "localhost", "--connection", "local"]
+        command += ["--module-name", "template", "--extra-vars", f"@{role}/defaults/main.yml"]
+        command += ["--extra-vars", json.dumps(variables)]
+        command += ["--args", f"src={role}/templates/haproxy.cfg.j2 dest={rendered}"]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+        if result.returncode:
+            raise BenchError(f"HAProxy's template: {result.stdout}{result.stderr}")
+        text = rendered.read_text()
+    # No service and no user of its own here, and no checks: only the product knows /ready.
+    text = re.sub(r"(?m)^ *(chroot|user|group|stats socket) .*\n", "", text)
+    return re.sub(r"(?m)^( *server .*) check .*", r"\1", text)
+
+
+def fill(text: str, words: Mapping[str, object]) -> str:
+    """Put words in the place of their names in braces."""
+    return re.sub(r"\{(\w+)\}", lambda match: str(words[match[1]]), text)

@@ -210,6 +210,7 @@ def _haproxy_template() -> str:
         "haproxy_port": "{port}",
         "haproxy_stats_port": "{stats}",
         "haproxy_source_rate": 0,  # all clients have one address, and come at once
+        "haproxy_source_connections": 0,
         "haproxy_websocket_rate": 0,
     }
     role = ROOT / "roles/haproxy"

@@ -58,7 +58,7 @@ async def store(redis_server: str) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def start_node(redis_server: str) -> AsyncIterator[StartNode]:
+async def start_node(redis_process: RedisServer) -> AsyncIterator[StartNode]:
     """Start a node; keywords are settings. Heartbeats are quick, so that tests are."""
     running: list[RunningNode] = []
 
@@ -67,7 +67,7 @@ async def start_node(redis_server: str) -> AsyncIterator[StartNode]:
         defaults: dict[str, Any] = {
             "port": port,
             "node_name": f"node{len(running) + 1}",
-            "redis_url": redis_server,
+            "redis_url": redis_process.url_of("node"),
             "redis_timeout": 0.5,
             "heartbeat_interval": 0.2,
             "node_dead_after": 2.0,

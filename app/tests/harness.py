@@ -11,11 +11,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from websockets.asyncio.client import ClientConnection, connect
 
 from wsfleet.server import Server
 from wsfleet.settings import Settings
 from wsfleet.tasks import end
+
+REDIS_ROLE = Path(__file__).parents[2] / "roles" / "redis"
 
 
 def free_port() -> int:
@@ -26,8 +29,18 @@ def free_port() -> int:
         return port
 
 
+def redis_rights() -> dict[str, str]:
+    """What each Redis user may do, as the role `redis` says."""
+    variables = yaml.safe_load((REDIS_ROLE / "vars" / "main.yml").read_text())
+    rights: dict[str, str] = variables["_redis_rights"]
+    return rights
+
+
 class RedisServer:
-    """A redis-server on a port of its own, with options of its own; its data outlives `stop`."""
+    """A redis-server on a port of its own, with options of its own; its data outlives `stop`.
+
+    Who gives no name may do everything; the users that the role makes are there as well.
+    """
 
     def __init__(self, directory: Path, **options: object) -> None:
         self._directory = directory
@@ -38,14 +51,21 @@ class RedisServer:
         self._options |= {name.replace("_", "-"): value for name, value in options.items()}
         self._process: subprocess.Popen[bytes] | None = None
 
+    def url_of(self, user: str) -> str:
+        """The URL for one of the role's users."""
+        return self.url.replace("://", f"://{user}:any@")
+
     def start(self) -> None:
         """Start, and return once it answers."""
         binary = shutil.which("redis-server")
         assert binary, "redis-server is not installed; scripts/test installs it"
         file = self._directory / "redis.conf"  # which Redis itself may write to
-        if not file.exists():
-            file.write_text("".join(f"{name} {value}\n" for name, value in self._options.items()))
         sentinel = ["--sentinel"] if "sentinel" in self._options else []
+        users = {} if sentinel else redis_rights()
+        lines = [f"{name} {value}" for name, value in self._options.items()]
+        lines += [f"user {user} on nopass {rights}" for user, rights in users.items()]
+        if not file.exists():
+            file.write_text("\n".join(lines))
         with (self._directory / "log").open("ab") as log:
             command = [binary, str(file), *sentinel]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)

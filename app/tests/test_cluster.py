@@ -146,10 +146,10 @@ async def test_unanswered_probes_make_a_node_unready(start_node: StartNode, stor
     pubsub_ids = [c["id"] for c in await store.client_list(_type="pubsub")]
     assert len(pubsub_ids) == 1
     # A denied channel is silence without an error: what a frozen peer looks like.
-    await store.execute_command("ACL", "SETUSER", "default", "resetchannels", "&none")
+    await store.execute_command("ACL", "SETUSER", "node", "resetchannels", "&none")
     await settled(lambda: not node.node.broker.subscribed, "the silence was noticed")
     assert node.node.not_ready_reason() == "not subscribed to the other nodes"
-    await store.execute_command("ACL", "SETUSER", "default", "allchannels")
+    await store.execute_command("ACL", "SETUSER", "node", "&wsfleet:*")
     await node.wait_ready()
 
 

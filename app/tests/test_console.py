@@ -169,7 +169,7 @@ async def test_hosts_and_balancers_of_the_fleet_file(
             }
         )
     )
-    node = await start_node(config=config, fleet=fleet)
+    node = await start_node(config=config, hosts=fleet)
     async with client(node.url, KEY) as http:
         assert await state(http, "node7") == "down"
         seen = await look(http)
@@ -207,7 +207,7 @@ async def test_maintenance_is_what_all_balancers_say(
         },
     }
     fleet.write_text(json.dumps(document))
-    node = await start_node(config=config, fleet=fleet)
+    node = await start_node(config=config, hosts=fleet)
     async with servers[0], servers[1], client(node.url, KEY) as http:
         assert await state(http, "node1") == "ready"
         said["lb2"] = "MAINT (via nodes/node2)"

@@ -19,7 +19,7 @@ login='
 download='
     chroot "$1" apt-get clean
     chroot "$1" apt-get install -qq --download-only --no-install-recommends \
-        haproxy keepalived python3-venv redis-sentinel redis-server redis-tools systemd-timesyncd \
+        haproxy keepalived nftables python3-venv redis-sentinel redis-server redis-tools systemd-timesyncd \
         prometheus prometheus-alertmanager prometheus-node-exporter prometheus-redis-exporter'
 
 # Left out because nobody misses them here: manuals, translations, an fsync for each package.

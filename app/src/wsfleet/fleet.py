@@ -8,7 +8,7 @@ from pydantic.functional_validators import AfterValidator
 
 from wsfleet.topology import CheckedURL
 
-SYSTEM_FLEET = Path("/etc/wsfleet/fleet.json")
+SYSTEM_FLEET, SYSTEM_HOSTS = Path("/etc/wsfleet/fleet.json"), Path("/etc/wsfleet/hosts.json")
 
 
 def _http(text: str) -> str:
@@ -19,14 +19,19 @@ def _http(text: str) -> str:
 HttpUrl = Annotated[str, AfterValidator(_http)]
 
 
-class Fleet(BaseModel):
-    """A cluster, as site.yml writes it down."""
+class Hosts(BaseModel):
+    """Where nodes and balancers are, as site.yml writes it down: no secret, for the nodes."""
 
     model_config = ConfigDict(frozen=True)
 
-    redis_url: CheckedURL
-    base_url: HttpUrl
     nodes: dict[str, HttpUrl] = Field(min_length=1)
     loadbalancers: dict[str, HttpUrl] = Field(default_factory=dict)
+
+
+class Fleet(Hosts):
+    """The whole cluster, for the command line."""
+
+    redis_url: CheckedURL
+    base_url: HttpUrl
     #: What ssh takes to get to the machine that collects the logs.
     logs: list[str] = Field(default_factory=list)

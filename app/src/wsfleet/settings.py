@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from wsfleet.fleet import SYSTEM_FLEET
+from wsfleet.fleet import SYSTEM_HOSTS
 from wsfleet.topology import CheckedURL
 
 
@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     config: Path | None = None
     """YAML file with channels, tokens and keys, as docs/configuration.md says; none: built in."""
 
-    fleet: Path = SYSTEM_FLEET
+    hosts: Path = SYSTEM_HOSTS
     """Where the balancers are, as site.yml writes it down; the console does without as well."""
 
     redis_url: CheckedURL = "redis://127.0.0.1:6379/0"

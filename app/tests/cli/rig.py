@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -71,7 +72,7 @@ class Link(threading.Thread):
         self.silent = False
         self._to = ("127.0.0.1", port)
         self._server = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._server.getsockname()[1]}/0"
+        self.url = f"redis://node:any@127.0.0.1:{self._server.getsockname()[1]}/0"
         self._peers: dict[socket.socket, socket.socket] = {}
         self._ended = threading.Event()
 
@@ -127,6 +128,7 @@ class Rig:
     folder: Path
     redis: RedisServer
     base_url: str
+    tls_url: str
     stats_url: str
     stack: ExitStack
     environment: dict[str, str]
@@ -134,6 +136,16 @@ class Rig:
     nodes: dict[str, str] = field(default_factory=dict)
     links: dict[str, Link] = field(default_factory=dict)
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    @property
+    def certificate(self) -> Path:
+        """Of the balancer, with its key."""
+        return self.folder / "balancer.pem"
+
+    @property
+    def ca(self) -> Path:
+        """The CA that a client must trust to connect by TLS: the certificate signed itself."""
+        return self.folder / "ca.pem"
 
     @property
     def fleet_file(self) -> Path:
@@ -154,7 +166,7 @@ class Rig:
                 WSFLEET_PORT=self.nodes[name].rpartition(":")[2],
                 WSFLEET_NODE_NAME=name,
                 WSFLEET_REDIS_URL=self.links[name].url,
-                WSFLEET_FLEET=str(self.fleet_file),
+                WSFLEET_HOSTS=str(self.fleet_file),
                 WSFLEET_DRAIN_DELAY="1",  # HAProxy looks often
                 WSFLEET_STANDBY=str(name in self.standby),
                 **self.environment,
@@ -222,9 +234,11 @@ def running_fleet(
     server.start()
     with ExitStack() as stack:
         stack.callback(server.stop)
-        public, stats = free_port(), free_port()
+        public, tls, stats = free_port(), free_port(), free_port()
         base_url, stats_url = f"http://127.0.0.1:{public}", f"http://127.0.0.1:{stats}"
-        rig = Rig(folder, server, base_url, stats_url, stack, environment)
+        tls_url = f"https://127.0.0.1:{tls}"
+        rig = Rig(folder, server, base_url, tls_url, stats_url, stack, environment)
+        make_certificate(rig.ca, rig.certificate)
         for number in range(1, nodes + 1):
             name, port = f"host{number}-8001", free_port()
             rig.nodes[name] = f"http://127.0.0.1:{port}"
@@ -235,11 +249,12 @@ def running_fleet(
             stack.callback(rig.links[name].stop)
             rig.start(name)
         config = folder / "haproxy.cfg"
-        config.write_text(haproxy_config(rig.nodes, public, stats, haproxy_console=True))
+        text = haproxy_config(rig.nodes, public, stats, tls, rig.certificate, haproxy_console=True)
+        config.write_text(text)
         command = [HAPROXY_PROGRAM, "-db", "-f", str(config)]
         stack.enter_context(process(command, folder / "haproxy.log"))
         document = {
-            "redis_url": server.url,
+            "redis_url": server.url_of("cli"),
             "base_url": rig.base_url,
             "nodes": rig.nodes,
             "loadbalancers": {"lb1": rig.stats_url},
@@ -250,14 +265,34 @@ def running_fleet(
         yield rig
 
 
-def haproxy_config(nodes: dict[str, str], public: int, stats: int, **variables: object) -> str:
+def make_certificate(certificate: Path, with_key: Path) -> None:
+    """Make a certificate of the loopback, by itself and in one file with its key."""
+    request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    subject = "-subj /CN=balancer -addext subjectAltName=IP:127.0.0.1"
+    files = ["-keyout", str(with_key), "-out", str(certificate)]
+    subprocess.run([*request.split(), *subject.split(), *files], check=True, capture_output=True)
+    with_key.write_text(certificate.read_text() + with_key.read_text())
+
+
+def haproxy_config(
+    nodes: dict[str, str],
+    public: int,
+    stats: int,
+    tls: int = 0,
+    certificate: Path | None = None,
+    **variables: object,
+) -> str:
     """The role's own configuration, without its `global` section, and on the loopback alone."""
     context = yaml.safe_load((HAPROXY_ROLE / "defaults/main.yml").read_text()) | {
         "haproxy_port": public,
         "haproxy_stats_port": stats,
         "haproxy_stats_bind": ["127.0.0.1"],
         "haproxy_check_inter": 1,
+        "_haproxy_tls": [certificate] if certificate else [],
+        "haproxy_tls_port": tls,
+        "_haproxy_tls_sums": "",
         "haproxy_source_rate": 0,  # all clients have one address
+        "haproxy_source_connections": 0,
         "fleet_members": {
             "nodes": [
                 {"name": name, "address": host, "port": port}
@@ -275,7 +310,7 @@ def haproxy_config(nodes: dict[str, str], public: int, stats: int, **variables: 
     template = (HAPROXY_ROLE / "templates/haproxy.cfg.j2").read_text()
     text = environment.from_string(template).render(context)
     text = text[text.index("\ndefaults\n") + 1 :]
-    return text.replace(f"bind :{public}\n", f"bind 127.0.0.1:{public}\n")
+    return re.sub(r"bind :(?=\d)", "bind 127.0.0.1:", text)
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

@@ -156,9 +156,9 @@ def test_another_one_takes_over(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def fleet_file(tmp_path: Path, redis_server: str) -> Path:
+def fleet_file(tmp_path: Path, redis_process: RedisServer) -> Path:
     """A fleet whose nodes are only entries of the registry; see `nodes_of`."""
-    return write_fleet(tmp_path, redis_server)
+    return write_fleet(tmp_path, redis_process.url_of("cli"))
 
 
 def write_fleet(folder: Path, redis_url: str) -> Path:

@@ -111,6 +111,20 @@ def test_a_real_fleet_sticks(fleet: Rig) -> None:
     assert kept["cookie"]["node"] in fleet.nodes
 
 
+def test_a_real_fleet_sticks_by_tls(fleet: Rig) -> None:
+    """Whose CA is trusted is connected to, and its cookie is for TLS alone; others are not."""
+    options = "--clients 2 --seconds 0 --jar --json"
+    check = ("check", "stickiness", fleet.tls_url, *options.split())
+    outcome = wsfleet(*check, "--ca", fleet.ca)
+    assert outcome.code == 0, outcome
+    assert outcome.document["with_cookie"]["cookie"]["secure"] is True
+    assert wsfleet(*check, SSL_CERT_FILE=str(fleet.ca)).code == 0
+    refused = wsfleet(*check)
+    assert refused.code == 2
+    assert "self-signed certificate" in refused.stderr
+    assert wsfleet(*check, "--ca", fleet.folder / "missing.pem").code == 2
+
+
 def test_the_table_for_people_shows_the_cookie(fleet: Rig) -> None:
     """Without --json there is a row a client, a summary, and the cookie with its attributes."""
     outcome = wsfleet("check", "stickiness", fleet.base_url, "--clients", 2, "--seconds", 0)

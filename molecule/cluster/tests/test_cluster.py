@@ -172,6 +172,34 @@ async def test_http_through_the_balancer() -> None:
     } <= health.keys()
 
 
+@pytest.mark.parametrize(
+    ("name", "private", "public"),
+    [("lb1", 8404, {22, 80, 443}), ("node1", 8001, {22}), ("redis1", 6379, {22})],
+)
+def test_a_stranger_reaches_what_is_public_alone(
+    cluster: Cluster, name: str, private: int, public: set[int]
+) -> None:
+    """Of all ports that are listened on, one in no group reaches those of clients, and ssh."""
+    sockets = cluster.on(name, "ss --no-header --listening --tcp --numeric").splitlines()
+    listening = {int(line.split()[3].rpartition(":")[2]) for line in sockets}
+    assert listening > public | {private}
+    address = cluster.host(name).ansible.get_variables()["ansible_host"]
+    reached = {
+        port
+        for port in listening
+        if cluster.host("stranger").run(f"timeout 2 bash -c '< /dev/tcp/{address}/{port}'").rc == 0
+    }
+    assert reached == public
+
+
+def test_a_node_does_not_read_what_opens_more(cluster: Cluster) -> None:
+    """Its user has the password of its own Redis user, and not that of the command line."""
+    for path in ("/etc/wsfleet/fleet.json", "/etc/wsfleet-firewall.nft"):
+        assert cluster.host("node1").run(f"runuser -u wsfleet -- cat {path}").rc != 0
+    secrets = cluster.on("node1", "cat /etc/wsfleet/wsnode.env")
+    assert "redis://node:" in secrets
+
+
 async def test_a_node_dies(cluster: Cluster, browser: Browser, store: Any) -> None:
     """Its client lands on another node with a new cookie, and its state is still there."""
     first = await browser.visit()

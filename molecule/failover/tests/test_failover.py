@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,12 +64,18 @@ def test_nobody_enters_without_the_password(cluster: Cluster, port: int) -> None
         assert "NOAUTH" in cluster.on(name, f"redis-cli -p {port} PING")
 
 
-def test_the_password_is_not_for_everybody(cluster: Cluster) -> None:
+def test_passwords_are_not_for_everybody(cluster: Cluster) -> None:
     """Also in the files that Redis and Sentinel have written themselves."""
-    readable = "find /etc/redis /var/lib/redis -type f -perm /o=rwx"
+    secrets = (
+        "awk 1 /etc/redis/wsfleet-admin; "
+        "awk '/^masterauth |^sentinel sentinel-pass / { print $NF }' /etc/redis/wsfleet*.conf"
+    )
+    readable = "find /etc/redis /var/lib/redis -type f -perm /o=rwx -exec cat {} +"
     for name in SERVERS:
-        found = cluster.on(name, f"{readable} -exec grep -l a-password {{}} +; true")
-        assert found == ""
+        admin, replica, sentinel = cluster.on(name, secrets).split()
+        assert not {admin, replica, sentinel} & set(
+            re.split(r"[\s\"]+", cluster.on(name, readable))
+        )
 
 
 def test_the_primary_dies_and_nothing_acknowledged_is_lost(cluster: Cluster) -> None:

@@ -7,9 +7,12 @@ import http.client
 import json
 import re
 import socket
+import ssl
+import subprocess
 import time
 from collections.abc import Callable
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 testinfra_hosts = ["ansible://loadbalancers"]
 
+ROOT = Path(__file__).parents[3]
 ADMIN = "/run/haproxy/admin.sock"
 MASTER = "/run/haproxy-master.sock"
 
@@ -77,11 +81,18 @@ def dated(host: Host, name: str) -> str:
     return f"{name}|{issued.partition('|')[2]}"
 
 
+def trust(ca: Path = ROOT / ".cache" / "vms" / "ca.pem") -> ssl.SSLContext:
+    """What a client trusts: the CA that made the local VMs' certificates."""
+    return ssl.create_default_context(cafile=ca)
+
+
 class WebSocket:
     """One client's WebSocket: after the handshake, bytes there and back."""
 
-    def __init__(self, host: Host, cookie: str = "") -> None:
-        self._socket = socket.create_connection((address_of(host), 80), timeout=5)
+    def __init__(self, host: Host, cookie: str = "", tls: ssl.SSLContext | None = None) -> None:
+        self._socket = socket.create_connection((address_of(host), 443 if tls else 80), timeout=5)
+        if tls:
+            self._socket = tls.wrap_socket(self._socket, server_hostname=address_of(host))
         self._socket.sendall(
             b"GET /ws HTTP/1.1\r\nHost: balancer\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -117,9 +128,9 @@ def become(host: Host, cluster: Cluster) -> Callable[..., str]:
         host.check_output(f"timeout 5 sh -c 'until ss -ltn | grep :{port}; do sleep 0.1; done'")
     name = host.ansible.get_variables()["inventory_hostname"]
 
-    def run(*events: list[str], **variables: int) -> str:
+    def run(*events: list[str], **variables: object) -> str:
         extra = json.dumps({"events": events} | variables)
-        return cluster.play("molecule/haproxy/servers.yml", "--limit", name, "-e", extra)
+        return cluster.play("molecule/haproxy/servers.yml", "--diff", "--limit", name, "-e", extra)
 
     return run
 
@@ -135,6 +146,8 @@ def test_it_runs_and_starts_with_the_machine(host: Host) -> None:
     assert service.is_running
     assert service.is_enabled
     assert {process.user for process in host.process.filter(comm="haproxy")} == {"root", "haproxy"}
+    security = host.check_output("systemd-analyze security --no-pager haproxy")
+    assert float(security.rpartition(": ")[2].split()[0]) <= 3.2
 
 
 def test_the_sockets_are_not_for_everybody(host: Host) -> None:
@@ -225,6 +238,97 @@ def test_what_a_process_cannot_learn_takes_a_reload(host: Host, become: Callable
             assert "Reload, because HAProxy says to 'wait 5s srv-removable nodes/n-9002'" in output
         assert client.lives()
         assert body(host, cookie=B) == (200, "9001", A)
+
+
+def test_tls_is_there_beside_the_plain_port(host: Host, become: Callable[..., str]) -> None:
+    """A WebSocket over TLS has a cookie that is told over TLS alone; a plain one has its own."""
+    become([A])
+    for tls in (trust(), None):
+        with closing(WebSocket(host, tls=tls)) as client:
+            assert client.lives()
+            assert ("; Secure" in client.headers) == bool(tls)
+            assert "strict-transport-security" not in client.headers
+
+
+@pytest.mark.parametrize(("version", "spoken"), [("-tls1_3", 1), ("-tls1_2", 1), ("-tls1_1", 0)])
+def test_old_tls_is_not_spoken(host: Host, version: str, spoken: int) -> None:
+    """TLS 1.2 and 1.3 are, for HTTP/1.1, also for a client that would take anything."""
+    client = f"openssl s_client -connect {address_of(host)}:443 -alpn h2,http/1.1 {version}"
+    result = subprocess.run(
+        [*client.split(), "-cipher", "ALL@SECLEVEL=0"], input="", capture_output=True, text=True
+    )
+    assert ("ALPN protocol: http/1.1" in result.stdout) == bool(spoken), result.stdout
+
+
+def test_the_key_is_not_for_everybody(host: Host) -> None:
+    """Root writes it, HAProxy's group reads it."""
+    (path,) = host.ansible.get_variables()["haproxy_tls_certificates"]
+    key = host.file(f"/etc/haproxy/tls/{Path(path).name}")
+    assert (key.user, key.group, key.mode) == ("root", "haproxy", 0o640)
+    assert "PRIVATE KEY" in key.content_string
+
+
+def test_plain_requests_can_be_sent_to_tls(host: Host, become: Callable[..., str]) -> None:
+    """With a redirect nothing is served without TLS, and browsers are told to remember that."""
+    become([A], haproxy_tls_redirect=True, haproxy_tls_hsts=3600)
+    address = address_of(host)
+    with closing(http.client.HTTPConnection(address, timeout=5)) as plain:
+        plain.request("GET", "/health?a=b")
+        got = plain.getresponse()
+        assert (got.status, got.headers["Location"]) == (308, f"https://{address}/health?a=b")
+    with closing(http.client.HTTPSConnection(address, timeout=5, context=trust())) as secure:
+        secure.request("GET", "/health")
+        got = secure.getresponse()
+        assert got.status == 200
+        assert got.headers["Strict-Transport-Security"] == "max-age=3600"
+
+
+def test_a_renewed_certificate_is_taken_without_a_drop(
+    host: Host, become: Callable[..., str], tmp_path: Path
+) -> None:
+    """Who is connected stays, who comes meanwhile gets in, and the new certificate is served."""
+    become([A])
+    (before,) = host.ansible.get_variables()["haproxy_tls_certificates"]
+    pem = tmp_path / Path(before).name
+    request = "openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=new -addext"
+    files = f"-keyout {pem} -out {pem}.crt"
+    subprocess.run(
+        [*request.split(), f"subjectAltName=IP:{address_of(host)}", *files.split()],
+        check=True,
+        capture_output=True,
+    )
+    renewed = trust(Path(f"{pem}.crt"))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        WebSocket(host, tls=renewed)
+    pem.write_text(Path(f"{pem}.crt").read_text() + pem.read_text())
+    either = trust()
+    either.load_verify_locations(f"{pem}.crt")
+    with closing(WebSocket(host, tls=trust())) as early, ExitStack() as stack:
+        renewal = stack.enter_context(ThreadPoolExecutor()).submit(
+            become, [A], haproxy_tls_certificates=[str(pem)]
+        )
+        while not renewal.done():
+            with closing(WebSocket(host, tls=either)) as client:
+                assert client.lives()
+        assert "Reload, because settings other than the servers changed" in renewal.result()
+        assert "PRIVATE KEY" not in renewal.result()
+        assert early.lives()
+        with closing(WebSocket(host, tls=renewed)) as late:
+            assert late.lives()
+    assert "changed=0" in become([A], haproxy_tls_certificates=[str(pem)])
+
+
+def test_one_address_has_so_many_connections(host: Host, become: Callable[..., str]) -> None:
+    """One more is refused, who is in stays, and who leaves makes room."""
+    become([A], haproxy_source_connections=3)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(closing(WebSocket(host))) for _ in range(3)]
+        with closing(WebSocket(host)) as fourth:
+            assert fourth.status == 429
+        assert all(client.lives() for client in clients)
+        clients.pop().close()
+        with closing(WebSocket(host)) as another:
+            assert another.lives()
 
 
 @pytest.mark.parametrize(

@@ -37,11 +37,34 @@ def test_settings_hold(host: Host) -> None:
     }
 
 
-def test_the_password_is_not_for_everybody(host: Host) -> None:
-    """Only Redis and root read its settings."""
+def test_passwords_are_not_for_everybody(host: Host) -> None:
+    """Only Redis and root read its settings, root alone the password that opens everything."""
     for name in ("wsfleet.conf", "wsfleet.acl"):
         settings = host.file(f"/etc/redis/{name}")
         assert (settings.user, settings.group, settings.mode) == ("redis", "redis", 0o640)
+    admin = host.file("/etc/redis/wsfleet-admin")
+    assert (admin.user, admin.mode) == ("root", 0o600)
+    assert admin.content_string not in host.check_output("cat /etc/redis/wsfleet*.*")
+
+
+def test_nothing_that_is_needed_is_refused(host: Host) -> None:
+    """Servers at work have asked each other for nothing that their users may not do."""
+    assert ask(host, "acl log") == ""
+
+
+def test_each_user_may_do_its_work_alone(host: Host) -> None:
+    """Whoever has no name may do nothing; the password that all are made from opens nothing."""
+    users = dict(line.split()[1:3] for line in ask(host, "acl list").splitlines())
+    on = {"admin", "cli", "exporter", "node", "replica", "sentinel"}
+    assert users == {"default": "off"} | dict.fromkeys(on, "on")
+    variables = host.ansible.get_variables()
+    secret = variables["redis_password"]
+    for user in on:
+        refused = host.run("redis-cli -p 6379 AUTH %s %s", user, secret)
+        assert "WRONGPASS" in refused.stdout
+        wrong = ask(host, f"acl dryrun {user} config get masterauth")
+        assert wrong == "OK" if user == "admin" else "no permissions" in wrong
+    ask(host, "acl log reset")
 
 
 def test_a_wrong_configuration_is_refused(host: Host) -> None:

@@ -23,6 +23,12 @@ def test_it_knows_the_others(host: Host) -> None:
     assert "master_link_status:up" in replication or "connected_slaves:2" in replication
 
 
+def test_nothing_that_is_needed_is_refused(host: Host) -> None:
+    """Replicas and Sentinels at work have asked for nothing that their users may not do."""
+    assert host.check_output("redis-cli-auth ACL LOG") == ""
+    assert host.check_output("redis-cli-auth -p 26379 ACL LOG") == ""
+
+
 def test_a_primary_without_replicas_takes_no_writes(host: Host) -> None:
     """What nobody else would have is refused: a primary that is cut off loses nothing."""
     settings = host.check_output("redis-cli-auth CONFIG GET min-replicas-*").splitlines()
@@ -43,3 +49,4 @@ def test_another_one_becomes_primary(host: Host) -> None:
     ):
         assert time.monotonic() < deadline, "no new primary with two replicas"
         time.sleep(0.5)
+    test_nothing_that_is_needed_is_refused(host)

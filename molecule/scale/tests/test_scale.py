@@ -53,7 +53,7 @@ def release_of(cluster: Cluster, host: str) -> str:
 def test_a_node_is_added_and_nobody_is_dropped(cluster: Cluster, with_node3: str) -> None:
     """A host in the inventory and site.yml again: every open connection stays."""
     with cluster.load() as report:
-        cluster.play("site.yml", with_node3, "--limit", "node3,loadbalancers")
+        cluster.play("site.yml", with_node3, "--limit", "node3,loadbalancers,redis")
     assert report["reconnects"] == 0
     cluster.well()
     assert set(cluster.fleet["nodes"]) == {f"{host}-8001" for host in NODES}

@@ -47,6 +47,8 @@ def test_it_is_sandboxed(host: Host) -> None:
     assert "NoNewPrivs:\t1" in status
     for path in ("/opt/wsfleet/x", "/etc/x", "/var/lib/x"):
         assert host.run(f"nsenter -t {pid} -m touch {path}").rc != 0, path
+    security = host.check_output("systemd-analyze security --no-pager wsnode@8001")
+    assert float(security.rpartition(": ")[2].split()[0]) <= 2.0
 
 
 def test_its_settings_are_not_for_everybody(host: Host) -> None:

@@ -6,6 +6,7 @@ Ansible shows those only while that role runs: they are read from the roles' fil
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import re
 import shlex
@@ -14,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import yaml
 
@@ -31,6 +31,7 @@ DESCRIBING_ROLES = (
     "redis",
     "sentinel",
     "autoscale",
+    "firewall",
     "node_exporter",
     "monitoring",
     "journal",
@@ -39,8 +40,10 @@ DESCRIBING_ROLES = (
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,57}")
 """A node name becomes a cookie value and a HAProxy server name; `-PORT` follows it."""
 
-UNFIT_FOR_REDIS = re.compile(r"""["'\\\x00-\x1f]""")
-UNFIT_FOR_SENTINEL = re.compile(r"""["'\\\s\x00-\x1f]""")
+REDIS_USERS = ("admin", "cli", "exporter", "node", "replica", "sentinel")
+"""What each may do is in the vars of the roles `redis` and `sentinel`."""
+SHORTEST_PASSWORD = 16
+"""Whoever has one user's password can try guesses at what all are made from."""
 
 Groups = Mapping[str, Iterable[str]]
 Variables = Mapping[str, Any]
@@ -78,6 +81,13 @@ class Host:
         return str(self.get("fleet_address") or self.get("ansible_host") or self.name)
 
     @property
+    def has_tls(self) -> bool:
+        """Whether its HAProxy has a certificate."""
+        return bool(
+            self.get("haproxy_tls_certificates") or self.get("haproxy_tls_acme_certificates")
+        )
+
+    @property
     def wsnode_name(self) -> str:
         """First part of its processes' names."""
         return str(self.get("wsnode_name") or self.name)
@@ -107,11 +117,12 @@ def fleet_members(groups: Groups, hostvars: HostVars) -> dict[str, Any]:
     return {
         "virtual_address": str(first or ""),
         "targets": _targets(nodes, groups, hostvars),
+        "flows": _flows(groups, hostvars),
         "base_url": _base_url(loadbalancers),
         "nodes": nodes,
         "loadbalancers": [_loadbalancer(host) for host in loadbalancers],
         "redis": [_redis(host) for host in redis],
-        "redis_url": _redis_url(redis),
+        "redis_urls": {user: _redis_url(redis, user) for user in ("cli", "node")},
         "journal": _netloc(collectors[0].address, collectors[0].get("journal_port"))
         if collectors
         else "",
@@ -150,6 +161,53 @@ def _targets(
     }
 
 
+def _flows(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, Any]]]:
+    """Which TCP ports of a host are open, and to whom, by host."""
+    members = {group: _hosts(groups, group, hostvars) for group in (*GROUPS, "monitoring")}
+
+    def addresses(hosts: Iterable[Host]) -> list[str]:
+        return [host.address for host in hosts]
+
+    watchers, redis = addresses(members["monitoring"]), addresses(members["redis"])
+    balancers = addresses(members["loadbalancers"])
+    scalers = [host for host in members["loadbalancers"] if host.get("autoscale_enabled")]
+    commands = addresses([*members["wsnodes"], *scalers])  # where wsfleet is, which asks everybody
+    flows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+
+    def open_ports(host: Host, what: str, ports: Iterable[Any], sources: list[str] | None) -> None:
+        flows[host.name].append(
+            {
+                "what": what,
+                "ports": [int(port) for port in ports],
+                "public": sources is None,
+                "sources": sources or [],
+            }
+        )
+
+    for host in members["loadbalancers"]:
+        public = ["haproxy_port", *(["haproxy_tls_port"] if host.has_tls else [])]
+        open_ports(host, "clients", map(host.get, public), None)
+        open_ports(host, "HAProxy's stats", [host.get("haproxy_stats_port")], watchers + commands)
+    for host in scalers:
+        open_ports(host, "autoscaler", [host.get("autoscale_metrics_port")], watchers)
+    for host in members["wsnodes"]:
+        open_ports(host, "nodes", host.wsnode_ports, balancers + watchers + commands)
+    for host in members["redis"]:
+        ports = ["redis_port", *(["sentinel_port"] if len(redis) > 1 else [])]
+        open_ports(host, "Redis", map(host.get, ports), redis + watchers + commands)
+    for host in members["monitoring"]:
+        ports = ["monitoring_prometheus_port", "monitoring_alertmanager_port"]
+        open_ports(host, "Prometheus", map(host.get, ports), [])
+    everybody = {host.name: host for hosts in members.values() for host in hosts}.values()
+    for host in members["monitoring"][:1]:
+        open_ports(host, "journals", [host.get("journal_port")], addresses(everybody))
+    for host in everybody:
+        if watchers:
+            open_ports(host, "machine", [host.get("node_exporter_port")], watchers)
+        flows.setdefault(host.name, [])
+    return dict(flows)
+
+
 def _node(host: Host, port: int) -> dict[str, Any]:
     return {
         "name": f"{host.wsnode_name}-{port}",
@@ -185,7 +243,11 @@ def _base_url(loadbalancers: list[Host]) -> str:
         return ""
     first = loadbalancers[0]
     address = first.get("keepalived_virtual_address") or first.address
-    return str(first.get("fleet_base_url") or _http(address, first.get("haproxy_port")))
+    if first.get("fleet_base_url"):
+        return str(first.get("fleet_base_url"))
+    if first.has_tls and first.get("haproxy_tls_redirect"):
+        return f"https://{_netloc(address, first.get('haproxy_tls_port'))}".removesuffix(":443")
+    return _http(address, first.get("haproxy_port"))
 
 
 def _http(address: str, port: Any) -> str:
@@ -207,17 +269,28 @@ def _redis(host: Host) -> dict[str, Any]:
     }
 
 
-def _redis_url(hosts: list[Host]) -> str:
-    """Where the application finds Redis: the server, or the Sentinels of several."""
+def redis_passwords(secret: str) -> dict[str, str]:
+    """The password of each Redis user, made from the one in the inventory.
+
+    One user's says nothing about another's.
+    """
+    return {
+        user: secret and hmac.new(secret.encode(), user.encode(), "sha256").hexdigest()
+        for user in REDIS_USERS
+    }
+
+
+def _redis_url(hosts: list[Host], user: str) -> str:
+    """Where a user finds Redis: the server, or the Sentinels of several."""
     if not hosts:
         return ""
     first = hosts[0]
-    password = quote(first.get("redis_password") or "", safe="")
-    credentials = f":{password}@" if password else ""
+    password = redis_passwords(first.get("redis_password") or "")[user]
+    credentials = f"{user}:{password}@" if password else ""
     if len(hosts) == 1:
         return f"redis://{credentials}{_netloc(first.address, first.get('redis_port'))}/0"
     sentinels = ",".join(_netloc(host.address, host.get("sentinel_port")) for host in hosts)
-    option = f"?sentinel_password={password}" if password else ""
+    option = f"?sentinel_username={user}&sentinel_password={password}" if password else ""
     return f"redis+sentinel://{credentials}{sentinels}/{first.get('sentinel_master')}/0{option}"
 
 
@@ -259,7 +332,12 @@ def _address_mistakes(hosts: list[Host]) -> list[str]:
     by_address = defaultdict(list)
     for host in hosts:
         by_address[host.address].append(host.name)
+    named = [host for host in hosts if host.get("firewall_enabled") and not _is_ip(host.address)]
     return [
+        f"The host '{host.name}' is known by a name, {host.address}, and a firewall wants an "
+        "address: give it a fleet_address, or say firewall_enabled: false."
+        for host in named
+    ] + [
         f"The hosts {_and(names)} have one address, {address}: give each its own ansible_host "
         "(or fleet_address). One machine with several tasks is one host in several groups."
         for address, names in by_address.items()
@@ -284,9 +362,7 @@ def _virtual_address_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
             "keepalived_virtual_address for the group 'loadbalancers', or fleet_base_url if "
             "something else leads the clients to them, or leave one."
         ]
-    try:
-        ipaddress.ip_address(address)
-    except ValueError:
+    if not _is_ip(address):
         return [f"keepalived_virtual_address is no IP address: '{address}'."]
     return [
         f"keepalived_virtual_address {address} is the host '{host.name}' itself: take one that no "
@@ -294,6 +370,14 @@ def _virtual_address_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
         for host in hosts
         if address in (host.address, host.get("ansible_host"))
     ]
+
+
+def _is_ip(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True
 
 
 def _name_mistakes(nodes: list[Host]) -> list[str]:
@@ -329,6 +413,7 @@ def _port_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
             "loadbalancers": [
                 "haproxy_port",
                 "haproxy_stats_port",
+                *(["haproxy_tls_port"] if host.has_tls else []),
                 *(["autoscale_metrics_port"] if host.get("autoscale_enabled") else []),
             ],
             "monitoring": [
@@ -363,14 +448,11 @@ def _password_mistakes(redis: list[Host]) -> list[str]:
         for host in redis
         if not host.get("redis_password") and not host.get("redis_allow_no_password")
     ]
-    # Sentinel keeps its password without quotes in a file that it reads again.
-    unfit = UNFIT_FOR_SENTINEL if len(redis) > 1 else UNFIT_FOR_REDIS
     mistakes += [
-        f"redis_password of the host '{host.name}' has a character that the configuration of Redis "
-        "cannot hold: leave out quotes, backslashes and line ends, and spaces where there are "
-        "Sentinels."
+        f"redis_password of the host '{host.name}' is too short: make it {SHORTEST_PASSWORD} "
+        "random characters or more, for instance by `openssl rand -base64 24`."
         for host in redis
-        if unfit.search(host.get("redis_password") or "")
+        if 0 < len(host.get("redis_password") or "") < SHORTEST_PASSWORD
     ]
     for variable in ("redis_password", "sentinel_master"):
         if len({host.get(variable) for host in redis}) > 1:
@@ -391,4 +473,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """Filters by name."""
-        return {"fleet_members": fleet_members, "fleet_mistakes": fleet_mistakes}
+        return {
+            "fleet_members": fleet_members,
+            "fleet_mistakes": fleet_mistakes,
+            "redis_passwords": redis_passwords,
+        }

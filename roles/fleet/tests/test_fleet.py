@@ -16,7 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "roles" / "fleet" / "filter_plugins"))
 
-from fleet import fleet_members, fleet_mistakes  # noqa: E402
+from fleet import fleet_members, fleet_mistakes, redis_passwords  # noqa: E402
 
 GROUPS = {"loadbalancers": ["lb1"], "wsnodes": ["node1", "node2"], "redis": ["redis1"]}
 HOSTS: dict[str, dict[str, Any]] = {
@@ -28,6 +28,7 @@ HOSTS: dict[str, dict[str, Any]] = {
         for n in (1, 2, 3)
     },
 }
+PASSWORD = "a password with / and @"  # noqa: S105
 REDIS = ["redis1", "redis2", "redis3"]
 ONE_HOST = {group: ["all1"] for group in GROUPS}
 TWO_BALANCERS = GROUPS | {"loadbalancers": ["lb1", "lb2"]}
@@ -53,7 +54,10 @@ def test_a_sound_inventory_has_no_mistake() -> None:
     assert fleet_mistakes(TWO_BALANCERS, hosts(**WITH_ADDRESS)) == []
     dns = hosts(lb1={"fleet_base_url": "http://ws.test"}, **LB2)
     assert fleet_mistakes(TWO_BALANCERS, dns) == []
-    assert fleet_mistakes(ONE_HOST, {"all1": {"redis_password": "x"}}) == []
+    assert (
+        fleet_mistakes(ONE_HOST, {"all1": {"redis_password": PASSWORD, "ansible_host": "::1"}})
+        == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,7 @@ def test_a_sound_inventory_has_no_mistake() -> None:
         ),
         (
             {"redis": REDIS},
-            {"redis2": {"redis_password": "x"}},
+            {"redis2": {"redis_password": PASSWORD}},
             "redis_password is not the same",
         ),
         (
@@ -80,8 +84,8 @@ def test_a_sound_inventory_has_no_mistake() -> None:
         ),
         (
             {},
-            {"redis1": {"redis_password": "a'b"}},
-            "leave out quotes, backslashes and line ends",
+            {"redis1": {"redis_password": "change-me"}},
+            "redis_password of the host 'redis1' is too short",
         ),
         (
             {},
@@ -99,6 +103,7 @@ def test_a_sound_inventory_has_no_mistake() -> None:
             "one cookie, node1-8001: give each its own wsnode_name",
         ),
         ({}, {"node2": {"wsnode_name": "a b"}}, "cannot be a cookie"),
+        ({}, {"node2": {"fleet_address": "n2.test"}}, "give it a fleet_address, or say firewall_"),
         (
             {},
             {"node2": {"wsnode_processes": 0}},
@@ -120,12 +125,17 @@ def test_a_sound_inventory_has_no_mistake() -> None:
             "Port 80 of the host 'lb1' is wanted twice",
         ),
         (
+            {},
+            {"lb1": {"haproxy_stats_port": 443, "haproxy_tls_certificates": ["ws.pem"]}},
+            "Port 443 of the host 'lb1' is wanted twice",
+        ),
+        (
             {"redis": ["node1"]},
             {
                 "node1": {
                     "redis_port": 8002,
                     "wsnode_processes": 2,
-                    "redis_password": "x",
+                    "redis_password": PASSWORD,
                 }
             },
             "Port 8002 of the host 'node1' is wanted twice, by 'wsnode_port' and 'redis_port'",
@@ -179,7 +189,7 @@ def test_members_have_names_addresses_and_urls() -> None:
             "fleet_address": "192.168.0.2",
         },
         lb1={"haproxy_port": 8080},
-        redis1={"redis_password": "p@ss/word"},
+        redis1={"redis_password": PASSWORD},
     )
     members = fleet_members(GROUPS, variables)
     assert [node["name"] for node in members["nodes"]] == [
@@ -189,7 +199,10 @@ def test_members_have_names_addresses_and_urls() -> None:
     ]
     assert members["nodes"][2]["url"] == "http://192.168.0.2:8002"
     assert members["loadbalancers"][0]["url"] == "http://10.0.0.11:8080"
-    assert members["redis_url"] == "redis://:p%40ss%2Fword@10.0.0.31:6379/0"
+    assert members["redis_urls"] == {
+        user: f"redis://{user}:{redis_passwords(PASSWORD)[user]}@10.0.0.31:6379/0"
+        for user in ("cli", "node")
+    }
 
 
 def test_prometheus_asks_everybody_once() -> None:
@@ -215,29 +228,70 @@ def test_prometheus_asks_everybody_once() -> None:
     assert scaled == [{"name": "lb1", "address": "10.0.0.11:8405"}]
 
 
+def ports_from(flows: list[dict[str, Any]], address: str) -> list[int]:
+    """The ports that are open to an address, which is no operator's."""
+    return sorted(
+        port
+        for flow in flows
+        if flow["public"] or address in flow["sources"]
+        for port in flow["ports"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "lb1", "node1", "redis1"),
+    [
+        ("anybody", [80, 443], [], []),
+        ("lb1", [80, 443], [8001], []),
+        ("node1", [80, 443, 8404], [8001], [6379, 26379]),
+        ("redis2", [80, 443], [], [6379, 26379]),
+        ("mon1", [80, 443, 8404, 9100], [8001, 9100], [6379, 9100, 26379]),
+    ],
+)
+def test_ports_are_open_to_those_who_use_them(
+    source: str, lb1: list[int], node1: list[int], redis1: list[int]
+) -> None:
+    """The public is let in to the balancers; everybody else has reasons of his own."""
+    variables = hosts(
+        lb1={"haproxy_tls_certificates": ["ws.pem"]}, mon1={"ansible_host": "10.0.0.41"}
+    )
+    groups = GROUPS | {"redis": REDIS, "monitoring": ["mon1"]}
+    flows = fleet_members(groups, variables)["flows"]
+    address = variables.get(source, {}).get("ansible_host", "203.0.113.1")
+    found = {host: ports_from(flows[host], address) for host in ("lb1", "node1", "redis1")}
+    assert found == {"lb1": lb1, "node1": node1, "redis1": redis1}
+
+
+def test_the_autoscaler_is_let_in() -> None:
+    """A balancer that runs it asks Redis, nodes and balancers; where it does not run it may not."""
+    flows = fleet_members(TWO_BALANCERS, hosts(lb1={"autoscale_enabled": True}, **LB2))["flows"]
+    assert ports_from(flows["redis1"], "10.0.0.11") == [6379]
+    assert ports_from(flows["redis1"], "10.0.0.12") == []
+
+
 def test_several_redis_servers_are_found_by_their_sentinels() -> None:
-    """The URL names every Sentinel and the master, with the password of both kinds of server."""
+    """The URL names every Sentinel and the master, and the user of both kinds of server."""
     from wsfleet.topology import RedisURL
 
-    variables = hosts(**{name: {"redis_password": "p@ss/word"} for name in REDIS})
+    variables = hosts(**{name: {"redis_password": PASSWORD} for name in REDIS})
     variables["redis2"]["sentinel_port"] = 5000
-    url = fleet_members(GROUPS | {"redis": REDIS}, variables)["redis_url"]
+    url = fleet_members(GROUPS | {"redis": REDIS}, variables)["redis_urls"]["node"]
+    password = redis_passwords(PASSWORD)["node"]
     assert url == (
-        "redis+sentinel://:p%40ss%2Fword@10.0.0.31:26379,10.0.0.32:5000,10.0.0.33:26379/wsfleet/0"
-        "?sentinel_password=p%40ss%2Fword"
+        f"redis+sentinel://node:{password}@10.0.0.31:26379,10.0.0.32:5000,10.0.0.33:26379/wsfleet/0"
+        f"?sentinel_username=node&sentinel_password={password}"
     )
     parsed = RedisURL.parse(url)
     assert (parsed.kind, parsed.master, parsed.database) == ("sentinel", "wsfleet", 0)
-    assert parsed.sentinel_password == "p@ss/word"  # noqa: S105
+    assert (parsed.sentinel_username, parsed.sentinel_password) == ("node", password)
 
 
-def test_a_password_with_a_space_is_for_a_single_server() -> None:
-    """Sentinel would not read it back from the file that it writes."""
-    spaced = hosts(**{name: {"redis_password": "a b"} for name in REDIS})
-    assert fleet_mistakes(GROUPS, spaced) == []
-    mistakes = fleet_mistakes(GROUPS | {"redis": REDIS}, spaced)
-    assert len(mistakes) == len(REDIS)
-    assert "spaces where there are Sentinels" in mistakes[0]
+def test_each_redis_user_has_a_password_of_his_own() -> None:
+    """None is another's, or the one they are made from; another one makes others."""
+    passwords = redis_passwords(PASSWORD)
+    assert len({PASSWORD, *passwords.values()}) == 1 + len(passwords)
+    assert not set(redis_passwords(f"{PASSWORD}!").values()) & set(passwords.values())
+    assert set(redis_passwords("").values()) == {""}
 
 
 @pytest.mark.parametrize(
@@ -255,6 +309,11 @@ def test_a_password_with_a_space_is_for_a_single_server() -> None:
                 "fleet_base_url": "https://ws.test",
             },
             "https://ws.test",
+        ),
+        ({"haproxy_tls_certificates": ["ws.pem"]}, "http://10.0.0.11"),
+        (
+            {"haproxy_tls_acme_certificates": ["/ws.pem"], "haproxy_tls_redirect": True},
+            "https://10.0.0.11",
         ),
     ],
 )
@@ -365,7 +424,7 @@ def test_the_fleet_file_is_json_that_the_command_line_reads() -> None:
         json.dumps(
             {
                 "base_url": members["base_url"],
-                "redis_url": members["redis_url"],
+                "redis_url": members["redis_urls"]["cli"],
                 "nodes": {node["name"]: node["url"] for node in members["nodes"]},
                 "loadbalancers": {lb["name"]: lb["stats_url"] for lb in members["loadbalancers"]},
             }

@@ -65,6 +65,7 @@ def quiet() -> Series:
             f"haproxy_process_current_connections{{{of}}}": always(1000),
             f"haproxy_process_max_connections{{{of}}}": always(100000),
             f'wsfleet_haproxy_workers{{job="node",instance="{balancer}"}}': always(2),
+            f'wsfleet_certificate_expiry_seconds{{job="node",instance="{balancer}"}}': always(2e6),
         }
     series['node_network_address_info{job="node",instance="lb1",address="10.0.0.10"}'] = always(1)
     for server in REDIS:
@@ -132,6 +133,9 @@ TROUBLES: dict[str, Series] = {
         'node_network_address_info{job="node",instance="lb2",address="10.0.0.10"}': always(1)
     },
     "HAProxyOldWorkers": {'wsfleet_haproxy_workers{job="node",instance="lb1"}': always(5)},
+    "CertificateExpires": {
+        'wsfleet_certificate_expiry_seconds{job="node",instance="lb1"}': always(1e6)
+    },
     "ExporterDown": {'up{job="node",instance="node2"}': always(0)},
     "DiskNearlyFull": {
         'node_filesystem_avail_bytes{job="node",instance="node1",fstype="ext4",mountpoint="/"}': (

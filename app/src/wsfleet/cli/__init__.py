@@ -85,6 +85,28 @@ Url = Annotated[
         show_default=False,
     ),
 ]
+
+
+def _trust(ca: Path | None) -> None:
+    """Trust a CA, in all libraries and processes that speak TLS for us: OpenSSL reads it there."""
+    if ca is not None:
+        os.environ["SSL_CERT_FILE"] = str(ca.resolve())
+
+
+Ca = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca",
+        metavar="FILE",
+        envvar="SSL_CERT_FILE",
+        exists=True,
+        dir_okay=False,
+        callback=_trust,
+        expose_value=False,
+        help="PEM file of the CA that signed the fleet's certificate, if it is not a public one.",
+        show_default=False,
+    ),
+]
 Fleet = Annotated[
     Path | None,
     typer.Option(
@@ -409,6 +431,7 @@ def stickiness_command(
         ),
     ] = None,
     page: Page = None,
+    ca: Ca = None,
     as_json: Json = False,
 ) -> None:
     """Show that a client with a cookie comes back to its node; 1 if one moved or failed."""
@@ -492,6 +515,7 @@ def load_command(
         typer.Option("--drain", min=0, help="Seconds to wait at the end for what is on its way."),
     ] = 10.0,
     page: Page = None,
+    ca: Ca = None,
     as_json: Json = False,
 ) -> None:
     """Load the fleet and account for every message; 1 if one was lost, doubled or failed.
@@ -533,6 +557,7 @@ def verify_command(
         ),
     ] = None,
     page: Page = None,
+    ca: Ca = None,
     as_json: Json = False,
 ) -> None:
     """Account for every publication while the fleet is under fault; 1 if the contract was broken.
@@ -565,6 +590,7 @@ def monitor_command(
         ),
     ] = 90.0,
     fleet: Fleet = None,
+    ca: Ca = None,
     as_json: Json = False,
 ) -> None:
     """Watch the health of the fleet and of every node behind URL; 1 if any check failed."""

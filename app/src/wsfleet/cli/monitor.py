@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -130,7 +131,11 @@ class Monitor:
         limits = httpx.Limits(max_keepalive_connections=0)
         no_jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         async with httpx.AsyncClient(
-            timeout=_TIMEOUT, limits=limits, cookies=no_jar, trust_env=False
+            timeout=_TIMEOUT,
+            limits=limits,
+            cookies=no_jar,
+            trust_env=False,
+            verify=ssl.create_default_context(),  # httpx's own knows nothing of SSL_CERT_FILE
         ) as client:
             if not self.own_urls:
                 await self._discover(client)

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from wsfleet import haproxy, keys
 from wsfleet.console import samples
 from wsfleet.drain import State
-from wsfleet.fleet import Fleet
+from wsfleet.fleet import Hosts
 from wsfleet.node import Node
 from wsfleet.primary import Primary
 from wsfleet.store import UnavailableError
@@ -44,11 +44,11 @@ class Cluster:
 
     async def look(self) -> Answer:
         """Everything that the page shows."""
-        fleet = self._fleet()
+        hosts = self._hosts()
         registry, redis, balancers = await asyncio.gather(
-            self._registry(fleet), self._redis(), self._balancers(fleet)
+            self._registry(hosts), self._redis(), self._balancers(hosts)
         )
-        names = {*registry["nodes"], *(fleet.nodes if fleet else ())}
+        names = {*registry["nodes"], *(hosts.nodes if hosts else ())}
         names |= {name for balancer in balancers for name in balancer["servers"]}
         nodes = [_node(name, registry, balancers) for name in sorted(names)]
         problems = [
@@ -82,8 +82,8 @@ class Cluster:
             LastReadyNodeError: it is to be drained, no other one is ready, and `force` is off.
             UnavailableError: Redis is away.
         """
-        known, fleet = await self._node.registry.nodes(), self._fleet()
-        if name not in known and (fleet is None or name not in fleet.nodes):
+        known, hosts = await self._node.registry.nodes(), self._hosts()
+        if name not in known and (hosts is None or name not in hosts.nodes):
             raise KeyError(name)
         if wanted == keys.DRAIN and not force:
             ready = [other for other, said in known.items() if said.get("state") == READY]
@@ -91,14 +91,14 @@ class Cluster:
                 raise LastReadyNodeError
         await self._node.registry.want(name, wanted)
 
-    def _fleet(self) -> Fleet | None:
+    def _hosts(self) -> Hosts | None:
         """Read anew, since hosts come and go; without the file, what Redis knows is shown."""
         try:
-            return Fleet.model_validate_json(self._node.settings.fleet.read_bytes())
+            return Hosts.model_validate_json(self._node.settings.hosts.read_bytes())
         except (OSError, ValidationError):
             return None
 
-    async def _registry(self, fleet: Fleet | None) -> Answer:
+    async def _registry(self, hosts: Hosts | None) -> Answer:
         """What the nodes say of themselves, what is wanted of them, and what they did."""
         answer: Answer = {"known": True, "nodes": {}, "wanted": {}, "dead": set(), "samples": {}}
         registry = self._node.registry
@@ -106,7 +106,7 @@ class Cluster:
             nodes, wanted = await asyncio.gather(registry.nodes(), registry.wanted())
             dead, history = await asyncio.gather(
                 asyncio.gather(*(registry.is_dead(name) for name in nodes)),
-                samples.read(self._node.store, sorted({*nodes, *(fleet.nodes if fleet else ())})),
+                samples.read(self._node.store, sorted({*nodes, *(hosts.nodes if hosts else ())})),
             )
         except (UnavailableError, RedisError):
             return answer | {"known": False}
@@ -117,8 +117,8 @@ class Cluster:
             "samples": history,
         }
 
-    async def _balancers(self, fleet: Fleet | None) -> list[Answer]:
-        urls = fleet.loadbalancers if fleet else {}
+    async def _balancers(self, hosts: Hosts | None) -> list[Answer]:
+        urls = hosts.loadbalancers if hosts else {}
         if not urls:
             return []
         async with httpx.AsyncClient(timeout=TIMEOUT, trust_env=False, verify=self._tls) as client:

@@ -72,6 +72,15 @@ def _receiver(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("host", WATCHERS)
+def test_services_are_sandboxed(cluster: Cluster, host: str) -> None:
+    """What listens here may do little more than that."""
+    for service in ("", "-alertmanager", "-redis-exporter", "-node-exporter"):
+        unit = f"prometheus{service}"
+        security = cluster.on(host, f"systemd-analyze security --no-pager {unit}")
+        assert float(security.rpartition(": ")[2].split()[0]) <= 2.2, unit
+
+
+@pytest.mark.parametrize("host", WATCHERS)
 def test_every_target_is_up(cluster: Cluster, host: str) -> None:
     """Nodes, HAProxy, Redis and machines, by the names of the inventory."""
     expected = {

@@ -80,15 +80,16 @@ class Connection:
 
     def send(self, frames: bytes) -> bool:
         """Queue whole frames; False if the client is gone or was too slow and is sent away."""
-        if self.state is not State.OPEN or not self._websocket.is_open:
+        writer = self._websocket.writer  # the path of each delivery: as few calls as can be
+        if writer is None:
             return False
         if self._corked is not None:
             self._corked.append(frames)
             return True
-        if self._websocket.buffered + len(frames) > self._outbox_limit:
+        if writer.get_write_buffer_size() + len(frames) > self._outbox_limit:
             self.close(*self._closes.slow)
             return False
-        self._websocket.write_frames(frames)
+        writer.write(frames)
         return True
 
     def cork(self) -> None:

@@ -1,16 +1,24 @@
 """Who on this process hears which channel, and the fan-out to them."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 
 from wsfleet.connection import Connection
+
+LONGEST_WINDOW = 0.005
+"""Seconds that a publication waits for others, at the most."""
+WINDOW = 0.5
+"""How long it waits, in durations of the flush before."""
 
 
 class Hub:
     """The process's connections and their subscriptions.
 
     Publications of one event-loop tick are joined once, and the same bytes are written to every
-    subscriber: a tick costs one write a connection, however many messages it carries.
+    subscriber: a tick costs one write a connection, however many messages it carries. While many
+    come, and writing them takes its time, a flush waits a little for those that are about to come;
+    a publication that comes by itself never waits.
     """
 
     def __init__(self, on_delivered: Callable[[int], None] = lambda n: None) -> None:
@@ -19,6 +27,7 @@ class Hub:
         self._channels_of: dict[int, set[str]] = {}
         self._pending: dict[str, list[tuple[bytes, int | None]]] = {}
         self._scheduled = False
+        self._flushed_at = self._flush_took = 0.0
         self._on_delivered = on_delivered
 
     def __len__(self) -> int:
@@ -71,11 +80,21 @@ class Hub:
             return
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            loop, window = asyncio.get_running_loop(), self._window()
+            if window:
+                loop.call_later(window, self._flush)
+            else:
+                loop.call_soon(self._flush)
         self._pending.setdefault(channel, []).append((frame, exclude))
+
+    def _window(self) -> float:
+        """Seconds to wait for more; none where the last flush was long ago, or of one publication."""
+        since = time.perf_counter() - self._flushed_at
+        return min(WINDOW * self._flush_took, LONGEST_WINDOW) if since < self._flush_took else 0.0
 
     def _flush(self) -> None:
         self._scheduled = False
+        began = time.perf_counter()
         pending, self._pending = self._pending, {}
         delivered = 0
         for channel, publications in pending.items():
@@ -90,3 +109,6 @@ class Hub:
                 if frames and connection.send(frames):
                     delivered += count
         self._on_delivered(delivered)
+        self._flushed_at = time.perf_counter()
+        several = any(len(publications) > 1 for publications in pending.values())
+        self._flush_took = self._flushed_at - began if several else 0.0

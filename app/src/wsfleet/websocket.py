@@ -210,6 +210,7 @@ class WebSocket(asyncio.Protocol):
         "_worker",
         "state",
         "transport",
+        "writer",
     )
 
     def __init__(
@@ -217,6 +218,9 @@ class WebSocket(asyncio.Protocol):
     ) -> None:
         self.state = State.CONNECTING
         self.transport = transport
+        # Where whole frames may be written; None as long as, and as soon as, none may be sent:
+        # before the handshake is over, and after a close frame (RFC 6455, section 5.5.1).
+        self.writer: asyncio.Transport | None = None
         self._config = config
         self._server_state = server_state
         self._loop = asyncio.get_running_loop()
@@ -234,11 +238,6 @@ class WebSocket(asyncio.Protocol):
         self._close_timer: asyncio.TimerHandle | None = None
         # uvicorn asks all that are in here to shut down, and waits for them.
         server_state.connections.add(cast(Any, self))
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a data frame may still be sent (RFC 6455, section 5.5.1: none after a close)."""
-        return self.state is State.OPEN and not self.transport.is_closing()
 
     @property
     def buffered(self) -> int:
@@ -268,7 +267,7 @@ class WebSocket(asyncio.Protocol):
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (base64.b64encode(digest), chosen)
         )
-        self.state = State.OPEN
+        self.state, self.writer = State.OPEN, self.transport
         self._ping_later()
         early, self._key, self._early = self._early, b"", b""
         if early:
@@ -289,10 +288,6 @@ class WebSocket(asyncio.Protocol):
         self._work()
 
     # To the client.
-
-    def write_frames(self, frames: bytes) -> None:
-        """Write whole frames; the caller has checked `is_open`."""
-        self.transport.write(frames)
 
     def start_close(self, code: int, reason: str) -> None:
         """Begin the closing handshake; what waited for its turn is not carried out any more.
@@ -342,7 +337,7 @@ class WebSocket(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Clean up."""
-        self.state = State.CLOSED
+        self.state, self.writer = State.CLOSED, None
         self._server_state.connections.discard(cast(Any, self))
         self.stop_keepalive()
         if self._close_timer is not None:
@@ -360,8 +355,8 @@ class WebSocket(asyncio.Protocol):
     def _control(self, message: Message) -> None:
         payload = cast(bytes, message.payload)
         if message.opcode == PING:
-            if self.is_open and self.buffered < PONG_LIMIT:
-                self.transport.write(frame(PONG, payload))
+            if self.writer is not None and self.buffered < PONG_LIMIT:
+                self.writer.write(frame(PONG, payload))
         elif message.opcode == PONG:
             if self._keepalive is not None:
                 self._keepalive.cancel()
@@ -385,7 +380,7 @@ class WebSocket(asyncio.Protocol):
     # Closing.
 
     def _say_close(self, code: int, reason: str) -> None:
-        self.state = State.CLOSING
+        self.state, self.writer = State.CLOSING, None
         self.stop_keepalive()
         self.transport.write(close_frame(code, reason))
         self._close_timer = self._loop.call_later(CLOSE_TIMEOUT, self.transport.abort)
@@ -405,8 +400,8 @@ class WebSocket(asyncio.Protocol):
         self._keepalive = self._loop.call_later(interval, self._ping)
 
     def _ping(self) -> None:
-        if self.is_open:
-            self.transport.write(frame(PING, b""))
+        if self.writer is not None:
+            self.writer.write(frame(PING, b""))
             timeout = cast(float, self._config.ws_ping_timeout)
             self._keepalive = self._loop.call_later(timeout, self._no_pong)
 

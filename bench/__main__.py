@@ -76,31 +76,31 @@ def _modes_of(peer: Peer, turn: int, arguments: argparse.Namespace) -> Iterator[
 
 def curve_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
     """What a delivery costs with more connections, nodes and channels."""
+    product = PEERS["wsfleet-centrifuge"]
     points = [
-        ("connections", f"{nodes} node{'s' * (nodes > 1)}", nodes, Shape.of(connections, FLYING))
+        ("connections", "1 node" if nodes == 1 else f"{nodes} nodes", nodes, connections, 1)
         for nodes in NODES
         for connections in CONNECTIONS
     ]
     for channels in CHANNELS:
-        points += [
-            ("channels", "1,000 clients in all", 1, Shape.of(1_000, FLYING, channels)),
-            ("channels", "10 clients a channel", 1, Shape.of(10 * channels, FLYING, channels)),
-        ]
-    for axis, line, nodes, shape in points:
+        points.append(("channels", "1,000 clients in all", 1, 1_000, channels))
+        points.append(("channels", "10 clients a channel", 1, 10 * channels, channels))
+    for axis, line, nodes, connections, channels in points:
         what = {
             "round": turn,
             "axis": axis,
             "line": line,
-            "connections": shape.subscribers,
-            "channels": shape.rooms,
+            "connections": connections,
+            "channels": channels,
         }
-        yield attempt(what, functools.partial(_cost, nodes, shape, arguments.seconds))
+        shape = Shape.of(product, connections, FLYING, channels)
+        yield attempt(what, functools.partial(_cost, product, nodes, shape, arguments.seconds))
 
 
-def _cost(nodes: int, shape: Shape, seconds: float) -> Measurement:
+def _cost(peer: Peer, nodes: int, shape: Shape, seconds: float) -> Measurement:
     """CPU microseconds of a delivery, with 16 messages in flight."""
     with ExitStack() as stack:
-        rig = Rig(PEERS["wsfleet-centrifuge"], stack, nodes)
+        rig = Rig(peer, stack, nodes)
         with rig.clients(shape) as clients:
             result = clients.measure("window", FLYING, seconds, rig.pids)
     return result | {"value": result["server"] / result["deliveries"] * 1e6}

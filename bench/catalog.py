@@ -30,7 +30,8 @@ class Says:
 class Peer:
     """A server; in its command and configuration {port}, {redis} and the like are put in.
 
-    `ack` is in the answer to a publish, where that means that Redis has it.
+    `ack` is in the answer to a publish, where that means that Redis has it. `pipelines`: it does
+    more where all messages in flight come from one publisher, and not from one each.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Peer:
     ack: str = ""
     subprotocol: str = ""
     rooms: bool = True
+    pipelines: bool = False
     config: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -55,15 +57,19 @@ def _node(file: str, *arguments: str) -> tuple[str, ...]:
 
 
 _SERVE = (str(PROGRAMS / "wsfleet"), "serve")
-# The real path, and no limit but the number of connections is another than the default.
+# The real path: limits are on, but so high that neither all connections nor a publisher meets them.
 _SETTINGS = {
     "WSFLEET_PORT": "{port}",
     "WSFLEET_NODE_NAME": "node-{port}",
     "WSFLEET_REDIS_URL": "redis://127.0.0.1:{redis}/0",
     "WSFLEET_MAX_CONNECTIONS": "20000",
+    "WSFLEET_MESSAGE_RATE": "1000000",
+    "WSFLEET_BYTE_RATE": "1000000000",
     "WSFLEET_DRAIN_DELAY": "0",
     "WSFLEET_LOG_LEVEL": "warning",
 }
+# Pings are frames of RFC 6455, which client.c answers.
+_CENTRIFUGE_PATH = "/connection/websocket?cf_ws_frame_ping_pong=true"
 _CENTRIFUGE = ('{"id":1,"connect":{}}', '"connect":')
 _NATS = 'CONNECT {"verbose":false,"pedantic":false,"protocol":1}\r\n'
 _SOCKETIO = Says(
@@ -88,10 +94,10 @@ PEERS = {
             "wsfleet, `/connection/websocket`",
             _SERVE,
             Says(
-                "/connection/websocket",
+                _CENTRIFUGE_PATH,
                 (_CENTRIFUGE, ('{"id":2,"subscribe":{"channel":"%r"}}', '"subscribe":')),
             ),
-            Says("/connection/websocket", (_CENTRIFUGE,)),
+            Says(_CENTRIFUGE_PATH, (_CENTRIFUGE,)),
             '{"id":%n,"publish":{"channel":"%r","data":"%m"}}',
             '"publish":',
             environment=_SETTINGS,
@@ -126,6 +132,7 @@ PEERS = {
             Says(),
             Says("/publish/%r"),
             config="nginx.conf",
+            pipelines=True,
         ),
         Peer(
             "nats",
@@ -135,10 +142,18 @@ PEERS = {
             Says("/", ((_NATS + "PING\r\n", "PONG"),)),
             "PUB %r 120\r\n%m\r\n",
             config="nats.conf",
+            pipelines=True,
         ),
-        Peer("socketify", "socketify (uWebSockets)", _python("socketify_topics.py")),
+        Peer(
+            "socketify", "socketify (uWebSockets)", _python("socketify_topics.py"), pipelines=True
+        ),
         Peer("picows", "picows, framed once", _python("picows_frames.py")),
         Peer("limit", "C, epoll", (str(BUILT / "limit"), "{port}")),
-        Peer("limit-joined", "C, epoll, joined", (str(BUILT / "limit"), "{port}", "joined")),
+        Peer(
+            "limit-joined",
+            "C, epoll, joined",
+            (str(BUILT / "limit"), "{port}", "joined"),
+            pipelines=True,
+        ),
     )
 }

@@ -37,7 +37,9 @@
 #define BUCKET 5000          /* nanoseconds */
 #define BUCKETS (1 << 20)
 #define STEPS 4
-#define PATIENCE 60.0        /* seconds to connect, and to wait for what is missing after the end */
+#define PATIENCE 60.0        /* seconds to connect */
+#define DRAIN 30.0           /* and to wait for what is missing after the end */
+#define LONGER 20.0          /* and to wait for a slow server's first messages, in and after the warm-up */
 #define WARM_UP 0.3
 
 struct role {
@@ -362,22 +364,27 @@ static uint64_t send_due(char kind, double n, uint64_t began, uint64_t first, ui
     return next < deadline ? next : deadline;
 }
 
+/* Go on until `until`, and longer where `least` deliveries have not come by then. */
+static void go_on(char kind, double n, uint64_t began, uint64_t first, uint64_t until, uint64_t least) {
+    uint64_t latest = until + LONGER * 1e9;
+    while (now() < until || (deliveries < least && now() < latest))
+        poll_once(send_due(kind, n, began, first, now() < until ? until : latest));
+}
+
 static void run(char kind, double n, double seconds) {
-    uint64_t began = now(), first = sent, warm = began + WARM_UP * 1e9, end = warm + seconds * 1e9;
+    uint64_t began = now(), first = sent, some = kind == 'w' ? n * (subscribers / rooms) : 0;
     expected = deliveries = heard = acks = 0;
     acknowledging = kind == 'p';
     sending = true;
     for (int i = 0; acknowledging && i < n; i++)
         publish(&connections[subscribers + i], now());
-    while (now() < warm)
-        poll_once(send_due(kind, n, began, first, warm));
+    go_on(kind, n, began, first, began + WARM_UP * 1e9, some);
     printf("{\"event\": \"begin\"}\n");
     fflush(stdout);
     memset(histogram, 0, sizeof histogram);
     uint64_t deliveries_before = deliveries + heard, acks_before = acks, sent_before = sent, start = now();
     double cpu = cpu_seconds();
-    while (now() < end)
-        poll_once(send_due(kind, n, began, first, end));
+    go_on(kind, n, began, first, start + seconds * 1e9, deliveries + 2 * some);
     double took = (now() - start) / 1e9, used = cpu_seconds() - cpu;
     printf("{\"event\": \"end\", \"seconds\": %.6f, \"messages\": %llu, \"deliveries\": %llu, \"acks\": %llu, "
         "\"p50_ms\": %.3f, \"p99_ms\": %.3f, \"generator\": %.4f}\n", took, (unsigned long long)(sent - sent_before),
@@ -386,7 +393,7 @@ static void run(char kind, double n, double seconds) {
     fflush(stdout);
     sending = false;
     flush();
-    uint64_t patience = now() + PATIENCE / 6 * 1e9;
+    uint64_t patience = now() + DRAIN * 1e9;
     while (now() < patience && (acknowledging ? acks < sent - first : deliveries < expected))
         poll_once(patience);
     uint64_t missing = acknowledging ? sent - first - acks : expected - deliveries;

@@ -48,6 +48,6 @@ GOALS = (
     Goal("haproxy-memory", 2000, 8),
     Goal("setup", 2000, 8_000),
     Goal("half", 2000, 15),
-    Goal("idle", 1, 0.2, "broadcast", difference=True),
+    Goal("idle", 1, 0.2, "socket.io", difference=True),
     Goal("haproxy", 500, 5, "ws-framed"),
 )

@@ -43,7 +43,7 @@ def _per_cpu_second(result: Result, count: str) -> Result:
 
 def _window(flying: int, rooms: int = 1) -> Measure:
     def measure(rig: Rig, size: int, seconds: float) -> Result:
-        with rig.clients(Shape.of(size, flying, rooms)) as clients:
+        with rig.clients(Shape.of(rig.peer, size, flying, rooms)) as clients:
             return _per_cpu_second(
                 clients.measure("window", flying, seconds, rig.pids), "deliveries"
             )
@@ -100,7 +100,7 @@ def _memory(rig: Rig, size: int, seconds: float) -> Result:
 
 def _half(rig: Rig, size: int, seconds: float) -> Result:
     """Messages come at half the rate that the peer managed with 16 in flight."""
-    with rig.clients(Shape.of(size, FLYING)) as clients:
+    with rig.clients(Shape.of(rig.peer, size, FLYING)) as clients:
         most = clients.measure("window", FLYING, seconds, rig.pids)
         rate = most["messages"] / most["seconds"] / 2
         result = clients.measure("rate", rate, seconds, rig.pids)
@@ -114,7 +114,10 @@ def _idle(rig: Rig, size: int, seconds: float) -> Result:
 
 
 def _haproxy(rig: Rig, size: int, seconds: float) -> Result:
-    with rig.haproxy() as (pid, port), rig.clients(Shape.of(size, FLYING), [port]) as clients:
+    with (
+        rig.haproxy() as (pid, port),
+        rig.clients(Shape.of(rig.peer, size, FLYING), [port]) as clients,
+    ):
         return _per_cpu_second(
             clients.measure("window", FLYING, seconds, machine.tree(pid)), "deliveries"
         )

@@ -50,7 +50,7 @@ def number(value: float) -> str:
     value = float(f"{value:.3g}")
     scales = ((1e6, 1e6, " M"), (1e4, 1e3, " k"), (0, 1, ""))
     scale, name = next((scale, name) for least, scale, name in scales if abs(value) >= least)
-    decimals = max(0, 3 - len(f"{abs(value / scale):.0f}"))
+    decimals = max(0, 3 - len(str(int(abs(value / scale)))))
     return f"{value / scale:,.{decimals}f}{name}" if value else "0"
 
 
@@ -165,7 +165,8 @@ def _style() -> str:
         for which in (0, 1)
     )
     return (
-        f"<style>\n    .axis {{ font-size: 12px; }} {' '.join(light)}\n"
+        "<style>\n    path { stroke-width: 1.5; } .axis { font-size: 12px; }\n"
+        f"    {' '.join(light)}\n"
         f"    @media (prefers-color-scheme: dark) {{ {' '.join(dark)} }}\n  </style>"
     )
 
@@ -227,13 +228,19 @@ def lines(
             f'<text class="axis" x="{left - 8}" y="{place(10**low, value)[1] + 4:.1f}" '
             f'text-anchor="end">{number(value)}</text>'
         )
-    for index, (name, line) in enumerate(series):
-        placed = [place(*point) for point in sorted(line)]
+    # Lowest first, each name at least a line above the one before.
+    ends = [
+        (index, name, [place(*p) for p in sorted(line)])
+        for index, (name, line) in enumerate(series)
+    ]
+    above = top + height + 18.0
+    for index, name, placed in sorted(ends, key=lambda end: -end[2][-1][1]):
         path = " L".join(f"{x:.1f} {y:.1f}" for x, y in placed)
         x, y = placed[-1]
+        above = min(y + 4, above - 14)
         parts += [
             f'<path class="series{index % 3}" d="M{path}"/>',
-            f'<text class="axis" x="{x + 8:.1f}" y="{y + 4:.1f}">{escape(name)}</text>',
+            f'<text class="axis" x="{x + 8:.1f}" y="{above:.1f}">{escape(name)}</text>',
         ]
     return _svg(title, top + height + 55, parts)
 

@@ -22,7 +22,7 @@ from bench.catalog import BUILT, HERE, PROGRAMS, Peer
 ROOT = HERE.parent
 SERVER_CORE, GENERATOR_CORE = 0, 1
 #: Seconds that one generator may run at most, and a peer may take until it delivers.
-LONGEST, PATIENCE = 120, 20
+LONGEST, PATIENCE = 240, 20
 #: Connections that are being opened at a time.
 TOGETHER = 64
 
@@ -40,9 +40,10 @@ class Shape:
     rooms: int = 1
 
     @classmethod
-    def of(cls, subscribers: int, flying: int, rooms: int = 1) -> Shape:
-        """With a publisher for each message in flight: a server may take those of one in turn."""
-        return cls(subscribers, math.ceil(flying / rooms) * rooms, rooms)
+    def of(cls, peer: Peer, subscribers: int, flying: int, rooms: int = 1) -> Shape:
+        """As many publishers as the peer needs for that many messages in flight."""
+        wanted = 1 if peer.pipelines else flying  # it may take those of one in turn
+        return cls(subscribers, math.ceil(wanted / rooms) * rooms, rooms)
 
 
 class Clients:
@@ -209,6 +210,7 @@ def _haproxy_template() -> str:
         "haproxy_port": "{port}",
         "haproxy_stats_port": "{stats}",
         "haproxy_source_rate": 0,  # all clients have one address, and come at once
+        "haproxy_source_connections": 0,
         "haproxy_websocket_rate": 0,
     }
     role = ROOT / "roles/haproxy"

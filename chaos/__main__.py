@@ -8,8 +8,10 @@ import sys
 import threading
 from pathlib import Path
 
-from wsfleet.cli import EXIT_NOT_RUN, EXIT_WELL, EXIT_WRONG
+from wsfleet.cli import EXIT_NOT_RUN, EXIT_WELL, EXIT_WRONG, CannotRun
+from wsfleet.cli.client import parse_url
 from wsfleet.cli.output import emit
+from wsfleet.cli.report import check, write
 
 from chaos.clients import Clients
 from chaos.cluster import ROOT, Cluster, CommandError
@@ -34,6 +36,9 @@ def arguments() -> argparse.Namespace:
         "--channel", default="replicated:chaos", help="one that is replicated, and open to all"
     )
     parser.add_argument("--only", default="", metavar="NAME,NAME...", help="kinds of faults")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="write a page (HTML) of it as well"
+    )
     parser.add_argument("--json", action="store_true", help="end with one object on stdout")
     parser.add_argument("--plan", action="store_true", help="print what would happen, do nothing")
     parser.add_argument("--heal", action="store_true", help="mend what a killed run left broken")
@@ -58,6 +63,7 @@ def main() -> int:
         for step in steps:
             print(f"{step.name:25} {step.target:10} held {step.hold:4} s")
         return EXIT_WELL
+    check(options.report)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
@@ -65,12 +71,14 @@ def main() -> int:
     clients = Clients(cluster.url, options.clients, options.channel, events)
     report = run(cluster, steps, clients, options.seed, stop)
     emit(report, as_json=options.json)
+    if options.report:
+        write(report, options.report, "scripts/chaos", parse_url(cluster.url))
     return EXIT_WELL if report.ok else EXIT_WRONG
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except CommandError as error:
+    except (CommandError, CannotRun) as error:
         say(f"scripts/chaos: {error}")
         sys.exit(EXIT_NOT_RUN)

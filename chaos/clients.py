@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import bisect
 import json
-import math
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from wsfleet.cli.delivery import MOST_DELIVERIES
-from wsfleet.cli.histogram import Histogram
+from wsfleet.cli.histogram import Histogram, Timeline
 
 from chaos.cluster import PROGRAMS, CommandError
 
@@ -110,57 +110,75 @@ def what_clients_saw(
     A connection counts where it was dropped, a message where it was first sent.
     """
     spans = [_Span() for _ in began]
-    left: dict[int, tuple[_Span | None, float]] = {}
-    sent: dict[tuple[int, int], tuple[_Span | None, float]] = {}
+    for kind, at, seconds in happenings(events):
+        if number := bisect.bisect_right(began, at):
+            spans[number - 1].enter(kind, seconds)
+    return [span.summary() for span in spans]
+
+
+def over_time(events: Iterable[dict[str, Any]], began: float) -> tuple[Timeline, list[float]]:
+    """How long deliveries took, and when connections were dropped; `began` (unix time) is 0."""
+    delivery, dropped = Timeline(), []
+    for kind, at, seconds in happenings(events):
+        if kind == "delivery":
+            delivery.add(at - began, seconds)
+        elif kind == "dropped":
+            dropped.append(at - began)
+    return delivery, dropped
+
+
+def happenings(events: Iterable[dict[str, Any]]) -> Iterator[tuple[str, float, float]]:
+    """Yield what the events amount to: its kind, when it began (unix time), and its seconds.
+
+    The kinds are dropped, unrecovered, reconnect, ack and delivery; only the first of several
+    acknowledgements or copies counts.
+    """
+    left: dict[int, float] = {}
+    sent: dict[tuple[int, int], float] = {}
     acknowledged: set[tuple[int, int]] = set()
     received: set[tuple[int, int, int]] = set()
-    current, bounds = None, [*began, math.inf]
-    number = -1
     for event in events:
         at = event["at"]
-        while at >= bounds[number + 1]:
-            number += 1
-            current = spans[number]
         who = event.get("subscriber", -1)
         message = (event.get("publisher", -1), event.get("sequence", -1))
         match event["event"]:
             case "disconnected":
-                left[who] = (current, at)
-                if current:
-                    current.dropped += 1
+                left[who] = at
+                yield "dropped", at, 0.0
             case "subscribed" if who in left:
-                span, since = left.pop(who)
-                if span:
-                    span.away.add(at - since)
-                    span.unrecovered += event["recovering"] and not event["recovered"]
+                since = left.pop(who)
+                yield "reconnect", since, at - since
+                if event["recovering"] and not event["recovered"]:
+                    yield "unrecovered", since, 0.0
             case "sent":
-                sent.setdefault(message, (current, at))
+                sent.setdefault(message, at)
             case "acknowledged" if message not in acknowledged:
                 acknowledged.add(message)
-                span, since = sent[message]
-                if span:
-                    span.ack.add(at - since)
+                yield "ack", sent[message], at - sent[message]
             case "received" if (who, *message) not in received and message in sent:
                 received.add((who, *message))
-                span, since = sent[message]
-                if span:
-                    span.delivery.add(at - since)
-    return [span.summary() for span in spans]
+                yield "delivery", sent[message], at - sent[message]
 
 
 class _Span:
     """What clients saw in a span of time."""
 
     def __init__(self) -> None:
-        self.dropped = self.unrecovered = 0
-        self.away, self.ack, self.delivery = Histogram(), Histogram(), Histogram()
+        self.counts = {"dropped": 0, "unrecovered": 0}
+        self.durations = {kind: Histogram() for kind in ("reconnect", "ack", "delivery")}
+
+    def enter(self, kind: str, seconds: float) -> None:
+        """Count it, or record how long it took."""
+        if kind in self.counts:
+            self.counts[kind] += 1
+        else:
+            self.durations[kind].add(seconds)
 
     def summary(self) -> dict[str, Any]:
         """The figures of a fault, durations in milliseconds."""
-        durations = {"reconnect": self.away, "ack": self.ack, "delivery": self.delivery}
         figures = {
-            f"{name}_{figure}": histogram.summary()[figure]
-            for name, histogram in durations.items()
+            f"{kind}_{figure}": histogram.summary()[figure]
+            for kind, histogram in self.durations.items()
             for figure in ("p50_ms", "p99_ms", "max_ms")
         }
-        return {"dropped": self.dropped, "unrecovered": self.unrecovered, **figures}
+        return {**self.counts, **figures}

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsfleet.cli import verify
-from wsfleet.cli.output import Report, table
+from wsfleet.cli.output import Criterion, Figure, Report, table
+from wsfleet.cli.report import Course, Mark, Spread
 
-from chaos.clients import Clients, read_events, what_clients_saw
+from chaos.clients import Clients, over_time, read_events, what_clients_saw
 from chaos.cluster import Cluster, CommandError
 from chaos.faults import FAULTS
 from chaos.schedule import Step
@@ -135,7 +136,8 @@ def _report(
     problems += verdict.get("problems", [])
     if len(faults) < planned:
         problems.append(f"only {len(faults)} of {planned} faults happened")
-    saw = what_clients_saw(read_events(clients.events), [fault.began for fault in faults])
+    events = read_events(clients.events)
+    saw = what_clients_saw(events, [fault.began for fault in faults])
     data: dict[str, Any] = {
         "seed": seed,
         "faults": [
@@ -155,4 +157,28 @@ def _report(
         table(f"chaos, seed {seed}", ("fault", "host", *headers), rows),
         table("in all", ("", ">value"), [(name, data[name]) for name in TOTALS]),
     ]
-    return Report(data, list(views), problems)
+    criteria = [
+        Criterion("faults that happened", len(faults), wanted=planned),
+        Criterion(
+            f"faults after which the cluster was well within {WELL_WITHIN:g} s",
+            sum(fault.problem is None for fault in faults),
+            wanted=planned,
+        ),
+        *(
+            Criterion(f"{name.replace('_', ' ')}: {verify.FAULTS[name]}", data[name])
+            for name in verify.FAULTS
+        ),
+        Criterion("messages that were not acknowledged", verdict.get("unacknowledged")),
+        Criterion("subscribers that did not come back", verdict.get("absent")),
+    ]
+    began = events[0]["at"] if events else 0.0
+    marks = [
+        Mark(f"{f.step.name} at {f.host}", f.began - began, f.began - began + f.held)
+        for f in faults
+    ]
+    delivery, dropped_at = over_time(events, began)
+    figures: list[Figure] = [
+        Course("Delivery over time", delivery, marks, dropped_at),
+        Spread("Delivery latency", delivery.whole()),
+    ]
+    return Report(data, list(views), problems, criteria, figures, f"Chaos, seed {seed}")

@@ -33,6 +33,8 @@ packages() {
     done
     # For the tests with the JavaScript SDK; Node from elsewhere is as good.
     command -v npm > /dev/null || missing+=(nodejs npm)
+    # For those of the console.
+    command -v chromium > /dev/null || missing+=(chromium)
     if [ ${#missing[@]} -gt 0 ]; then
         echo "Installing ${missing[*]}"
         install_packages "${missing[@]}"

@@ -1,5 +1,7 @@
 """Fixtures for all tests."""
 
+import shutil
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,24 @@ from tests.harness import RedisServer, RunningNode, StartNode, free_port
 from wsfleet.server import create_server
 from wsfleet.settings import Settings
 
+JAVASCRIPT = Path(__file__).parent / "js"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of `cli/test_faults.py`."""
+    """Options of `cli/test_faults.py`, and of `test_console_page.py`."""
     parser.addoption("--full", action="store_true", help="run the faults in full, for minutes")
+    parser.addoption("--pictures", type=Path, help="make the README's pictures in this folder")
     parser.addoption("--seed", type=int, default=1, help="order, targets and pauses of the faults")
+
+
+@pytest.fixture(scope="session")
+def modules() -> None:
+    """Install what package-lock.json says, once."""
+    npm = shutil.which("npm")
+    assert npm, "npm is not installed; scripts/test installs it"
+    if (JAVASCRIPT / "node_modules" / ".package-lock.json").exists():
+        return
+    subprocess.run([npm, "ci", "--silent"], cwd=JAVASCRIPT, check=True, timeout=120)
 
 
 @pytest.fixture

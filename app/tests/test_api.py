@@ -222,16 +222,16 @@ async def test_a_count_without_a_node_is_none(
 
 
 async def test_the_key_is_needed(pair: Pair, start_node: StartNode) -> None:
-    """No key, a wrong one, or none configured: 401, with the way to mend it."""
+    """No key or a wrong one is 401, none configured 403, with the way to mend it."""
     closed = await start_node()
     async with httpx.AsyncClient(trust_env=False) as http:
-        for url, headers, message in (
-            (pair[0].url, {}, "missing or wrong"),
-            (pair[0].url, {"X-API-Key": "a ke"}, "missing or wrong"),
-            (closed.url, {"X-API-Key": ""}, "http_api.key is not configured"),
+        for url, headers, status, message in (
+            (pair[0].url, {}, 401, "missing or wrong"),
+            (pair[0].url, {"X-API-Key": "a ke"}, 401, "missing or wrong"),
+            (closed.url, {"X-API-Key": ""}, 403, "http_api.key is not configured"),
         ):
             response = await http.post(f"{url}/api/info", json={}, headers=headers)
-            assert response.status_code == 401
+            assert response.status_code == status
             assert message in response.text
 
 

@@ -1,17 +1,20 @@
 """Tokens and origins."""
 
 import base64
+import hmac
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from structlog.testing import capture_logs
 
 from wsfleet.auth import (
@@ -28,6 +31,21 @@ from wsfleet.config import ChannelOptions, ClientConfig, ConfigError, TokenConfi
 KEY = "a secret of more than thirty-two bytes, and of more than sixty-four too"
 OTHER_KEY = KEY[::-1]
 NOW = 1_800_000_000
+RSA_KEY, RSA_STRANGER = (rsa.generate_private_key(65537, 2048) for _ in range(2))
+EC_KEYS = {
+    "ES256": ec.generate_private_key(ec.SECP256R1()),
+    "ES384": ec.generate_private_key(ec.SECP384R1()),
+    "ES512": ec.generate_private_key(ec.SECP521R1()),
+}
+SHORT_RSA = """\
+-----BEGIN PUBLIC KEY-----
+MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDf7nZ6s2SBHqTINXsFG30Um2U1
+4UQalpnb2IcgZBlIUwCH7nghE0oeZxVYIEGtO2y4LdeBfHI4faS6gvwAAm9fTrZv
+HKsaGvviMe9TZCmBBNdSJIlcSqclpX2gk0UW4trCMam+DZdGGW2iqnlsBcUCovG+
+U6ebbEzrBPMQdpzGgwIDAQAB
+-----END PUBLIC KEY-----
+"""  # 1024 bits
+EC_STRANGER = ec.generate_private_key(ec.SECP256R1())
 CLAIMS = ["sub", "exp", "nbf", "iat", "expire_at", "aud", "iss", "info", "b64info", "meta",
           "channels", "subs", "channel"]  # fmt: skip
 
@@ -47,6 +65,20 @@ def by_hand(header: dict[str, Any], claims: dict[str, Any], signature: bytes = b
     """A token that no library would make."""
     parts = (json.dumps(header).encode(), json.dumps(claims).encode(), signature)
     return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+
+
+def pem(private: Any) -> str:
+    """The public half of a key."""
+    text: bytes = private.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return text.decode()
+
+
+def jwk(private: Any, **members: str) -> dict[str, Any]:
+    """The public half of a key, as a member of a key set."""
+    kind = RSAAlgorithm if isinstance(private, rsa.RSAPrivateKey) else ECAlgorithm
+    return kind.to_jwk(private.public_key(), as_dict=True) | members
 
 
 def connect(claims: Any, **config: Any) -> Any:
@@ -102,22 +134,125 @@ def test_a_token_without_an_algorithm_is_refused() -> None:
 
 def test_a_public_key_is_no_shared_secret() -> None:
     """The classic confusion: a token that is signed with the text of a public key."""
-    public = rsa.generate_private_key(65537, 2048).public_key()
-    pem = public.public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    ).decode()
     with pytest.raises(ConfigError, match=r"client\.token\.hmac_secret_key: The specified"):
-        verifier(hmac_secret_key=pem)
+        verifier(hmac_secret_key=pem(RSA_KEY))
     with pytest.raises(ConfigError, match=r"client\.token\.hmac_previous_secret_key"):
-        verifier(hmac_previous_secret_key=pem)
+        verifier(hmac_previous_secret_key=pem(RSA_KEY))
 
 
 def test_a_token_of_another_kind_is_refused() -> None:
     """Signed with RSA, by whomever: no key of ours allows it."""
-    private = rsa.generate_private_key(65537, 2048)
-    token = jwt.encode({"sub": "7"}, private, "RS256")
     with pytest.raises(TokenInvalidError, match="alg value is not allowed"):
-        verifier().verify_connection(token, NOW)
+        verifier().verify_connection(jwt.encode({"sub": "7"}, RSA_KEY, "RS256"), NOW)
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "RS384", "RS512", "ES256", "ES384", "ES512"])
+def test_public_keys_check_tokens(algorithm: str) -> None:
+    """RSA with any of its digests, ECDSA with the one of the key's curve; by PEM or by JWKS."""
+    private = EC_KEYS.get(algorithm, RSA_KEY)
+    name = "ecdsa_public_key" if algorithm in EC_KEYS else "rsa_public_key"
+    public = Verifier(TokenConfig.model_validate({name: pem(private)}))
+    assert public.verify_connection(jwt.encode({"sub": "7"}, private, algorithm), NOW).user == "7"
+    stranger = EC_STRANGER if algorithm in EC_KEYS else RSA_STRANGER
+    if algorithm in ("RS256", "ES256"):
+        with pytest.raises(TokenInvalidError, match="Signature"):
+            public.verify_connection(jwt.encode({"sub": "7"}, stranger, algorithm), NOW)
+
+
+@pytest.mark.parametrize("name", ["rsa_public_key", "ecdsa_public_key"])
+def test_a_public_key_checks_nothing_but_its_own_algorithms(name: str) -> None:
+    """Neither `none` nor an HMAC that is made with the key's text, which everybody may have."""
+    text = pem(RSA_KEY if name == "rsa_public_key" else EC_KEYS["ES256"])
+    public = Verifier(TokenConfig.model_validate({name: text}))
+    for algorithm in ("none", "HS256", "HS512", "PS256", "ES384", "EdDSA"):
+        head = by_hand({"alg": algorithm}, {"sub": "7"}).rpartition(".")[0]
+        mac = hmac.digest(text.encode(), head.encode(), "sha256")
+        forged = f"{head}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
+        for token in (f"{head}.", forged):
+            with pytest.raises(TokenInvalidError, match="alg value is not allowed"):
+                public.verify_connection(token, NOW)
+
+
+def test_secret_and_public_keys_side_by_side() -> None:
+    """Each kind of token meets the key of its kind."""
+    keys = {"rsa_public_key": pem(RSA_KEY), "ecdsa_public_key": pem(EC_KEYS["ES256"])}
+    both = verifier(**keys)
+    for token in (
+        signed({"sub": "7"}),
+        jwt.encode({"sub": "7"}, RSA_KEY, "RS384"),
+        jwt.encode({"sub": "7"}, EC_KEYS["ES256"], "ES256"),
+    ):
+        assert both.verify_connection(token, NOW).user == "7"
+
+
+def test_a_key_set_is_a_file(tmp_path: Path) -> None:
+    """`kid` chooses; what is no signature key of a kind that is known is passed over."""
+    file = tmp_path / "jwks.json"
+    file.write_text(json.dumps({"keys": [
+        jwk(RSA_KEY, kid="one", use="sig"),
+        jwk(EC_KEYS["ES256"], kid="two", alg="ES256"),
+        jwk(RSA_STRANGER, kid="enc", use="enc"),
+        jwk(RSA_STRANGER, kid="odd", alg="PS256"),
+        {"kty": "OKP", "crv": "Ed25519", "x": "AA", "kid": "three"},
+        {"kty": "oct", "k": "A" * 44, "kid": "secret"},
+    ]}))  # fmt: skip
+    keys = Verifier(TokenConfig(jwks_file=str(file)))
+
+    def user(key: Any, algorithm: str, **headers: str) -> str:
+        token = jwt.encode({"sub": "7"}, key, algorithm, headers)
+        return keys.verify_connection(token, NOW).user
+
+    assert user(RSA_KEY, "RS256", kid="one") == "7"
+    assert user(RSA_KEY, "RS512") == "7"
+    assert user(EC_KEYS["ES256"], "ES256", kid="two") == "7"
+    with pytest.raises(TokenInvalidError, match="kid not known"):
+        user(RSA_KEY, "RS256", kid="two")
+    for kid in ("one", "enc", "odd"):
+        with pytest.raises(TokenInvalidError, match=r"kid not known|Signature"):
+            user(RSA_STRANGER, "RS256", kid=kid)
+    with pytest.raises(TokenInvalidError, match="alg value is not allowed"):
+        keys.verify_connection(signed({"sub": "7"}, "A" * 44, kid="secret"), NOW)
+
+
+@pytest.mark.parametrize(
+    ("content", "mistake"),
+    [
+        (None, "cannot be read"),
+        ("{", "no JSON Web Key Set"),
+        ("[]", "no JSON Web Key Set"),
+        ('{"keys": [1]}', "no JSON Web Key Set"),
+        ('{"keys": [{"kty": "RSA", "n": "AQAB"}]}', "no JSON Web Key Set"),
+        ('{"keys": []}', "no RSA or EC key"),
+        ('{"keys": [{"kty": "RSA", "d": "AQAB"}]}', "holds a private key"),
+    ],
+)
+def test_a_key_set_that_is_none_is_told(tmp_path: Path, content: str | None, mistake: str) -> None:
+    """The node does not start with a file that it cannot use."""
+    file = tmp_path / "jwks.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=rf"client\.token\.jwks_file: .*{mistake}"):
+        Verifier(TokenConfig(jwks_file=str(file)))
+
+
+def test_a_public_key_of_another_kind_is_told() -> None:
+    """A key under the wrong name, a private key, one that is too short, an unknown curve."""
+    private = RSA_KEY.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ).decode()
+    for config, mistake in (
+        ({"rsa_public_key": pem(EC_KEYS["ES256"])}, "no public key of this kind"),
+        ({"ecdsa_public_key": pem(RSA_KEY)}, "no public key of this kind"),
+        ({"rsa_public_key": private}, "no public key of this kind"),
+        ({"rsa_public_key": "x"}, "no public key of this kind"),
+        ({"rsa_public_key": SHORT_RSA}, "2048 bits"),
+        ({"ecdsa_public_key": pem(ec.generate_private_key(ec.SECP256K1()))}, "the curve must be"),
+    ):
+        with pytest.raises(ConfigError, match=mistake) as caught:
+            Verifier(TokenConfig.model_validate(config))
+        assert "BEGIN PRIVATE" not in str(caught.value)
 
 
 def test_extensions_that_are_not_understood_are_refused() -> None:

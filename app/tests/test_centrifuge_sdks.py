@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,9 +14,9 @@ from websockets.asyncio.client import connect
 
 from tests import sdk
 from tests.cli.rig import Rig, running_fleet, servers_up, until
+from tests.conftest import JAVASCRIPT
 from tests.harness import settled
 
-JAVASCRIPT = Path(__file__).parent / "js"
 KEY = "a key"
 SECRET = "a secret of thirty-two bytes or more"  # noqa: S105 - the tests' own
 LIMIT = 60
@@ -63,16 +61,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 def cluster(fleet: Rig) -> sdk.Cluster:
     """The same as clients see it."""
     return sdk.Cluster(fleet.base_url, fleet.nodes["host1-8001"], KEY, SECRET)
-
-
-@pytest.fixture(scope="module")
-def modules() -> None:
-    """Install what package-lock.json says, once."""
-    npm = shutil.which("npm")
-    assert npm, "npm is not installed; scripts/test installs it"
-    if (JAVASCRIPT / "node_modules" / ".package-lock.json").exists():
-        return
-    subprocess.run([npm, "ci", "--silent"], cwd=JAVASCRIPT, check=True, timeout=120)
 
 
 async def javascript(cluster: sdk.Cluster, scenario: str, channel: str, step: sdk.Step) -> Any:
@@ -196,7 +184,7 @@ async def test_plain_and_sdk_clients_on_different_nodes_hear_each_other(
     await client.connect()
     await subscription.ready(5)
     (other,) = fleet.nodes.keys() - {_node_of(fleet, connection.connected[0])}
-    url = cluster.url.replace("http", "ws") + "/ws"
+    url = f"{cluster.url.replace('http', 'ws')}/ws?token={cluster.token(sub='bob')}"
     async with connect(url, additional_headers={"Cookie": f"WSNODE={other}"}, proxy=None) as plain:
         await plain.send('{"hello": "sdk"}')
         ack = json.loads(await plain.recv())

@@ -97,7 +97,7 @@ def test_the_reference_shows_value_default_and_meaning() -> None:
         '| `channel_regex` | RE2 expression | `""` | What ',
         "| `durability` | `primary` or `replicated` | `primary` | When ",
         "| `allowed_origins` | list of strings | `[]` | Origins ",
-        '| `hmac_secret_key` | string | `""` | The secret ',
+        '| `hmac_secret_key` | string | `""` | A secret ',
         "| `namespaces` | list | see below | Options ",
         "| `token` | mapping | see below | How ",
         "| `name` | string |  | The namespace's name",
@@ -174,7 +174,7 @@ def test_a_key_in_the_wrong_place_is_sent_to_the_right_one() -> None:
 
 def test_a_key_like_no_other_is_answered_with_the_known_ones() -> None:
     """There is no nearest one then."""
-    assert mistakes("http_api: {zzz: 1}") == ["http_api.zzz: unknown key; known are key"]
+    assert mistakes("http_api: {zzz: 1}") == ["http_api.zzz: unknown key; known are key, keys"]
 
 
 def test_a_key_without_value_is_absent_but_must_be_known() -> None:
@@ -187,7 +187,11 @@ def test_a_key_without_value_is_absent_but_must_be_known() -> None:
     ("text", "line"),
     [
         ("client: {insecure: true}", "client.insecure: {}"),
-        ("client: {token: {rsa_public_key: x}}", "client.token.rsa_public_key: {}"),
+        ("client: {token: {user_id_claim: x}}", "client.token.user_id_claim: {}"),
+        (
+            "client: {token: {jwks_public_endpoint: x}}",
+            "client.token.jwks_public_endpoint: {}; client.token.jwks_file is its like",
+        ),
         (
             "channel: {namespaces: [{name: ab, subscribe_proxy_enabled: true}]}",
             "channel.namespaces[0].subscribe_proxy_enabled: {}",

@@ -193,6 +193,19 @@ async def test_a_head_without_end_is_refused(start_node: StartNode) -> None:
         assert (await peer.message())["type"] == "ack"
 
 
+@pytest.mark.parametrize(
+    "first", [HANDSHAKE, b"POST /api/info HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"]
+)
+async def test_a_long_head_that_comes_at_once_is_refused(
+    start_node: StartNode, first: bytes
+) -> None:
+    """Its end does not make it good."""
+    node = await start_node()
+    head, _, body = first.partition(b"\r\n\r\n")
+    async with tcp(node, head + b"\r\nX-Header: %b\r\n\r\n" % (b"x" * 17_000) + body) as peer:
+        assert (await peer.rest()).startswith(b"HTTP/1.1 431 ")
+
+
 async def test_a_flood_of_pings_fills_no_memory(start_node: StartNode) -> None:
     """Who pings and does not read gets no more pongs than fit a small buffer."""
     node = await start_node()

@@ -27,6 +27,7 @@ def rounds(peer: str, mode: str, size: int, *values: float) -> list[dict[str, An
         (0, "0"),
         (0.01234, "0.01"),
         (1.5, "1.50"),
+        (9.8, "9.80"),
         (15.04, "15.0"),
         (8_000, "8,000"),
         (9_999, "10.0 k"),
@@ -107,19 +108,24 @@ def test_longer_bars_are_greater_numbers() -> None:
     )
 
 
-def test_lines_rise_with_their_numbers() -> None:
-    """The plot is XML, with a path a series; up is less y."""
-    series = [("one", [(100.0, 1.0), (10_000.0, 3.0)]), ("two", [(100.0, 2.0)])]
+def test_lines_rise_with_their_numbers_and_names_do_not_overlap() -> None:
+    """The plot is XML, with a path a series; up is less y, and names are a line apart."""
+    series = [("one", [(100.0, 1.0), (10_000.0, 3.0)]), ("two", [(100.0, 2.0), (10_000.0, 3.0)])]
     tree = ET.fromstring(report.lines("t", "clients", series))  # noqa: S314 - see above
     paths = [
         path.attrib["d"]
         for path in tree.iter("{http://www.w3.org/2000/svg}path")
-        if path.attrib["class"].startswith("series")
+        if path.attrib["class"] == "series0"
     ]
-    assert len(paths) == 2
     start, end = (point.split() for point in paths[0].removeprefix("M").split(" L"))
     assert float(start[0]) < float(end[0])
     assert float(start[1]) > float(end[1])
+    names = [
+        float(text.attrib["y"])
+        for text in tree.iter("{http://www.w3.org/2000/svg}text")
+        if text.text in ("one", "two")
+    ]
+    assert abs(names[0] - names[1]) >= 14
 
 
 def test_only_what_is_between_the_markers_is_replaced() -> None:

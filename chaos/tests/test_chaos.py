@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chaos.clients import what_clients_saw
+from chaos.clients import over_time, what_clients_saw
 from chaos.cluster import Cluster, CommandError
 from chaos.faults import FAULTS
 from chaos.schedule import schedule
@@ -141,3 +141,7 @@ def test_what_clients_saw_is_told_by_fault() -> None:
     assert (second["dropped"], second["reconnect_p50_ms"]) == (0, None)
     assert second["ack_max_ms"] == pytest.approx(500)
     assert second["delivery_max_ms"] is None
+    delivery, dropped_at = over_time(log, 1.0)
+    assert dropped_at == [4.0, 11.0]
+    assert delivery.whole().count == 1  # not the copy
+    assert [round(middle) for middle, _ in delivery.parts()] == [10]

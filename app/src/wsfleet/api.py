@@ -1,7 +1,7 @@
 """The server's HTTP API, `/api`: requests, answers and errors as in Centrifugo's.
 
 Every method is POST with a JSON object, and answers 200 with `result` or `error`; only a request
-that is none (422) or has no key (401) gets another status.
+that is none (422), has no key (401), or comes where no key is configured (403) gets another status.
 """
 
 import asyncio
@@ -100,6 +100,26 @@ class Disconnect(Request):
     disconnect: DisconnectReason = DisconnectReason()
 
 
+class BlockUser(Request):
+    """Keep a user out until `expire_at`, in Unix seconds; 0 is until `unblock_user`."""
+
+    user: str = Field(min_length=1)
+    expire_at: int = Field(default=0, ge=0)
+
+
+class UnblockUser(Request):
+    """Let a user come again."""
+
+    user: str
+
+
+class RevokeToken(Request):
+    """Refuse the token whose claim `jti` is `uid` until `expire_at`, which may be the token's."""
+
+    uid: str = Field(min_length=1)
+    expire_at: int = Field(default=0, ge=0)
+
+
 class History(Channel):
     """Publications after (in reverse: before) `since`; a limit of 0 is the top position alone."""
 
@@ -185,6 +205,26 @@ class Api:
         )
         return {}
 
+    async def block_user(self, request: BlockUser) -> dict[str, Any]:
+        """Block a user, and disconnect them."""
+        self._must_be_to_come(request.expire_at)
+        await self._node.denylist.block(request.user, request.expire_at)
+        code = DisconnectCode.PERMISSION_DENIED
+        await self._command(do="disconnect", user=request.user, code=code.code, reason=code.reason)
+        return {}
+
+    async def unblock_user(self, request: UnblockUser) -> dict[str, Any]:
+        """Unblock a user."""
+        await self._node.denylist.unblock(request.user)
+        return {}
+
+    async def revoke_token(self, request: RevokeToken) -> dict[str, Any]:
+        """Revoke a token, and disconnect who came with it."""
+        self._must_be_to_come(request.expire_at)
+        await self._node.denylist.revoke(request.uid, request.expire_at)
+        await self._node.broker.command(commands.encode(commands.Revocation(request.uid)))
+        return {}
+
     async def presence(self, request: Channel) -> dict[str, Any]:
         """Who is in a channel."""
         members = await self._members(request.channel)
@@ -247,6 +287,10 @@ class Api:
             ]
         }
 
+    def _must_be_to_come(self, expire_at: int) -> None:
+        if expire_at and expire_at <= time.time():
+            raise ChannelError(ErrorCode.BAD_REQUEST, "expire_at is over: it is in Unix seconds")
+
     async def _members(self, name: str) -> dict[str, Member]:
         channel = self._node.channels.find(name)
         if not channel.options.presence:
@@ -299,19 +343,26 @@ def _error(code: ErrorCode, message: str) -> dict[str, Any]:
     return {"error": {"code": code.code, "message": f"{code.message}: {message}"}}
 
 
-def create_router(node: Node) -> APIRouter:
-    """The API's routes; without `http_api.key` in the configuration nobody may use them."""
-    api = Api(node)
-    key = node.config.http_api.key.get_secret_value()
+def key_check(node: Node) -> Callable[[str | None], Awaitable[None]]:
+    """What a request must pass that is not for everybody, as a dependency of its route."""
+    keys = [key.encode() for key in node.config.http_api.accepted]
     header = APIKeyHeader(name="X-API-Key", auto_error=False)
 
-    async def authorize(given: Annotated[str | None, Depends(header)]) -> None:
-        if not key:
-            raise HTTPException(401, "the API is closed: http_api.key is not configured")
-        if given is None or not hmac.compare_digest(given.encode(), key.encode()):
+    async def check(given: Annotated[str | None, Depends(header)]) -> None:
+        if not keys:
+            raise HTTPException(403, "the API is closed: http_api.key is not configured")
+        shown = (given or "").encode()
+        matches = [hmac.compare_digest(shown, key) for key in keys]  # all: time tells nothing
+        if not any(matches):
             raise HTTPException(401, "the header X-API-Key is missing or wrong")
 
-    router = APIRouter(prefix="/api", tags=["server API"], dependencies=[Depends(authorize)])
+    return check
+
+
+def create_router(node: Node) -> APIRouter:
+    """The API's routes; without a key in the configuration nobody may use them."""
+    api = Api(node)
+    router = APIRouter(prefix="/api", tags=["server API"], dependencies=[Depends(key_check(node))])
 
     def add(name: str, method: Method, model: type[R]) -> None:
         async def route(request: R) -> Response:
@@ -329,6 +380,9 @@ def create_router(node: Node) -> APIRouter:
         (api.subscribe, Subscribe),
         (api.unsubscribe, Unsubscribe),
         (api.disconnect, Disconnect),
+        (api.block_user, BlockUser),
+        (api.unblock_user, UnblockUser),
+        (api.revoke_token, RevokeToken),
         (api.presence, Channel),
         (api.presence_stats, Channel),
         (api.history, History),

@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from wsfleet import __version__
 from wsfleet.api import create_router
 from wsfleet.centrifuge_endpoint import Centrifuge
+from wsfleet.console import create_console
 from wsfleet.node import Node
 from wsfleet.plain_endpoint import Plain
 from wsfleet.websocket import ROUTES
@@ -30,6 +31,7 @@ def create_app(node: Node) -> FastAPI:
     app = FastAPI(title="wsfleet", version=__version__, lifespan=lifespan)
 
     app.include_router(create_router(node))
+    app.mount("/console", create_console(node))
 
     @app.get("/health")
     async def health() -> dict[str, Any]:

@@ -12,22 +12,17 @@ What the protocol says to a token that is not taken:
 import base64
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, TypeVar
 
-import structlog
-from jwt import PyJWS
-from jwt.algorithms import HMACAlgorithm
-from jwt.exceptions import InvalidKeyError, PyJWTError
+from jwt.exceptions import InvalidSignatureError, PyJWTError
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
-from wsfleet.config import ChannelOptions, ClientConfig, ConfigError, TokenConfig
+from wsfleet import jwt_keys
+from wsfleet.config import ChannelOptions, ClientConfig, TokenConfig
 
-log = structlog.get_logger(__name__)
-
-SHORTEST_KEY = 32  # bytes: RFC 7518, section 3.2, for HS256
 NEED_HISTORY = ("force_positioning", "force_recovery")
 
 
@@ -71,11 +66,13 @@ class Grant:
 class ConnectionToken:
     """A client's identity.
 
-    `expire_at` is in Unix seconds, 0 is never. `info` is as in `Grant`, `meta` is JSON that only
-    the server sees. `subs` are the channels that the server subscribes the client to.
+    `id` is the claim `jti`, by which the token can be revoked. `expire_at` is in Unix seconds, 0
+    is never. `info` is as in `Grant`, `meta` is JSON that only the server sees. `subs` are the
+    channels that the server subscribes the client to.
     """
 
     user: str
+    id: str
     expire_at: int
     info: bytes | None
     meta: bytes | None
@@ -94,10 +91,11 @@ class ConnectionToken:
 class SubscriptionToken:
     """The right to subscribe to one channel; `expire_at` is in Unix seconds, 0 is never.
 
-    `client`, where it is not empty, is the only client that may use it.
+    `id` is the claim `jti`. `client`, where it is not empty, is the only client that may use it.
     """
 
     user: str
+    id: str
     channel: str
     client: str
     expire_at: int
@@ -119,17 +117,14 @@ class Verifier:
     """Checks tokens by one section of the configuration, whose path is `name`.
 
     Raises:
-        ConfigError: a secret cannot be one, such as the PEM text of a public key.
+        ConfigError: a key cannot be one.
     """
 
     def __init__(self, config: TokenConfig, name: str = "client.token") -> None:
         self._config = config
         self._name = name
-        self._jws = PyJWS(algorithms=[])  # nothing is accepted but what a key of ours allows
-        for algorithm, digest in _HMAC.items():
-            self._jws.register_algorithm(algorithm, _PreparedHmac(digest))
-        self._secret = self._prepared("hmac_secret_key")
-        self._previous_secret = self._prepared("hmac_previous_secret_key")
+        self._keys = jwt_keys.load(config, name)
+        self._jws = jwt_keys.verifier()
 
     def verify_connection(self, token: str, now: float | None = None) -> ConnectionToken:
         """Read a connection token; `now` is Unix seconds, the clock's by default.
@@ -149,6 +144,7 @@ class Verifier:
             subs = {channel: Grant() for channel in claims.channels}
         return ConnectionToken(
             user=claims.sub,
+            id=claims.jti,
             expire_at=claims.end,
             info=_either(claims.info, claims.b64info),
             meta=_json(claims.meta),
@@ -169,41 +165,32 @@ class Verifier:
             raise TokenInvalidError("the claim channel is missing")
         return SubscriptionToken(
             user=claims.sub,
+            id=claims.jti,
             channel=claims.channel,
             client=claims.client,
             expire_at=claims.end,
             grant=claims.grant(),
         )
 
-    def _prepared(self, key: str) -> bytes | None:
-        secret: str = getattr(self._config, key).get_secret_value()
-        if not secret:
-            return None
-        if len(secret.encode()) < SHORTEST_KEY:
-            log.warning("short secret", key=f"{self._name}.{key}", wanted_bytes=SHORTEST_KEY)
-        try:
-            return HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
-        except InvalidKeyError as error:
-            raise ConfigError(f"{self._name}.{key}", [str(error)]) from None
-
-    def _keys(self, now: float) -> Iterator[tuple[bytes, list[str]]]:
-        """Each key and the algorithms it is for: no key is ever tried with another's."""
-        if self._secret is not None:
-            yield self._secret, list(_HMAC)
-        until = self._config.hmac_previous_secret_key_valid_until
-        if self._previous_secret is not None and (not until or now <= until):
-            yield self._previous_secret, list(_HMAC)
-
     def _signed(self, token: str, now: float) -> bytes:
         """The claims of a token that is signed with one of the keys."""
-        reason: Exception | str = f"no key is configured: set {self._name}.hmac_secret_key"
-        for key, algorithms in self._keys(now):
-            try:
-                payload: bytes = self._jws.decode_complete(token, key, algorithms)["payload"]
-            except (PyJWTError, ValueError) as error:  # ValueError: text that is not UTF-8
-                reason = error
-            else:
-                return payload
+        if not self._keys:
+            keys = f"{self._name}.hmac_secret_key, rsa_public_key, ecdsa_public_key or jwks_file"
+            raise TokenInvalidError(f"no key is configured: set {keys}")
+        reason: Exception | str = "its alg value is not allowed, or its kid not known"
+        try:
+            header = self._jws.get_unverified_header(token)
+            for key in self._keys:
+                if key.may_have_signed(header, now):
+                    try:
+                        found = self._jws.decode_complete(token, key.material, key.algorithms)
+                    except InvalidSignatureError as error:
+                        reason = error
+                    else:
+                        payload: bytes = found["payload"]
+                        return payload
+        except (PyJWTError, ValueError) as error:  # ValueError: text that is not UTF-8
+            reason = error
         raise TokenInvalidError(str(reason))
 
     def _check_recipient(self, claims: "_Claims") -> None:
@@ -218,7 +205,7 @@ def verifiers(config: ClientConfig) -> tuple[Verifier, Verifier]:
     """The verifier of connection tokens and that of subscription tokens.
 
     Raises:
-        ConfigError: a secret cannot be one.
+        ConfigError: a key cannot be one.
     """
     connection = Verifier(config.token)
     if not config.subscription_token.enabled:
@@ -231,23 +218,6 @@ def origin_allowed(origin: str | None, patterns: list[str]) -> bool:
     if not origin:
         return True
     return any(fnmatchcase(origin.lower(), pattern) for pattern in patterns)
-
-
-_HMAC = {
-    "HS256": HMACAlgorithm.SHA256,
-    "HS384": HMACAlgorithm.SHA384,
-    "HS512": HMACAlgorithm.SHA512,
-}
-
-
-class _PreparedHmac(HMACAlgorithm):
-    """Takes a key that was examined once, when the configuration was read."""
-
-    def prepare_key(self, key: str | bytes) -> bytes:
-        return key if isinstance(key, bytes) else key.encode()
-
-    def check_key_length(self, key: Any) -> None:
-        return None
 
 
 def _decoded(text: str) -> str:
@@ -303,6 +273,7 @@ class _Claims(_Json):
     exp: int | float | None = None
     nbf: int | float | None = None
     expire_at: int | None = None
+    jti: str = ""
     aud: str | list[str] = []
     iss: str = ""
     channel: str = ""

@@ -20,7 +20,6 @@ from wsfleet.auth import (
     TokenError,
     TokenExpiredError,
     TokenMismatchError,
-    origin_allowed,
 )
 from wsfleet.background import Background
 from wsfleet.broker import Following, Position
@@ -37,6 +36,7 @@ from wsfleet.config import ChannelOptions
 from wsfleet.connection import Close, Closes, Connection
 from wsfleet.endpoints import refuse, serve
 from wsfleet.frames import frame
+from wsfleet.limits import too_deep
 from wsfleet.listener import Census, Listener
 from wsfleet.node import Node
 from wsfleet.protocol.centrifuge.codec import Codec, ProtocolError
@@ -160,7 +160,6 @@ class Centrifuge(Listener):
         codecs: list[Codec] = [JSONCodec(max_channel=limit), ProtobufCodec(max_channel=limit)]
         self.codecs = {codec.name: codec for codec in codecs}
         self.clients: dict[str, CentrifugeClient] = {}
-        self._users: dict[str, set[CentrifugeClient]] = {}
         self.background = Background()
         node.listeners.add(self)
         node.background.append(self.refresh_presence)
@@ -168,8 +167,8 @@ class Centrifuge(Listener):
     async def endpoint(self, websocket: WebSocket, request: Request) -> None:
         """Serve one client."""
         config = self.node.config.client
-        if not origin_allowed(request.headers.get("origin"), config.allowed_origins):
-            refuse(self.node, websocket, "origin")
+        if (refusal := self.node.admission.origin(request.headers)) is not None:
+            refuse(self.node, websocket, refusal)
             return
         negotiated = negotiate(request.subprotocols, request.query)
         codec = self.codecs[negotiated.encoding]
@@ -189,17 +188,17 @@ class Centrifuge(Listener):
             outbox_limit=config.queue_max_size,
         )
 
-    def add(self, client: "CentrifugeClient") -> None:
-        """Count a client in: it is known who its user is."""
+    def add(self, client: "CentrifugeClient") -> bool:
+        """Count a client in: it is known who its user is; False if that one has too many."""
+        if not self.node.users.add(client):
+            return False
         self.clients[client.id] = client
-        self._users.setdefault(client.user, set()).add(client)
+        return True
 
     def remove(self, client: "CentrifugeClient") -> None:
         """Count a client out, if it was counted in."""
         if self.clients.pop(client.id, None) is not None:
-            self._users[client.user].discard(client)
-            if not self._users[client.user]:
-                del self._users[client.user]
+            self.node.users.remove(client)
 
     def published(self, channel: str, entry: Entry, record: Record) -> None:
         """Encode once for each encoding; those whose encoding cannot carry it are disconnected."""
@@ -235,23 +234,14 @@ class Centrifuge(Listener):
                 client.insufficient_state(subscription)
 
     def commanded(self, command: commands.Message) -> None:
-        """Carry out what is wanted of the connections of a user."""
-        match command:
-            case commands.Command():
-                for client in self._connections_of(command.user):
-                    if command.concerns(client.user, client.id):
-                        self.background.start(client.command(command))
-            case commands.SingleConnection():
-                for client in self._connections_of(command.user):
+        """End the connections of a user but one; what else is commanded, `Users` hears."""
+        if isinstance(command, commands.SingleConnection):
+            for other in self.node.users.of(command.user):
+                if (client := self.clients.get(other.id)) is not None:
                     client.only_one_stays(command.client)
 
-    def _connections_of(self, user: str) -> list["CentrifugeClient"]:
-        return list(self._users.get(user, ()))
-
     def count(self, census: Census) -> None:
-        """Count those who are connected, their users and their subscriptions."""
-        census.clients += len(self.clients)
-        census.users |= self._users.keys()
+        """Count the channels' subscribers."""
         for client in self.clients.values():
             census.subscribers.update(client.subscriptions.keys())
 
@@ -294,6 +284,7 @@ class CentrifugeClient:
         self.id = connection.client_id
         self.connected = False
         self.user = ""
+        self.token_id = ""
         self.conn_info = b""
         self.subscriptions: dict[str, Subscription] = {}
         self._later("stale", self._config.stale_close_delay, self._stale)
@@ -375,7 +366,7 @@ class CentrifugeClient:
             case HistoryRequest():
                 return await self._history(request)
             case RefreshRequest():
-                return self._refresh(request)
+                return await self._refresh(request)
             case SubRefreshRequest():
                 return self._sub_refresh(request)
             case SendRequest():
@@ -394,6 +385,7 @@ class CentrifugeClient:
             if request.token:
                 token = self._node.connection_tokens.verify_connection(request.token)
                 self.user, self.conn_info = token.user, token.info or b""
+                self.token_id = token.id
                 expire_at = token.expire_at
                 grants = dict(token.subs)
         except TokenExpiredError:
@@ -404,10 +396,13 @@ class CentrifugeClient:
             raise DisconnectedError(DisconnectCode.INVALID_TOKEN) from None
         if request.token and not self.user and self._config.disallow_anonymous_connection_tokens:
             raise DisconnectedError(DisconnectCode.PERMISSION_DENIED)
+        if not self._hub.add(self):
+            raise DisconnectedError(DisconnectCode.CONNECTION_LIMIT)
         self.connected = True
-        self._hub.add(self)
         self._connection.cork()
         try:
+            # Only now that it is counted in: it hears of it if its user is blocked after this.
+            await self._check_denylist(self.token_id)
             subs, joined = await self._join_server_side(request, grants)
             result = ConnectResult(
                 client=self.id,
@@ -417,6 +412,7 @@ class CentrifugeClient:
                 subs=subs,
                 ping=int(self._config.ping_interval) if self._app_pings else 0,
                 pong=self._app_pings and self._config.pong_timeout > 0,
+                node=self._node.settings.name,
             )
             answer = self._frame(Reply(number, result))
         except BaseException:
@@ -432,6 +428,11 @@ class CentrifugeClient:
         if self._app_pings:
             first = random.uniform(0.5, 1.0) * self._config.ping_interval  # noqa: S311 - jitter
             self._later("ping", first, self._ping)
+
+    async def _check_denylist(self, token_id: str) -> None:
+        objection = await self._node.denylist.objection(self.user, token_id)
+        if objection is not None:
+            raise DisconnectedError(objection)
 
     async def _join_server_side(
         self, request: ConnectRequest, grants: dict[str, Grant]
@@ -496,7 +497,7 @@ class CentrifugeClient:
         found = [(channels.find(name), grant) for name, grant in grants.items()]
         return [(channel, grant.applied_to(channel.options), grant) for channel, grant in found]
 
-    def _refresh(self, request: RefreshRequest) -> RefreshResult:
+    async def _refresh(self, request: RefreshRequest) -> RefreshResult:
         if not request.token:
             raise DisconnectedError(DisconnectCode.BAD_REQUEST)
         try:
@@ -506,6 +507,8 @@ class CentrifugeClient:
             raise DisconnectedError(DisconnectCode.EXPIRED) from None
         except TokenError:
             raise DisconnectedError(DisconnectCode.INVALID_TOKEN) from None
+        await self._check_denylist(token.id)
+        self.token_id = token.id
         self._expire_connection_at(token.expire_at)
         return RefreshResult(expires=token.expire_at > 0, ttl=_ttl(token.expire_at))
 
@@ -523,7 +526,7 @@ class CentrifugeClient:
             raise DisconnectedError(DisconnectCode.BAD_REQUEST)
         if request.tf:
             raise RefusedError(ErrorCode.BAD_REQUEST)
-        grant, expire_at = self._permission(channel, request)
+        grant, expire_at = await self._permission(channel, request)
         options = subscription_options(
             channel,
             self.user,
@@ -538,7 +541,7 @@ class CentrifugeClient:
             self._reply(Reply(number, result))
         await self._tell_joined(subscription)
 
-    def _permission(self, channel: Channel, request: SubscribeRequest) -> tuple[Grant, int]:
+    async def _permission(self, channel: Channel, request: SubscribeRequest) -> tuple[Grant, int]:
         if not request.token:
             if (refusal := may_subscribe(channel, self.user)) is not None:
                 raise RefusedError(refusal)
@@ -552,6 +555,8 @@ class CentrifugeClient:
             raise DisconnectedError(DisconnectCode.INVALID_TOKEN) from None
         except TokenError:
             raise RefusedError(ErrorCode.PERMISSION_DENIED) from None
+        if await self._node.denylist.objection("", token.id) is not None:
+            raise RefusedError(ErrorCode.PERMISSION_DENIED)
         return token.grant, token.expire_at
 
     @contextlib.asynccontextmanager
@@ -655,7 +660,7 @@ class CentrifugeClient:
 
     async def _publish(self, request: PublishRequest) -> PublishResult:
         channel = self._node.channels.resolve(request.channel)
-        if not request.data:
+        if not request.data or too_deep(request.data, self._node.settings.max_json_depth):
             raise RefusedError(ErrorCode.BAD_REQUEST)
         subscription = self.subscriptions.get(request.channel)
         refusal = may_publish(channel, self.user, subscribed=subscription is not None)
@@ -779,6 +784,8 @@ class CentrifugeClient:
         await self._leave(subscription)
 
     def _reply(self, reply: Reply) -> None:
+        if reply.error is not None:
+            self._node.metrics.reply_errors.labels(str(reply.error.code)).inc()
         self._connection.send(self._frame(reply))
 
     def _frame(self, reply: Reply) -> bytes:

@@ -39,6 +39,12 @@ class SingleConnection(msgspec.Struct, frozen=True, tag=True):
     client: str
 
 
+class Revocation(msgspec.Struct, frozen=True, tag=True):
+    """Disconnect who came with the token with this `jti`."""
+
+    token: str
+
+
 class Survey(msgspec.Struct, frozen=True, tag=True):
     """Ask every node for its `Count`, which goes to `asker`; `pattern` says which channels."""
 
@@ -59,7 +65,7 @@ class Count(msgspec.Struct, frozen=True, tag=True):
     subscribers: dict[str, int]
 
 
-Message = Command | SingleConnection | Survey | Count
+Message = Command | SingleConnection | Revocation | Survey | Count
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)

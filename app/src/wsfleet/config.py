@@ -64,6 +64,8 @@ HERE = {
     "prometheus": "/metrics is always on",
     "health": "/health and /ready are always on",
     "client.connection_limit": "WSFLEET_MAX_CONNECTIONS is its like",
+    "client.token.jwks_public_endpoint": "client.token.jwks_file is its like",
+    "client.subscription_token.jwks_public_endpoint": "its jwks_file is its like",
 }
 """For Centrifugo's keys that are none here: what to use instead."""
 
@@ -311,22 +313,30 @@ class ChannelConfig(Section):
 
 
 class TokenConfig(Section):
-    """How tokens are checked; HS256, HS384 and HS512 are accepted."""
+    """How tokens are checked: with any of these keys; without one no token is accepted."""
 
     hmac_secret_key: SecretStr = SecretStr("")
-    """The secret that tokens are signed with: 32 bytes or more. Empty: no token is accepted."""
+    """A secret that tokens are signed with (HS256, HS384, HS512): 32 bytes or more."""
     hmac_previous_secret_key: SecretStr = SecretStr("")
     """A second secret that is still accepted, while clients come over to a new one."""
     hmac_previous_secret_key_valid_until: NonNegativeInt = 0
     """Until when that is so, Unix seconds; 0 is for ever."""
+    rsa_public_key: str = ""
+    """A public key in PEM, of 2048 bits or more, for tokens with RS256, RS384 and RS512."""
+    ecdsa_public_key: str = ""
+    """A public key in PEM on the curve P-256, P-384 or P-521, for tokens with ES256, ES384 or ES512
+    accordingly."""
+    jwks_file: str = ""
+    """A file with a JSON Web Key Set, whose RSA and EC keys are accepted; a token's `kid` chooses
+    among them. Read at start. Not a key of Centrifugo's, which fetches `jwks_public_endpoint`."""
     audience: str = ""
     """Unless empty, the claim `aud` must be this, or a list with it."""
     issuer: str = ""
     """Unless empty, the claim `iss` must be this."""
 
     elsewhere: ClassVar[str] = """
-        rsa_public_key ecdsa_public_key jwks_public_endpoint audience_regex issuer_regex
-        user_id_claim insecure_skip_jwks_endpoint_safety_check
+        jwks_public_endpoint audience_regex issuer_regex user_id_claim
+        insecure_skip_jwks_endpoint_safety_check
     """
 
     @model_validator(mode="after")
@@ -355,13 +365,13 @@ class PersonalChannel(Section):
     """The namespace of those channels. Empty: none."""
     single_connection: bool = False
     """A user's new connection ends the others, on every node, with code 3504, which is final for
-    SDKs. Of several that come at once the last one stays.
+    SDKs. Of several that come at once the last one stays. Those of the plain protocol do not count.
 
     Unlike Centrifugo, does not need `presence`."""
 
 
 class ClientConfig(Section):
-    """Connections of the Centrifuge protocol."""
+    """Connections. What is about tokens, origins and users holds for the plain protocol as well."""
 
     token: TokenConfig = TokenConfig()
     """How connection tokens are checked, and subscription tokens unless the next says otherwise."""
@@ -394,6 +404,9 @@ class ClientConfig(Section):
     """Between two renewals of a client's presence."""
     queue_max_size: PositiveInt = 1_048_576
     """Bytes that may wait for one client; a slower one is disconnected."""
+    user_connection_limit: NonNegativeInt = 0
+    """Connections that one user may have on a node process, of both protocols together; 0 is no
+    limit."""
     channel_limit: PositiveInt = 128
     """Channels that one client may be subscribed to."""
     history_max_publication_limit: PositiveInt = 300
@@ -406,7 +419,7 @@ class ClientConfig(Section):
 
     elsewhere: ClassVar[str] = """
         proxy concurrency channel_position_check_delay channel_position_max_time_lag
-        connection_limit user_connection_limit connection_rate_limit connect_include_server_time
+        connection_limit connection_rate_limit connect_include_server_time
         insecure_skip_token_signature_verify user_id_http_header insecure
         connect_code_to_unidirectional_disconnect
     """
@@ -422,9 +435,17 @@ class HttpApi(Section):
     """The server's HTTP API."""
 
     key: SecretStr = SecretStr("")
-    """What callers of the API must show. Empty: nobody may call it."""
+    """What callers of the API must show. Empty, and without `keys`: nobody may call it."""
+    keys: list[SecretStr] = []
+    """Further keys that are accepted, while callers come over from one to another. Not a key of
+    Centrifugo's."""
 
     elsewhere: ClassVar[str] = "disabled handler_prefix error_mode external insecure"
+
+    @property
+    def accepted(self) -> list[str]:
+        """All keys that open the API."""
+        return [key for secret in (self.key, *self.keys) if (key := secret.get_secret_value())]
 
 
 class Config(Section):

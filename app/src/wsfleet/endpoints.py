@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Protocol
 
+from wsfleet.admission import Refusal
 from wsfleet.connection import Closes, Connection
+from wsfleet.limits import TOO_MANY, Meter
 from wsfleet.node import Node
 from wsfleet.sessions import new_client_id
 from wsfleet.websocket import WebSocket
-
-RETRY_AFTER = "1"
 
 
 class Client(Protocol):
@@ -26,21 +26,24 @@ class Client(Protocol):
 class Attendance:
     """A client on the node, from the handshake to the close: counted in, and counted out."""
 
-    __slots__ = ("_connection", "_node", "_protocol", "client")
+    __slots__ = ("_connection", "_meter", "_node", "_protocol", "client")
 
     def __init__(self, node: Node, connection: Connection, protocol: str) -> None:
         self.client: Client | None = None
         self._node = node
         self._connection = connection
+        self._meter = Meter(node.rates)
         self._protocol = protocol
         node.metrics.connections.labels(protocol).inc()
         node.opened(connection)
 
     async def receive(self, message: str | bytes) -> None:
-        """Take one message."""
+        """Take one message, or end the connection if there are too many."""
         self._connection.last_message_at = time.monotonic()
         self._node.metrics.messages_received.inc()
-        if self.client is not None:
+        if not self._meter.take(len(message)):
+            self._connection.close(*TOO_MANY)
+        elif self.client is not None:
             await self.client.receive(message)
 
     async def closed(self, code: int, reason: str) -> None:
@@ -53,12 +56,10 @@ class Attendance:
         await self._node.sessions.close(self._connection)
 
 
-def refuse(
-    node: Node, websocket: WebSocket, reason: str, status: HTTPStatus = HTTPStatus.FORBIDDEN
-) -> None:
+def refuse(node: Node, websocket: WebSocket, refusal: Refusal) -> None:
     """Deny the handshake, and count it."""
-    node.metrics.connections_refused.labels(reason).inc()
-    websocket.deny(status, reason)
+    node.metrics.connections_refused.labels(refusal.label).inc()
+    websocket.deny(refusal.status, refusal.text, refusal.headers)
 
 
 async def serve(
@@ -73,8 +74,7 @@ async def serve(
 ) -> None:
     """Begin to serve one connection of one of `metrics.PROTOCOLS`."""
     if (reason := node.refusal_reason()) is not None:
-        node.metrics.connections_refused.labels(reason).inc()
-        websocket.deny(HTTPStatus.SERVICE_UNAVAILABLE, reason, {"Retry-After": RETRY_AFTER})
+        refuse(node, websocket, Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, reason))
         return
     websocket.accept(subprotocol)
     connection = Connection(

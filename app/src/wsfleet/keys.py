@@ -36,6 +36,16 @@ def connection(client_id: str) -> str:
     return f"connection:{client_id}"
 
 
+def blocked(user: str) -> str:
+    """String: exists while the user is blocked."""
+    return f"wsfleet:blocked:{user}"
+
+
+def revoked(token: str) -> str:
+    """String: exists while the token with this `jti` is revoked."""
+    return f"wsfleet:revoked:{token}"
+
+
 def node(name: str) -> str:
     """Hash: what a node says of itself."""
     return f"wsfleet:node:{name}"
@@ -44,6 +54,11 @@ def node(name: str) -> str:
 def node_clients(name: str) -> str:
     """Set: the clients whose `connection:*` key is (or was last) this node's."""
     return f"wsfleet:node:{name}:clients"
+
+
+def samples(name: str) -> str:
+    """Stream: what a node did in the last minutes; it expires some minutes after the node."""
+    return f"wsfleet:node:{name}:samples"
 
 
 def control(name: str) -> str:

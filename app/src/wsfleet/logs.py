@@ -7,9 +7,17 @@ import orjson
 import structlog
 
 
-def configure(level: str) -> None:
+def configure(level: str, node: str) -> None:
     """Send structlog's and the standard library's (uvicorn's) events the same way."""
+
+    def add_node(
+        _: object, __: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        event["node"] = node  # the logs of all nodes may be read in one place
+        return event
+
     shared: list[structlog.typing.Processor] = [
+        add_node,
         structlog.stdlib.add_logger_name,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

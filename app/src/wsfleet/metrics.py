@@ -51,6 +51,9 @@ class Metrics:
         self.messages_failed = self._counter(
             "messages_failed", "Messages of the plain protocol answered with an error.", "code"
         )
+        self.reply_errors = self._counter(
+            "reply_errors", "Commands of the Centrifuge protocol answered with an error.", "code"
+        )
         self.deliveries = self._counter("deliveries", "Publications sent to a client.")
         self.publish_seconds = self._histogram(
             "publish_seconds", "From a client's message until it is kept in Redis."

@@ -10,13 +10,16 @@ import structlog
 
 from wsfleet import __version__
 from wsfleet import config as configuration
+from wsfleet.admission import Admission
 from wsfleet.auth import verifiers
 from wsfleet.broker import Broker
 from wsfleet.channels import Channels
 from wsfleet.connection import NORMAL, Connection
+from wsfleet.denylist import Denylist
 from wsfleet.drain import Drain, State
 from wsfleet.health import Sampler
 from wsfleet.hub import Hub
+from wsfleet.limits import Rates
 from wsfleet.listener import Listeners
 from wsfleet.metrics import DeliveryTimer, Metrics
 from wsfleet.primary import DIGEST
@@ -27,6 +30,7 @@ from wsfleet.settings import Settings
 from wsfleet.store import Store, UnavailableError
 from wsfleet.survey import Surveys
 from wsfleet.tasks import end
+from wsfleet.users import Users
 
 log = structlog.get_logger(__name__)
 
@@ -54,13 +58,20 @@ class Node:
         self.sessions = Sessions(self.store, self.registry, settings.name, settings.resume_window)
         self.listeners = Listeners()
         self.listeners.add(DeliveryTimer(self.metrics))
+        self.users = Users(self.config.client.user_connection_limit)
+        self.listeners.add(self.users)
+        self.rates = Rates.of(settings.message_rate, settings.byte_rate)
+        self.denylist = Denylist(self.store)
+        self.admission = Admission(
+            self.config.client, self.connection_tokens, self.users, self.denylist
+        )
         self.broker = Broker(
             self.store,
             settings.name,
             self.listeners,
             self.metrics,
             probe_interval=settings.heartbeat_interval,
-            on_subscribed=self.registry.hurry,
+            on_subscribed=self._on_subscribed,
         )
         self.surveys = Surveys(self.broker, settings.name, self.listeners)
         self.broker.keep(plain.CHANNEL, self.channels.find(plain.CHANNEL).options)
@@ -83,6 +94,7 @@ class Node:
             *self.broker.loops(),
             self.registry.run(),
             self.sampler.run(),
+            self.users.recheck(self.denylist),
             *(loop() for loop in self.background),
         ]
         if self.settings.idle_timeout:
@@ -176,6 +188,10 @@ class Node:
         await self.sessions.reconcile()
         used = {node.get("functions", "") for node in (await self.registry.nodes()).values()}
         await self.store.forget_functions(used)
+
+    def _on_subscribed(self) -> None:
+        self.registry.hurry()
+        self.users.hurry()
 
     async def _close_idle(self) -> None:
         timeout = self.settings.idle_timeout

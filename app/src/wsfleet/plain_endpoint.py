@@ -1,16 +1,20 @@
 """The endpoint `/ws`: turns each message into state, broadcast and ack, one after the other."""
 
 import asyncio
+import contextlib
 import time
 
 import structlog
 from redis.exceptions import RedisError
 
+from wsfleet import commands
+from wsfleet.admission import Identity, Refusal
 from wsfleet.connection import Connection
-from wsfleet.endpoints import serve
+from wsfleet.endpoints import refuse, serve
 from wsfleet.listener import Census, Listener
 from wsfleet.node import Node
 from wsfleet.protocol import plain
+from wsfleet.protocol.centrifuge.codes import DisconnectCode
 from wsfleet.records import Member, Record
 from wsfleet.store import UnavailableError
 from wsfleet.stream import Entry
@@ -33,11 +37,19 @@ class Plain(Listener):
     async def endpoint(self, websocket: WebSocket, request: Request) -> None:
         """Serve one client."""
         node = self._node
+        admitted = node.admission.origin(request.headers) or await node.admission.identify(
+            request.headers, request.query
+        )
+        if isinstance(admitted, Refusal):
+            refuse(node, websocket, admitted)
+            return
 
         async def create(connection: Connection) -> PlainClient:
+            client = PlainClient(node, connection, admitted)
             node.hub.subscribe(connection, TOPIC)
             await node.sessions.open(connection)
-            return PlainClient(node, connection)
+            await client.enter()
+            return client
 
         await serve(node, websocket, "plain", plain.CLOSES, create)
 
@@ -50,20 +62,60 @@ class Plain(Listener):
             )
 
     def count(self, census: Census) -> None:
-        """Count all: each is in the channel, and without a user."""
+        """Count the channel's subscribers: each client is one."""
         if clients := self._node.hub.count(TOPIC):
-            census.clients += clients
-            census.users.add("")
             census.subscribers[plain.CHANNEL] += clients
 
 
 class PlainClient:
     """One client of the plain protocol."""
 
-    def __init__(self, node: Node, connection: Connection) -> None:
+    __slots__ = ("_connection", "_expiry", "_identity", "_node", "_options")
+
+    def __init__(self, node: Node, connection: Connection, identity: Identity) -> None:
         self._node = node
         self._connection = connection
+        self._identity = identity
+        self._expiry: asyncio.TimerHandle | None = None
         self._options = node.channels.find(plain.CHANNEL).options
+
+    @property
+    def id(self) -> str:
+        """Its name at this moment."""
+        return self._connection.client_id
+
+    @property
+    def user(self) -> str:
+        """Its user; "" is nobody."""
+        return self._identity.user
+
+    @property
+    def token_id(self) -> str:
+        """The `jti` of its token."""
+        return self._identity.token_id
+
+    async def enter(self) -> None:
+        """Be counted, and checked again: what changed since the handshake was told to others."""
+        if not self._node.users.add(self):
+            self.disconnect(DisconnectCode.CONNECTION_LIMIT)
+            return
+        if expire_at := self._identity.expire_at:
+            delay = max(0.0, expire_at - time.time())
+            loop = asyncio.get_running_loop()
+            self._expiry = loop.call_later(delay, self.disconnect, DisconnectCode.EXPIRED)
+        with contextlib.suppress(UnavailableError, RedisError):  # it was asked a moment ago
+            objection = await self._node.denylist.objection(self.user, self.token_id)
+            if objection is not None:
+                self.disconnect(objection)
+
+    def disconnect(self, code: DisconnectCode) -> None:
+        """End the connection; the codes are those of the Centrifuge protocol."""
+        self._connection.close(code.code, code.reason)
+
+    async def command(self, wanted: commands.Command) -> None:
+        """Carry out a disconnect; there is nothing to subscribe to."""
+        if wanted.do == "disconnect":
+            self._connection.close(wanted.code, wanted.reason)
 
     async def receive(self, message: str | bytes) -> None:
         """Answer one message with an ack or an error."""
@@ -72,7 +124,8 @@ class PlainClient:
         now = time.time_ns() // 1_000_000
         timestamp = plain.timestamp(now)
         try:
-            await self._keep(plain.parse(message if isinstance(message, str) else None), now)
+            text = message if isinstance(message, str) else None
+            await self._keep(plain.parse(text, node.settings.max_json_depth), now)
         except plain.ProtocolError as error:
             self._refuse(error.code, str(error), timestamp)
         except UnavailableError as error:
@@ -94,7 +147,10 @@ class PlainClient:
             node.metrics.publish_seconds.observe(time.monotonic() - received_at)
 
     async def left(self) -> None:
-        """There is nothing but the connection itself."""
+        """Be counted out."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._node.users.remove(self)
 
     async def _keep(self, message: plain.Message, now: int) -> None:
         node, connection = self._node, self._connection
@@ -103,7 +159,7 @@ class PlainClient:
         record = Record(
             data=message.json,
             time=now,
-            publisher=Member(client=connection.client_id),
+            publisher=Member(self.user, connection.client_id, self._identity.info),
             node=node.settings.name,
             number=connection.number,
         )

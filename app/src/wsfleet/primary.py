@@ -24,7 +24,7 @@ from redis.exceptions import (
 from wsfleet.link import Command, Link, Push
 from wsfleet.settings import Settings
 from wsfleet.tasks import race
-from wsfleet.topology import SLOTS, Shard
+from wsfleet.topology import SLOTS, RedisURL, Shard
 
 BATCH = 512
 _SOURCE = resources.files("wsfleet").joinpath("functions.lua").read_text()
@@ -156,6 +156,7 @@ class Primary:
         self._slots = shard.slots
         self.owns_all = sum(map(len, shard.slots)) == SLOTS
         timeout = settings.redis_timeout
+        self._address = RedisURL.parse(shard.url).addresses
         self._pool = BlockingConnectionPool.from_url(
             shard.url,
             max_connections=settings.redis_max_connections,
@@ -171,6 +172,21 @@ class Primary:
         self._lane = Lane(self._pool, timeout, self._fail_fast, replicated=False)
         self._replicated_lane = Lane(self._pool, timeout, self._fail_fast, replicated=True)
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def __str__(self) -> str:
+        """HOST:PORT."""
+        return ",".join(map(str, self._address))
+
+    async def info(self) -> dict[str, Any]:
+        """What it says of itself and its replicas.
+
+        Raises:
+            UnavailableError: it does not answer.
+        """
+        try:
+            return await self._redis.info()
+        except (RedisError, OSError) as error:
+            raise UnavailableError(f"Redis is not reachable: {error}") from error
 
     async def listen(self, on_push: Callable[[Push], None]) -> Link:
         """A connection for pub/sub, which whoever asks for it closes.

@@ -72,6 +72,24 @@ class Registry:
             if fields  # that of a node that is silent has expired
         }
 
+    async def wanted(self) -> dict[str, str]:
+        """What is wanted of nodes, `keys.DRAIN` or `keys.SERVE`, by name; nothing of the others.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        answer = await self._store.call("HGETALL", keys.DESIRED)
+        return {name.decode(): wanted.decode() for name, wanted in answer.items()}
+
+    async def want(self, name: str, wanted: str) -> None:
+        """Say what is wanted of a node: an operator's word, which an autoscaler leaves alone.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        await self._store.call("SREM", keys.AUTOSCALE_DRAINED, name)
+        await self._store.call("HSET", keys.DESIRED, name, wanted)
+
     async def is_dead(self, name: str) -> bool:
         """Whether a node is gone: no sign of life, or nobody listens on its control channel.
 

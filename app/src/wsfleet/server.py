@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from wsfleet import config, logs, systemd
 from wsfleet.app import create_app
+from wsfleet.auth import verifiers
 from wsfleet.node import Node
 from wsfleet.settings import Settings
 from wsfleet.websocket import HTTP, WebSocket
@@ -82,11 +83,11 @@ def run(*, check: bool = False) -> None:
             print(f"{variable}: {problem['msg']} (it is {problem['input']!r})", file=sys.stderr)
         raise SystemExit(2) from None
     try:
-        config.load(settings.config)
+        verifiers(config.load(settings.config).client)
     except config.ConfigError as mistakes:
         print(mistakes, file=sys.stderr)
         raise SystemExit(2) from None
     if check:
         return
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.name)
     create_server(settings).run()

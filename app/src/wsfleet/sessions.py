@@ -1,7 +1,7 @@
 """Which client names live on this node, here and in Redis: claim, release, reconcile."""
 
 import asyncio
-import uuid
+import secrets
 
 import structlog
 
@@ -17,7 +17,7 @@ CHUNK = 500
 
 def new_client_id() -> str:
     """A name that nobody else has."""
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 class Sessions:
@@ -42,7 +42,7 @@ class Sessions:
         """Register a new connection under the name that it was given."""
         self._local[connection.client_id] = connection
         try:
-            await self._claim(connection.client_id)
+            await self._claim(connection.client_id, new=True)
         except UnavailableError:
             log.debug("claim put off until redis is back", client_id=connection.client_id)
 
@@ -123,21 +123,24 @@ class Sessions:
             connection.client_id = new_client_id()
             await self.open(connection)
 
-    async def _claim(self, client_id: str) -> bool:
-        """Put the name down as this node's; False if it is held by another live node."""
+    async def _claim(self, client_id: str, *, new: bool = False) -> bool:
+        """Put the name down as this node's; False if it is held by another live node.
+
+        A `new` name has no state yet.
+        """
         await self._store.call("SADD", keys.node_clients(self._node), client_id)
         holder = await self._fclaim(client_id)
         if holder != self._node and await self._registry.is_dead(holder):
             holder = await self._fclaim(client_id, dead=holder)
         if holder != self._node:
             await self._store.call("SREM", keys.node_clients(self._node), client_id)
+        elif not new:
+            await self._store.call("PERSIST", keys.state(client_id))
         return holder == self._node
 
     async def _fclaim(self, client_id: str, dead: str = "") -> str:
         name = keys.connection(client_id)
         holder: bytes = await self._store.function("claim", [name], self._node, dead)
-        if holder.decode() == self._node:
-            await self._store.call("PERSIST", keys.state(client_id))
         return holder.decode()
 
     async def _let_go(self, client_id: str) -> None:

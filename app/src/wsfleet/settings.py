@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from wsfleet.fleet import SYSTEM_HOSTS
 from wsfleet.topology import CheckedURL
 
 
@@ -35,6 +36,9 @@ class Settings(BaseSettings):
     config: Path | None = None
     """YAML file with channels, tokens and keys, as docs/configuration.md says; none: built in."""
 
+    hosts: Path = SYSTEM_HOSTS
+    """Where the balancers are, as site.yml writes it down; the console does without as well."""
+
     redis_url: CheckedURL = "redis://127.0.0.1:6379/0"
     """The shared state: one Redis, Sentinels or a Redis Cluster, see docs/redis.md."""
     redis_timeout: PositiveFloat = 2.0
@@ -53,6 +57,12 @@ class Settings(BaseSettings):
     """Open WebSockets; more are refused with 503, and `/ready` says so."""
     max_message_size: PositiveInt = 65_536
     """Bytes of one message from a client; a larger one closes with 1009."""
+    max_json_depth: PositiveInt = 128
+    """Levels that JSON from a client may nest: other clients' parsers must take it, too."""
+    message_rate: float = Field(default=1000.0, ge=0)
+    """Messages a second from one client, over ten seconds; more close with 3013. 0 is no limit."""
+    byte_rate: float = Field(default=4_194_304.0, ge=0)
+    """Bytes a second from one client, likewise."""
     ping_interval: PositiveFloat = 25.0
     """Seconds between WebSocket pings; keep it below the balancer's tunnel time-out."""
     ping_timeout: PositiveFloat = 20.0

@@ -200,14 +200,7 @@ class Topology:
 
     async def _ask_sentinel(self, address: Address) -> tuple[int, Address]:
         """Whom one Sentinel calls the primary, and in which epoch it became so."""
-        client = Redis(
-            host=address.host,
-            port=address.port,
-            username=self.url.sentinel_username,
-            password=self.url.sentinel_password,
-            ssl=self.url.scheme == "rediss",
-            **self._options,
-        )
+        client = self._sentinel(address)
         try:
             masters: dict[str, dict[str, Any]] = await client.sentinel_masters()  # type: ignore[assignment]
         finally:
@@ -218,6 +211,34 @@ class Topology:
         if not state["is_master"] or state["is_sdown"] or state["is_odown"]:
             raise RedisError(f"{address} says that it is down")
         return state["config-epoch"], Address(state["ip"], state["port"])
+
+    async def replicas(self, sentinel: Address) -> dict[Address, bool]:
+        """The replicas that one Sentinel knows, and whether it finds them well.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: it does not answer.
+        """
+        client = self._sentinel(sentinel)
+        try:
+            states: list[dict[str, Any]] = await client.sentinel_slaves(self.url.master)
+        finally:
+            await client.aclose()
+        return {
+            Address(state["ip"], state["port"]): not (
+                state["is_sdown"] or state["is_odown"] or state["is_disconnected"]
+            )
+            for state in states
+        }
+
+    def _sentinel(self, address: Address) -> Redis:
+        return Redis(
+            host=address.host,
+            port=address.port,
+            username=self.url.sentinel_username,
+            password=self.url.sentinel_password,
+            ssl=self.url.scheme == "rediss",
+            **self._options,
+        )
 
     async def _ask_cluster(self) -> list[Shard]:
         error: Exception = RedisError("the URL names no address")

@@ -47,6 +47,8 @@ CLOSE_TIMEOUT = 10.0
 """Seconds for the closing handshake; then the socket is cut."""
 BACKLOG_LIMIT = 65_536
 """Bytes of messages that wait for their turn, when no more is read."""
+OVERHEAD = 64
+"""Bytes that a message takes besides."""
 PONG_LIMIT = 65_536
 """Bytes that wait for a client, when its pings are not answered any more."""
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -94,7 +96,7 @@ class HTTP(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            if self._should_upgrade():  # else it is a request like others
+            if self._should_upgrade() and not self.transport.is_closing():
                 self._hand_over(data[upgrade.args[0] :])
         except HttpParserError:
             self._refuse(HTTPStatus.BAD_REQUEST)
@@ -110,9 +112,12 @@ class HTTP(HttpToolsProtocol):
             self._await_head()
 
     def on_headers_complete(self) -> None:
-        """Take the request."""
+        """Take the request, unless its head came at once and is too long all the same."""
         self._head_complete()
-        super().on_headers_complete()
+        if len(self.url) + sum(len(n) + len(v) for n, v in self.headers) > HEAD_LIMIT:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        else:
+            super().on_headers_complete()
 
     def _hand_over(self, early: bytes) -> None:
         """Give the socket to a `WebSocket`; this object is not needed any more."""
@@ -141,8 +146,9 @@ class HTTP(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus) -> None:
         self._head_complete()
-        self.transport.write(response(status, status.phrase))
-        self.transport.close()
+        if not self.transport.is_closing():
+            self.transport.write(response(status, status.phrase))
+            self.transport.close()
 
 
 class Request:
@@ -348,7 +354,7 @@ class WebSocket(asyncio.Protocol):
             if self._messages is None:
                 self._messages = deque()
             self._messages.append(payload)
-            self._backlog += len(payload)
+            self._backlog += len(payload) + OVERHEAD
             self._work()
 
     def _control(self, message: Message) -> None:
@@ -418,7 +424,7 @@ class WebSocket(asyncio.Protocol):
         try:
             while self._messages:
                 payload = self._messages.popleft()
-                self._backlog -= len(payload)
+                self._backlog -= len(payload) + OVERHEAD
                 await handler.receive(payload)
         except Exception:
             log.exception("message failed")

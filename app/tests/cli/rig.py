@@ -28,7 +28,7 @@ from tests.harness import RedisServer, free_port
 HAPROXY_PROGRAM = shutil.which("haproxy", path="/usr/sbin:/usr/bin") or ""
 HAPROXY_ROLE = Path(__file__).parents[3] / "roles" / "haproxy"
 COMMAND = [sys.executable, "-m", "wsfleet.cli"]
-_START_TIMEOUT = 20.0  # seconds
+_START_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,7 @@ class Rig:
                 WSFLEET_PORT=self.nodes[name].rpartition(":")[2],
                 WSFLEET_NODE_NAME=name,
                 WSFLEET_REDIS_URL=self.links[name].url,
+                WSFLEET_HOSTS=str(self.fleet_file),
                 WSFLEET_DRAIN_DELAY="1",  # HAProxy looks often
                 WSFLEET_STANDBY=str(name in self.standby),
                 **self.environment,
@@ -248,7 +249,8 @@ def running_fleet(
             stack.callback(rig.links[name].stop)
             rig.start(name)
         config = folder / "haproxy.cfg"
-        config.write_text(haproxy_config(rig.nodes, public, stats, tls, rig.certificate))
+        text = haproxy_config(rig.nodes, public, stats, tls, rig.certificate, haproxy_console=True)
+        config.write_text(text)
         command = [HAPROXY_PROGRAM, "-db", "-f", str(config)]
         stack.enter_context(process(command, folder / "haproxy.log"))
         document = {
@@ -273,18 +275,24 @@ def make_certificate(certificate: Path, with_key: Path) -> None:
 
 
 def haproxy_config(
-    nodes: dict[str, str], public: int, stats: int, tls: int, certificate: Path
+    nodes: dict[str, str],
+    public: int,
+    stats: int,
+    tls: int = 0,
+    certificate: Path | None = None,
+    **variables: object,
 ) -> str:
     """The role's own configuration, without its `global` section, and on the loopback alone."""
-    variables = yaml.safe_load((HAPROXY_ROLE / "defaults/main.yml").read_text()) | {
+    context = yaml.safe_load((HAPROXY_ROLE / "defaults/main.yml").read_text()) | {
         "haproxy_port": public,
         "haproxy_stats_port": stats,
         "haproxy_stats_bind": ["127.0.0.1"],
         "haproxy_check_inter": 1,
-        "_haproxy_tls": [certificate],
+        "_haproxy_tls": [certificate] if certificate else [],
         "haproxy_tls_port": tls,
         "_haproxy_tls_sums": "",
         "haproxy_source_rate": 0,  # all clients have one address
+        "haproxy_source_connections": 0,
         "fleet_members": {
             "nodes": [
                 {"name": name, "address": host, "port": port}
@@ -293,13 +301,14 @@ def haproxy_config(
             ]
         },
         "ansible_managed": "",
+        **variables,
     }
     environment = Environment(  # noqa: S701 - no HTML
         trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
     )
     environment.filters["hash"] = lambda text, name: hashlib.new(name, text.encode()).hexdigest()
     template = (HAPROXY_ROLE / "templates/haproxy.cfg.j2").read_text()
-    text = environment.from_string(template).render(variables)
+    text = environment.from_string(template).render(context)
     text = text[text.index("\ndefaults\n") + 1 :]
     return re.sub(r"bind :(?=\d)", "bind 127.0.0.1:", text)
 

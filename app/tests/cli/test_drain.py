@@ -229,10 +229,11 @@ def test_a_stopped_node_leaves_no_trace(own_fleet: Rig) -> None:
     assert outcome.code == 0
     with redis.Redis.from_url(own_fleet.redis_url, decode_responses=True) as client:
         assert client.hkeys("wsfleet:desired") == ["host2-8001"]
+        client.xadd("wsfleet:node:host2-8001:samples", {"sample": "{}"})
         outcome = wsfleet("forget", "host2-8001", "--fleet", own_fleet.fleet_file, "--json")
         assert outcome.code == 0, outcome
         assert outcome.document["forgotten"] == ["host2-8001"]
-        assert not client.exists("wsfleet:desired")
+        assert not client.exists("wsfleet:desired", "wsfleet:node:host2-8001:samples")
         assert client.zrange("wsfleet:nodes", 0, -1) == ["host1-8001"]
 
 

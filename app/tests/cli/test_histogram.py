@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from wsfleet.cli.histogram import Histogram, _index, _upper
+from wsfleet.cli.histogram import Histogram, Timeline, _index, _upper
 
 
 def test_percentiles_are_close_to_the_sorted_list() -> None:
@@ -51,3 +51,38 @@ def test_an_empty_histogram_has_no_percentiles() -> None:
     """Nothing measured is None, not 0."""
     assert Histogram().percentile(50) is None
     assert set(Histogram().summary().values()) == {0, None}
+
+
+def test_merged_histograms_are_one_of_all() -> None:
+    """Counts, extremes and percentiles are those of both together."""
+    one, other, both = Histogram(), Histogram(), Histogram()
+    for number in range(1, 101):
+        (one if number % 3 else other).add(number / 1000)
+        both.add(number / 1000)
+    one.merge(other)
+    assert one.summary() == both.summary()
+    assert list(one.buckets()) == list(both.buckets())
+    assert sum(count for _, count in one.buckets()) == 100
+
+
+@pytest.mark.parametrize("seconds", [1, 29.9, 31, 1000, 100_000])
+def test_a_timeline_is_bounded_and_loses_nothing(seconds: float) -> None:
+    """However long it gets, each duration is in the part of the time in which it began."""
+    timeline = Timeline()
+    for number in range(1000):
+        timeline.add(number / 1000 * seconds, number / 1000)
+    parts = list(timeline.parts())
+    assert len(parts) <= 120
+    assert sum(part.count for _, part in parts) == timeline.whole().count == 1000
+    for middle, part in parts:
+        begin, end = middle - timeline.width / 2, middle + timeline.width / 2
+        assert begin <= part.lowest * seconds + 1e-9
+        assert part.highest * seconds < end + 1e-9
+
+
+def test_a_timeline_has_gaps_where_nothing_began() -> None:
+    """Parts without a duration are left out; what comes late is put where it began."""
+    timeline = Timeline()
+    for at in (10.0, 0.1, 20.0):
+        timeline.add(at, 1.0)
+    assert [middle for middle, _ in timeline.parts()] == [0.125, 10.125, 20.125]

@@ -2,12 +2,14 @@
 
 import json
 from http import HTTPStatus
+from pathlib import Path
 
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
 from tests.cli.conftest import Serve
 from tests.cli.rig import Rig, until, wsfleet
+from tests.harness import StartNode
 from wsfleet.cli.client import parse_url
 from wsfleet.cli.probe import _probe
 
@@ -34,6 +36,18 @@ def test_a_node_that_serves(fleet: Rig) -> None:
     outcome = wsfleet("check", "node", fleet.nodes["host1-8001"], "--json")
     assert outcome.code == 0, outcome
     assert outcome.document["ready"] is outcome.document["exchanged"] is True
+
+
+async def test_a_node_that_wants_a_token_is_not_broken(
+    start_node: StartNode, tmp_path: Path
+) -> None:
+    """`/ws` is closed to the probe, and so it asks the other endpoint."""
+    (tmp_path / "closed.yml").write_text("client: {}\n")
+    node = await start_node(config=tmp_path / "closed.yml")
+    found = await _probe(parse_url(node.url), 5)
+    assert found.ready
+    assert found.exchanged
+    assert found.problem is None
 
 
 def test_a_node_that_starts_is_waited_for(own_fleet: Rig) -> None:

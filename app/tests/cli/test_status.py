@@ -1,10 +1,16 @@
 """``wsfleet status``: what HAProxy says, and fleets that are well, ill and dead."""
 
 import json
+import os
+import pty
+import signal
+import subprocess
+import threading
+from contextlib import suppress
 from pathlib import Path
 
-from tests.cli.rig import Rig, until, wsfleet
-from wsfleet.cli.status import parse_stats
+from tests.cli.rig import COMMAND, Rig, until, wsfleet
+from wsfleet import haproxy
 
 CSV = """# pxname,svname,scur,status,lastchg,type,check_status,last_chk
 public,FRONTEND,12,OPEN,,0,,
@@ -18,7 +24,7 @@ nodes,BACKEND,12,UP,62,1,,
 
 def test_haproxys_csv_is_read() -> None:
     """Only servers count; those that take clients are well."""
-    servers = {row["server"]: row for row in parse_stats(CSV)}
+    servers = {row["server"]: row for row in haproxy.servers(haproxy.rows(CSV))}
     assert [(name, row["well"]) for name, row in servers.items()] == [
         ("node1-8001", True),
         ("node2-8001", True),
@@ -29,6 +35,7 @@ def test_haproxys_csv_is_read() -> None:
     assert servers["node1-8001"]["seconds_in_status"] == 62
     assert servers["node3-8001"]["sessions"] == 0
     assert servers["node3-8001"]["check"] == "L4CON Connection refused, really"
+    assert haproxy.sessions(haproxy.rows(CSV)) == 12
 
 
 def test_a_healthy_fleet_is_well(fleet: Rig) -> None:
@@ -114,3 +121,42 @@ def test_a_fleet_that_is_gone_cannot_be_checked(tmp_path: Path) -> None:
     assert outcome.stderr.count("\n") == 1
     assert "nobody of the fleet answers" in outcome.stderr
     assert outcome.stdout == ""
+
+
+def test_a_watched_fleet_is_looked_at_again_and_again(own_fleet: Rig) -> None:
+    """What goes wrong meanwhile is seen; Ctrl-C ends it with what was seen last."""
+    terminal, inside = pty.openpty()
+    screen = bytearray()
+
+    def read() -> None:
+        with suppress(OSError):  # all has been read, and the other end is closed
+            while text := os.read(terminal, 65536):
+                screen.extend(text)
+
+    process = subprocess.Popen(
+        [*COMMAND, "status", "--watch", "--interval", "0.2", "--fleet", str(own_fleet.fleet_file)],
+        stdin=inside,
+        stdout=inside,
+        env=os.environ | {"COLUMNS": "120", "LINES": "60"},
+    )
+    os.close(inside)
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        until(lambda: b"all is well" in screen, "all is well")
+        own_fleet.kill("host1-8001")
+        until(lambda: b"does not answer /health" in screen, "the dead node is seen")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 1
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        os.close(terminal)
+
+
+def test_a_watched_fleet_is_for_people(fleet: Rig) -> None:
+    """One JSON object would never be whole."""
+    outcome = wsfleet("status", "--watch", "--json", "--fleet", fleet.fleet_file)
+    assert outcome.code == 2
+    assert "leave --json out" in outcome.stderr

@@ -179,7 +179,7 @@ def test_without_a_node_clients_get_503(host: Host) -> None:
 def test_private_paths_are_not_public(host: Host) -> None:
     """The nodes' metrics and readiness are 404 outside; the private port is not the public one."""
     address = host.ansible.get_variables()["ansible_host"]
-    for path in ("/metrics", "/ready", "/api/info", "/stats"):
+    for path in ("/metrics", "/ready", "/api/info", "/console/", "/stats"):
         status = get(host, f"http://{address}{path}")[:3]
         assert status == ("503" if path == "/stats" else "404"), path
     assert "Statistics Report" in get(host, f"http://{address}:8404/stats")
@@ -316,6 +316,24 @@ def test_a_renewed_certificate_is_taken_without_a_drop(
         with closing(WebSocket(host, tls=renewed)) as late:
             assert late.lives()
     assert "changed=0" in become([A], haproxy_tls_certificates=[str(pem)])
+
+
+def test_one_address_has_so_many_connections(host: Host, become: Callable[..., str]) -> None:
+    """One more is refused, who is in stays, and who leaves makes room."""
+    become([A], haproxy_source_connections=3)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(closing(WebSocket(host))) for _ in range(3)]
+        with closing(WebSocket(host)) as fourth:
+            assert fourth.status == 429
+        assert all(client.lives() for client in clients)
+        clients.pop().close()
+        for _ in range(100):  # HAProxy has to see that it left
+            with closing(WebSocket(host)) as another:
+                if another.status == 101:
+                    assert another.lives()
+                    return
+            time.sleep(0.1)
+    pytest.fail("there is no room for another one")
 
 
 @pytest.mark.parametrize(

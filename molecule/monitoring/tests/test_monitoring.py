@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -12,6 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
 
+ROOT = Path(__file__).parents[3]
 WATCHERS = ("trixie", "bookworm")
 RECEIVED = "/run/webhook.jsonl"
 RECEIVER = f"""
@@ -107,6 +110,84 @@ def test_the_rules_ask_for_what_there_is(cluster: Cluster) -> None:
         assert missing == []
 
 
+def logs(cluster: Cluster, *options: str) -> list[dict[str, Any]]:
+    """What `wsfleet logs` has."""
+    with cluster.wsfleet("logs", "--since", "1h", "--json", *options) as process:
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_the_journals_of_all_machines_are_in_one_place(cluster: Cluster) -> None:
+    """Nodes, balancer and Redis, the collector's own machine among them."""
+
+    def units() -> set[tuple[str, str]]:
+        return {(line["host"], line["unit"]) for line in logs(cluster)}
+
+    expected = {
+        ("trixie", "haproxy.service"),
+        ("trixie", "wsnode@8001.service"),
+        ("bookworm", "wsnode@8001.service"),
+    }
+    cluster.until(lambda: expected <= units(), "all have sent what they have to say", 60)
+
+
+def came_and_went(cluster: Cluster, node: str) -> bool:
+    """Whether a node has told of both."""
+    return {"opened", "closed"} <= {line["event"] for line in logs(cluster, "--node", node)}
+
+
+def test_a_client_that_comes_and_goes_is_two_lines(cluster: Cluster) -> None:
+    """With its node, and why it went and after how long."""
+    with cluster.wsfleet("check", "stickiness", cluster.url, "--json", "--seconds", "1") as check:
+        assert check.wait() == 0
+
+    for node in cluster.fleet["nodes"]:
+        cluster.until(partial(came_and_went, cluster, node), f"{node} has told of both", 60)
+        last = [line for line in logs(cluster, "--node", node) if line["event"] == "closed"][-1]
+        assert {"client_id", "code", "reason", "duration"} <= last["fields"].keys()
+        assert last["node"] == node
+
+
+def test_the_journals_take_no_more_than_they_may(cluster: Cluster) -> None:
+    """The timer is set, and what it starts works."""
+    cluster.on("trixie", "systemctl is-active wsfleet-journal-vacuum.timer")
+    cluster.on("trixie", "systemctl start wsfleet-journal-vacuum.service")
+
+
+def test_grafanas_dashboard_asks_for_what_there_is(cluster: Cluster) -> None:
+    """All but what a quiet cluster has none of, and that is the nodes' own: a unit test has it."""
+    path = ROOT / "roles/monitoring/files/grafana-dashboard.json"
+    names = set(re.findall(r"\b(?:redis|haproxy|node|process)_\w+", path.read_text()))
+    assert len(names) > 10
+    for host in WATCHERS:
+        assert names - set(ask(cluster, host, "label/__name__/values")) == set()
+
+
+def test_grafana_gets_its_dashboard_where_it_is(cluster: Cluster) -> None:
+    """Its folder says that it is there; a host without it is left alone."""
+    folder = "/etc/grafana/provisioning"
+    assert not cluster.host("bookworm").file("/var/lib/wsfleet-dashboards").exists
+    # Only what the role sees of Grafana: the package is not in Debian.
+    unit = (
+        "[Service]\\nType=oneshot\\nRemainAfterExit=yes\\nExecStart=/usr/bin/touch /run/grafana\\n"
+    )
+    cluster.on("bookworm", f"mkdir -p {folder}/dashboards {folder}/datasources")
+    cluster.on("bookworm", f"printf '{unit}' > /run/systemd/system/grafana-server.service")
+    cluster.on("bookworm", "systemctl daemon-reload")
+    try:
+        cluster.play("playbooks/monitoring.yml")
+        dashboard = json.loads(
+            cluster.on("bookworm", "cat /var/lib/wsfleet-dashboards/wsfleet.json")
+        )
+        assert dashboard["uid"] == "wsfleet"
+        assert ":9090" in cluster.on("bookworm", f"cat {folder}/datasources/wsfleet.yml")
+        assert cluster.host("bookworm").file("/run/grafana").exists  # it was started anew
+    finally:
+        cluster.on("bookworm", "rm -r /etc/grafana /run/systemd/system/grafana-server.service")
+        cluster.on("bookworm", "systemctl daemon-reload")
+
+
 @pytest.mark.parametrize("host", WATCHERS)
 def test_nothing_is_told_while_all_is_well(cluster: Cluster, host: str) -> None:
     """Not even about to be told, and all rules could be evaluated."""
@@ -156,6 +237,8 @@ def test_nobody_else_is_listened_to(cluster: Cluster) -> None:
                 f"{address(cluster, host)}:{port}"
             }
         assert {each for each in listening if each.endswith(":9121")} == {"127.0.0.1:9121"}
+        collector = {f"{address(cluster, host)}:19532"} if host == WATCHERS[0] else set()
+        assert {each for each in listening if each.endswith(":19532")} == collector
         assert cluster.host(host).file("/etc/default/prometheus-redis-exporter").mode == 0o600
 
 

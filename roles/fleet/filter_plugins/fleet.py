@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -33,6 +34,7 @@ DESCRIBING_ROLES = (
     "firewall",
     "node_exporter",
     "monitoring",
+    "journal",
 )
 """Whose variables say where something is."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,57}")
@@ -105,6 +107,7 @@ def fleet_members(groups: Groups, hostvars: HostVars) -> dict[str, Any]:
     """Describe the cluster: node processes, balancers and Redis servers, and where they are."""
     redis = _hosts(groups, "redis", hostvars)
     loadbalancers = _hosts(groups, "loadbalancers", hostvars)
+    collectors = _hosts(groups, "monitoring", hostvars)[:1]
     first = loadbalancers[0].get("keepalived_virtual_address") if loadbalancers else ""
     nodes = [
         _node(host, port)
@@ -120,6 +123,10 @@ def fleet_members(groups: Groups, hostvars: HostVars) -> dict[str, Any]:
         "loadbalancers": [_loadbalancer(host) for host in loadbalancers],
         "redis": [_redis(host) for host in redis],
         "redis_urls": {user: _redis_url(redis, user) for user in ("cli", "node")},
+        "journal": _netloc(collectors[0].address, collectors[0].get("journal_port"))
+        if collectors
+        else "",
+        "logs": _ssh(collectors[0]) if collectors else [],
     }
 
 
@@ -191,7 +198,10 @@ def _flows(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, Any]]
     for host in members["monitoring"]:
         ports = ["monitoring_prometheus_port", "monitoring_alertmanager_port"]
         open_ports(host, "Prometheus", map(host.get, ports), [])
-    for host in {host.name: host for hosts in members.values() for host in hosts}.values():
+    everybody = {host.name: host for hosts in members.values() for host in hosts}.values()
+    for host in members["monitoring"][:1]:
+        open_ports(host, "journals", [host.get("journal_port")], addresses(everybody))
+    for host in everybody:
         if watchers:
             open_ports(host, "machine", [host.get("node_exporter_port")], watchers)
         flows.setdefault(host.name, [])
@@ -214,6 +224,17 @@ def _loadbalancer(host: Host) -> dict[str, Any]:
         "url": _http(host.address, host.get("haproxy_port")),
         "stats_url": _http(host.address, host.get("haproxy_stats_port")),
     }
+
+
+def _ssh(host: Host) -> list[str]:
+    """What ssh takes to get to a machine, as Ansible does from here."""
+    user = host.get("ansible_user")
+    address = str(host.get("ansible_host") or host.name)
+    options = shlex.split(str(host.get("ansible_ssh_common_args") or ""))
+    for flag, name in (("-p", "ansible_port"), ("-i", "ansible_ssh_private_key_file")):
+        if value := host.get(name):
+            options += [flag, str(value)]
+    return [*options, f"{user}@{address}" if user else address]
 
 
 def _base_url(loadbalancers: list[Host]) -> str:
@@ -399,6 +420,7 @@ def _port_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
                 "monitoring_prometheus_port",
                 "monitoring_alertmanager_port",
                 "monitoring_redis_exporter_port",
+                "journal_port",
             ],
         }.items():
             if host.name in groups.get(group, ()):

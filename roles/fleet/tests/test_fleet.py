@@ -430,3 +430,24 @@ def test_the_fleet_file_is_json_that_the_command_line_reads() -> None:
             }
         )
     )
+
+
+def test_logs_are_read_as_ansible_gets_there() -> None:
+    """By ssh to the first host of the group `monitoring`, to which all machines send them."""
+    groups = GROUPS | {"monitoring": ["mon1", "lb1"]}
+    way = {
+        "ansible_host": "203.0.113.41",
+        "fleet_address": "10.0.0.41",
+        "ansible_user": "deploy",
+        "ansible_port": 2222,
+        "ansible_ssh_private_key_file": "/keys/of us",
+        "ansible_ssh_common_args": "-o 'ProxyCommand=nc %h %p'",
+    }
+    members = fleet_members(groups, hosts(mon1=way))
+    assert members["journal"] == "10.0.0.41:19532"
+    assert members["logs"] == [
+        *("-o", "ProxyCommand=nc %h %p", "-p", "2222", "-i", "/keys/of us"),
+        "deploy@203.0.113.41",
+    ]
+    assert fleet_members(groups, hosts(mon1={}))["logs"] == ["mon1"]
+    assert fleet_members(GROUPS, HOSTS)["logs"] == []

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from wsfleet.cli.client import Endpoint
     from wsfleet.cli.output import Report
 
 EXIT_WELL, EXIT_WRONG, EXIT_NOT_RUN = 0, 1, 2
@@ -133,13 +134,37 @@ Timeout = Annotated[float, typer.Option(min=0, help="Seconds to wait.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print exactly one JSON object on stdout, nothing else.")
 ]
+Page = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Write a page (HTML) with the verdict, all figures and drawings as well.",
+        show_default=False,
+    ),
+]
 
 
-def _end(report: "Report", as_json: bool) -> None:
-    """Print the report and exit with 0 if all was well, else 1."""
+def _checked(url: str, page: Path | None) -> "Endpoint":
+    """Return the endpoint for a URL, and make sure that the page can be written."""
+    from wsfleet.cli.client import parse_url
+    from wsfleet.cli.report import check
+
+    check(page)
+    return parse_url(url)
+
+
+def _end(
+    report: "Report", as_json: bool, page: Path | None = None, endpoint: "Endpoint | None" = None
+) -> None:
+    """Print the report, write its page if it is wanted, and exit with 0 if all was well, else 1."""
     from wsfleet.cli.output import emit
 
     emit(report, as_json=as_json)
+    if page is not None and endpoint is not None:
+        from wsfleet.cli.report import write
+
+        write(report, page, "wsfleet", endpoint)
     raise typer.Exit(EXIT_WELL if report.ok else EXIT_WRONG)
 
 
@@ -176,12 +201,62 @@ def serve(
 
 
 @app.command("status")
-def status_command(fleet: Fleet = None, as_json: Json = False) -> None:
-    """Show nodes, load balancers and Redis; 1 if any of them is not well."""
+def status_command(
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again.")] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.1, help="Seconds between two looks.")
+    ] = 2.0,
+    fleet: Fleet = None,
+    as_json: Json = False,
+) -> None:
+    """Show nodes, load balancers and Redis; 1 if any of them is not well (at the end)."""
     from wsfleet.cli import status
     from wsfleet.cli.fleet import load_fleet
 
-    _end(status.run(load_fleet(fleet)), as_json)
+    if watch and as_json:
+        raise CannotRun("--watch is for people: leave --json out, or ask again and again")
+    where = load_fleet(fleet)
+    _end(status.watch(where, interval) if watch else status.run(where), as_json)
+
+
+@app.command("logs")
+def logs_command(
+    node: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--node",
+            metavar="NAME",
+            help="Only of this node, or of this host; repeat it for several.",
+            show_default=False,
+        ),
+    ] = None,
+    since: Annotated[
+        str, typer.Option(help="10m, 2h, 1d, or a time that journalctl knows.")
+    ] = "10m",
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for more, until Ctrl-C.")] = False,
+    ssh: Annotated[
+        str | None,
+        typer.Option(
+            metavar="USER@HOST",
+            help="Where the journals are collected, as ssh takes it. Default: the fleet file's.",
+            show_default=False,
+        ),
+    ] = None,
+    fleet: Fleet = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object an entry, one a line.")
+    ] = False,
+) -> None:
+    """Show the journals of all machines in one: connections, what nodes and balancers say."""
+    import shlex
+
+    from wsfleet.cli import logs
+    from wsfleet.cli.fleet import load_fleet
+
+    where = shlex.split(ssh) if ssh else load_fleet(fleet).logs
+    if not where:
+        raise CannotRun("nothing collects the logs: it takes a host in the group `monitoring`")
+    logs.run(logs.Plan(where, node or [], since, follow, as_json))
 
 
 @app.command("drain")
@@ -355,16 +430,17 @@ def stickiness_command(
             show_default=False,
         ),
     ] = None,
+    page: Page = None,
     ca: Ca = None,
     as_json: Json = False,
 ) -> None:
     """Show that a client with a cookie comes back to its node; 1 if one moved or failed."""
     from wsfleet.cli import stickiness
-    from wsfleet.cli.client import parse_url
 
+    endpoint = _checked(url, page)
     modes = (True, False) if jar is None else (jar,)
     plan = stickiness.Plan(clients, connections, messages, seconds, modes)
-    _end(stickiness.run(parse_url(url), plan), as_json)
+    _end(stickiness.run(endpoint, plan), as_json, page, endpoint)
 
 
 @check.command("node")
@@ -438,6 +514,7 @@ def load_command(
         float,
         typer.Option("--drain", min=0, help="Seconds to wait at the end for what is on its way."),
     ] = 10.0,
+    page: Page = None,
     ca: Ca = None,
     as_json: Json = False,
 ) -> None:
@@ -448,10 +525,10 @@ def load_command(
     shows in it.
     """
     from wsfleet.cli import load
-    from wsfleet.cli.client import parse_url
 
+    endpoint = _checked(url, page)
     plan = load.Plan(clients, rate, duration, warmup, size, connect_rate, drain)
-    _end(load.run(parse_url(url), plan), as_json)
+    _end(load.run(endpoint, plan), as_json, page, endpoint)
 
 
 @app.command("verify-delivery")
@@ -479,6 +556,7 @@ def verify_command(
             show_default=False,
         ),
     ] = None,
+    page: Page = None,
     ca: Ca = None,
     as_json: Json = False,
 ) -> None:
@@ -489,10 +567,10 @@ def verify_command(
     ends the publishing; what was published by then is accounted for.
     """
     from wsfleet.cli import verify
-    from wsfleet.cli.client import parse_url
 
+    endpoint = _checked(url, page)
     plan = verify.Plan(publishers, subscribers, messages, rate, protocol, channel, timeout, events)
-    _end(verify.run(parse_url(url), plan), as_json)
+    _end(verify.run(endpoint, plan), as_json, page, endpoint)
 
 
 @app.command("monitor")

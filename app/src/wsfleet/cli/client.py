@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.cookies import CookieError, Morsel, SimpleCookie
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,6 +44,12 @@ class Endpoint:
     def secure(self) -> bool:
         """Whether the connection is TLS."""
         return self.websocket.startswith("wss:")
+
+    def at(self, path: str) -> "Endpoint":
+        """The same fleet's WebSocket at another path."""
+        return replace(
+            self, websocket=urlsplit(self.websocket)._replace(path=path, query="").geturl()
+        )
 
 
 def parse_url(text: str) -> Endpoint:

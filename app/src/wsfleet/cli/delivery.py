@@ -7,12 +7,12 @@ all its connections; what it missed while it was away is either made up for, or 
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from wsfleet.cli import CannotRun
-from wsfleet.cli.histogram import Histogram
+from wsfleet.cli.histogram import Timeline
 
 #: What one account can hold: pairs of a message and a subscriber (a byte each), and messages.
 MOST_DELIVERIES, MOST_MESSAGES = 20_000_000, 1_000_000
@@ -138,7 +138,8 @@ class Findings:
     server said that it could not recover, or the protocol promises nothing. `retried` are second
     copies of messages that were sent twice without an idempotency key. `longest_away` has each
     subscriber's longest time without the channel, `longest_wait` each publisher's longest time
-    from first sending a message to its acknowledgement. `absent` did not come back.
+    from first sending a message to its acknowledgement. `absent` did not come back. `dropped_at`
+    has the moments at which subscribers lost the channel.
     """
 
     sent: int
@@ -156,8 +157,9 @@ class Findings:
     absent: list[int]
     longest_away: list[float]
     longest_wait: list[float]
-    ack_latency: Histogram
-    delivery_latency: Histogram
+    dropped_at: Sequence[float]
+    ack_latency: Timeline
+    delivery_latency: Timeline
 
     @property
     def clean(self) -> bool:
@@ -217,7 +219,8 @@ class Account:
         self.retried = 0
         self.slowest = IN_FLIGHT
         self.longest_wait = [0.0] * terms.publishers
-        self.ack_latency, self.delivery_latency = Histogram(), Histogram()
+        self.ack_latency, self.delivery_latency = Timeline(), Timeline()
+        self.dropped_at = array("d")
         self.books = [Book(self, number) for number in range(terms.subscribers)]
 
     def enter(self, event: Event) -> None:
@@ -248,7 +251,7 @@ class Account:
         self.acknowledged[number] = 1
         self.acknowledged_at[number] = event.at
         wait = event.at - self.first_sent[number]
-        self.ack_latency.add(wait)
+        self.ack_latency.add(self.first_sent[number], wait)
         self.longest_wait[event.publisher] = max(self.longest_wait[event.publisher], wait)
 
     def number(self, publisher: int, sequence: int) -> int:
@@ -289,6 +292,7 @@ class Account:
             absent=[book.me for book in self.books if book.left_at is not None],
             longest_away=[book.away(self.now) for book in self.books],
             longest_wait=self.longest_wait,
+            dropped_at=self.dropped_at,
             ack_latency=self.ack_latency,
             delivery_latency=self.delivery_latency,
         )
@@ -366,6 +370,7 @@ class Book:
         """Note when it left."""
         if self.left_at is None:
             self.left_at = event.at
+            self.account.dropped_at.append(event.at)
 
     def received(self, event: Received) -> None:
         """Enter a publication: is it the next one, and was it here before?"""
@@ -386,8 +391,9 @@ class Book:
             return
         self.seen[number] = 1
         self.delivered += 1
-        latency = event.at - account.first_sent[number]
-        account.delivery_latency.add(latency)
+        sent = account.first_sent[number]
+        latency = event.at - sent
+        account.delivery_latency.add(sent, latency)
         if not event.offset:
             account.slowest = max(account.slowest, latency)
         if sequence < self.heard[publisher]:

@@ -104,6 +104,8 @@ def forget(fleet: Fleet, names: Sequence[str], timeout: float) -> Report:
             time.sleep(_POLL)
         client.hdel(keys.DESIRED, *chosen)
         client.srem(keys.AUTOSCALE_DRAINED, *chosen)
+        for name in chosen:
+            client.delete(keys.samples(name))
     problems = [f"{key} is still there: is any node alive to clear it away?" for key in left]
     return Report({"forgotten": chosen, "left": left}, [], problems)
 

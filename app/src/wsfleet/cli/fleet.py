@@ -1,35 +1,15 @@
-"""The fleet file: where nodes, load balancers and Redis of one cluster are."""
+"""Finds the fleet file, and says how to mend one that is missing or wrong."""
 
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field, ValidationError
-from pydantic.functional_validators import AfterValidator
+from pydantic import ValidationError
 
 from wsfleet.cli import CannotRun
-from wsfleet.topology import CheckedURL
+from wsfleet.fleet import SYSTEM_FLEET, Fleet
 
-SYSTEM_FLEET = Path("/etc/wsfleet/fleet.json")
+__all__ = ["Fleet", "find_fleet", "load_fleet"]
+
 LOCAL_FLEET = Path("inventory/local/.fleet.json")
-
-
-def _http(text: str) -> str:
-    AnyHttpUrl(text)
-    return text.rstrip("/")
-
-
-HttpUrl = Annotated[str, AfterValidator(_http)]
-
-
-class Fleet(BaseModel):
-    """A cluster, as site.yml writes it down."""
-
-    model_config = ConfigDict(frozen=True)
-
-    redis_url: CheckedURL
-    base_url: HttpUrl
-    nodes: dict[str, HttpUrl] = Field(min_length=1)
-    loadbalancers: dict[str, HttpUrl] = Field(default_factory=dict)
 
 
 def load_fleet(path: Path | None) -> Fleet:

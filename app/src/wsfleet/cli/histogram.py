@@ -1,12 +1,15 @@
-"""A bounded histogram of durations with a fixed relative error, after HdrHistogram."""
+"""Bounded histograms of durations with a fixed relative error, after HdrHistogram."""
 
 import math
+from collections.abc import Iterator
 
 #: Every power of two is cut into this many buckets: a reading is at most 1/64 too high.
 _STEPS = 64
 _BITS = _STEPS.bit_length()  # values below 2 * _STEPS are exact
 #: Longest duration told apart: 2^32 µs, over an hour; longer ones count as that.
 _LIMIT = (1 << 32) - 1
+#: Most parts that a `Timeline` has; the width of the first ones, in seconds.
+_PARTS, _WIDTH = 120, 0.25
 
 
 class Histogram:
@@ -40,6 +43,20 @@ class Histogram:
         if seconds < self.lowest:
             self.lowest = seconds
 
+    def merge(self, other: "Histogram") -> None:
+        """Record all that another one has."""
+        self._counts = [mine + its for mine, its in zip(self._counts, other._counts, strict=True)]
+        self.count += other.count
+        self.total += other.total
+        self.lowest = min(self.lowest, other.lowest)
+        self.highest = max(self.highest, other.highest)
+
+    def buckets(self) -> Iterator[tuple[float, int]]:
+        """Yield the buckets that are not empty: their upper end in seconds, and their count."""
+        for index, count in enumerate(self._counts):
+            if count:
+                yield min(_upper(index) / 1e6, self.highest), count
+
     def percentile(self, percent: float) -> float | None:
         """Return the duration in seconds that `percent` of all do not exceed; None if empty."""
         if not self.count:
@@ -67,6 +84,55 @@ class Histogram:
             "p99_ms": milliseconds(self.percentile(99)),
             "max_ms": milliseconds(self.highest if self.count else None),
         }
+
+
+class Timeline:
+    """Durations by the moment at which they began, in equal parts of time.
+
+    However long it gets, it has at most `_PARTS` parts: when they do not suffice, two become one.
+    """
+
+    __slots__ = ("_parts", "width")
+
+    def __init__(self) -> None:
+        self._parts: list[Histogram | None] = []
+        self.width = _WIDTH
+
+    def add(self, at: float, seconds: float) -> None:
+        """Record a duration that began `at` seconds after the beginning."""
+        index = int(at / self.width)
+        if index >= len(self._parts):
+            index = self._grow(at)
+        part = self._parts[index]
+        if part is None:
+            part = self._parts[index] = Histogram()
+        part.add(seconds)
+
+    def _grow(self, at: float) -> int:
+        while at >= _PARTS * self.width:
+            self.width *= 2
+            halves, self._parts = [*self._parts, None], []
+            for index in range(0, len(halves) - 1, 2):
+                first, second = halves[index : index + 2]
+                if first is not None and second is not None:
+                    first.merge(second)
+                self._parts.append(first or second)
+        index = int(at / self.width)
+        self._parts += [None] * (index + 1 - len(self._parts))
+        return index
+
+    def parts(self) -> Iterator[tuple[float, Histogram]]:
+        """Yield the parts in which anything began: their middle in seconds, and what they hold."""
+        for index, part in enumerate(self._parts):
+            if part is not None:
+                yield (index + 0.5) * self.width, part
+
+    def whole(self) -> Histogram:
+        """All of it, whenever it began."""
+        whole = Histogram()
+        for _, part in self.parts():
+            whole.merge(part)
+        return whole
 
 
 def _index(micros: int) -> int:

@@ -7,7 +7,7 @@ from array import array
 from dataclasses import dataclass
 
 from wsfleet.cli import CannotRun
-from wsfleet.cli.histogram import Histogram
+from wsfleet.cli.histogram import Timeline
 
 #: Bytes that the books of all receivers may take together.
 MEMORY_LIMIT = 512 * 2**20
@@ -85,7 +85,8 @@ class Book:
         else:
             self._highest[sender] = number
         if number >= ledger.warmup:
-            ledger.delivery_latency.add(at - ledger.due[number])
+            due = ledger.due[number]
+            ledger.delivery_latency.add(due - ledger.began, at - due)
 
     def got_of(self, numbers: int) -> int:
         """Return how many of a set of messages were received; bit 8*n stands for message n."""
@@ -107,14 +108,17 @@ class Ledger:
         check_size(clients, messages)
         self.clients, self.messages, self.warmup = clients, messages, warmup
         self.due = array("d", bytes(8 * messages))
-        self.ack_latency = Histogram()
-        self.delivery_latency = Histogram()
+        self.ack_latency = Timeline()
+        self.delivery_latency = Timeline()
+        self.began = 0.0
         self.sent = 0
         self._acknowledged = bytearray(messages)
         self.books = [Book(self, me) for me in range(clients)]
 
     def sending(self, number: int, due: float) -> None:
         """Enter that message `number` is sent, and when it was due (seconds)."""
+        if not self.sent:
+            self.began = due
         self.due[number] = due
         self.sent += 1
 
@@ -122,7 +126,8 @@ class Ledger:
         """Enter the acknowledgement of message `number` at `at` (seconds)."""
         self._acknowledged[number] = 1
         if number >= self.warmup:
-            self.ack_latency.add(at - self.due[number])
+            due = self.due[number]
+            self.ack_latency.add(due - self.began, at - due)
 
     @property
     def deliveries(self) -> int:

@@ -20,7 +20,8 @@ from wsfleet.cli import CannotRun
 from wsfleet.cli.client import Client, ConnectError, Endpoint, cookie_node, unreachable
 from wsfleet.cli.histogram import Histogram
 from wsfleet.cli.ledger import Book, Ledger, check_size
-from wsfleet.cli.output import Report, table
+from wsfleet.cli.output import Criterion, Figure, Report, table
+from wsfleet.cli.report import Bars, Course, Spread
 
 #: File descriptors besides the clients' own (stdio, event loop, libraries).
 _SPARE_FILES = 64
@@ -63,6 +64,7 @@ class Tally:
     refused: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     disconnected: Counter[str] = field(default_factory=Counter)
+    dropped_at: list[float] = field(default_factory=list)
     unsent: int = 0
 
 
@@ -90,7 +92,7 @@ class Loader(Client):
     def on_closed(self) -> None:
         """Count an end that nobody here asked for."""
         if not self.closing:
-            self.run.tally.disconnected[str(self.close_code or 1006)] += 1
+            self.run.dropped(self.close_code or 1006)
 
 
 #: What :meth:`Run.number_of` says of a text that is no broadcast of this run.
@@ -158,6 +160,12 @@ class Run:
             self.ledger.acknowledge(number, now)
         else:
             self.tally.errors[str(message.get("code"))] += 1
+
+    def dropped(self, code: int) -> None:
+        """Count a connection that the fleet ended, and when it did."""
+        self.tally.disconnected[str(code)] += 1
+        since = time.perf_counter() - self._begin if self._begin else 0.0
+        self.tally.dropped_at.append(since)
 
     async def execute(self) -> None:
         """Do the whole run; SIGINT ends the sending early and still draws up the books."""
@@ -326,8 +334,8 @@ def report(load: Run) -> Report:
         "deliveries_per_second": round(verdict.deliveries / load.delivery_time, 1),
     }
     connect = tally.connect_time.summary()
-    ack = ledger.ack_latency.summary()
-    delivery = ledger.delivery_latency.summary()
+    acks, deliveries = ledger.ack_latency.whole(), ledger.delivery_latency.whole()
+    ack, delivery = acks.summary(), deliveries.summary()
     data: dict[str, Any] = {
         "url": load.endpoint.websocket,
         "clients": plan.clients,
@@ -360,16 +368,21 @@ def report(load: Run) -> Report:
     problems = [f"{count} x {reason}" for reason, count in tally.refused.items()]
     problems += [f"{n} disconnected, close code {code}" for code, n in tally.disconnected.items()]
     problems += [f"{count} x error {code!r}" for code, count in tally.errors.items()]
-    for count, what in (
+    broken = (
         (verdict.lost, "deliveries of acknowledged messages lost"),
         (verdict.duplicated, "deliveries duplicated"),
         (verdict.reordered, "deliveries out of their sender's order"),
         (verdict.echoed, "messages came back to their own sender"),
         (unacknowledged, "messages without acknowledgement"),
         (tally.unsent, "messages not sent: their client was disconnected"),
-    ):
-        if count:
-            problems.append(f"{count:,} {what}")
+    )
+    problems += [f"{count:,} {what}" for count, what in broken if count]
+    criteria = [
+        Criterion("clients that were refused", failed_connects),
+        Criterion("clients that were disconnected", tally.disconnected.total()),
+        Criterion("errors", tally.errors.total()),
+        *(Criterion(what, count) for count, what in broken),
+    ]
 
     overview = [
         ("clients connected", f"{len(load.loaders):,} of {plan.clients:,}"),
@@ -397,7 +410,13 @@ def report(load: Run) -> Report:
         views.append("The generator itself was the limit: the latencies are partly its own.")
     if interrupted:
         views.append("Interrupted: the books are those of what was sent until then.")
-    return Report(data, views, problems)
+    figures: list[Figure] = [
+        Bars("Clients by node", data["nodes"]),
+        Course("Delivery over time", ledger.delivery_latency, dropped_at=tally.dropped_at),
+        Spread("Delivery latency", deliveries),
+        Spread("Acknowledgement latency", acks),
+    ]
+    return Report(data, views, problems, criteria, figures, "Load")
 
 
 def _progress() -> Progress:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from rich.console import Console, RenderableType
@@ -14,17 +14,46 @@ from rich.text import Text
 SHOWN_PROBLEMS = 20
 
 
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """Something that must be as it is `wanted`, and how it was `found`."""
+
+    what: str
+    found: object
+    wanted: object = 0
+
+    @property
+    def met(self) -> bool:
+        """Whether it is as it must be."""
+        return self.found == self.wanted
+
+
+class Figure(Protocol):
+    """A drawing for the page that ``--report`` writes."""
+
+    @property
+    def title(self) -> str:
+        """What it shows."""
+
+    def svg(self) -> str:
+        """Draw it."""
+
+
 @dataclass
 class Report:
     """The findings of one command.
 
     `data` is what ``--json`` prints (with `ok` and `problems` added); `views` is the same for
-    people. It is `ok` exactly if nothing was found wrong.
+    people. It is `ok` exactly if nothing was found wrong. `title`, `criteria` and `figures` are for
+    the page that ``--report`` writes.
     """
 
     data: dict[str, Any]
     views: list[RenderableType] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    criteria: list[Criterion] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    title: str = "wsfleet"
 
     @property
     def ok(self) -> bool:
@@ -39,14 +68,18 @@ def emit(report: Report, *, as_json: bool) -> None:
         sys.stdout.write(orjson.dumps(document).decode() + "\n")
         return
     console = Console(highlight=False)
-    for view in report.views:
+    for view in (*report.views, *verdict(report)):
         console.print(view)
-    for problem in report.problems[:SHOWN_PROBLEMS]:
-        console.print(Text(f"✗ {problem}", style="red"))
-    if len(report.problems) > SHOWN_PROBLEMS:
-        console.print(f"  … {len(report.problems) - SHOWN_PROBLEMS} more; --json lists all of them")
+
+
+def verdict(report: Report) -> list[Text]:
+    """What is wrong, a line each; or that all is well."""
     if report.ok:
-        console.print(Text("✓ all is well", style="green"))
+        return [Text("✓ all is well", style="green")]
+    lines = [Text(f"✗ {problem}", style="red") for problem in report.problems[:SHOWN_PROBLEMS]]
+    if (rest := len(report.problems) - SHOWN_PROBLEMS) > 0:
+        lines.append(Text(f"  … {rest} more; --json lists all of them"))
+    return lines
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:

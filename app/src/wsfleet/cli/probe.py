@@ -1,7 +1,9 @@
 """``wsfleet check node``: does one node answer, over HTTP and over a WebSocket?"""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -13,6 +15,7 @@ from wsfleet.cli.output import Report, table
 from wsfleet.cli.redis_link import DRAIN_STATES
 
 _TIMEOUT = 3.0  # seconds for one answer
+_BAD_REQUEST = 3501  # the Centrifuge protocol's close code
 _PAUSE = 0.25  # seconds between two attempts
 
 
@@ -33,6 +36,30 @@ class _Asker(Asker):
         self.transport.send(WSMsgType.BINARY, text)
 
 
+async def _exchange(endpoint: Endpoint) -> str | None:
+    """Ask what nobody may ask; the answer, unless it is the one that is due."""
+    asker = _Asker()
+    try:
+        await asker.connect(endpoint)
+    except ConnectError as error:
+        if error.status != HTTPStatus.UNAUTHORIZED:
+            raise
+        return await _exchange_without_token(endpoint)
+    reply = await asker.ask(b"\0")
+    await asker.close()
+    return None if reply.get("code") == "unsupported_data" else str(reply)
+
+
+async def _exchange_without_token(endpoint: Endpoint) -> str | None:
+    """The same where `/ws` wants a token: the other endpoint wants one only after the handshake."""
+    asker = _Asker()
+    await asker.connect(endpoint.at("/connection/websocket"))
+    with contextlib.suppress(DisconnectedError):
+        await asker.ask(b"\0")  # a push, and then the end
+        await asker.transport.wait_disconnected()
+    return None if asker.close_code == _BAD_REQUEST else f"it closed with {asker.close_code}"
+
+
 async def _attempt(endpoint: Endpoint) -> Found:
     try:
         async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as client:
@@ -43,18 +70,15 @@ async def _attempt(endpoint: Endpoint) -> Found:
     if not ready:
         drained = reason == DRAIN_STATES[-1]
         return Found(reason=reason, problem=None if drained else f"not ready: {reason}")
-    asker = _Asker()
     try:
         async with asyncio.timeout(_TIMEOUT):
-            await asker.connect(endpoint)
-            reply = await asker.ask(b"\0")
-            await asker.close()
+            strange = await _exchange(endpoint)
     except TimeoutError:
         return Found(ready, problem=f"WebSocket: no answer within {_TIMEOUT:g} s")
     except (ConnectError, DisconnectedError) as error:
         return Found(ready, problem=f"WebSocket: {error}")
-    if reply.get("code") != "unsupported_data":
-        return Found(ready, problem=f"WebSocket: a strange answer: {reply}")
+    if strange is not None:
+        return Found(ready, problem=f"WebSocket: a strange answer: {strange}")
     return Found(ready, exchanged=True, problem=None)
 
 

@@ -1,18 +1,21 @@
 """``wsfleet status``: nodes, load balancers and Redis of a fleet, at one glance."""
 
 import asyncio
-import csv
-import io
+import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import httpx
 import uvloop
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
 
-from wsfleet import keys
+from wsfleet import haproxy, keys
 from wsfleet.cli import CannotRun
 from wsfleet.cli.fleet import Fleet
-from wsfleet.cli.output import Report, table
+from wsfleet.cli.output import Report, table, verdict
 from wsfleet.cli.redis_link import DRAIN_STATES, connected, registry, server_infos, shown
 from wsfleet.topology import RedisURL
 
@@ -82,6 +85,37 @@ def run(fleet: Fleet) -> Report:
         report.problems.append(f"redis {redis['url']}: {redis['error']}")
     report.views = _views(nodes, servers, redis)
     return report
+
+
+def watch(fleet: Fleet, interval: float) -> Report:
+    """Look again every `interval` seconds, until Ctrl-C; returns what was seen last.
+
+    Raises:
+        CannotRun: nobody answers at the first look; later that is one more thing to see.
+
+    """
+    console = Console(highlight=False)
+    report = run(fleet)
+    # A screen of its own, as of top(1): what was on the terminal is back afterwards.
+    with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
+        try:
+            while True:
+                now = datetime.now().astimezone().strftime("%H:%M:%S")
+                head = Text(f"{now}, every {interval:g} s; Ctrl-C ends", style="dim")
+                # What is wrong stands first: a low terminal shows no more than the beginning.
+                live.update(Group(head, *verdict(report), *report.views), refresh=True)
+                time.sleep(interval)
+                report = _look_again(fleet, report)
+        except KeyboardInterrupt:
+            live.update(Text(), refresh=True)
+    return report
+
+
+def _look_again(fleet: Fleet, before: Report) -> Report:
+    try:
+        return run(fleet)
+    except CannotRun as error:
+        return Report(before.data, [], [error.message])
 
 
 def _redis(fleet: Fleet) -> dict[str, Any]:
@@ -166,7 +200,7 @@ async def _ask(
     async with httpx.AsyncClient(timeout=_TIMEOUT, headers=_HEADERS, trust_env=False) as client:
         health, stats = await asyncio.gather(
             asyncio.gather(*(_health(client, url) for url in nodes.values())),
-            asyncio.gather(*(_stats(client, url) for url in balancers.values())),
+            asyncio.gather(*(_servers(client, url) for url in balancers.values())),
         )
     return dict(zip(nodes, health, strict=True)), dict(zip(balancers, stats, strict=True))
 
@@ -179,35 +213,14 @@ async def _health(client: httpx.AsyncClient, url: str) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) else None
 
 
-async def _stats(
+async def _servers(
     client: httpx.AsyncClient, url: str
 ) -> tuple[list[dict[str, Any]] | None, str | None]:
     try:
-        answer = await client.get(f"{url}/stats;csv")
-        answer.raise_for_status()
+        servers = haproxy.servers(await haproxy.statistics(client, url))
     except httpx.HTTPError as error:
         return None, f"no statistics from {url}: {str(error) or type(error).__name__}"
-    servers = parse_stats(answer.text)
     return servers, None if servers else "it has no servers"
-
-
-def parse_stats(text: str) -> list[dict[str, Any]]:
-    """Return the servers of HAProxy's statistics CSV (management guide, section 9.1)."""
-    rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
-    return [
-        {
-            "backend": row["pxname"],
-            "server": row["svname"],
-            "status": row["status"],
-            # "UP 1/2" is on its way down, but serves; "no check" cannot tell.
-            "well": row["status"].startswith(("UP", "no check")),
-            "sessions": int(row["scur"] or 0),
-            "check": " ".join(filter(None, (row.get("check_status"), row.get("last_chk")))),
-            "seconds_in_status": int(row["lastchg"]) if row.get("lastchg") else None,
-        }
-        for row in rows
-        if row.get("type") == "2"  # 0 frontend, 1 backend, 2 server, 3 listener
-    ]
 
 
 def _node(

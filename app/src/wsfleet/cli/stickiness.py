@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +23,9 @@ from wsfleet.cli.client import (
     cookie_node,
     unreachable,
 )
-from wsfleet.cli.output import Report, table
+from wsfleet.cli.histogram import Histogram, Timeline
+from wsfleet.cli.output import Criterion, Report, table
+from wsfleet.cli.report import Bars, Course, Spread
 
 #: Of the time that is given, this part is spent waiting; the rest is for the network.
 _PAUSED = 0.9
@@ -81,12 +84,15 @@ class Pass:
         self.plan = plan
         self.jar = jar
         self.cookies: list[Cookie] = []
+        self.answers = Timeline()
+        self._began = time.perf_counter()
         run = secrets.token_hex(2)
         kind = "jar" if jar else "plain"
         self.visitors = [Visitor(f"{kind}-{run}-{index}") for index in range(plan.clients)]
 
     async def execute(self) -> None:
         """Let all clients visit at the same time."""
+        self._began = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for index, visitor in enumerate(self.visitors):
                 # The clients start evenly spread over one pause: a modest, even load.
@@ -125,6 +131,7 @@ class Pass:
                 "number": visitor.messages_sent,
             }
             visitor.messages_sent += 1
+            asked = time.perf_counter()
             try:
                 answer = await client.ask(orjson.dumps(question))
             except DisconnectedError as error:
@@ -133,6 +140,7 @@ class Pass:
             except TimeoutError:
                 visitor.errors.append(f"no answer within {ANSWER_TIMEOUT:g} s")
                 break
+            self.answers.add(asked - self._began, time.perf_counter() - asked)
             if answer.get("type") == "ack":
                 visitor.messages_received += 1
                 servers.add(str(answer.get("hostname")))
@@ -179,7 +187,7 @@ async def _execute(endpoint: Endpoint, plan: Plan) -> list[Pass]:
 
 def report(endpoint: Endpoint, passes: list[Pass]) -> Report:
     """Draw up what the passes found."""
-    result = Report({"url": endpoint.websocket})
+    result = Report({"url": endpoint.websocket}, title="Stickiness")
     for each in passes:
         name = "with_cookie" if each.jar else "without_cookie"
         result.data[name] = data = _pass_data(each)
@@ -206,6 +214,15 @@ def report(endpoint: Endpoint, passes: list[Pass]) -> Report:
         if each.jar:
             result.views.append(_cookie_line(data["cookie"]))
         result.problems += _problems(each, endpoint)
+        result.criteria += _criteria(each, endpoint)
+        result.figures += [
+            Bars(f"Connections by node, {title}", summary["servers"]),
+            Course(f"Answers over time, {title}", each.answers),
+        ]
+    whole = Histogram()
+    for each in passes:
+        whole.merge(each.answers.whole())
+    result.figures.append(Spread("Answer latency", whole))
     return result
 
 
@@ -240,12 +257,33 @@ def _problems(each: Pass, endpoint: Endpoint) -> list[str]:
     ]
     if not each.cookies:
         problems.append(f"no {COOKIE} cookie was set: is this URL a load balancer's?")
-    elif each.cookies[0].secure and not endpoint.secure:
+    elif not _comes_back(each.cookies[0], endpoint):
         problems.append(
             f"the {COOKIE} cookie is Secure, but the URL is not TLS: "
             "a browser would not send it back"
         )
     return problems
+
+
+def _criteria(each: Pass, endpoint: Endpoint) -> list[Criterion]:
+    errors = sum(len(visitor.errors) for visitor in each.visitors)
+    if not each.jar:
+        return [Criterion("errors, without cookie jar", errors)]
+    moved = sum(visitor.moves > 0 for visitor in each.visitors)
+    criteria = [
+        Criterion("clients that have a cookie and moved", moved),
+        Criterion("errors, with cookie jar", errors),
+        Criterion(f"the {COOKIE} cookie is set", bool(each.cookies), wanted=True),
+    ]
+    if each.cookies:
+        back = _comes_back(each.cookies[0], endpoint)
+        criteria.append(Criterion("a browser would send it back to this URL", back, wanted=True))
+    return criteria
+
+
+def _comes_back(cookie: Cookie, endpoint: Endpoint) -> bool:
+    """Whether a browser sends the cookie to this URL."""
+    return endpoint.secure or not cookie.secure
 
 
 def _cookie(client: Asker) -> Cookie:

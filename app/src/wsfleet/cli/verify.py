@@ -29,7 +29,8 @@ from wsfleet.cli.delivery import (
     Subscribed,
     Terms,
 )
-from wsfleet.cli.output import Report, table
+from wsfleet.cli.output import Criterion, Figure, Report, table
+from wsfleet.cli.report import Course, Spread
 
 CENTRIFUGE_PATH = "/connection/websocket"
 PLAIN_CHANNEL = "broadcast"
@@ -467,10 +468,8 @@ def report_of(run: Run) -> Report:
         problems.append(f"{unacknowledged:,} not acknowledged: {run.last_error}")
     if findings.absent:
         problems.append(f"{len(findings.absent):,} subscribers did not come back: {run.last_error}")
-    latencies = {
-        "ack": findings.ack_latency.summary(),
-        "delivery": findings.delivery_latency.summary(),
-    }
+    acks, deliveries = findings.ack_latency.whole(), findings.delivery_latency.whole()
+    latencies = {"ack": acks.summary(), "delivery": deliveries.summary()}
     data: dict[str, Any] = {
         "protocol": plan.protocol,
         "channel": plan.channel,
@@ -526,7 +525,19 @@ def report_of(run: Run) -> Report:
         fields = list(dict.fromkeys(field for _, example in examples for field in example))
         rows = [(name, *(str(example.get(f, "")) for f in fields)) for name, example in examples]
         views.append(table("examples (--json has more)", ("", *map(_words, fields)), rows))
-    return Report(data, views, problems)
+    criteria = [
+        Criterion("something was published", published > 0, wanted=True),
+        *(Criterion(f"{_words(name)}: {FAULTS[name]}", f.count) for name, f in faults.items()),
+        Criterion("messages that were not acknowledged", unacknowledged),
+        Criterion("subscribers that did not come back", len(findings.absent)),
+    ]
+    figures: list[Figure] = [
+        Course("Delivery over time", findings.delivery_latency, dropped_at=findings.dropped_at),
+        Course("Acknowledgement over time", findings.ack_latency, dropped_at=findings.dropped_at),
+        Spread("Delivery latency", deliveries),
+        Spread("Acknowledgement latency", acks),
+    ]
+    return Report(data, views, problems, criteria, figures, f"Delivery, {plan.protocol}")
 
 
 def _words(name: str) -> str:

@@ -8,10 +8,12 @@ import orjson
 
 from wsfleet.connection import Close, Closes
 from wsfleet.frames import TEXT, frame
+from wsfleet.limits import too_deep
 from wsfleet.records import Record
 
 CHANNEL = "broadcast"
 MAX_NAME = 128
+MAX_DEPTH = 128
 
 CLOSES = Closes(
     restart=Close(1012, "node is draining, please reconnect"),
@@ -37,12 +39,13 @@ class Message:
     idempotency_key: str = ""
 
 
-def parse(text: str | None) -> Message:
+def parse(text: str | None, max_depth: int = MAX_DEPTH) -> Message:
     """Read one message; `None` stands for a binary one.
 
     Raises:
-        ProtocolError: `unsupported_data` if it is binary, `invalid_client_id` or
-            `invalid_idempotency_key` if it carries one that is none.
+        ProtocolError: `unsupported_data` if it is binary, `too_deep` if it is JSON that nests
+            deeper than `max_depth`, `invalid_client_id` or `invalid_idempotency_key` if it carries
+            one that is none.
     """
     if text is None:
         raise ProtocolError("unsupported_data", "binary messages are not supported; send text")
@@ -50,11 +53,14 @@ def parse(text: str | None) -> Message:
         data = orjson.loads(text)
     except orjson.JSONDecodeError:
         return Message(text, orjson.dumps(text))
+    json = text.encode()
+    if too_deep(json, max_depth):
+        raise ProtocolError("too_deep", f"the JSON nests deeper than {max_depth} levels")
     if not isinstance(data, dict):
-        return Message(text, text.encode())
+        return Message(text, json)
     return Message(
         text,
-        text.encode(),
+        json,
         _name(data, "client_id", "leave it out to be given one"),
         _name(data, "idempotency_key", "leave it out if the message is not sent again") or "",
     )

@@ -1,0 +1,46 @@
+"""Users who are blocked and tokens that are revoked: in Redis, for all nodes to come as well."""
+
+import asyncio
+
+from wsfleet import keys
+from wsfleet.protocol.centrifuge.codes import DisconnectCode
+from wsfleet.store import Store
+
+
+class Denylist:
+    """Asked when a client comes; entries go by themselves at their time.
+
+    All methods raise UnavailableError when Redis is away: who cannot be checked does not come in.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def block(self, user: str, expire_at: int) -> None:
+        """Block a user until a moment in Unix seconds; 0 is for ever."""
+        await self._put(keys.blocked(user), expire_at)
+
+    async def unblock(self, user: str) -> None:
+        """Let a user come again."""
+        await self._store.call("DEL", keys.blocked(user))
+
+    async def revoke(self, token: str, expire_at: int) -> None:
+        """Refuse the token with this `jti` until a moment in Unix seconds; 0 is for ever."""
+        await self._put(keys.revoked(token), expire_at)
+
+    async def objection(self, user: str, token: str) -> DisconnectCode | None:
+        """Why this user, or who shows the token with this `jti`, may not be connected."""
+        blocked, revoked = await asyncio.gather(
+            self._has(keys.blocked(user) if user else ""),
+            self._has(keys.revoked(token) if token else ""),
+        )  # one round trip
+        if blocked:
+            return DisconnectCode.PERMISSION_DENIED
+        return DisconnectCode.INVALID_TOKEN if revoked else None
+
+    async def _has(self, key: str) -> bool:
+        return bool(key and await self._store.call("EXISTS", key))
+
+    async def _put(self, key: str, expire_at: int) -> None:
+        expiry = ("EXAT", expire_at) if expire_at else ()
+        await self._store.call("SET", key, 1, *expiry)

@@ -1,0 +1,149 @@
+"""Too much of something: the one who does it is stopped, the others are not harmed."""
+
+import asyncio
+import contextlib
+import json
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import InvalidStatus
+
+from tests.harness import settled
+from tests.security.victim import Victim, ended, told
+from tests.test_admission import closed, command
+from tests.test_frames import masked
+from tests.test_websocket import Peer
+from wsfleet.frames import PING, TEXT
+
+
+async def send(peer: Peer, data: bytes, times: int) -> None:
+    """Write as fast as the socket takes it, until it is closed."""
+    with contextlib.suppress(ConnectionError):
+        for _ in range(times):
+            peer.write(data)
+            await asyncio.sleep(0)
+
+
+async def answered(client: ClientConnection) -> None:
+    """Wait until a healthy client's message is acknowledged."""
+    await client.send("healthy")
+    await told(client, type="ack")
+
+
+async def test_messages(victim: Victim) -> None:
+    """Five who say 20,000 things at once are closed with 3013; one who does not is answered."""
+    before = await victim.disconnected(3013)
+    async with contextlib.AsyncExitStack() as stack:
+        healthy = await stack.enter_async_context(victim.client(max_queue=None))
+        peers = [await stack.enter_async_context(victim.upgraded()) for _ in range(5)]
+        ends = [asyncio.create_task(ended(peer)) for peer in peers]
+        floods = [asyncio.create_task(send(p, masked(TEXT, b"x") * 1000, 20)) for p in peers]
+        for _ in range(5):
+            await answered(healthy)
+        assert set(await asyncio.gather(*ends)) == {(3013, "too many requests")}
+        for flood in floods:
+            flood.cancel()
+    await settled_disconnect(victim, 3013, before + 5)
+
+
+async def test_messages_without_content(victim: Victim) -> None:
+    """They count as well."""
+    before = await victim.disconnected(3013)
+    async with victim.upgraded() as peer:
+        flood = asyncio.create_task(send(peer, masked(TEXT, b"") * 5000, 20))
+        assert await ended(peer) == (3013, "too many requests")
+        flood.cancel()
+    await settled_disconnect(victim, 3013, before + 1)
+
+
+async def test_pings_of_one_who_does_not_read(victim: Victim) -> None:
+    """Pongs fill a small buffer and no more."""
+    async with victim.upgraded() as peer, victim.client() as healthy:
+        await send(peer, masked(PING, b"x" * 125) * 1000, 200)
+        await answered(healthy)
+        assert await victim.metric("wsfleet_outbox_bytes") < 200_000
+
+
+async def test_readers_who_do_not_read(victim: Victim) -> None:
+    """Twenty are closed with 1013 before they hold more than their outbox."""
+    before = await victim.disconnected(1013)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(20):
+            await stack.enter_async_context(victim.upgraded())
+        sender = await stack.enter_async_context(victim.client())
+        healthy = await stack.enter_async_context(victim.client())
+        text = "x" * 60_000
+        for number in range(300):
+            await sender.send(f"{number} {text}")
+            assert json.loads(await sender.recv())["type"] == "ack"
+            assert json.loads(await healthy.recv())["data"].startswith(f"{number} ")
+            if number % 20 == 0 and await victim.disconnected(1013) == before + 20:
+                return
+    raise AssertionError("they are still there")
+
+
+async def test_connections(victim: Victim) -> None:
+    """Those beyond the limit are refused with 503, and a place that is freed is given again."""
+    before = await victim.refused("full")
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def attempt() -> int:
+            try:
+                await stack.enter_async_context(victim.client())
+            except InvalidStatus as error:
+                return error.response.status_code
+            return 101
+
+        outcomes = []
+        for _ in range(10):
+            outcomes += await asyncio.gather(*(attempt() for _ in range(30)))
+        assert outcomes.count(101) == 200
+        assert outcomes.count(503) == 100
+        assert await victim.refused("full") == before + 100
+
+
+async def test_half_requests(victim: Victim) -> None:
+    """A thousand that begin a request and leave it keep no client from being served."""
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(1000):
+            await stack.enter_async_context(victim.tcp(b"GET /ws HTTP/1.1\r\nHost: x\r\n"))
+        await victim.serves()
+
+
+async def test_more_channels_than_one_may_have(victim: Victim) -> None:
+    """In the connect command it is a disconnect, afterwards an error for each beyond."""
+    path = "/connection/websocket"
+    before = await victim.disconnected(3505)
+    async with victim.client(path) as client:
+        subs: dict[str, object] = {f"c{number}": {} for number in range(3000)}
+        await client.send(json.dumps({"id": 1, "connect": {"subs": subs}}))
+        assert (await closed(client))[0] == 3505
+    await settled_disconnect(victim, 3505, before + 1)
+
+    before = await victim.metric("wsfleet_reply_errors_total", code="106")
+    async with victim.client(path, max_queue=None) as client:
+        await command(client, connect={})
+        lines = (json.dumps({"id": n, "subscribe": {"channel": f"c{n}"}}) for n in range(1, 1001))
+        await client.send("\n".join(lines))
+        errors = 0
+        while errors < 900:
+            for line in str(await asyncio.wait_for(client.recv(), 20)).split("\n"):
+                errors += json.loads(line).get("error", {}).get("code") == 106
+    assert await victim.metric("wsfleet_reply_errors_total", code="106") == before + 900
+
+
+async def test_more_commands_than_a_frame_may_have(victim: Victim) -> None:
+    """Refused whole, with 3013."""
+    before = await victim.disconnected(3013)
+    async with victim.client("/connection/websocket") as client:
+        await client.send("\n".join(["{}"] * 2000))
+        assert (await closed(client))[0] == 3013
+    await settled_disconnect(victim, 3013, before + 1)
+
+
+async def settled_disconnect(victim: Victim, code: int, count: float) -> None:
+    """Wait until so many are counted."""
+
+    async def counted() -> bool:
+        return await victim.disconnected(code) == count
+
+    await settled(counted, f"{count:g} disconnects with {code}")

@@ -1,0 +1,71 @@
+"""Which measurements a run takes, in which order, and what failures do to it."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from bench import __main__ as command
+from bench.catalog import PEERS, Peer
+from bench.modes import MODES
+from bench.rig import BenchError
+
+
+class FakeRig:
+    """Starts nothing, unless its peer is `nats`, which fails."""
+
+    def __init__(self, peer: Peer, stack: ExitStack, nodes: int = 1) -> None:
+        if peer.name == "nats":
+            raise BenchError("no such program\nsecond line")
+
+
+def found(monkeypatch: pytest.MonkeyPatch, turn: int, only: list[str]) -> list[dict[str, Any]]:
+    """All measurements of a round with the mode `one` alone."""
+    monkeypatch.setattr(command, "Rig", FakeRig)
+    mode = MODES["one"].__class__(
+        "one", "each", lambda rig, size, seconds: {"value": size * seconds}, (500, 2000)
+    )
+    monkeypatch.setitem(MODES, "one", mode)
+    arguments = argparse.Namespace(only=only, modes=["one"], seconds=2)
+    return list(command.peers_round(turn, arguments))
+
+
+def test_another_peer_is_first_in_each_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are there in each."""
+    names = list(PEERS)
+    orders = [
+        [one["peer"] for one in found(monkeypatch, turn, names) if one["size"] == 500]
+        for turn in range(3)
+    ]
+    assert len({order[0] for order in orders}) == 3
+    assert all(sorted(order) == sorted(names) for order in orders)
+
+
+def test_a_peer_that_fails_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a reason in the place of a number; the others have theirs."""
+    measurements = found(monkeypatch, 0, ["nats", "ws"])
+    assert [one.get("error") for one in measurements] == ["no such program"] * 2 + [None] * 2
+    assert [one.get("value") for one in measurements] == [None, None, 1000, 4000]
+
+
+def test_rooms_and_publishes_only_of_peers_that_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain protocol has one channel, and `ws` acknowledges nothing."""
+    monkeypatch.setattr(command, "Rig", FakeRig)
+    for name in ("rooms", "publish"):
+        mode = MODES[name]
+        fake = mode.__class__(
+            "", "", lambda rig, size, seconds: {"value": 1}, (1,), rooms=mode.rooms, acks=mode.acks
+        )
+        monkeypatch.setitem(MODES, name, fake)
+    arguments = argparse.Namespace(
+        only=["wsfleet", "ws", "guide"], modes=["rooms", "publish"], seconds=1
+    )
+    measurements = command.peers_round(0, arguments)
+    assert [(one["peer"], one["mode"]) for one in measurements] == [
+        ("ws", "rooms"),
+        ("guide", "rooms"),
+        ("guide", "publish"),
+    ]

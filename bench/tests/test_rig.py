@@ -1,0 +1,55 @@
+"""What a peer and its clients are started with."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from bench.catalog import HERE, PEERS
+from bench.goals import GOALS
+from bench.modes import MODES
+from bench.rig import Shape, fill
+
+
+def test_words_take_the_place_of_their_names() -> None:
+    """Braces around anything else stay: they are part of nginx's configuration."""
+    assert fill("listen {port}; server { a {}; }", {"port": 80}) == "listen 80; server { a {}; }"
+
+
+@pytest.mark.parametrize(
+    ("name", "flying", "rooms", "publishers"),
+    [
+        ("ws", 1, 1, 1),
+        ("ws", 16, 1, 16),
+        ("ws", 16, 10, 20),
+        ("nats", 16, 1, 1),
+        ("nats", 16, 9, 9),
+    ],
+)
+def test_there_is_a_publisher_for_each_message_in_flight(
+    name: str, flying: int, rooms: int, publishers: int
+) -> None:
+    """Or one alone where that does more; rooms have equally many of them."""
+    assert Shape.of(PEERS[name], 2000, flying, rooms) == Shape(2000, publishers, rooms)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_is_whole(name: str) -> None:
+    """Its files are there, it publishes whole messages, and to rooms if it has some."""
+    peer = PEERS[name]
+    files = [word for word in peer.command if word.startswith(f"{HERE}/peers/")]
+    assert all((HERE / "peers" / file).is_file() for file in [*files, peer.config or "launch.py"])
+    assert "%m" in peer.publish
+    texts = [*peer.subscriber.words, *(peer.publisher or peer.subscriber).words, peer.publish]
+    assert ("%r" in " ".join(texts)) == peer.rooms
+    assert not re.search("%[^rmn]", " ".join(texts))
+
+
+def test_goals_are_of_known_modes_and_peers() -> None:
+    """Each is about something that a full run measures."""
+    for goal in GOALS:
+        assert goal.size in MODES[goal.mode].sizes
+        for name in {goal.peer, goal.other or goal.peer}:
+            assert PEERS[name].rooms or not MODES[goal.mode].rooms
+            assert PEERS[name].ack or not MODES[goal.mode].acks

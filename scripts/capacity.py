@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""How many processes, balancers and Redis primaries so many connections need, from unit costs.
+
+scripts/capacity.py                                   # 10 k to 10 M connections, a modest load
+scripts/capacity.py --connections 300000 --received 2 --published 500
+
+docs/capacity.md says what the costs are and how to measure your own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+
+#: Ports that one balancer has for its connections to one node process (ip_local_port_range).
+PORTS = 28_000
+#: CPU microseconds, unless it says bytes; measured as docs/capacity.md says.
+COSTS = {
+    "node-delivery": (14.0, "a message to one client, at a node"),
+    "node-publication": (250.0, "a publication, at each process that hears it"),
+    "node-connect": (800.0, "a handshake, at a node"),
+    "node-bytes": (30_000.0, "bytes of a connection at a node, the kernel's among them"),
+    "balancer-delivery": (15.0, "a message to one client, at a balancer"),
+    "balancer-connect": (190.0, "a handshake, at a balancer"),
+    "balancer-bytes": (30_000.0, "bytes of a connection at a balancer, the kernel's among them"),
+    "redis-publication": (165.0, "a publication, at its Redis primary"),
+    "redis-hearer": (5.0, "a publication, at its Redis primary, for each process that hears it"),
+    "redis-connect": (50.0, "a connection that comes or goes, at Redis"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What comes: `received` is messages a second of each client, `published` of all together.
+
+    All clients are back within `storm` seconds after all have lost their connections.
+    """
+
+    connections: int
+    received: float
+    published: float
+    storm: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is used of a machine at most: a share of each core, and a number of connections."""
+
+    share: float
+    process_connections: int
+    balancer_cores: int
+    balancer_connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """How many of each, without spares but with a second balancer, and what they are needed for."""
+
+    processes: int
+    processes_for: str
+    balancers: int
+    balancers_for: str
+    primaries: int
+    primaries_for: str
+    node_gigabytes: float
+    balancer_gigabytes: float
+
+
+def need(load: Load, limits: Limits, cost: dict[str, float]) -> Need:
+    """Count what is needed for each reason, and take the most."""
+    deliveries = load.connections * load.received
+    # Each publication is heard by as many processes as it has receivers, or by all of them.
+    audience = deliveries / load.published if load.published else 0.0
+    returning = load.connections / load.storm
+
+    def cores(microseconds: float) -> float:
+        return microseconds / 1e6 / limits.share
+
+    by_connections = load.connections / limits.process_connections
+    by_storm = cores(returning * cost["node-connect"])
+    processes = max(by_connections, by_storm, 1.0)
+    # What a process costs for publications grows with their number: it does not shrink by adding
+    # processes where all of them hear all.
+    for _ in range(50):
+        heard = min(processes, audience)
+        each = load.published * heard / processes * cost["node-publication"]
+        if cores(each) >= 0.9:
+            raise SystemExit(
+                "A process cannot even hear all that is published: publish less often."
+            )
+        by_messages = cores(deliveries * cost["node-delivery"]) / (1 - cores(each))
+        processes = max(by_connections, by_storm, by_messages, 1.0)
+    heard = min(processes, audience)
+    reasons = {"connections": by_connections, "storms": by_storm, "messages": by_messages}
+
+    machine = limits.balancer_cores
+    balancer_reasons = {
+        "connections": load.connections / limits.balancer_connections,
+        "ports": load.connections / (PORTS * processes),
+        "storms": cores(returning * cost["balancer-connect"]) / machine,
+        "messages": cores(deliveries * cost["balancer-delivery"]) / machine,
+    }
+    # One more than is needed: any of them may die.
+    balancers = math.ceil(max(balancer_reasons.values())) + 1
+
+    redis_reasons = {
+        "publications": cores(
+            load.published * (cost["redis-publication"] + heard * cost["redis-hearer"])
+        ),
+        "storms": cores(returning * 2 * cost["redis-connect"]),
+    }
+    primaries = max(1, math.ceil(max(redis_reasons.values())))
+    return Need(
+        math.ceil(processes),
+        _most(reasons),
+        balancers,
+        _most(balancer_reasons),
+        primaries,
+        _most(redis_reasons),
+        load.connections / processes * cost["node-bytes"] / 2**30,
+        load.connections / (balancers - 1) * cost["balancer-bytes"] / 2**30,
+    )
+
+
+def _most(reasons: dict[str, float]) -> str:
+    return max(reasons, key=lambda name: reasons[name])
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--connections", type=int, nargs="*", default=[10**4, 10**5, 10**6, 10**7], help="at once")
+    add("--received", type=float, default=0.1, help="messages a second that each client gets")
+    add("--published", type=float, default=100, help="messages a second of all clients together")
+    add(
+        "--storm", type=float, default=120, help="seconds in which all come back, when all were cut"
+    )
+    add("--share", type=float, default=0.5, help="of each core that is used at most")
+    add("--process-connections", type=int, default=10_000, help="wsnode_max_connections")
+    add("--balancer-cores", type=int, default=4, help="of a balancer")
+    add("--balancer-connections", type=int, default=250_000, help="of a balancer")
+    for name, (default, what) in COSTS.items():
+        add(f"--{name}", type=float, default=default, help=what)
+    options = parser.parse_args()
+    limits = Limits(
+        options.share,
+        options.process_connections,
+        options.balancer_cores,
+        options.balancer_connections,
+    )
+    cost = {name: getattr(options, name.replace("-", "_")) for name in COSTS}
+    columns = ("connections", "node processes", "balancers", "Redis primaries")
+    print(f"| {' | '.join(columns)} | GB a process | GB a balancer |")
+    print("|---|---|---|---|---|---|")
+    for connections in options.connections:
+        load = Load(connections, options.received, options.published, options.storm)
+        n = need(load, limits, cost)
+        print(
+            f"| {connections:,} | {n.processes:,} ({n.processes_for}) "
+            f"| {n.balancers} ({n.balancers_for}) | {n.primaries} ({n.primaries_for}) "
+            f"| {n.node_gigabytes:.1f} | {n.balancer_gigabytes:.1f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

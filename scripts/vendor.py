@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Bring the console's JavaScript libraries from npm, unmodified, at the versions of vendor.json.
+
+Usage: scripts/vendor.py [NAME@VERSION...]     the named ones at another version
+
+npm's own checksum of the package is kept in vendor.json, with the SHA-256 of each file: a package
+that is not the one of before is refused, unless its version was asked for.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+VENDOR = Path(__file__).parents[1] / "app/src/wsfleet/console/static/vendor"
+MANIFEST = VENDOR / "vendor.json"
+
+
+def pack(name: str, version: str, folder: str) -> tuple[str, Path]:
+    """Download a package that matches npm's checksum; that checksum, and the file."""
+    command = ["npm", "pack", f"{name}@{version}", "--json", "--pack-destination", folder]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    (packed,) = json.loads(done.stdout)
+    return packed["integrity"], Path(folder) / packed["filename"]
+
+
+def bring(package: dict[str, Any]) -> None:
+    """Write a package's files, its licence among them, and their checksums into its entry."""
+    with tempfile.TemporaryDirectory() as folder:
+        integrity, archive = pack(package["name"], package["version"], folder)
+        if package.setdefault("integrity", integrity) != integrity:
+            sys.exit(f"{package['name']}: npm has {integrity}, not {package['integrity']}")
+        with tarfile.open(archive) as members:
+            for name, file in package["files"].items():
+                source = members.extractfile(f"package/{file['from']}")
+                assert source is not None, file
+                data = source.read()
+                (VENDOR / name).write_bytes(data)
+                file["sha256"] = hashlib.sha256(data).hexdigest()
+            described = members.extractfile("package/package.json")
+            assert described is not None
+            package["license"] = json.load(described)["license"]
+
+
+def main() -> None:
+    """Do it."""
+    packages = json.loads(MANIFEST.read_text())
+    for word in sys.argv[1:]:
+        name, _, version = word.partition("@")
+        (package,) = (each for each in packages if each["name"] == name)
+        package |= {"version": version}
+        del package["integrity"]
+    for package in packages:
+        bring(package)
+    MANIFEST.write_text(json.dumps(packages, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

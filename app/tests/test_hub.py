@@ -1,11 +1,14 @@
 """The fan-out: everybody hears what is for them, once and in order, whatever happens in a tick."""
 
 import asyncio
+import time
 from typing import Any, cast
+from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.harness import settled
 from wsfleet.connection import Connection
 from wsfleet.hub import Hub
 
@@ -103,7 +106,32 @@ def test_everybody_hears_what_was_published_while_they_listened(
             hub.remove(cast(Connection, listener))
         assert not any(vars(hub)[name] for name in ("_channels", "_channels_of", "_connections"))
 
-    asyncio.run(play())
+    with patch("wsfleet.hub.LONGEST_WINDOW", 0.0):  # a slow machine is none that waits
+        asyncio.run(play())
+
+
+async def test_who_comes_beside_many_waits_for_more_and_who_comes_alone_does_not() -> None:
+    """After a long flush of several publications the next ones share a later one."""
+    hub, heard = Hub(), []
+
+    class Slow(Ear):
+        def send(self, frames: bytes) -> bool:
+            time.sleep(0.05)
+            heard.append(frames)
+            return True
+
+    hub.subscribe(cast(Any, Slow(1)), "a")
+    for frames in ([b"1"], [b"2"], [b"3", b"4"]):  # at rest, after one, after one
+        for each in frames:
+            hub.publish("a", each)
+        await asyncio.sleep(0)
+    assert heard == [b"1", b"2", b"34"]
+    hub.publish("a", b"5")
+    await asyncio.sleep(0)
+    assert heard == [b"1", b"2", b"34"]
+    hub.publish("a", b"6")
+    await settled(lambda: len(heard) == 4, "both were sent")
+    assert heard[-1] == b"56"
 
 
 async def test_a_tick_costs_one_write() -> None:

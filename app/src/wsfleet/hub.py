@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 from wsfleet.connection import Connection
 
-LONGEST_WINDOW = 0.005
-"""Seconds that a publication waits for others, at the most."""
+QUICK, LONGEST_WINDOW = 0.001, 0.005
+"""Seconds of a flush that nothing waits for, and those that a publication waits at the most."""
 WINDOW = 0.5
 """How long it waits, in durations of the flush before."""
 
@@ -88,7 +88,7 @@ class Hub:
         self._pending.setdefault(channel, []).append((frame, exclude))
 
     def _window(self) -> float:
-        """Seconds to wait for more; none where the last flush was long ago, or of one publication."""
+        """Seconds to wait for more: none after a flush that was quick, long ago, or of one frame."""
         since = time.perf_counter() - self._flushed_at
         return min(WINDOW * self._flush_took, LONGEST_WINDOW) if since < self._flush_took else 0.0
 
@@ -110,5 +110,6 @@ class Hub:
                     delivered += count
         self._on_delivered(delivered)
         self._flushed_at = time.perf_counter()
+        took = self._flushed_at - began
         several = any(len(publications) > 1 for publications in pending.values())
-        self._flush_took = self._flushed_at - began if several else 0.0
+        self._flush_took = took if several and took > QUICK else 0.0

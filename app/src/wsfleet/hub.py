@@ -88,7 +88,7 @@ class Hub:
         self._pending.setdefault(channel, []).append((frame, exclude))
 
     def _window(self) -> float:
-        """Seconds to wait for more: none after a flush that was quick, long ago, or of one frame."""
+        """Seconds to wait for more, after a flush that was slow, just now, and of several."""
         since = time.perf_counter() - self._flushed_at
         return min(WINDOW * self._flush_took, LONGEST_WINDOW) if since < self._flush_took else 0.0
 

@@ -42,8 +42,8 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def pair(start_node: StartNode, config: Path, tmp_path: Path) -> Pair:
-    """Two nodes that find no fleet file."""
-    options: dict[str, Any] = {"config": config, "fleet": tmp_path / "none"}
+    """Two nodes that find no file of hosts."""
+    options: dict[str, Any] = {"config": config, "hosts": tmp_path / "none"}
     return await start_node(**options), await start_node(**options)
 
 
@@ -74,7 +74,7 @@ async def state(http: httpx.AsyncClient, name: str) -> str:
 
 
 async def test_every_node_is_seen_from_each(pair: Pair, http: httpx.AsyncClient) -> None:
-    """Connections, states, and Redis; no balancer where the fleet file names none."""
+    """Connections, states, and Redis; no balancer where the file of hosts names none."""
     async with pair[1].connect():
         await settled(lambda: len(pair[1].node.hub) == 1, "it is there")
         await pair[1].node.registry.beat()
@@ -158,7 +158,7 @@ async def test_hosts_and_balancers_of_the_fleet_file(
     start_node: StartNode, config: Path, tmp_path: Path, redis_server: str
 ) -> None:
     """A node that never came is down, and a balancer that does not answer is a problem."""
-    fleet = tmp_path / "fleet.json"
+    fleet = tmp_path / "hosts.json"
     fleet.write_text(
         json.dumps(
             {
@@ -197,7 +197,7 @@ async def test_maintenance_is_what_all_balancers_say(
 
     servers = [await asyncio.start_server(statistics, "127.0.0.1", 0) for _ in said]
     ports = [server.sockets[0].getsockname()[1] for server in servers]
-    fleet = tmp_path / "fleet.json"
+    fleet = tmp_path / "hosts.json"
     document = {
         "redis_url": redis_server,
         "base_url": "http://127.0.0.1:1",

@@ -89,7 +89,7 @@ async def test_every_node_is_seen_from_each(pair: Pair, http: httpx.AsyncClient)
     assert nodes["node2"]["connections"] == 1
     (server,) = seen["redis"]["servers"]
     assert (server["role"], server["state"]) == ("primary", "up")
-    assert pair[0].settings.redis_url == f"redis://{server['address']}/0"
+    assert pair[0].settings.redis_url.endswith(f"@{server['address']}/0")
     assert seen["balancers"] == seen["problems"] == []
 
 

@@ -24,6 +24,7 @@ from centrifuge import (  # type: ignore[import-untyped]
     SubscriptionState,
     UnsubscribedContext,
 )
+from redis.asyncio import Redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
@@ -241,7 +242,9 @@ async def test_recovery_on_another_node(pair: Pair) -> None:
             assert recoveries(two, "true") == 1
 
 
-async def test_what_the_history_cannot_give_is_not_called_recovered(pair: Pair) -> None:
+async def test_what_the_history_cannot_give_is_not_called_recovered(
+    pair: Pair, store: Redis
+) -> None:
     """Too long away, or Redis wiped: `recovered: false`, and no part of what was missed."""
     one, two = pair
     for loss in ("trimmed", "wiped"):
@@ -252,7 +255,7 @@ async def test_what_the_history_cannot_give_is_not_called_recovered(pair: Pair) 
             for protocol in list(one.server.server_state.connections):
                 protocol.transport.abort()
             if loss == "wiped":
-                await two.node.store.primaries[0].call("FLUSHALL")
+                await store.flushall()
             for number in range(1, 6):
                 await two.node.broker.publish(
                     "small:news",

@@ -1,8 +1,10 @@
 """``wsfleet status``: nodes, load balancers and Redis of a fleet, at one glance."""
 
 import asyncio
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -97,18 +99,31 @@ def watch(fleet: Fleet, interval: float) -> Report:
     console = Console(highlight=False)
     report = run(fleet)
     # A screen of its own, as of top(1): what was on the terminal is back afterwards.
-    with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
-        try:
-            while True:
-                now = datetime.now().astimezone().strftime("%H:%M:%S")
-                head = Text(f"{now}, every {interval:g} s; Ctrl-C ends", style="dim")
-                # What is wrong stands first: a low terminal shows no more than the beginning.
-                live.update(Group(head, *verdict(report), *report.views), refresh=True)
-                time.sleep(interval)
+    screen = Live(console=console, screen=console.is_terminal, auto_refresh=False)
+    with _interrupts() as interrupted, screen as live:
+        while not interrupted():
+            now = datetime.now().astimezone().strftime("%H:%M:%S")
+            head = Text(f"{now}, every {interval:g} s; Ctrl-C ends", style="dim")
+            # What is wrong stands first: a low terminal shows no more than the beginning.
+            live.update(Group(head, *verdict(report), *report.views), refresh=True)
+            until = time.monotonic() + interval
+            while not interrupted() and (left := until - time.monotonic()) > 0:
+                time.sleep(min(left, 0.1))
+            if not interrupted():
                 report = _look_again(fleet, report)
-        except KeyboardInterrupt:
-            live.update(Text(), refresh=True)
+        live.update(Text(), refresh=True)
     return report
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Tell whether Ctrl-C was pressed; as an exception, an event loop may swallow it."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _look_again(fleet: Fleet, before: Report) -> Report:

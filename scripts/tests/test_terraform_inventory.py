@@ -28,7 +28,9 @@ def test_site_yml_accepts_the_inventory(tmp_path: Path) -> None:
     """All hosts are in their groups with their addresses, and the inventory's check passes."""
     folder = tmp_path / "inventory"
     (folder / "group_vars" / "all").mkdir(parents=True)
-    (folder / "group_vars" / "all" / "vault.yml").write_text("redis_password: sixteen characters or more\n")
+    (folder / "group_vars" / "all" / "vault.yml").write_text(
+        "redis_password: sixteen characters or more\n"
+    )
     (folder / "hosts.yml").write_text(convert(SAMPLE.read_text()).stdout)
     play = tmp_path / "check.yml"
     play.write_text(f"""

@@ -424,11 +424,14 @@ class WebSocket(asyncio.Protocol):
         except Exception:
             log.exception("message failed")
             self.start_close(1011, "internal error")
-        self._messages, self._worker = None, None
+        self._messages, self._backlog, self._worker = None, 0, None
         self._resume()
         if self._end is not None:
             self._handler = None
-            await handler.closed(*self._end)
+            try:
+                await handler.closed(*self._end)
+            except Exception:
+                log.exception("clean-up failed")
 
     def _resume(self) -> None:
         if self._paused and not self.transport.is_closing():

@@ -378,4 +378,4 @@ class Broker:
 
 def _new_epoch() -> str:
     """What a stream that is new is called; each publication offers one, so it must cost little."""
-    return f"{random.getrandbits(32):08x}"  # noqa: S311 - it has to differ, not to be secret
+    return f"{random.getrandbits(32):08x}"

@@ -30,6 +30,8 @@ class Denylist:
 
     async def objection(self, user: str, token: str) -> DisconnectCode | None:
         """Why this user, or who shows the token with this `jti`, may not be connected."""
+        if not user and not token:
+            return None
         blocked, revoked = await asyncio.gather(
             self._has(keys.blocked(user) if user else ""),
             self._has(keys.revoked(token) if token else ""),

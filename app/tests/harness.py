@@ -21,12 +21,18 @@ from wsfleet.tasks import end
 REDIS_ROLE = Path(__file__).parents[2] / "roles" / "redis"
 
 
+_ports_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A TCP port of the loopback that nobody listens on, and that was not given before."""
+    while True:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port: int = sock.getsockname()[1]
+        if port not in _ports_given:
+            _ports_given.add(port)
+            return port
 
 
 def redis_rights() -> dict[str, str]:

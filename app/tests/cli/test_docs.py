@@ -11,8 +11,19 @@ from tests.cli.rig import Rig
 from tests.conftest import JAVASCRIPT
 
 TEXT = (Path(__file__).parents[3] / "docs" / "clients.md").read_text(encoding="utf-8")
-#: Node has a WebSocket of its own from version 22 on; the SDK's client would keep it running.
-NODE = "import WebSocket from 'ws'\nglobalThis.WebSocket = WebSocket\n{}\nclient.disconnect()\n"
+#: Node has a WebSocket of its own from version 22 on; the SDK's client would keep it running. What
+#: was published is heard a moment before or after it is acknowledged.
+NODE = """\
+import WebSocket from 'ws'
+globalThis.WebSocket = WebSocket
+const print = console.log
+const heard = new Promise((resolve) => {
+  console.log = (...words) => { print(...words); if (words[1]?.text) resolve() }
+})
+%s
+await heard
+client.disconnect()
+"""
 
 
 def examples(language: str) -> list[str]:
@@ -43,6 +54,6 @@ def test_python(fleet: Rig, text: str) -> None:
 def test_javascript(fleet: Rig) -> None:
     """The SDK is in, and hears what it said."""
     (text,) = examples("js")
-    heard = run(["node", "--input-type=module", "-"], NODE.format(text), fleet)
+    heard = run(["node", "--input-type=module", "-"], NODE % text, fleet)
     assert "in false false" in heard
     assert "{ text: 'hello' }" in heard

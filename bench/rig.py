@@ -212,6 +212,8 @@ def _haproxy_template() -> str:
         "haproxy_source_rate": 0,  # all clients have one address, and come at once
         "haproxy_source_connections": 0,
         "haproxy_websocket_rate": 0,
+        "_haproxy_tls": [],
+        "_haproxy_tls_sums": "",
     }
     role = ROOT / "roles/haproxy"
     with tempfile.TemporaryDirectory() as directory:

@@ -10,6 +10,7 @@ import pytest
 import redis.asyncio
 
 from tests.harness import RedisServer, RunningNode, StartNode, free_port
+from tests.topologies import SentinelTopology
 from wsfleet.server import create_server
 from wsfleet.settings import Settings
 
@@ -85,3 +86,14 @@ async def start_node(redis_process: RedisServer) -> AsyncIterator[StartNode]:
     for node in running:
         if not node.task.done():
             await node.stop()
+
+
+@pytest.fixture
+def sentinel(tmp_path: Path) -> Iterator[SentinelTopology]:
+    """A primary, two replicas, three Sentinels."""
+    topology = SentinelTopology(tmp_path)
+    try:
+        topology.start()
+        yield topology
+    finally:
+        topology.stop()

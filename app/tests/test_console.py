@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -228,22 +228,11 @@ async def test_without_redis_it_says_so(
     assert seen["problems"] == ["Redis: this node has no connection to a primary"]
 
 
-@pytest.fixture
-def sentinels(tmp_path: Path) -> Iterator[SentinelTopology]:
-    """A primary, two replicas, three Sentinels."""
-    topology = SentinelTopology(tmp_path)
-    try:
-        topology.start()
-        yield topology
-    finally:
-        topology.stop()
-
-
 async def test_replicas_and_sentinels(
-    sentinels: SentinelTopology, start_node: StartNode, config: Path
+    sentinel: SentinelTopology, start_node: StartNode, config: Path
 ) -> None:
     """All are shown with their roles; a dead replica and a dead Sentinel stay, as problems."""
-    node = await start_node(config=config, redis_url=sentinels.url)
+    node = await start_node(config=config, redis_url=sentinel.url)
 
     async with client(node.url, KEY) as http:
         redis = (await look(http))["redis"]
@@ -251,9 +240,9 @@ async def test_replicas_and_sentinels(
         assert roles == ["primary", "replica", "replica"]
         assert [each["up"] for each in redis["sentinels"]] == [True] * 3
         assert redis["problems"] == []
-        lost = sentinels.replicas[0]
+        lost = sentinel.replicas[0]
         lost.kill()
-        sentinels.sentinels[0].kill()
+        sentinel.sentinels[0].kill()
 
         async def seen() -> bool:
             redis = (await look(http))["redis"]

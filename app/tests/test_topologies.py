@@ -22,17 +22,6 @@ CHANNELS = [f"room{number}" for number in range(12)]
 
 
 @pytest.fixture
-def sentinel(tmp_path: Path) -> Iterator[SentinelTopology]:
-    """A primary, two replicas, three Sentinels."""
-    topology = SentinelTopology(tmp_path)
-    try:
-        topology.start()
-        yield topology
-    finally:
-        topology.stop()
-
-
-@pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[ClusterTopology]:
     """Three primaries and three replicas."""
     topology = ClusterTopology(tmp_path)

@@ -144,12 +144,6 @@ class Link(asyncio.Protocol):
         self._streams.connection_lost(exc)
         self.lose(LostError(str(exc) if exc else "Redis closed the connection"))
 
-    def pause_writing(self) -> None:
-        """Nothing to do: what is asked at once is bounded."""
-
-    def resume_writing(self) -> None:
-        """Nothing to do."""
-
     def _take(self, answer: Any) -> None:
         if isinstance(answer, hiredis.PushNotification):
             self._on_push(answer)

@@ -325,6 +325,9 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
         *_name_mistakes([host for host in readable if host.name in groups.get("wsnodes", ())]),
         *_port_mistakes(readable, groups),
         *_password_mistakes([host for host in readable if host.name in groups.get("redis", ())]),
+        *_certificate_mistakes(
+            [host for host in readable if host.name in groups.get("loadbalancers", ())]
+        ),
     ]
 
 
@@ -461,6 +464,20 @@ def _password_mistakes(redis: list[Host]) -> list[str]:
                 "the group."
             )
     return mistakes
+
+
+def _certificate_mistakes(balancers: list[Host]) -> list[str]:
+    missing = {
+        str(file): None
+        for host in balancers
+        for file in host.get("haproxy_tls_certificates") or []
+        if Path(file).is_absolute() and not Path(file).exists()  # others are the copy module's to find
+    }
+    return [
+        f"haproxy_tls_certificates names {file}, which is not here: put certificate, chain and key into "
+        "it, or leave the variable out, and clients connect without TLS."
+        for file in missing
+    ]
 
 
 def _and(names: Iterable[str]) -> str:

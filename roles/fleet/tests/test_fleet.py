@@ -171,6 +171,11 @@ def test_a_sound_inventory_has_no_mistake() -> None:
             {"redis1": {"redis_allow_no_password": False}},
             "redis_password is empty for the host 'redis1'",
         ),
+        (
+            {},
+            {"lb1": {"haproxy_tls_certificates": [__file__, "/nowhere/ws.pem"]}},
+            "haproxy_tls_certificates names /nowhere/ws.pem, which is not here",
+        ),
     ],
 )
 def test_mistakes_are_named(groups: dict[str, Any], changes: dict[str, Any], expected: str) -> None:

@@ -18,9 +18,8 @@ JAVASCRIPT = Path(__file__).parent / "js"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of `cli/test_faults.py`, and of `test_console_page.py`."""
+    """Options of `cli/test_faults.py`."""
     parser.addoption("--full", action="store_true", help="run the faults in full, for minutes")
-    parser.addoption("--pictures", type=Path, help="make the README's pictures in this folder")
     parser.addoption("--seed", type=int, default=1, help="order, targets and pauses of the faults")
 
 

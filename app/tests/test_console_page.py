@@ -1,9 +1,8 @@
 """The console's page in a real browser, through HAProxy on real node processes."""
 
 import re
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from websockets.sync.client import connect
 
 from tests.browser import PATIENCE, chromium
 from tests.cli.rig import (
-    COMMAND,
     HAPROXY_PROGRAM,
     Rig,
     haproxy_config,
@@ -23,7 +21,7 @@ from tests.cli.rig import (
     servers_up,
     until,
 )
-from tests.harness import RedisServer, free_port
+from tests.harness import free_port
 
 KEY = "a key"
 CONFIG = f"""
@@ -318,41 +316,3 @@ def test_the_public_does_not_see_it_unless_that_is_wanted(fleet: Rig, tmp_path: 
         until(lambda: get("/health") == 200, "it serves")
         for path_ in ("/console", "/console/", "/console/api/cluster"):
             assert get(path_) == 404, path_
-
-
-def test_pictures(browser: Browser, tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    """The README's pictures, of a cluster that has been doing something for some minutes."""
-    folder: Path | None = pytestconfig.getoption("--pictures")
-    if folder is None:
-        pytest.skip("only with --pictures DIR")
-    folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        rig = stack.enter_context(fleet_with_key(tmp_path, 3))
-        for number in (2, 3):
-            replica = RedisServer(
-                tmp_path / f"redis{number}", replicaof=f"127.0.0.1 {rig.redis.port}"
-            )
-            replica.start()
-            stack.callback(replica.stop)
-        load = [*COMMAND, "load", rig.base_url, "--clients", "90", "--duration", "600"]
-        stack.enter_context(process([*load, "--rate", "5"], tmp_path / "load.log"))
-        page = stack.enter_context(opened(browser, rig))
-        unlock(page)
-        connect_by(page, "Centrifuge", "demo")
-        page.get_by_role("button", name="Send", exact=True).click()
-        time.sleep(60)
-        page.get_by_role("button", name="Cut").click()
-        expect(page.locator("#try-state")).to_contain_text("Lost")
-        page.get_by_role("button", name="Send as somebody else").click()
-        expect(page.get_by_role("log")).to_contain_text("recovered demo")
-        time.sleep(60)
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)
-            page.evaluate("scrollTo(0, 0)")
-            time.sleep(5)
-            page.screenshot(path=folder / f"console-{scheme}.png")
-        page.set_viewport_size(PHONE)
-        page.emulate_media(color_scheme="light")
-        page.evaluate("scrollTo(0, 0)")
-        time.sleep(5)
-        page.screenshot(path=folder / "console-phone.png")

@@ -164,7 +164,8 @@ def test_every_panel_of_grafanas_dashboard_has_something_to_show(cluster: Cluste
         for target in panel["targets"]
     ]
     for host in WATCHERS:
-        empty = [each for each in questions if not ask(cluster, host, "query", query=each)["result"]]
+        answers = {each: ask(cluster, host, "query", query=each)["result"] for each in questions}
+        empty = [question for question, answer in answers.items() if not answer]
         assert empty == ["sum by (reason) (rate(wsfleet_connections_refused_total[1m]))"]
 
 

@@ -50,6 +50,13 @@ NO_ICON = """addEventListener("DOMContentLoaded", () =>
     document.querySelector("link[rel=icon]").setAttribute("href", "data:,"))"""
 """A browser fetches a page's icon when it likes, and might get its cookie by that."""
 
+HAS_COLOUR = """(selector) => {
+    const canvas = document.querySelector(selector);
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    return data.some((green, at) => at % 4 === 1 && Math.abs(green - data[at - 1]) > 60);
+}"""
+"""Whether a line is seen on a chart: the first is green, the second red, the rest nearly grey."""
+
 expect.set_options(timeout=PATIENCE)
 
 
@@ -130,6 +137,11 @@ def seen(page: Page, node: str, state: str) -> None:
     expect(card(page, node).locator(".state")).to_have_text(state)
 
 
+def fits(page: Page) -> bool:
+    """Whether nothing is wider than the screen."""
+    return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+
+
 def own_node(page: Page) -> str:
     """The node that the page says its browser is on."""
     expect(page.locator("#you-node")).to_contain_text("is on host")
@@ -190,7 +202,11 @@ def test_all_of_the_cluster_is_shown_and_moves(console: Page, fleet: Rig) -> Non
         expect(count).to_contain_text(re.compile("^2 "))
         first.send("hello")
         expect(console.locator("#legend-connections")).to_contain_text("host2-8001 2")
+        filled = card(console, "host2-8001").locator(".meter > span")
+        expect(filled).to_have_attribute("style", re.compile(r"\b0\.02%"))  # 2 of 10,000
     expect(count).to_contain_text(re.compile("^0 "))
+    # A single message has one p99, which is a point, since a line needs two.
+    until(lambda: console.evaluate(HAS_COLOUR, "#chart-latency canvas"), "its latency is drawn")
     assert wrong == []
 
 
@@ -292,8 +308,11 @@ def test_the_plain_protocol_can_be_tried(page: Page) -> None:
 
 def test_it_fits_a_phone_and_every_field_has_a_name(console: Page) -> None:
     """Nothing is wider than the screen; buttons and fields say to a screen reader what they are."""
-    console.set_viewport_size(PHONE)
-    assert console.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    connect_by(console, "Centrifuge")
+    for width in (PHONE["width"], 320):  # what is left of a desktop at 400 %, by WCAG
+        console.set_viewport_size(PHONE | {"width": width})
+        # The charts follow a moment later.
+        until(lambda: fits(console), f"it fits {width} pixels")
     nameless = console.evaluate(
         """[...document.querySelectorAll("input, button")].filter((field) =>
             !field.ariaLabel && !field.labels?.length && !field.textContent.trim()).length"""

@@ -69,13 +69,18 @@ class Chart {
         { ...axis, size: 24, gap: 4, space: 60, values: (_, splits) => splits.map((at) => clock.format(at * 1000)) },
         { ...axis, size: 44, gap: 4, space: 28, values: (_, splits) => splits.map((value) => compact.format(value)) },
       ],
-      series: [{}, ...lines.map((_, index) => ({
-        stroke: variable(`--line-${(index % MOST_LINES) + 1}`), width: 2, points: { show: false },
-        fill: lines.length === 1 ? `${variable("--line-1")}22` : undefined,
-      }))],
+      series: [{}, ...lines.map((_, index) => {
+        const stroke = variable(`--line-${(index % MOST_LINES) + 1}`);
+        const points = { show: false, size: 5, fill: stroke, filter: lonely };
+        return { stroke, width: 2, points, fill: lines.length === 1 ? `${variable("--line-1")}22` : undefined };
+      })],
     };
   }
 }
+
+/** A value without neighbours is no line: it is drawn as a point. */
+const lonely = ({ data }, line) => [...data[line].keys()].filter((at) =>
+  data[line][at] !== null && (data[line][at - 1] ?? null) === null && (data[line][at + 1] ?? null) === null);
 
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const connections = new Chart("connections");

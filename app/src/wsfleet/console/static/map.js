@@ -106,7 +106,8 @@ function createNode(name, actions) {
     state.element.title = node.reason;
     setText(count, number(node.connections));
     setText(limit, node.limit ? `of ${number(node.limit)} connections` : "connections");
-    fill.style.width = `${(100 * node.connections) / most}%`;
+    // Of a large limit the first clients would be no pixel.
+    fill.style.width = node.connections ? `max(3px, ${(100 * node.connections) / (node.limit ?? most)}%)` : "0";
     meter.toggleAttribute("data-full", node.limit !== null && node.connections > NEARLY_FULL * node.limit);
     meter.ariaValueNow = String(node.connections);
     meter.ariaValueMax = String(node.limit ?? most);

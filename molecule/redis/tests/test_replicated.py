@@ -47,7 +47,10 @@ def test_another_one_becomes_primary(host: Host) -> None:
     # A replica that still gets its copy counts among the connected ones, and is not online.
     while (
         primary(host) == old
-        or host.check_output(f"redis-cli-auth -h {primary(host)} INFO replication").count("state=online") < 2
+        or host.check_output(f"redis-cli-auth -h {primary(host)} INFO replication").count(
+            "state=online"
+        )
+        < 2
     ):
         assert time.monotonic() < deadline, "no new primary with two replicas"
         time.sleep(0.5)

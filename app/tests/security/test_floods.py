@@ -8,7 +8,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
 from tests.harness import settled
-from tests.security.victim import Victim, ended, told
+from tests.security.victim import EITHER_WAY, Victim, ended, told
 from tests.test_admission import closed, command
 from tests.test_frames import masked
 from tests.test_websocket import Peer
@@ -101,6 +101,7 @@ async def test_connections(victim: Victim) -> None:
         assert await victim.refused("full") == before + 100
 
 
+@EITHER_WAY
 async def test_half_requests(victim: Victim) -> None:
     """A thousand that begin a request and leave it keep no client from being served."""
     async with contextlib.AsyncExitStack() as stack:

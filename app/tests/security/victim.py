@@ -56,6 +56,10 @@ class Victim:
     entry: int = field(init=False)
     process: "subprocess.Popen[bytes] | None" = None
 
+    def __post_init__(self) -> None:
+        """Begin without a balancer."""
+        self.entry = self.port
+
     @property
     def log(self) -> Path:
         """The lines of its log."""

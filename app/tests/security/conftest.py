@@ -17,7 +17,7 @@ CONFIG = f"""
 client:
   token: {{hmac_secret_key: "{SECRET}", rsa_public_key: {json.dumps(pem(RSA_KEY))}}}
   allow_anonymous_connect_without_token: true
-  allowed_origins: ["https://example.com"]
+  allowed_origins: ["https://example.com", "http://127.0.0.1:PORT"]
   channel_limit: 100
 channel:
   without_namespace:
@@ -41,7 +41,6 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 def running(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
     """The node; that it was not harmed by all of it, its exit status says."""
     folder = tmp_path_factory.mktemp("victim")
-    (folder / "config.yml").write_text(CONFIG)
     settings = {
         "config": folder / "config.yml",
         "max_connections": 200,
@@ -49,6 +48,7 @@ def running(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "outbox_limit": 200_000,
     }
     node = Victim(folder, redis, settings)
+    (folder / "config.yml").write_text(CONFIG.replace("PORT", str(node.port)))
     node.start()
     yield node
     node.stop()

@@ -7,12 +7,10 @@ import pytest
 
 from tests.cli.rig import HAPROXY_PROGRAM, haproxy_config, process
 from tests.harness import RedisServer, free_port, settled
-from tests.security.victim import Victim
+from tests.security.victim import MEMORY, Victim
 from tests.test_admission import SECRET
 from tests.test_auth import RSA_KEY, pem
 
-MEMORY = 64 * 2**20
-"""Bytes that the node may have more after an attack than before it."""
 CONFIG = f"""
 client:
   token: {{hmac_secret_key: "{SECRET}", rsa_public_key: {json.dumps(pem(RSA_KEY))}}}
@@ -43,7 +41,7 @@ def running(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder = tmp_path_factory.mktemp("victim")
     settings = {
         "config": folder / "config.yml",
-        "max_connections": 200,
+        "max_connections": 400,
         "message_rate": 50,
         "outbox_limit": 200_000,
     }

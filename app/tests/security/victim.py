@@ -21,6 +21,8 @@ from tests.harness import RedisServer, free_port, settled
 from tests.test_websocket import HANDSHAKE, Peer
 from wsfleet.frames import CLOSE
 
+MEMORY = 64 * 2**20
+"""Bytes that the node may have more in an attack, and after it, than before."""
 PATHS = ("/ws", "/connection/websocket")
 EITHER_WAY = pytest.mark.parametrize("victim", ["direct", "haproxy"], indirect=True)
 """The attack comes to the node's own port, and again through HAProxy."""

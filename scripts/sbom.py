@@ -26,6 +26,7 @@ VENDOR = Path(__file__).parents[1] / "app/src/wsfleet/console/static/vendor"
 
 LICENCES = {
     "aiofastnet": "MIT",
+    "async-timeout": "Apache-2.0",
     "google-re2": "BSD-3-Clause",
     "markdown-it-py": "MIT",
     "mdurl": "MIT",

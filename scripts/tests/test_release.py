@@ -17,12 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 VENDOR = ROOT / "app/src/wsfleet/console/static/vendor"
 
 
-@pytest.fixture(scope="module")
-def release() -> dict[str, bytes]:
-    """The files of a release for Debian 13."""
+@pytest.fixture(scope="module", params=["3.11.2", "3.13.5"], ids=["Debian 12", "Debian 13"])
+def release(request: pytest.FixtureRequest) -> dict[str, bytes]:
+    """The files of a release."""
     script = ROOT / "scripts" / "release.py"
     done = subprocess.run(
-        [sys.executable, script, "--python", "3.13.5", "--arch", "x86_64"],
+        [sys.executable, script, "--python", request.param, "--arch", "x86_64"],
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -124,10 +124,11 @@ HEADERS = {
     "10,000 subprotocols": (b"Sec-WebSocket-Protocol: %b\r\n" % (b"," * 10_000), 101),
 }
 AT_HAPROXY = {
-    "length and chunks": 404,  # chunks it is, and a request with a body is no handshake
-    "a header of 600 KB": 400,
-    "60,000 headers": 400,
+    "length and chunks": {400, 404},  # if it is taken, as chunks: with a body it is no handshake
+    "a header of 600 KB": {400, 431},
+    "60,000 headers": {400, 431},
 }
+"""What HAProxy answers instead, which depends on its release."""
 
 
 @EITHER_WAY
@@ -135,10 +136,10 @@ AT_HAPROXY = {
 async def test_headers(victim: Victim, name: str) -> None:
     """What is no HTTP is refused, what is too much as well, and the rest does nothing."""
     header, status = HEADERS[name]
-    if victim.entry != victim.port:
-        status = AT_HAPROXY.get(name, status)
+    direct = victim.entry == victim.port
+    expected = {status} if direct else AT_HAPROXY.get(name, {status})
     async with victim.tcp(HANDSHAKE[:-2] + header + b"\r\n") as peer:
-        assert int((await peer.head()).split()[1]) == status
+        assert int((await peer.head()).split()[1]) in expected
 
 
 @EITHER_WAY

@@ -1,7 +1,11 @@
 """Attacks on what is between HAProxy and a node: who reads which request, path and cookie in it."""
 
+import contextlib
+
+import httpx
 import pytest
 
+from tests.harness import settled
 from tests.security.victim import Victim, told
 from tests.test_websocket import HANDSHAKE
 
@@ -121,6 +125,13 @@ async def test_private_paths_spelt_otherwise(victim: Victim) -> None:
 
 async def test_forged_cookies(victim: Victim, drained: Victim) -> None:
     """Nobody gets to a node that is drained, and who names no node at all is served."""
+
+    async def drains() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return (await drained.get("/ready")).status_code == 503
+        return False
+
+    await settled(drains, "it says that it takes none")
     genuine = (await victim.get("/health", victim.entry)).cookies["WSNODE"]  # has a date
     changed = genuine.replace("node", "drained")
     for value in (changed, "drained", "drained; WSNODE=node", "nobody", "%00", "x" * 8000, ""):

@@ -36,6 +36,8 @@ def test_it_needed_no_package_index(host: Host) -> None:
     assert host.file(f"{current}/installed").exists
     assert not host.file(f"{current}/wheels").exists
     assert host.check_output("wsfleet --version") in current
+    bill = json.loads(host.file(f"{current}/sbom.cdx.json").content_string)
+    assert bill["metadata"]["component"]["version"] == current.rpartition("/")[2]
     assert host.run(f"{current}/venv/bin/pip check").rc == 0
 
 

@@ -59,6 +59,16 @@ def test_its_settings_are_not_for_everybody(host: Host) -> None:
     assert (settings.user, settings.group, settings.mode) == ("root", "wsfleet", 0o640)
 
 
+def test_its_key_set_is_that_of_the_inventory(host: Host) -> None:
+    """Where there is one; whether it can be used was asked before it was put there."""
+    wanted = host.ansible.get_variables().get("wsnode_jwks")
+    file = host.file("/etc/wsfleet/jwks.json")
+    assert file.exists == (wanted is not None)
+    if wanted is not None:
+        assert (file.user, file.group, file.mode) == ("root", "wsfleet", 0o640)
+        assert json.loads(file.content_string) == wanted
+
+
 def test_the_log_is_json_in_the_journal(host: Host) -> None:
     """Each line of the service is one JSON object with a time, a level and an event."""
     lines = host.check_output("journalctl -u wsnode@8001 -o cat _COMM=wsfleet").splitlines()

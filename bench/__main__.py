@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import machine, report
+from bench import deploy, machine, profile, report
 from bench.catalog import HERE, PEERS, Peer
 from bench.modes import FLYING, MODES
 from bench.rig import BenchError, Rig, Shape
@@ -106,6 +106,20 @@ def _cost(peer: Peer, nodes: int, shape: Shape, seconds: float) -> Measurement:
     return result | {"value": result["server"] / result["deliveries"] * 1e6}
 
 
+def profile_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
+    """Where the node's time goes in each mode that is profiled."""
+    for mode in profile.PROFILED:
+        what = {"round": turn, "peer": profile.PEER.name, "mode": mode}
+        yield attempt(what, functools.partial(profile.take, mode, arguments.seconds))
+
+
+def deploy_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
+    """The steps of deploying; what fails ends them, since each needs the one before."""
+    for result in deploy.steps():
+        say(f"{result['step']}: {result['value']:.0f} s")
+        yield {"round": turn} | result
+
+
 def run(
     rounds: Callable[[int, argparse.Namespace], Iterator[Measurement]],
     arguments: argparse.Namespace,
@@ -132,9 +146,14 @@ def main() -> None:
     soft = min(FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # end what was started
-    full, curve = RESULTS / "full.json", RESULTS / "curve.json"
-    if arguments.what == "curve":
-        run(curve_round, arguments, curve)
+    full = RESULTS / "full.json"
+    others = {
+        "curve": (curve_round, report.write_curve),
+        "profile": (profile_round, report.write_profile),
+        "deploy": (deploy_round, report.write_deploy),
+    }
+    if arguments.what in others:
+        run(others[arguments.what][0], arguments, RESULTS / f"{arguments.what}.json")
     elif arguments.what == "run":
         complete = set(arguments.only) == set(PEERS) and set(arguments.modes) == set(MODES)
         document = run(peers_round, arguments, full if complete else RESULTS / "partial.json")
@@ -143,8 +162,9 @@ def main() -> None:
             return
     if full.exists():
         report.write_full(json.loads(full.read_text()), PAGE)
-    if curve.exists():
-        report.write_curve(json.loads(curve.read_text()), PAGE)
+    for name, (_, write) in others.items():
+        if (file := RESULTS / f"{name}.json").exists():
+            write(json.loads(file.read_text()), PAGE)
 
 
 def show(measurements: list[Measurement], names: list[str]) -> None:
@@ -168,22 +188,25 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("run", "curve", "report"),
+        choices=("run", "curve", "profile", "deploy", "report"),
         default="run",
-        help="run: the peers; curve: more nodes, connections and channels; report: only write "
+        help="run: the peers; curve: more nodes, connections and channels; profile: where the "
+        "node's time goes; deploy: scripts/up, site.yml again, a node more; report: only write "
         "docs/performance.md, from bench/results",
     )
     parser.add_argument("--quick", action="store_true", help="the node and the limit, in a minute")
     parser.add_argument("--only", type=_names(PEERS), help=f"of {', '.join(PEERS)}")
     parser.add_argument("--modes", type=_names(MODES), help=f"of {', '.join(MODES)}")
-    parser.add_argument("--rounds", type=int, help="how often (5)")
-    parser.add_argument("--seconds", type=float, help="how long each measurement takes (2)")
+    parser.add_argument("--rounds", type=int, help="how often (5; profile and deploy: 1)")
+    parser.add_argument("--seconds", type=float, help="of each measurement (2; profile: 8)")
     arguments = parser.parse_args()
     quick = arguments.quick
     arguments.only = arguments.only or (QUICK["only"] if quick else list(PEERS))
     arguments.modes = arguments.modes or (QUICK["modes"] if quick else list(MODES))
-    arguments.rounds = arguments.rounds or (3 if quick else 5)
-    arguments.seconds = arguments.seconds or (1 if quick else 2)
+    rounds = {"profile": 1, "deploy": 1}.get(arguments.what, 3 if quick else 5)
+    arguments.rounds = arguments.rounds or rounds
+    seconds = {"profile": 8}.get(arguments.what, 1 if quick else 2)
+    arguments.seconds = arguments.seconds or seconds
     return arguments
 
 

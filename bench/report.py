@@ -323,11 +323,44 @@ def _medians(points: Measurements, axis: str) -> list[tuple[float, float]]:
     ]
 
 
-def _when(document: dict[str, Any]) -> str:
+def write_profile(document: dict[str, Any], page: Path) -> None:
+    """Write the shares of the node's time into the page: a row a group, a column a mode."""
+    found: Measurements = [point for point in document["measurements"] if "shares" in point]
+    modes = list(dict.fromkeys(point["mode"] for point in found))
+
+    def cell(mode: str, group: str) -> str:
+        values = [point["shares"][group] for point in found if point["mode"] == mode]
+        return f"{statistics.median(values):.0%}"
+
+    groups = list(found[0]["shares"])
+    rows = [[group, *(cell(mode, group) for mode in modes)] for group in groups]
+    text = markdown(["", *(MODES[mode].title for mode in modes)], rows)
+    page.write_text(replace_between(page.read_text(), "profile", f"{_where(document)}\n\n{text}"))
+
+
+def write_deploy(document: dict[str, Any], page: Path) -> None:
+    """Write the seconds of each step into the page, beside the goal where there is one."""
+    found: Measurements = document["measurements"]
+    rows = []
+    for step in dict.fromkeys(point["step"] for point in found):
+        points = [point for point in found if point["step"] == step]
+        spread, goal = Spread.of(point["value"] for point in points), points[0]["goal"]
+        assert spread is not None
+        met = "" if goal is None else "yes" if spread.median <= goal else "**no**"
+        rows.append([step, f"≤ {goal:g} s" if goal else "", f"{spread} s", met])
+    text = markdown(["", "goal", "measured", "met"], rows)
+    page.write_text(replace_between(page.read_text(), "deploy", f"{_where(document)}\n\n{text}"))
+
+
+def _where(document: dict[str, Any]) -> str:
     machine = document["machine"]
+    return f"{document['began'][:10]}, {machine['cpu']}; {machine['system']}."
+
+
+def _when(document: dict[str, Any]) -> str:
     share = busiest_generator(document["measurements"])
+    count = document["rounds"]
     return (
-        f"{document['began'][:10]}, {machine['cpu']}; {machine['system']}. "
-        f"{document['rounds']} rounds of {document['seconds']:g} s; median (least-greatest). "
-        f"The generator never used more than {share:.0%} of its core."
+        f"{_where(document)} {count} round{'s' * (count != 1)} of {document['seconds']:g} s; "
+        f"median (least-greatest). The generator never used more than {share:.0%} of its core."
     )

@@ -136,7 +136,7 @@ def scaled_in(cluster: Cluster, host: str) -> Iterator[None]:
         cluster.playbook("playbooks/scale_in.yml", f"-enode={host}")
         yield
     finally:
-        cluster.playbook("site.yml", "--limit", f"{host},loadbalancers")
+        cluster.playbook("site.yml", "--limit", f"{host},loadbalancers,redis")
 
 
 @contextmanager

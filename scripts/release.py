@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Build a release: one archive with the application's wheel and wheels of all that it needs.
+"""Build a release: one archive of wheels, the application's and all that it needs, and their SBOM.
 
     scripts/release.py --id                            print the release's name, build nothing
     scripts/release.py --python 3.13.5 --arch x86_64   build for nodes of that kind, print the path
 
-The name is the version and a hash of the source and of app/requirements.lock. An archive that is
-there already is not built again. It goes to .cache/releases/.
+The name is the version and a hash of the source, of app/requirements.lock and of what builds it. An
+archive that is there already is not built again. It goes to .cache/releases/.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import sbom
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,11 +33,12 @@ GLIBC = ["2_36", "2_35", "2_34", "2_31", "2_28", "2_26", "2_24", "2_17", "2_12",
 
 def release_id() -> str:
     """Name what would be built from the files as they are now."""
-    files = [APP / "pyproject.toml", APP / "requirements.lock"]
+    files = [Path(__file__), Path(sbom.__file__)]
+    files += [APP / "pyproject.toml", APP / "requirements.lock"]
     files += sorted(p for p in (APP / "src").rglob("*") if p.is_file() and p.suffix != ".pyc")
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.relative_to(APP)}\0".encode() + file.read_bytes() + b"\0")
+        digest.update(f"{file.resolve().relative_to(ROOT)}\0".encode() + file.read_bytes() + b"\0")
     source = (APP / "src" / "wsfleet" / "__init__.py").read_text()
     version = re.search(r'__version__ = "(.+)"', source)
     assert version, "app/src/wsfleet/__init__.py has no __version__"
@@ -92,6 +94,7 @@ def build(python: str, arch: str, archive: Path) -> None:
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         with requirements.open("a") as lines:
             lines.write(f"wsfleet=={wheel.name.split('-')[1]} --hash=sha256:{digest}\n")
+        sbom.write(folder, release_id())
         finished = folder.with_suffix(".tar")
         with tarfile.open(finished, "w") as tar:
             for file in sorted(folder.iterdir()):

@@ -235,6 +235,43 @@ def test_a_key_set_that_is_none_is_told(tmp_path: Path, content: str | None, mis
         Verifier(TokenConfig(jwks_file=str(file)))
 
 
+def test_a_key_set_is_read_again(tmp_path: Path) -> None:
+    """A key that was added is good at once, and one that was taken out no longer."""
+    file = tmp_path / "jwks.json"
+    old, new = jwk(RSA_KEY, kid="old"), jwk(EC_KEYS["ES256"], kid="new")
+    file.write_text(json.dumps({"keys": [old]}))
+    keys = verifier(jwks_file=str(file))
+    by_old = jwt.encode({"sub": "1"}, RSA_KEY, "RS256", {"kid": "old"})
+    by_new = jwt.encode({"sub": "2"}, EC_KEYS["ES256"], "ES256", {"kid": "new"})
+    assert keys.verify_connection(by_old, NOW).user == "1"
+    with pytest.raises(TokenInvalidError):
+        keys.verify_connection(by_new, NOW)
+    file.write_text(json.dumps({"keys": [old, new]}))
+    assert keys.verify_connection(by_old, NOW).user == "1"
+    assert keys.verify_connection(by_new, NOW).user == "2"
+    file.write_text(json.dumps({"keys": [new]}))
+    assert keys.verify_connection(by_new, NOW).user == "2"
+    with pytest.raises(TokenInvalidError):
+        keys.verify_connection(by_old, NOW)
+    assert keys.verify_connection(signed({"sub": "3"}), NOW).user == "3"
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"keys": []}'])
+def test_a_key_set_that_becomes_unusable_changes_nothing(
+    tmp_path: Path, content: str | None
+) -> None:
+    """The keys of before stay until there are others."""
+    file = tmp_path / "jwks.json"
+    file.write_text(json.dumps({"keys": [jwk(RSA_KEY)]}))
+    keys = Verifier(TokenConfig(jwks_file=str(file)))
+    token = jwt.encode({"sub": "7"}, RSA_KEY, "RS256")
+    file.unlink() if content is None else file.write_text(content)
+    assert keys.verify_connection(token, NOW).user == "7"
+    file.write_text(json.dumps({"keys": [jwk(RSA_STRANGER)]}))
+    with pytest.raises(TokenInvalidError):
+        keys.verify_connection(token, NOW)
+
+
 def test_a_public_key_of_another_kind_is_told() -> None:
     """A key under the wrong name, a private key, one that is too short, an unknown curve."""
     private = RSA_KEY.private_bytes(

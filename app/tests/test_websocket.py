@@ -9,6 +9,7 @@ import pytest
 
 from tests.harness import RunningNode, StartNode, settled
 from tests.test_frames import masked
+from tests.test_metrics import reaches, value
 from wsfleet import websocket
 from wsfleet.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
 
@@ -100,6 +101,7 @@ async def test_a_handshake_that_is_none_is_refused(
         answer = await peer.rest()
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert told in answer
+    assert value(node, "requests_refused_total", status=str(status)) == 1
 
 
 async def test_fragments_with_a_ping_between_them(start_node: StartNode) -> None:
@@ -177,6 +179,7 @@ async def test_half_a_head_is_not_waited_for(
         answers = await again.rest()
     assert answers.startswith(b"HTTP/1.1 200 ")
     assert b"HTTP/1.1 408 " in answers
+    assert value(node, "requests_refused_total", status="408") == 3
 
 
 async def test_a_head_without_end_is_refused(start_node: StartNode) -> None:
@@ -188,6 +191,7 @@ async def test_a_head_without_end_is_refused(start_node: StartNode) -> None:
                 peer.write(b"X-Header: %b\r\n" % (b"x" * 1000))
                 await asyncio.sleep(0)
             assert (await peer.rest()).startswith(b"HTTP/1.1 431 ")
+    assert value(node, "requests_refused_total", status="431") == 1
     async with upgraded(node) as peer:
         peer.write(masked(TEXT, b"hello"))
         assert (await peer.message())["type"] == "ack"
@@ -204,10 +208,11 @@ async def test_a_long_head_that_comes_at_once_is_refused(
     head, _, body = first.partition(b"\r\n\r\n")
     async with tcp(node, head + b"\r\nX-Header: %b\r\n\r\n" % (b"x" * 17_000) + body) as peer:
         assert (await peer.rest()).startswith(b"HTTP/1.1 431 ")
+    assert value(node, "requests_refused_total", status="431") == 1
 
 
 async def test_a_flood_of_pings_fills_no_memory(start_node: StartNode) -> None:
-    """Who pings and does not read gets no more pongs than fit a small buffer."""
+    """Who pings and does not read gets no more pongs than fit a small buffer; a metric says so."""
     node = await start_node()
     async with upgraded(node) as peer:
         await settled(lambda: len(node.node.hub) == 1, "it came")
@@ -216,6 +221,7 @@ async def test_a_flood_of_pings_fills_no_memory(start_node: StartNode) -> None:
             peer.write(masked(PING, b"x" * 125) * 500)
             await asyncio.sleep(0)
         assert connection.buffered <= websocket.PONG_LIMIT + len(frame(PONG, b"x" * 125))
+        await reaches(node, "pongs_withheld_total")
 
 
 async def test_messages_wait_for_their_turn_in_the_socket(start_node: StartNode) -> None:

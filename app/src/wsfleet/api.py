@@ -1,7 +1,8 @@
 """The server's HTTP API, `/api`: requests, answers and errors as in Centrifugo's.
 
 Every method is POST with a JSON object, and answers 200 with `result` or `error`; only a request
-that is none (422), has no key (401), or comes where no key is configured (403) gets another status.
+that is none (400, 422), has no key (401), or comes where no key is configured (403) gets another
+status.
 """
 
 import asyncio
@@ -31,9 +32,9 @@ log = structlog.get_logger(__name__)
 
 
 class Request(BaseModel):
-    """What all requests have in common: an unknown field is a mistake."""
+    """What all requests have in common: an unknown field is a mistake, and so is another type."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Channel(Request):
@@ -136,6 +137,31 @@ class Channels(Request):
 
 class Nothing(Request):
     """A request without parameters."""
+
+
+class Error(BaseModel):
+    """Why a method did not do it."""
+
+    code: int
+    message: str
+
+
+class Failure(BaseModel):
+    """The answer then."""
+
+    error: Error
+
+
+class Success(BaseModel):
+    """The answer else; what is in it depends on the method."""
+
+    result: dict[str, Any]
+
+
+class Refusal(BaseModel):
+    """The answer to who may not ask."""
+
+    detail: str
 
 
 R = TypeVar("R", bound=Request)
@@ -362,7 +388,16 @@ def key_check(node: Node) -> Callable[[str | None], Awaitable[None]]:
 def create_router(node: Node) -> APIRouter:
     """The API's routes; without a key in the configuration nobody may use them."""
     api = Api(node)
-    router = APIRouter(prefix="/api", tags=["server API"], dependencies=[Depends(key_check(node))])
+    router = APIRouter(
+        prefix="/api",
+        tags=["server API"],
+        dependencies=[Depends(key_check(node))],
+        responses={
+            400: {"model": Refusal, "description": "The body is no text in UTF-8."},
+            401: {"model": Refusal, "description": "The header X-API-Key is missing or wrong."},
+            403: {"model": Refusal, "description": "No key is configured."},
+        },
+    )
 
     def add(name: str, method: Method, model: type[R]) -> None:
         async def route(request: R) -> Response:
@@ -372,7 +407,9 @@ def create_router(node: Node) -> APIRouter:
 
         route.__annotations__["request"] = model
         route.__doc__ = method.__doc__
-        router.add_api_route(f"/{name}", route, methods=["POST"], name=name)
+        router.add_api_route(
+            f"/{name}", route, methods=["POST"], name=name, response_model=Success | Failure
+        )
 
     methods: list[tuple[Method, type[Request]]] = [
         (api.publish, Publish),

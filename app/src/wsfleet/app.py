@@ -14,7 +14,7 @@ from wsfleet.centrifuge_endpoint import Centrifuge
 from wsfleet.console import create_console
 from wsfleet.node import Node
 from wsfleet.plain_endpoint import Plain
-from wsfleet.websocket import ROUTES
+from wsfleet.websocket import ON_REFUSED, ROUTES
 
 
 def create_app(node: Node) -> FastAPI:
@@ -25,7 +25,7 @@ def create_app(node: Node) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         await node.start()
-        yield {ROUTES: websockets}
+        yield {ROUTES: websockets, ON_REFUSED: node.metrics.refused}
         await node.stop()
 
     app = FastAPI(title="wsfleet", version=__version__, lifespan=lifespan)

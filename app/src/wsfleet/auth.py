@@ -123,7 +123,7 @@ class Verifier:
     def __init__(self, config: TokenConfig, name: str = "client.token") -> None:
         self._config = config
         self._name = name
-        self._keys = jwt_keys.load(config, name)
+        self._keys = jwt_keys.Keys(config, name)
         self._jws = jwt_keys.verifier()
 
     def verify_connection(self, token: str, now: float | None = None) -> ConnectionToken:
@@ -174,13 +174,14 @@ class Verifier:
 
     def _signed(self, token: str, now: float) -> bytes:
         """The claims of a token that is signed with one of the keys."""
-        if not self._keys:
-            keys = f"{self._name}.hmac_secret_key, rsa_public_key, ecdsa_public_key or jwks_file"
-            raise TokenInvalidError(f"no key is configured: set {keys}")
+        keys = self._keys.current()
+        if not keys:
+            names = f"{self._name}.hmac_secret_key, rsa_public_key, ecdsa_public_key or jwks_file"
+            raise TokenInvalidError(f"no key is configured: set {names}")
         reason: Exception | str = "its alg value is not allowed, or its kid not known"
         try:
             header = self._jws.get_unverified_header(token)
-            for key in self._keys:
+            for key in keys:
                 if key.may_have_signed(header, now):
                     try:
                         found = self._jws.decode_complete(token, key.material, key.algorithms)

@@ -328,7 +328,8 @@ class TokenConfig(Section):
     accordingly."""
     jwks_file: str = ""
     """A file with a JSON Web Key Set, whose RSA and EC keys are accepted; a token's `kid` chooses
-    among them. Read at start. Not a key of Centrifugo's, which fetches `jwks_public_endpoint`."""
+    among them. Read again when it changes. Not a key of Centrifugo's, which fetches
+    `jwks_public_endpoint`."""
     audience: str = ""
     """Unless empty, the claim `aud` must be this, or a list with it."""
     issuer: str = ""

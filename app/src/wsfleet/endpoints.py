@@ -46,6 +46,10 @@ class Attendance:
         elif self.client is not None:
             await self.client.receive(message)
 
+    def pong_withheld(self) -> None:
+        """Count it."""
+        self._node.metrics.pongs_withheld.inc()
+
     async def closed(self, code: int, reason: str) -> None:
         """Clean up."""
         self._connection.closed(code, reason)

@@ -5,6 +5,7 @@ a public key is never a shared secret, and `none` is no algorithm.
 """
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,28 +70,44 @@ class Key:
         )
 
 
-def load(config: TokenConfig, section: str) -> list[Key]:
+class Keys:
     """All keys of a section of the configuration, whose path is `section`.
 
+    A key set is read again when its file has changed; while it cannot be used, the keys that it had
+    before are good.
+
     Raises:
-        ConfigError: one of them cannot be used.
+        ConfigError: a key cannot be used.
     """
-    keys = []
-    for name, until in (
-        ("hmac_secret_key", 0),
-        ("hmac_previous_secret_key", config.hmac_previous_secret_key_valid_until),
-    ):
-        if secret := getattr(config, name).get_secret_value():
-            keys.append(Key(_secret(secret, f"{section}.{name}"), tuple(_HMAC), until=until))
-    for name, kind in (
-        ("rsa_public_key", RSAPublicKey),
-        ("ecdsa_public_key", EllipticCurvePublicKey),
-    ):
-        if pem := getattr(config, name):
-            keys.append(_public_key(_from_pem(pem, kind, f"{section}.{name}"), f"{section}.{name}"))
-    if config.jwks_file:
-        keys += _from_jwks(config.jwks_file, f"{section}.jwks_file")
-    return keys
+
+    def __init__(self, config: TokenConfig, section: str) -> None:
+        self._configured = _configured(config, section)
+        self._file = config.jwks_file
+        self._where = f"{section}.jwks_file"
+        self._version = self._file_version()
+        self._set = _from_jwks(self._file, self._where) if self._file else []
+
+    def current(self) -> list[Key]:
+        """The keys as they are now."""
+        if (version := self._file_version()) != self._version:
+            self._version = version
+            try:
+                self._set = _from_jwks(self._file, self._where)
+            except ConfigError as error:
+                log.warning("key set is not usable: its old keys stay", error=str(error))
+            else:
+                log.info("key set is read again", file=self._file, keys=len(self._set))
+        return self._configured + self._set
+
+    def _file_version(self) -> tuple[int, ...] | None:
+        """What differs when somebody has written the file; None if it is not there."""
+        if not self._file:
+            return None
+        try:
+            found = os.stat(self._file)
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def verifier() -> PyJWS:
@@ -113,6 +130,24 @@ class _PreparedHmac(HMACAlgorithm):
 
     def check_key_length(self, key: Any) -> None:
         return None
+
+
+def _configured(config: TokenConfig, section: str) -> list[Key]:
+    """The keys that the configuration itself has."""
+    keys = []
+    for name, until in (
+        ("hmac_secret_key", 0),
+        ("hmac_previous_secret_key", config.hmac_previous_secret_key_valid_until),
+    ):
+        if secret := getattr(config, name).get_secret_value():
+            keys.append(Key(_secret(secret, f"{section}.{name}"), tuple(_HMAC), until=until))
+    for name, kind in (
+        ("rsa_public_key", RSAPublicKey),
+        ("ecdsa_public_key", EllipticCurvePublicKey),
+    ):
+        if pem := getattr(config, name):
+            keys.append(_public_key(_from_pem(pem, kind, f"{section}.{name}"), f"{section}.{name}"))
+    return keys
 
 
 def _secret(secret: str, where: str) -> bytes:

@@ -45,6 +45,12 @@ class Metrics:
         self.connections_refused = self._counter(
             "connections_refused", "Handshakes refused.", "reason"
         )
+        self.requests_refused = self._counter(
+            "requests_refused", "Requests refused before a route was asked, by status.", "status"
+        )
+        self.pongs_withheld = self._counter(
+            "pongs_withheld", "Pings that were not answered: too many pongs waited for the client."
+        )
         self.disconnects = self._counter("disconnects", "WebSockets closed, by close code.", "code")
 
         self.messages_received = self._counter("messages_received", "Messages from clients.")
@@ -81,6 +87,10 @@ class Metrics:
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "By how much a timer of the event loop was late."
         )
+
+    def refused(self, status: int) -> None:
+        """Count a request whose head is late, too long or none, or that is no handshake of ours."""
+        self.requests_refused.labels(str(int(status))).inc()
 
     def disconnected(self, code: int) -> None:
         """Count a close; a client may send any code, so the rare ones share a label."""

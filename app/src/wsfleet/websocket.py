@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 
 ROUTES = "websockets"
 """In the lifespan's state: the endpoint of each path."""
+ON_REFUSED = "on_refused"
+"""In the lifespan's state: what is told the status of an answer that no route gave."""
 HEAD_LIMIT = 16_384
 """Bytes of a request's head; HAProxy takes no more either (tune.bufsize)."""
 HEAD_TIMEOUT = 10.0
@@ -61,6 +63,9 @@ class Handler(Protocol):
 
     async def receive(self, message: str | bytes) -> None:
         """Take one message."""
+
+    def pong_withheld(self) -> None:
+        """Hear that a ping was not answered: too many pongs wait for the client."""
 
     async def closed(self, code: int, reason: str) -> None:
         """Clean up; said once, after the last message."""
@@ -129,7 +134,7 @@ class HTTP(HttpToolsProtocol):
         websocket = WebSocket(self.transport, self.config, self.server_state)
         self.transport.set_protocol(websocket)
         self.parser = None  # type: ignore[assignment]  # it refers to this object
-        websocket.begin(request, self.app_state[ROUTES])
+        websocket.begin(request, self.app_state)
         if early:
             websocket.data_received(early)
 
@@ -147,6 +152,7 @@ class HTTP(HttpToolsProtocol):
     def _refuse(self, status: HTTPStatus) -> None:
         self._head_complete()
         if not self.transport.is_closing():
+            self.app_state[ON_REFUSED](status)
             self.transport.write(response(status, status.phrase))
             self.transport.close()
 
@@ -246,13 +252,16 @@ class WebSocket(asyncio.Protocol):
 
     # The handshake.
 
-    def begin(self, request: Request, routes: Mapping[str, Endpoint]) -> None:
+    def begin(self, request: Request, state: Mapping[str, Any]) -> None:
         """Let the endpoint of the request's path decide."""
-        if (mistake := request.mistake()) is not None:
+        routes: Mapping[str, Endpoint] = state[ROUTES]
+        mistake, endpoint = request.mistake(), routes.get(request.path)
+        if mistake is None and endpoint is None:
+            mistake = HTTPStatus.NOT_FOUND, f"WebSockets are at {' and '.join(routes)}", {}
+        if mistake is not None:
+            state[ON_REFUSED](mistake[0])
             self.deny(*mistake)
-        elif (endpoint := routes.get(request.path)) is None:
-            self.deny(HTTPStatus.NOT_FOUND, f"WebSockets are at {' and '.join(routes)}")
-        else:
+        elif endpoint is not None:
             self._key = request.headers["sec-websocket-key"].encode()
             self._start(self._shake_hands(endpoint, request))
 
@@ -355,8 +364,12 @@ class WebSocket(asyncio.Protocol):
     def _control(self, message: Message) -> None:
         payload = cast(bytes, message.payload)
         if message.opcode == PING:
-            if self.writer is not None and self.buffered < PONG_LIMIT:
+            if self.writer is None:
+                return
+            if self.buffered < PONG_LIMIT:
                 self.writer.write(frame(PONG, payload))
+            elif self._handler is not None:
+                self._handler.pong_withheld()
         elif message.opcode == PONG:
             if self._keepalive is not None:
                 self._keepalive.cancel()

@@ -1,22 +1,21 @@
-"""One node and one Redis for the whole suite: it takes one attack after the other."""
+"""One node for the whole suite, and HAProxy before it: it takes one attack after the other."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.harness import RedisServer, settled
-from tests.security.victim import Victim
+from tests.cli.rig import HAPROXY_PROGRAM, haproxy_config, process
+from tests.harness import RedisServer, free_port, settled
+from tests.security.victim import MEMORY, Victim
 from tests.test_admission import SECRET
 from tests.test_auth import RSA_KEY, pem
 
-MEMORY = 64 * 2**20
-"""Bytes that the node may have more after an attack than before it."""
 CONFIG = f"""
 client:
   token: {{hmac_secret_key: "{SECRET}", rsa_public_key: {json.dumps(pem(RSA_KEY))}}}
   allow_anonymous_connect_without_token: true
-  allowed_origins: ["https://example.com"]
+  allowed_origins: ["https://example.com", "http://127.0.0.1:PORT"]
   channel_limit: 100
 channel:
   without_namespace:
@@ -28,28 +27,61 @@ channel:
 
 
 @pytest.fixture(scope="package")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """What the nodes share."""
+    server = RedisServer(tmp_path_factory.mktemp("victims"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="package")
+def running(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
     """The node; that it was not harmed by all of it, its exit status says."""
     folder = tmp_path_factory.mktemp("victim")
-    (folder / "config.yml").write_text(CONFIG)
-    redis = RedisServer(folder / "redis")
-    redis.start()
     settings = {
         "config": folder / "config.yml",
-        "max_connections": 200,
+        "max_connections": 400,
         "message_rate": 50,
         "outbox_limit": 200_000,
     }
     node = Victim(folder, redis, settings)
+    (folder / "config.yml").write_text(CONFIG.replace("PORT", str(node.port)))
     node.start()
     yield node
     node.stop()
-    redis.stop()
+
+
+@pytest.fixture(scope="package")
+def drained(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
+    """Another node, which takes no clients."""
+    node = Victim(tmp_path_factory.mktemp("drained"), redis, {"standby": True})
+    node.start()
+    yield node
+    node.stop()
+
+
+@pytest.fixture(scope="package")
+def balancer(
+    running: Victim, drained: Victim, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[int]:
+    """The port of a HAProxy that the role configured, in front of both."""
+    folder = tmp_path_factory.mktemp("balancer")
+    port = free_port()
+    config = folder / "haproxy.cfg"
+    nodes = {"node": running.url, "drained": drained.url}
+    text = haproxy_config(nodes, port, free_port(), haproxy_timeout_http_request=5)
+    config.write_text(text)
+    with process([HAPROXY_PROGRAM, "-db", "-f", str(config)], folder / "log") as haproxy:
+        yield port
+        assert haproxy.poll() is None, (folder / "log").read_text()[-2000:]
 
 
 @pytest.fixture
-async def victim(running: Victim) -> AsyncIterator[Victim]:
+async def victim(running: Victim, request: pytest.FixtureRequest) -> AsyncIterator[Victim]:
     """The node; after each attack it serves as before and keeps nothing of it."""
+    through = getattr(request, "param", "direct") == "haproxy"
+    running.entry = request.getfixturevalue("balancer") if through else running.port
     await running.ready()
     before = await running.resident()
     yield running

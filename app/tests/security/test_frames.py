@@ -5,9 +5,11 @@ import os
 import pytest
 
 from tests.harness import settled
-from tests.security.victim import PATHS, Victim
+from tests.security.victim import EITHER_WAY, PATHS, Victim
 from tests.test_frames import masked
-from wsfleet.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
+from wsfleet.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
+
+pytestmark = EITHER_WAY
 
 FORBIDDEN = {
     "not masked": (frame(TEXT, b"x"), 1002),
@@ -44,6 +46,18 @@ FORBIDDEN = {
     },
     "close with a reason that is not UTF-8": (masked(CLOSE, b"\x03\xe8\xff"), 1007),
 }
+ALLOWED = {
+    "ping": (masked(PING, b""), frame(PONG, b"")),
+    "ping of 125 bytes": (masked(PING, b"\xff" * 125), frame(PONG, b"\xff" * 125)),
+    "pong that nobody asked for": (masked(PONG, b"x") + masked(PING, b"1"), frame(PONG, b"1")),
+    "ping in a message": (masked(TEXT, b"", fin=False) + masked(PING, b"2"), frame(PONG, b"2")),
+    "close": (masked(CLOSE, b""), close_frame(1005, "")),
+    "close with a reason": (masked(CLOSE, b"\x03\xe8" + b"x" * 123), close_frame(1000, "")),
+    **{
+        f"close with {code}": (masked(CLOSE, code.to_bytes(2, "big")), close_frame(code, ""))
+        for code in (*range(1000, 1004), *range(1007, 1015), 3000, 3999, 4000, 4999)
+    },
+}
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -63,6 +77,18 @@ async def test_each_has_its_code(victim: Victim, path: str) -> None:
         return {c: await victim.disconnected(c) - before[c] for c in before} == expected
 
     await settled(counted, f"the metrics count {expected}")
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_what_is_allowed_is_answered(victim: Victim, path: str) -> None:
+    """A ping with its payload, a close with its code, and only a close ends the connection."""
+    for name, (sent, answer) in ALLOWED.items():
+        async with victim.upgraded(path) as peer:
+            peer.write(sent)
+            if not name.startswith("close"):
+                peer.write(masked(CLOSE, b"\x03\xe8"))
+                answer += close_frame(1000, "")
+            assert await peer.rest() == answer, name
 
 
 async def test_a_fragment_a_byte(victim: Victim) -> None:

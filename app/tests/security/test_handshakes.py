@@ -11,7 +11,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.harness import settled
-from tests.security.victim import PATHS, Victim
+from tests.security.victim import EITHER_WAY, PATHS, Victim
 from tests.test_admission import API_KEY, SECRET, bearer, closed, command
 from tests.test_auth import RSA_KEY, RSA_STRANGER, by_hand, pem
 from tests.test_websocket import HANDSHAKE
@@ -123,16 +123,26 @@ HEADERS = {
     "an extension that is none": (b'Sec-WebSocket-Extensions: x; y="z\r\n', 101),
     "10,000 subprotocols": (b"Sec-WebSocket-Protocol: %b\r\n" % (b"," * 10_000), 101),
 }
+AT_HAPROXY = {
+    "length and chunks": {400, 404},  # if it is taken, as chunks: with a body it is no handshake
+    "a header of 600 KB": {400, 431},
+    "60,000 headers": {400, 431},
+}
+"""What HAProxy answers instead, which depends on its release."""
 
 
+@EITHER_WAY
 @pytest.mark.parametrize("name", HEADERS)
 async def test_headers(victim: Victim, name: str) -> None:
     """What is no HTTP is refused, what is too much as well, and the rest does nothing."""
     header, status = HEADERS[name]
+    direct = victim.entry == victim.port
+    expected = {status} if direct else AT_HAPROXY.get(name, {status})
     async with victim.tcp(HANDSHAKE[:-2] + header + b"\r\n") as peer:
-        assert int((await peer.head()).split()[1]) == status
+        assert int((await peer.head()).split()[1]) in expected
 
 
+@EITHER_WAY
 async def test_a_second_request_behind_a_handshake(victim: Victim) -> None:
     """Bytes behind the head are frames, and no request that a proxy has not seen."""
     smuggled = b"POST /api/info HTTP/1.1\r\nHost: x\r\nX-API-Key: x\r\nContent-Length: 2\r\n\r\n{}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import ClientConnection, connect
 
@@ -20,7 +21,11 @@ from tests.harness import RedisServer, free_port, settled
 from tests.test_websocket import HANDSHAKE, Peer
 from wsfleet.frames import CLOSE
 
+MEMORY = 64 * 2**20
+"""Bytes that the node may have more in an attack, and after it, than before."""
 PATHS = ("/ws", "/connection/websocket")
+EITHER_WAY = pytest.mark.parametrize("victim", ["direct", "haproxy"], indirect=True)
+"""The attack comes to the node's own port, and again through HAProxy."""
 
 
 async def told(client: ClientConnection, **expected: object) -> None:
@@ -41,13 +46,21 @@ async def ended(peer: Peer) -> tuple[int, str]:
 
 @dataclass
 class Victim:
-    """The node's process; what it logs goes to a file."""
+    """The node's process; what it logs goes to a file.
+
+    Attacks go to the port `entry`: the node's own, or a balancer's.
+    """
 
     folder: Path
     redis: RedisServer
     settings: dict[str, object]
     port: int = field(default_factory=free_port)
+    entry: int = field(init=False)
     process: "subprocess.Popen[bytes] | None" = None
+
+    def __post_init__(self) -> None:
+        """Begin without a balancer."""
+        self.entry = self.port
 
     @property
     def log(self) -> Path:
@@ -56,7 +69,7 @@ class Victim:
 
     @property
     def url(self) -> str:
-        """Base URL, without a path."""
+        """Base URL of the node itself, without a path."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
@@ -85,19 +98,20 @@ class Victim:
         assert status in (0, -signal.SIGTERM), self.log.read_text()[-2000:]
 
     async def ready(self) -> None:
-        """Wait until it takes clients."""
+        """Wait until it takes clients, and can be reached by the entry."""
 
         async def answers() -> bool:
             with contextlib.suppress(httpx.TransportError):
-                return (await self.get("/ready")).status_code == 200
+                ready, there = await self.get("/ready"), await self.get("/health", self.entry)
+                return ready.status_code == there.status_code == 200
             return False
 
         await settled(answers, "the node is ready")
 
-    async def get(self, path: str) -> httpx.Response:
-        """An answer of its HTTP."""
+    async def get(self, path: str, port: int | None = None) -> httpx.Response:
+        """An answer of its HTTP, at its own port or another one."""
         async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
-            return await http.get(self.url + path)
+            return await http.get(f"http://127.0.0.1:{port or self.port}{path}")
 
     async def metric(self, name: str, **labels: str) -> float:
         """One sample of its metrics; 0 for one that is not there yet."""
@@ -122,7 +136,7 @@ class Victim:
 
     def client(self, path: str = "/ws", **options: Any) -> connect:
         """A well-behaved client."""
-        return connect(f"ws://127.0.0.1:{self.port}{path}", proxy=None, **options)
+        return connect(f"ws://127.0.0.1:{self.entry}{path}", proxy=None, **options)
 
     async def serves(self) -> None:
         """A healthy client says something, and another one hears it."""
@@ -134,7 +148,7 @@ class Victim:
     @contextlib.asynccontextmanager
     async def tcp(self, first: bytes = b"") -> AsyncIterator[Peer]:
         """A TCP connection, and the first bytes on it."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.entry)
         writer.write(first)
         try:
             yield Peer(reader, writer)

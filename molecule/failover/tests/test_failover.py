@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 SERVERS = ["redis1", "redis2", "redis3"]
 ASK = "redis-cli-auth"
 ASK_SENTINEL = f"{ASK} -p 26379"
+NEW_PASSWORD = ("-e", "redis_password=another/and@longer")
 
 
 def info(cluster: Cluster, name: str) -> dict[str, str]:
@@ -129,12 +131,29 @@ def test_a_backup_can_be_restored(cluster: Cluster, tmp_path: Path) -> None:
         assert cluster.on(name, f"{ASK} GET backup:test") == "before"
 
 
+def test_the_password_is_changed_and_nobody_is_locked_out(cluster: Cluster) -> None:
+    """Both passwords open while everybody gets the new one; then the old one opens nothing."""
+    first = primary(cluster)
+    old = cluster.on(first, "cat /etc/redis/wsfleet-admin")
+    enters = f"REDISCLI_AUTH={old} redis-cli --user admin PING 2>&1 || true"
+    inventory = yaml.safe_load((cluster.inventory / "hosts.yml").read_text())
+    before = inventory["all"]["vars"]["redis_password"]
+    with cluster.load():
+        old_too = json.dumps({"redis_previous_password": before})
+        cluster.play("site.yml", *NEW_PASSWORD, "-e", old_too)
+    assert all("PONG" in cluster.on(name, enters) for name in SERVERS)
+    cluster.play("site.yml", *NEW_PASSWORD)
+    assert all("WRONGPASS" in cluster.on(name, enters) for name in SERVERS)
+    cluster.until(lambda: in_sync(cluster), "the replicas have the new password")
+    cluster.until(cluster.answers, "the nodes have the new password")
+
+
 def test_two_more_servers_join(cluster: Cluster, tmp_path: Path) -> None:
     """They follow the primary of the moment, and the quorum is a majority of five."""
     more = tmp_path / "more.yml"
     more.write_text("redis: {hosts: {redis4: {}, redis5: {}}}\n")
     before = primary(cluster)
-    cluster.play("site.yml", f"-i{more}")
+    cluster.play("site.yml", f"-i{more}", *NEW_PASSWORD)
     assert primary(cluster) == before
     assert info(cluster, before)["connected_slaves"] == "4"
     for name in [*SERVERS, "redis4", "redis5"]:

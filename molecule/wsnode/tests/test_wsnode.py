@@ -36,6 +36,8 @@ def test_it_needed_no_package_index(host: Host) -> None:
     assert host.file(f"{current}/installed").exists
     assert not host.file(f"{current}/wheels").exists
     assert host.check_output("wsfleet --version") in current
+    bill = json.loads(host.file(f"{current}/sbom.cdx.json").content_string)
+    assert bill["metadata"]["component"]["version"] == current.rpartition("/")[2]
     assert host.run(f"{current}/venv/bin/pip check").rc == 0
 
 
@@ -55,6 +57,16 @@ def test_its_settings_are_not_for_everybody(host: Host) -> None:
     """Only root writes them, only the node reads them."""
     settings = host.file("/etc/wsfleet/wsnode.env")
     assert (settings.user, settings.group, settings.mode) == ("root", "wsfleet", 0o640)
+
+
+def test_its_key_set_is_that_of_the_inventory(host: Host) -> None:
+    """Where there is one; whether it can be used was asked before it was put there."""
+    wanted = host.ansible.get_variables().get("wsnode_jwks")
+    file = host.file("/etc/wsfleet/jwks.json")
+    assert file.exists == (wanted is not None)
+    if wanted is not None:
+        assert (file.user, file.group, file.mode) == ("root", "wsfleet", 0o640)
+        assert json.loads(file.content_string) == wanted
 
 
 def test_the_log_is_json_in_the_journal(host: Host) -> None:

@@ -1,0 +1,147 @@
+"""Attacks on what is between HAProxy and a node: who reads which request, path and cookie in it."""
+
+import contextlib
+
+import httpx
+import pytest
+
+from tests.harness import settled
+from tests.security.victim import Victim, told
+from tests.test_websocket import HANDSHAKE
+
+pytestmark = pytest.mark.parametrize("victim", ["haproxy"], indirect=True)
+
+PRIVATE = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+"""What HAProxy answers with 404, and the node with its metrics."""
+LAST = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+CHUNKED = b"0\r\n\r\n" + PRIVATE
+
+SMUGGLERS = {
+    "length and chunks": (b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n", CHUNKED),
+    "chunks and length": (b"Transfer-Encoding: chunked\r\nContent-Length: %d\r\n", CHUNKED),
+    "a space before the colon": (b"Content-Length: %d\r\nTransfer-Encoding : chunked\r\n", CHUNKED),
+    "a tab": (b"Content-Length: %d\r\nTransfer-Encoding:\tchunked\r\n", CHUNKED),
+    "a vertical tab": (b"Content-Length: %d\r\nTransfer-Encoding:\x0bchunked\r\n", CHUNKED),
+    "a folded line": (b"Content-Length: %d\r\nTransfer-Encoding:\r\n chunked\r\n", CHUNKED),
+    "a bare line feed": (b"Content-Length: %d\r\nX: y\nTransfer-Encoding: chunked\r\n", CHUNKED),
+    "a bare carriage return": (
+        b"Content-Length: %d\r\nX: y\rTransfer-Encoding: chunked\r\n",
+        CHUNKED,
+    ),
+    "chunks of no kind": (b"Content-Length: %d\r\nTransfer-Encoding: xchunked\r\n", CHUNKED),
+    "chunks and identity": (
+        b"Content-Length: %d\r\nTransfer-Encoding: chunked, identity\r\n",
+        CHUNKED,
+    ),
+    "chunks twice": (
+        b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n",
+        CHUNKED,
+    ),
+    "two lengths": (b"Content-Length: 0\r\nContent-Length: %d\r\n", PRIVATE),
+    "a list of lengths": (b"Content-Length: 0, %d\r\n", PRIVATE),
+    "a length with a sign": (b"Content-Length: +%d\r\n", PRIVATE),
+    "a length in hexadecimal": (b"Content-Length: 0x0, %d\r\n", PRIVATE),
+    "a length with an underscore": (b"Content-Length: 0_%d\r\n", PRIVATE),
+    "a chunk of a size with a sign": (
+        b"Transfer-Encoding: chunked\r\nX: %d\r\n",
+        b"-0\r\n\r\n" + PRIVATE,
+    ),
+    "a chunk with an extension of lines": (
+        b"Transfer-Encoding: chunked\r\nX: %d\r\n",
+        b"2;\nxx\r\n4c\r\n0\r\n\r\n" + PRIVATE,
+    ),
+    "chunks in HTTP/1.0's hop": (
+        b"Connection: Transfer-Encoding\r\nContent-Length: %d\r\nTransfer-Encoding: chunked\r\n",
+        CHUNKED,
+    ),
+}
+
+
+async def test_a_request_in_a_request(victim: Victim) -> None:
+    """Both see the same requests: none reaches the node that HAProxy has not judged."""
+    for name, (header, body) in SMUGGLERS.items():
+        head = b"POST /health HTTP/1.1\r\nHost: x\r\n" + header % len(body) + b"\r\n"
+        async with victim.tcp(head + body + LAST) as peer:
+            assert b"wsfleet_" not in await peer.rest(), name
+        # Nor is an answer left over for whoever comes next.
+        response = await victim.get("/health", victim.entry)
+        assert response.json()["status"] == "healthy", name
+
+
+async def test_an_upgrade_that_is_none(victim: Victim) -> None:
+    """HAProxy makes no tunnel of it in which requests go by unseen."""
+    for good, bad in (
+        (b"Version: 13", b"Version: 12"),
+        (b"dGhlIHNhbXBsZSBub25jZQ==", b"short"),
+        (b"/ws", b"/health"),
+        (b"Upgrade: websocket", b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk"),
+    ):
+        async with victim.tcp(HANDSHAKE.replace(good, bad) + PRIVATE + LAST) as peer:
+            answers = await peer.rest()
+        assert b" 101 " not in answers, bad
+        assert b"wsfleet_" not in answers, bad
+
+
+SPELLINGS = [
+    "/metrics",
+    "/%6detrics",
+    "/metric%73",
+    "/%2e/metrics",
+    "/./metrics",
+    "/x/../metrics",
+    "//metrics",
+    "/%2fmetrics",
+    "/metrics?x",
+    "/metrics%3fx",
+    "/metrics/",
+    "/metrics;x",
+    "/METRICS",
+    "http://x/metrics",
+    "http://x/%6Detrics",
+    "/%61pi/info",
+    "/ap%69/info",
+    "/api%2finfo",
+    "/open%61pi.json",
+    "/%64ocs",
+    "/%72eady",
+    "/c%6fnsole/",
+    "/%256detrics",
+    "/metrics%zz",
+    "/%6detrics%",
+    "/c%6fnsole/%zz/../index.html",
+    "/c%6fnsole/%0/../index.html",
+    "/console/%00/../index.html",
+    "/%00/../metrics",
+]
+
+
+async def test_private_paths_spelt_otherwise(victim: Victim) -> None:
+    """What the node takes for a private path, HAProxy takes for one as well, or for none."""
+    for target in SPELLINGS:
+        request = f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        async with victim.tcp(request.encode()) as peer:
+            assert (await peer.rest())[:12] in (b"HTTP/1.1 404", b"HTTP/1.1 400"), target
+
+
+async def test_forged_cookies(victim: Victim, drained: Victim) -> None:
+    """Nobody gets to a node that is drained, and who names no node at all is served."""
+
+    async def drains() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return (await drained.get("/ready")).status_code == 503
+        return False
+
+    await settled(drains, "it says that it takes none")
+    genuine = (await victim.get("/health", victim.entry)).cookies["WSNODE"]  # has a date
+    changed = genuine.replace("node", "drained")
+    for value in (changed, "drained", "drained; WSNODE=node", "nobody", "%00", "x" * 8000, ""):
+        async with victim.client(additional_headers={"Cookie": f"WSNODE={value}"}) as client:
+            await client.send("hello")
+            await told(client, type="ack")
+    assert await drained.metric("wsfleet_connections_opened_total") == 0
+
+
+async def test_half_a_request_is_ended(victim: Victim) -> None:
+    """Whoever does not finish it sees 408 instead of keeping a connection."""
+    async with victim.tcp(HANDSHAKE[:-2]) as peer:
+        assert b" 408 " in await peer.rest()

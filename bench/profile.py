@@ -1,0 +1,119 @@
+"""Where the node's time goes: py-spy looks at its stack while it is measured."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.catalog import HERE, PEERS
+from bench.modes import FLYING, MANY, MODES
+from bench.rig import BenchError, Rig, Shape
+
+PEER = PEERS["wsfleet-centrifuge"]
+#: Samples a second, and seconds that py-spy may take to write what it saw.
+RATE, PATIENCE = 250, 30
+#: What is profiled: the shape and the measurement of client.c; without one the mode itself.
+PROFILED: dict[str, tuple[Shape, str, int] | None] = {
+    "one": (Shape.of(PEER, MANY, 1), "window", 1),
+    "sixteen": (Shape.of(PEER, MANY, FLYING), "window", FLYING),
+    "rooms": (Shape.of(PEER, MANY, FLYING, 200), "window", FLYING),
+    "publish": (Shape(0, 64, 64), "publish", 64),
+    "setup": None,
+}
+_WRITES = "writing to clients (uvloop, kernel)"
+_LOOP = "event loop, reading, accepting (uvloop, kernel)"
+_HTTP = "HTTP and RFC 6455"
+_PROTOCOL = "client protocol, rights, limits"
+_REDIS = "Redis: commands, replies, pub/sub"
+_FAN_OUT = "hub and outboxes"
+_OTHER = "anything else"
+GROUPS = (_WRITES, _LOOP, _HTTP, _PROTOCOL, _REDIS, _FAN_OUT, _OTHER)
+_OF_MODULE = {
+    **dict.fromkeys(("websocket", "frames", "endpoints", "app", "server"), _HTTP),
+    **dict.fromkeys(("centrifuge_endpoint", "auth", "limits", "users", "channels"), _PROTOCOL),
+    **dict.fromkeys(("admission", "denylist", "metrics", "sessions", "config"), _PROTOCOL),
+    **dict.fromkeys(("json_codec", "messages", "codec"), _PROTOCOL),
+    **dict.fromkeys(("broker", "store", "primary", "link", "subscriber", "stream"), _REDIS),
+    **dict.fromkeys(("records", "registry"), _REDIS),
+    **dict.fromkeys(("hub", "listener", "connection"), _FAN_OUT),
+}
+
+
+def group(stack: list[str]) -> str:
+    """Whose time a sample is: of the innermost frame that is the node's own or the loop's."""
+    leaf = stack[-1]
+    if leaf.startswith("Connection.send "):
+        return _WRITES  # nearly all of it is in the transport's write
+    if leaf.startswith("Runner.run "):
+        return _LOOP
+    for frame in reversed(stack):
+        place = frame.partition(" (")[2]
+        module = place.rpartition("/")[2].partition(".py")[0]
+        if "wsfleet/" in place and module in _OF_MODULE:
+            return _OF_MODULE[module]
+        if "uvicorn/protocols/" in place:
+            return _HTTP
+    return _OTHER
+
+
+def shares(raw: str) -> dict[str, float]:
+    """Of each group, from py-spy's raw format: `outer;...;inner COUNT` in each line.
+
+    Raises:
+        BenchError: there is no sample.
+
+    """
+    counts: Counter[str] = Counter()
+    for line in raw.splitlines():
+        stack, _, count = line.rpartition(" ")
+        counts[group(stack.split(";"))] += int(count)
+    if not (total := counts.total()):
+        raise BenchError("py-spy saw nothing")
+    return {name: counts[name] / total for name in GROUPS}
+
+
+@contextmanager
+def watched(pid: int, seconds: float, file: Path) -> Iterator[None]:
+    """Sample a process for so many seconds from now on.
+
+    Raises:
+        BenchError: py-spy failed; the message says how.
+
+    """
+    command = [str(HERE / ".venv/bin/py-spy"), "record", "--pid", str(pid), "--format", "raw"]
+    command += ["--rate", str(RATE), "--duration", f"{max(1, int(seconds))}", "--nonblocking"]
+    command += ["--output", str(file)]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield
+            _, said = process.communicate(timeout=PATIENCE)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise BenchError(f"py-spy: {said.strip()}")
+
+
+def take(mode: str, seconds: float) -> dict[str, Any]:
+    """The shares of a mode's time, and with `value` what the mode measured meanwhile."""
+    with ExitStack() as stack:
+        rig = Rig(PEER, stack)
+        file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "raw"
+        (pid, *_) = rig.pids
+        if (how := PROFILED[mode]) is None:
+            with watched(pid, seconds, file):
+                result = MODES[mode].measure(rig, MANY, seconds)
+        else:
+            shape, kind, flying = how
+            with rig.clients(shape) as clients, watched(pid, seconds, file):
+                result = dict(clients.measure(kind, flying, seconds, rig.pids))
+            result["value"] = result["acks" if kind == "publish" else "deliveries"]
+            result["value"] /= result["server"]
+        return result | {"shares": shares(file.read_text())}

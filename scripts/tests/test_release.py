@@ -1,0 +1,75 @@
+"""What a release has, and what its bill of materials says of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.utils import parse_wheel_filename
+
+ROOT = Path(__file__).resolve().parents[2]
+VENDOR = ROOT / "app/src/wsfleet/console/static/vendor"
+
+
+@pytest.fixture(scope="module", params=["3.11.2", "3.13.5"], ids=["Debian 12", "Debian 13"])
+def release(request: pytest.FixtureRequest) -> dict[str, bytes]:
+    """The files of a release."""
+    script = ROOT / "scripts" / "release.py"
+    done = subprocess.run(
+        [sys.executable, script, "--python", request.param, "--arch", "x86_64"],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    with tarfile.open(done.stdout.strip()) as archive:
+        opened = ((member.name, archive.extractfile(member)) for member in archive)
+        return {name: file.read() for name, file in opened if file is not None}
+
+
+@pytest.fixture(scope="module")
+def components(release: dict[str, bytes]) -> list[dict[str, Any]]:
+    """What the bill of materials lists."""
+    listed: list[dict[str, Any]] = json.loads(release["sbom.cdx.json"])["components"]
+    return listed
+
+
+def test_the_sbom_lists_every_wheel_and_no_other(
+    release: dict[str, bytes], components: list[dict[str, Any]]
+) -> None:
+    """With its name, version, purl and SHA-256, all of which are the file's own."""
+    expected = set()
+    for file, content in release.items():
+        if file.endswith(".whl"):
+            name, version, _, _ = parse_wheel_filename(file)
+            checksum = hashlib.sha256(content).hexdigest()
+            expected.add((name, str(version), f"pkg:pypi/{name}@{version}", checksum))
+    wheels = [each for each in components if each["purl"].startswith("pkg:pypi/")]
+    listed = {(w["name"], w["version"], w["purl"], w["hashes"][0]["content"]) for w in wheels}
+    assert listed == expected
+    assert len(wheels) == len(expected) > 40
+
+
+def test_the_sbom_lists_what_the_console_brings(components: list[dict[str, Any]]) -> None:
+    """Each file of a JavaScript library is there with its SHA-256."""
+    libraries = [each for each in components if each["purl"].startswith("pkg:npm/")]
+    listed = {
+        file["name"]: file["hashes"][0]["content"]
+        for library in libraries
+        for file in library["components"]
+    }
+    vendored = [file for file in VENDOR.iterdir() if file.name != "vendor.json"]
+    assert listed == {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in vendored}
+
+
+def test_no_licence_is_unknown(components: list[dict[str, Any]]) -> None:
+    """Each is a name or an expression of SPDX."""
+    for component in components:
+        (licence,) = component["licenses"]
+        assert licence.get("expression") or licence["license"].get("id"), component["name"]

@@ -467,16 +467,13 @@ def _password_mistakes(redis: list[Host]) -> list[str]:
 
 
 def _certificate_mistakes(balancers: list[Host]) -> list[str]:
-    missing = {
-        str(file): None
-        for host in balancers
-        for file in host.get("haproxy_tls_certificates") or []
-        if Path(file).is_absolute() and not Path(file).exists()  # others are the copy module's to find
-    }
+    files = [file for host in balancers for file in host.get("haproxy_tls_certificates") or []]
+    # Where a relative path leads to, the module that copies the file knows.
+    missing = [file for file in files if Path(file).is_absolute() and not Path(file).exists()]
     return [
-        f"haproxy_tls_certificates names {file}, which is not here: put certificate, chain and key into "
-        "it, or leave the variable out, and clients connect without TLS."
-        for file in missing
+        f"haproxy_tls_certificates names {file}, which is not here: put certificate, chain and key "
+        "into it, or leave the variable out, and clients connect without TLS."
+        for file in dict.fromkeys(missing)
     ]
 
 

@@ -95,7 +95,7 @@ class Cluster:
             | {"ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=900,
         )
 
     def play(self, name: str, *arguments: str) -> str:

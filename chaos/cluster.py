@@ -24,7 +24,7 @@ UNITS = {
     "redis": ["redis-server", "redis-sentinel"],
 }
 #: Seconds that a playbook may take, and any other command.
-PLAYBOOK, COMMAND = 400.0, 60.0
+PLAYBOOK, COMMAND = 900.0, 60.0
 
 
 class CommandError(Exception):

@@ -20,8 +20,11 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-import sbom
-from packaging.requirements import Requirement
+try:
+    import sbom
+    from packaging.requirements import Requirement
+except ModuleNotFoundError as error:  # .venv is of another version than this checkout
+    sys.exit(f"{error.name} is not there: pip install --require-hashes -r requirements.txt")
 
 ROOT = Path(__file__).resolve().parent.parent
 APP = ROOT / "app"

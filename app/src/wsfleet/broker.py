@@ -329,7 +329,8 @@ class Broker:
         was_behind = following.stream.behind
         self._deliver(following, following.stream.receive(epoch.decode(), entry))
         if following.stream.behind and not was_behind:
-            log.info("gap", channel=following.name, offset=following.stream.offset, heard=offset)
+            at = following.stream.offset
+            log.info("gap", channel=following.name, offset=at, heard=entry.offset)
             self._background.start(self._read(following))
 
     def _deliver(self, following: Following, entries: list[Entry]) -> None:

@@ -7,6 +7,11 @@ import orjson
 import structlog
 
 
+def _json(event: structlog.typing.EventDict, **_: object) -> str:
+    """A line comes out whatever is put in: what JSON has no word for is written as Python does."""
+    return orjson.dumps(event, default=repr).decode()
+
+
 def configure(level: str, node: str) -> None:
     """Send structlog's and the standard library's (uvicorn's) events the same way."""
 
@@ -36,7 +41,7 @@ def configure(level: str, node: str) -> None:
             foreign_pre_chain=[*shared, structlog.stdlib.PositionalArgumentsFormatter()],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(lambda event, **_: orjson.dumps(event).decode()),
+                structlog.processors.JSONRenderer(_json),
             ],
         )
     )

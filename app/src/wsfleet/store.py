@@ -18,7 +18,7 @@ __all__ = ["Store", "UnavailableError"]
 
 log = structlog.get_logger(__name__)
 
-BACKOFF_FIRST, BACKOFF_LAST = 0.1, 2.0
+BACKOFF_FIRST, BACKOFF_LAST = 0.1, 1.0
 
 
 class Store:

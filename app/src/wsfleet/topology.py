@@ -175,11 +175,12 @@ class Topology:
         """Ask all at once, until most have answered.
 
         One that is cut off with the primary of before goes on naming it; the others know of a
-        failover with a higher epoch.
+        failover with a higher epoch. That it is down is an answer, too: the Sentinel on its machine
+        is likely to be down as well, and is not waited for.
         """
         addresses = self.url.addresses
         tasks = [asyncio.create_task(self._ask_sentinel(address)) for address in addresses]
-        answers: list[tuple[int, Address]] = []
+        answers: list[tuple[int, Address | None]] = []
         errors: list[str] = []
         try:
             for answer in asyncio.as_completed(tasks):
@@ -193,13 +194,16 @@ class Topology:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        if not answers:
+        named = [(epoch, primary) for epoch, primary in answers if primary is not None]
+        if not named:
+            down = len(answers)
+            errors += [f"{down} of {len(addresses)} say that it is down"] if down else []
             raise RedisError(f"no Sentinel names a primary: {'; '.join(sorted(errors))}")
-        _, primary = max(answers, key=lambda answer: answer[0])
+        _, primary = max(named, key=lambda each: each[0])
         return primary
 
-    async def _ask_sentinel(self, address: Address) -> tuple[int, Address]:
-        """Whom one Sentinel calls the primary, and in which epoch it became so."""
+    async def _ask_sentinel(self, address: Address) -> tuple[int, Address | None]:
+        """Whom one Sentinel calls the primary, None if it is down, and since which epoch it is."""
         client = self._sentinel(address)
         try:
             masters: dict[str, dict[str, Any]] = await client.sentinel_masters()  # type: ignore[assignment]
@@ -209,7 +213,7 @@ class Topology:
         if state is None:
             raise RedisError(f"{address} knows no {self.url.master}")
         if not state["is_master"] or state["is_sdown"] or state["is_odown"]:
-            raise RedisError(f"{address} says that it is down")
+            return state["config-epoch"], None
         return state["config-epoch"], Address(state["ip"], state["port"])
 
     async def replicas(self, sentinel: Address) -> dict[Address, bool]:

@@ -10,7 +10,7 @@ import pytest
 import redis.asyncio
 
 from tests.harness import RedisServer, RunningNode, StartNode, free_port
-from tests.topologies import SentinelTopology
+from tests.topologies import SentinelTopology, started
 from wsfleet.server import create_server
 from wsfleet.settings import Settings
 
@@ -90,9 +90,5 @@ async def start_node(redis_process: RedisServer) -> AsyncIterator[StartNode]:
 @pytest.fixture
 def sentinel(tmp_path: Path) -> Iterator[SentinelTopology]:
     """A primary, two replicas, three Sentinels."""
-    topology = SentinelTopology(tmp_path)
-    try:
-        topology.start()
+    with started(SentinelTopology(tmp_path)) as topology:
         yield topology
-    finally:
-        topology.stop()

@@ -15,7 +15,7 @@ from tests.cli.rig import wsfleet
 from tests.harness import RedisServer, RunningNode, StartNode, settled
 from tests.test_api import KEY, Api
 from tests.test_centrifuge_endpoint import CONFIG, Events, sdk, subscribed
-from tests.topologies import ClusterTopology, SentinelTopology, ask, until
+from tests.topologies import ClusterTopology, SentinelTopology, ask, started, until
 
 CHANNELS = [f"room{number}" for number in range(12)]
 """Enough to be on every primary of a cluster."""
@@ -24,12 +24,8 @@ CHANNELS = [f"room{number}" for number in range(12)]
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[ClusterTopology]:
     """Three primaries and three replicas."""
-    topology = ClusterTopology(tmp_path)
-    try:
-        topology.start()
+    with started(ClusterTopology(tmp_path)) as topology:
         yield topology
-    finally:
-        topology.stop()
 
 
 async def nodes(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 
@@ -173,3 +173,16 @@ class ClusterTopology:
         """End all processes."""
         for server in self.servers:
             server.stop()
+
+
+T = TypeVar("T", SentinelTopology, ClusterTopology)
+
+
+@contextlib.contextmanager
+def started(topology: T) -> Iterator[T]:
+    """Start it, and end all its processes whatever happens."""
+    try:
+        topology.start()
+        yield topology
+    finally:
+        topology.stop()

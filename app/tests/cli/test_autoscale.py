@@ -291,26 +291,21 @@ def test_it_waits_for_redis(fleet_file: Path, redis_process: RedisServer) -> Non
         until(lambda: running.metric("redis_connected") == 1, "it goes on")
 
 
-def test_it_follows_a_failover(tmp_path: Path) -> None:
+def test_it_follows_a_failover(tmp_path: Path, sentinel: SentinelTopology) -> None:
     """The Sentinels name another primary: it decides there, once nodes had time to follow."""
-    topology = SentinelTopology(tmp_path)
-    try:
-        topology.start()
-        with autoscaler(write_fleet(tmp_path, topology.url)) as running:
-            until(lambda: running.metric("leader") == 1, "it leads")
-            old = topology.primary
-            old.kill()
-            topology.wait_for_failover(old)
-            with redis.Redis.from_url(topology.primary.url, decode_responses=True) as client:
-                until(lambda: client.exists(keys.AUTOSCALE_LEADER) == 1, "it leads there")
-                nodes_of(client, host1="ready", host2="drained")
-                until(lambda: client.hgetall(keys.DESIRED) != {}, "it has decided")
-                assert client.hgetall(keys.DESIRED) == {"host2-8001": keys.SERVE}
-            *_, waited, decided = map(json.loads, running.lines[-2:])
-            assert "nodes have 8 s" in waited["reason"]
-            assert decided["action"] == "scale_out"
-    finally:
-        topology.stop()
+    with autoscaler(write_fleet(tmp_path, sentinel.url)) as running:
+        until(lambda: running.metric("leader") == 1, "it leads")
+        old = sentinel.primary
+        old.kill()
+        sentinel.wait_for_failover(old)
+        with redis.Redis.from_url(sentinel.primary.url, decode_responses=True) as client:
+            until(lambda: client.exists(keys.AUTOSCALE_LEADER) == 1, "it leads there")
+            nodes_of(client, host1="ready", host2="drained")
+            until(lambda: client.hgetall(keys.DESIRED) != {}, "it has decided")
+            assert client.hgetall(keys.DESIRED) == {"host2-8001": keys.SERVE}
+        *_, waited, decided = map(json.loads, running.lines[-2:])
+        assert "nodes have 8 s" in waited["reason"]
+        assert decided["action"] == "scale_out"
 
 
 @pytest.mark.parametrize(

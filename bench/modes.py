@@ -35,7 +35,13 @@ class Mode:
     acks: bool = False
 
 
-def _per_cpu_second(result: Result, count: str) -> Result:
+def per_cpu_second(result: Result, count: str) -> Result:
+    """Add the mode's number: what was counted for each CPU second of the server.
+
+    Raises:
+        BenchError: it used none that could be measured.
+
+    """
     if not result["server"]:
         raise BenchError("too short: the server used no measurable CPU time")
     return result | {"value": result[count] / result["server"]}
@@ -44,7 +50,7 @@ def _per_cpu_second(result: Result, count: str) -> Result:
 def _window(flying: int, rooms: int = 1) -> Measure:
     def measure(rig: Rig, size: int, seconds: float) -> Result:
         with rig.clients(Shape.of(rig.peer, size, flying, rooms)) as clients:
-            return _per_cpu_second(
+            return per_cpu_second(
                 clients.measure("window", flying, seconds, rig.pids), "deliveries"
             )
 
@@ -54,7 +60,7 @@ def _window(flying: int, rooms: int = 1) -> Measure:
 def _publish(rig: Rig, size: int, seconds: float) -> Result:
     """Each publisher has a room of its own, in which nobody listens."""
     with rig.clients(Shape(0, size, size)) as clients:
-        return _per_cpu_second(clients.measure("publish", size, seconds, rig.pids), "acks")
+        return per_cpu_second(clients.measure("publish", size, seconds, rig.pids), "acks")
 
 
 def _until_quiet(pids: list[int]) -> None:
@@ -79,7 +85,7 @@ def _setup(rig: Rig, size: int, seconds: float) -> Result:
         with rig.clients(Shape(size, 0)):
             used += machine.cpu_seconds(pids) - before
         connected += size
-    return _per_cpu_second({"connected": connected, "server": used}, "connected")
+    return per_cpu_second({"connected": connected, "server": used}, "connected")
 
 
 def _kilobytes(rig: Rig, size: int, pids: list[int], ports: list[int]) -> Result:
@@ -118,7 +124,7 @@ def _haproxy(rig: Rig, size: int, seconds: float) -> Result:
         rig.haproxy() as (pid, port),
         rig.clients(Shape.of(rig.peer, size, FLYING), [port]) as clients,
     ):
-        return _per_cpu_second(
+        return per_cpu_second(
             clients.measure("window", FLYING, seconds, machine.tree(pid)), "deliveries"
         )
 

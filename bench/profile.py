@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalog import HERE, PEERS
-from bench.modes import FLYING, MANY, MODES
+from bench.modes import FLYING, MANY, MODES, per_cpu_second
 from bench.rig import BenchError, Rig, Shape
 
 PEER = PEERS["wsfleet-centrifuge"]
@@ -113,7 +113,6 @@ def take(mode: str, seconds: float) -> dict[str, Any]:
         else:
             shape, kind, flying = how
             with rig.clients(shape) as clients, watched(pid, seconds, file):
-                result = dict(clients.measure(kind, flying, seconds, rig.pids))
-            result["value"] = result["acks" if kind == "publish" else "deliveries"]
-            result["value"] /= result["server"]
+                measured = clients.measure(kind, flying, seconds, rig.pids)
+            result = per_cpu_second(measured, "acks" if kind == "publish" else "deliveries")
         return result | {"shares": shares(file.read_text())}

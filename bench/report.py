@@ -121,8 +121,12 @@ def goal_row(measurements: Measurements, goal: Goal) -> list[str] | None:
         _title(goal.mode, goal.size),
         f"{at} {number(goal.bound)}{unit}",
         str(found),
-        "yes" if met else "**no**",
+        _verdict(met),
     ]
+
+
+def _verdict(met: bool) -> str:
+    return "yes" if met else "**no**"
 
 
 def errors(measurements: Measurements) -> str:
@@ -260,6 +264,10 @@ def replace_between(text: str, name: str, content: str) -> str:
     return f"{before}{begin}\n{content}\n{end}{after}"
 
 
+def _put(page: Path, name: str, paragraphs: Iterable[str]) -> None:
+    page.write_text(replace_between(page.read_text(), name, "\n\n".join(paragraphs)))
+
+
 def write_full(document: dict[str, Any], page: Path) -> None:
     """Write tables, goals and plots of a full run into the page and beside it."""
     measurements: Measurements = document["measurements"]
@@ -285,8 +293,7 @@ def write_full(document: dict[str, Any], page: Path) -> None:
         *([f"Not measured:\n\n{failed}"] if failed else []),
         "\n".join(plots),
     ]
-    text = replace_between(page.read_text(), "full", "\n\n".join(content))
-    page.write_text(text)
+    _put(page, "full", content)
 
 
 def write_curve(document: dict[str, Any], page: Path) -> None:
@@ -312,8 +319,7 @@ def write_curve(document: dict[str, Any], page: Path) -> None:
             [f"{x:,.0f}", *(number(value[x]) if x in value else "" for value in values)] for x in xs
         ]
         plots.append(markdown(headers, rows))
-    content = "\n\n".join([_when(document), *plots])
-    page.write_text(replace_between(page.read_text(), "curve", content))
+    _put(page, "curve", [_when(document), *plots])
 
 
 def _medians(points: Measurements, axis: str) -> list[tuple[float, float]]:
@@ -335,7 +341,7 @@ def write_profile(document: dict[str, Any], page: Path) -> None:
     groups = list(found[0]["shares"])
     rows = [[group, *(cell(mode, group) for mode in modes)] for group in groups]
     text = markdown(["", *(MODES[mode].title for mode in modes)], rows)
-    page.write_text(replace_between(page.read_text(), "profile", f"{_where(document)}\n\n{text}"))
+    _put(page, "profile", [_where(document), text])
 
 
 def write_deploy(document: dict[str, Any], page: Path) -> None:
@@ -346,10 +352,10 @@ def write_deploy(document: dict[str, Any], page: Path) -> None:
         points = [point for point in found if point["step"] == step]
         spread, goal = Spread.of(point["value"] for point in points), points[0]["goal"]
         assert spread is not None
-        met = "" if goal is None else "yes" if spread.median <= goal else "**no**"
+        met = "" if goal is None else _verdict(spread.median <= goal)
         rows.append([step, f"≤ {goal:g} s" if goal else "", f"{spread} s", met])
     text = markdown(["", "goal", "measured", "met"], rows)
-    page.write_text(replace_between(page.read_text(), "deploy", f"{_where(document)}\n\n{text}"))
+    _put(page, "deploy", [_where(document), text])
 
 
 def _where(document: dict[str, Any]) -> str:

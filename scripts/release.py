@@ -78,7 +78,7 @@ def pip(*arguments: str | Path) -> None:
     subprocess.run([sys.executable, "-m", "pip", "--quiet", *map(str, arguments)], check=True)
 
 
-def build(python: str, arch: str, archive: Path) -> None:
+def build(release: str, python: str, arch: str, archive: Path) -> None:
     """Fill `archive`; nothing half done is left behind."""
     with tempfile.TemporaryDirectory(dir=RELEASES) as name:
         folder = Path(name)
@@ -97,7 +97,7 @@ def build(python: str, arch: str, archive: Path) -> None:
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         with requirements.open("a") as lines:
             lines.write(f"wsfleet=={wheel.name.split('-')[1]} --hash=sha256:{digest}\n")
-        sbom.write(folder, release_id())
+        sbom.write(folder, release)
         finished = folder.with_suffix(".tar")
         with tarfile.open(finished, "w") as tar:
             for file in sorted(folder.iterdir()):
@@ -120,11 +120,12 @@ def main() -> None:
     if not (arguments.python and re.fullmatch(r"3\.\d+\.\d+", arguments.python) and arguments.arch):
         parser.error("give --id, or --python 3.X.Y and --arch ARCH")
     RELEASES.mkdir(parents=True, exist_ok=True)
-    archive = RELEASES / f"{release_id()}-{arguments.python}-{arguments.arch}.tar"
+    release = release_id()
+    archive = RELEASES / f"{release}-{arguments.python}-{arguments.arch}.tar"
     with (RELEASES / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not archive.exists():
-            build(arguments.python, arguments.arch, archive)
+            build(release, arguments.python, arguments.arch, archive)
             print("built", file=sys.stderr)
     print(archive)
 

@@ -196,8 +196,8 @@ class Topology:
             await asyncio.gather(*tasks, return_exceptions=True)
         named = [(epoch, primary) for epoch, primary in answers if primary is not None]
         if not named:
-            down = len(answers)
-            errors += [f"{down} of {len(addresses)} say that it is down"] if down else []
+            if answers:
+                errors.append(f"{len(answers)} of {len(addresses)} say that it is down")
             raise RedisError(f"no Sentinel names a primary: {'; '.join(sorted(errors))}")
         _, primary = max(named, key=lambda each: each[0])
         return primary

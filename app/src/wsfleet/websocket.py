@@ -256,14 +256,14 @@ class WebSocket(asyncio.Protocol):
         """Let the endpoint of the request's path decide."""
         routes: Mapping[str, Endpoint] = state[ROUTES]
         mistake, endpoint = request.mistake(), routes.get(request.path)
-        if mistake is None and endpoint is None:
-            mistake = HTTPStatus.NOT_FOUND, f"WebSockets are at {' and '.join(routes)}", {}
-        if mistake is not None:
-            state[ON_REFUSED](mistake[0])
-            self.deny(*mistake)
-        elif endpoint is not None:
+        if mistake is None and endpoint is not None:
             self._key = request.headers["sec-websocket-key"].encode()
             self._start(self._shake_hands(endpoint, request))
+            return
+        if mistake is None:
+            mistake = HTTPStatus.NOT_FOUND, f"WebSockets are at {' and '.join(routes)}", {}
+        state[ON_REFUSED](mistake[0])
+        self.deny(*mistake)
 
     def accept(self, subprotocol: str | None = None) -> None:
         """Open it; what it is given to is told by `attend`. Does nothing if the client is gone."""

@@ -102,7 +102,7 @@ remove_files() {
 remove_ways() {
     local inventory
     for inventory in "$@"; do
-        rm -f "$inventory/.fleet.json" "$inventory/group_vars/all/vms.yml"
+        rm -rf "$inventory/.fleet.json" "$inventory/group_vars/all/vms.yml" "$inventory/tls"
     done
 }
 

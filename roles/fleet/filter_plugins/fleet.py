@@ -88,6 +88,14 @@ class Host:
         )
 
     @property
+    def tls_files(self) -> dict[str, Path]:
+        """What is to be on the control machine for it to speak TLS with the others, by name."""
+        folder = self.get("fleet_tls_directory") or f"{self._variables.get('inventory_dir')}/tls"
+        return {
+            name: Path(folder, name) for name in ("ca.pem", f"{self.name}.pem", f"{self.name}.key")
+        }
+
+    @property
     def wsnode_name(self) -> str:
         """First part of its processes' names."""
         return str(self.get("wsnode_name") or self.name)
@@ -328,6 +336,7 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
         *_certificate_mistakes(
             [host for host in readable if host.name in groups.get("loadbalancers", ())]
         ),
+        *_tls_mistakes(readable, groups),
     ]
 
 
@@ -477,6 +486,35 @@ def _certificate_mistakes(balancers: list[Host]) -> list[str]:
     ]
 
 
+def _tls_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
+    redis = [host for host in hosts if host.name in groups.get("redis", ())]
+    if len({bool(host.get("fleet_tls")) for host in redis}) > 1:
+        return [
+            "fleet_tls is not the same on all hosts of the group 'redis', who would not understand "
+            "each other: set it once, for the group 'all'."
+        ]
+    files = {
+        name: path
+        for host in hosts
+        if host.get("fleet_tls")
+        for name, path in host.tls_files.items()
+    }
+    missing = [name for name, path in files.items() if not path.exists()]
+    if not missing:
+        return []
+    return [
+        f"fleet_tls is on, and {files[missing[0]].parent} has no {_and(missing)}: run "
+        "playbooks/certificates.yml, which makes what is missing, or put yours there."
+    ]
+
+
+def fleet_subjects(addresses: Iterable[str]) -> list[str]:
+    """What a certificate says of whose it is: addresses and names."""
+    return [
+        f"{'IP' if _is_ip(address) else 'DNS'}:{address}" for address in dict.fromkeys(addresses)
+    ]
+
+
 def _and(names: Iterable[str]) -> str:
     *first, last = (f"'{name}'" for name in names)
     return f"{', '.join(first)} and {last}" if first else last
@@ -490,5 +528,6 @@ class FilterModule:
         return {
             "fleet_members": fleet_members,
             "fleet_mistakes": fleet_mistakes,
+            "fleet_subjects": fleet_subjects,
             "redis_passwords": redis_passwords,
         }

@@ -7,11 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "roles" / "fleet" / "filter_plugins"))
@@ -374,6 +379,91 @@ def run_site(tmp_path: Path, inventory: dict[str, Any]) -> subprocess.CompletedP
     path = tmp_path / "hosts.yml"
     path.write_text(yaml.safe_dump(inventory))
     return run_ansible("-i", str(path), "site.yml")
+
+
+def tls_hosts(folder: Path) -> dict[str, dict[str, Any]]:
+    """The sound inventory's host variables, with TLS between all machines."""
+    tls = {"fleet_tls": True, "fleet_tls_directory": str(folder)}
+    return {name: HOSTS[name] | tls for group in GROUPS.values() for name in group}
+
+
+def test_certificates_that_are_missing_are_named(tmp_path: Path) -> None:
+    """With TLS each host has files of its own beside the CA's; without it nobody asks for them."""
+    variables = tls_hosts(tmp_path)
+    names = ["ca.pem", *(f"{host}.{end}" for host in variables for end in ("pem", "key"))]
+    for name in names:
+        (tmp_path / name).touch()
+    assert fleet_mistakes(GROUPS, variables) == []
+    for name in ("ca.pem", "node1.key"):
+        (tmp_path / name).unlink()
+    (mistake,) = fleet_mistakes(GROUPS, variables)
+    assert f"{tmp_path} has no 'ca.pem' and 'node1.key': run playbooks/certi" in mistake
+    for host in variables.values():
+        del host["fleet_tls_directory"]
+        host["inventory_dir"] = "/nowhere"
+    (mistake,) = fleet_mistakes(GROUPS, variables)
+    assert "/nowhere/tls has no 'ca.pem', 'lb1.pem'" in mistake
+
+
+def test_all_redis_servers_speak_tls_or_none() -> None:
+    """They would not understand each other."""
+    variables = hosts(redis2={"fleet_tls": True})
+    (mistake,) = fleet_mistakes(GROUPS | {"redis": REDIS}, variables)
+    assert mistake.startswith("fleet_tls is not the same on all hosts of the group 'redis'")
+
+
+def end_soon(folder: Path, old: x509.Certificate, days: int) -> None:
+    """Put one in the place of the certificate of lb1 that ends in so many days."""
+    builder = x509.CertificateBuilder(old.issuer, old.subject, old.public_key(), old.serial_number)
+    builder = builder.not_valid_before(old.not_valid_before_utc)
+    builder = builder.not_valid_after(datetime.now(UTC) + timedelta(days))
+    for extension in old.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    key = load_pem_private_key((folder / "ca.key").read_bytes(), None)
+    assert isinstance(key, EllipticCurvePrivateKey)
+    new = builder.sign(key, SHA256())
+    (folder / "lb1.pem").write_bytes(new.public_bytes(Encoding.PEM))
+
+
+def test_certificates_are_made_once_and_renewed_in_time(tmp_path: Path) -> None:
+    """A second run makes only what is missing or ends soon; the keys are for nobody else."""
+    inventory = tmp_path / "hosts.yml"
+    groups = GROUPS | {"wsnodes": ["node1"]}
+    variables = hosts(redis1={"fleet_address": "redis1.test"}, node1={"wsnode_name": "n1"})
+    inventory.write_text(yaml.safe_dump(inventory_of(groups, variables)))
+
+    def make() -> str:
+        made = run_ansible("-i", str(inventory), "playbooks/certificates.yml")
+        assert made.returncode == 0, made.stdout
+        return made.stdout
+
+    def certificate(name: str) -> x509.Certificate:
+        return x509.load_pem_x509_certificate((tmp_path / "tls" / f"{name}.pem").read_bytes())
+
+    def names(name: str) -> list[str]:
+        extension = x509.SubjectAlternativeName
+        return [
+            str(each.value)
+            for each in certificate(name).extensions.get_extension_for_class(extension).value
+        ]
+
+    make()
+    ca = certificate("ca")
+    assert names("node1") == ["10.0.0.21", "n1", "127.0.0.1", "localhost"]
+    assert names("redis1") == ["redis1.test", "redis1", "127.0.0.1", "localhost"]
+    for name in ("lb1", "node1", "redis1"):
+        certificate(name).verify_directly_issued_by(ca)
+    days = certificate("node1").not_valid_after_utc - datetime.now(UTC)
+    assert timedelta(396) < days < timedelta(398)
+    for key in (tmp_path / "tls").glob("*.key"):
+        assert key.stat().st_mode & 0o777 == 0o600
+    assert "changed=1" not in make()
+    end_soon(tmp_path / "tls", certificate("lb1"), 20)
+    (tmp_path / "tls" / "redis1.pem").unlink()
+    assert make().count("changed=1") == 2
+    days = certificate("lb1").not_valid_after_utc - datetime.now(UTC)
+    assert days > timedelta(396)
+    assert ca == certificate("ca")
 
 
 def run_ansible(*arguments: str) -> subprocess.CompletedProcess[str]:

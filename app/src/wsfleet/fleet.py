@@ -33,5 +33,7 @@ class Fleet(Hosts):
 
     redis_url: CheckedURL
     base_url: HttpUrl
+    #: PEM file of the CA whose certificates the machines have, where they speak TLS.
+    ca: Path | None = None
     #: What ssh takes to get to the machine that collects the logs.
     logs: list[str] = Field(default_factory=list)

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import sys
 
 import structlog
@@ -57,6 +58,8 @@ def create_server(settings: Settings) -> Server:
         ws_max_size=settings.max_message_size,
         ws_ping_interval=settings.ping_interval,
         ws_ping_timeout=settings.ping_timeout,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
         backlog=4096,
         proxy_headers=True,
         forwarded_allow_ips=settings.trusted_proxies,
@@ -87,6 +90,14 @@ def run(*, check: bool = False) -> None:
     except config.ConfigError as mistakes:
         print(mistakes, file=sys.stderr)
         raise SystemExit(2) from None
+    if settings.tls_certificate is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                settings.tls_certificate, settings.tls_key
+            )
+        except OSError as error:  # a file is not there or not readable, or the two do not match
+            print(f"WSFLEET_TLS_CERTIFICATE, WSFLEET_TLS_KEY: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
     if check:
         return
     logs.configure(settings.log_level, settings.name)

@@ -27,7 +27,11 @@ class Settings(BaseSettings):
     node_name: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]{0,64}$")
     """Name of this process in the cluster: its HAProxy server, its cookie. Empty: HOST-PORT."""
     node_url: str = ""
-    """Where operators reach this process. Empty: `http://{host}:{port}`."""
+    """Where operators reach this process. Empty: `http://{host}:{port}`, with TLS `https://…`."""
+    tls_certificate: Path | None = None
+    """PEM file with certificate and chain; with one, the port speaks TLS and nothing else."""
+    tls_key: Path | None = None
+    """PEM file with the certificate's key; none: it is in the same file."""
     trusted_proxies: str = "127.0.0.1"
     """Addresses whose X-Forwarded-For is believed, comma separated."""
     log_level: str = Field(default="info", pattern=r"^(debug|info|warning|error)$")
@@ -88,4 +92,5 @@ class Settings(BaseSettings):
     @cached_property
     def url(self) -> str:
         """The node's own URL."""
-        return self.node_url or f"http://{self.host}:{self.port}"
+        scheme = "https" if self.tls_certificate else "http"
+        return self.node_url or f"{scheme}://{self.host}:{self.port}"

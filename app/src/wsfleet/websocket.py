@@ -247,7 +247,7 @@ class WebSocket(asyncio.Protocol):
 
     @property
     def buffered(self) -> int:
-        """Bytes that the peer has not taken yet."""
+        """Bytes that the peer has not taken yet; with TLS, without what TCP has of them."""
         return self.transport.get_write_buffer_size()
 
     # The handshake.
@@ -386,9 +386,13 @@ class WebSocket(asyncio.Protocol):
         """Fail the connection (RFC 6455, section 7.1.7)."""
         self._failed = True
         self.start_close(violation.code, violation.reason)
-        if not self.transport.is_closing():
-            # Not closed at once: with bytes unread, the peer would be reset and not see why.
+        if self.transport.is_closing():
+            return
+        # Not cut at once: with bytes unread, the peer would be reset and not see why.
+        if self.transport.can_write_eof():
             self.transport.write_eof()
+        else:  # TLS has no half-closed connections, but a farewell that the peer answers
+            self.transport.close()
 
     # Closing.
 

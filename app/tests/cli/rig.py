@@ -8,6 +8,7 @@ import selectors
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,13 +18,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from tests.harness import RedisServer, free_port
+from tests.harness import RedisServer, free_port, make_certificate
 
 HAPROXY_PROGRAM = shutil.which("haproxy", path="/usr/sbin:/usr/bin") or ""
 HAPROXY_ROLE = Path(__file__).parents[3] / "roles" / "haproxy"
@@ -139,12 +141,12 @@ class Rig:
 
     @property
     def certificate(self) -> Path:
-        """Of the balancer, with its key."""
-        return self.folder / "balancer.pem"
+        """Of all who speak TLS here, with its key."""
+        return self.folder / "host.pem"
 
     @property
     def ca(self) -> Path:
-        """The CA that a client must trust to connect by TLS: the certificate signed itself."""
+        """The CA that one must trust to connect by TLS: the certificate signed itself."""
         return self.folder / "ca.pem"
 
     @property
@@ -183,7 +185,8 @@ class Rig:
         return number
 
     def _get(self, name: str, path: str) -> httpx.Response:
-        return httpx.get(self.nodes[name] + path, timeout=2, trust_env=False)
+        trusted = ssl.create_default_context(cafile=self.ca)
+        return httpx.get(self.nodes[name] + path, timeout=2, trust_env=False, verify=trusted)
 
     def freeze(self) -> None:
         """Stop all nodes from answering: their sockets stay open."""
@@ -223,25 +226,29 @@ def process(
 
 @contextmanager
 def running_fleet(
-    folder: Path, nodes: int = 2, standby: int = 0, **environment: str
+    folder: Path, nodes: int = 2, standby: int = 0, *, tls: bool = False, **environment: str
 ) -> Iterator[Rig]:
     """Run Redis, nodes and HAProxy, and yield once all nodes serve through it.
 
-    The last `standby` of the nodes do not; `environment` is settings of all.
+    The last `standby` of the nodes do not; with `tls` the nodes speak it, as they do behind
+    `fleet_tls`; `environment` is settings of all.
     """
     assert HAPROXY_PROGRAM, "haproxy is not installed; scripts/test installs it"
     server = RedisServer(folder)
     server.start()
     with ExitStack() as stack:
         stack.callback(server.stop)
-        public, tls, stats = free_port(), free_port(), free_port()
+        public, public_tls, stats = free_port(), free_port(), free_port()
         base_url, stats_url = f"http://127.0.0.1:{public}", f"http://127.0.0.1:{stats}"
-        tls_url = f"https://127.0.0.1:{tls}"
+        tls_url = f"https://127.0.0.1:{public_tls}"
         rig = Rig(folder, server, base_url, tls_url, stats_url, stack, environment)
-        make_certificate(rig.ca, rig.certificate)
-        for number in range(1, nodes + 1):
-            name, port = f"host{number}-8001", free_port()
-            rig.nodes[name] = f"http://127.0.0.1:{port}"
+        hosts = [f"host{number}" for number in range(1, nodes + 1)]
+        make_certificate(rig.ca, rig.certificate, *hosts)
+        if tls:
+            environment["WSFLEET_TLS_CERTIFICATE"] = str(rig.certificate)
+        for number, host in enumerate(hosts, 1):
+            name, port = f"{host}-8001", free_port()
+            rig.nodes[name] = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
             if number > nodes - standby:
                 rig.standby.add(name)
             rig.links[name] = Link(server.port)
@@ -249,7 +256,15 @@ def running_fleet(
             stack.callback(rig.links[name].stop)
             rig.start(name)
         config = folder / "haproxy.cfg"
-        text = haproxy_config(rig.nodes, public, stats, tls, rig.certificate, haproxy_console=True)
+        text = haproxy_config(
+            rig.nodes,
+            public,
+            stats,
+            public_tls,
+            rig.certificate,
+            haproxy_console=True,
+            _haproxy_ca=rig.ca,
+        )
         config.write_text(text)
         command = [HAPROXY_PROGRAM, "-db", "-f", str(config)]
         stack.enter_context(process(command, folder / "haproxy.log"))
@@ -258,20 +273,12 @@ def running_fleet(
             "base_url": rig.base_url,
             "nodes": rig.nodes,
             "loadbalancers": {"lb1": rig.stats_url},
+            "ca": str(rig.ca) if tls else None,
         }
         rig.fleet_file.write_text(json.dumps(document))
         serving = nodes - standby
         until(lambda: servers_up(rig) == serving, "all nodes are up behind HAProxy")
         yield rig
-
-
-def make_certificate(certificate: Path, with_key: Path) -> None:
-    """Make a certificate of the loopback, by itself and in one file with its key."""
-    request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-    subject = "-subj /CN=balancer -addext subjectAltName=IP:127.0.0.1"
-    files = ["-keyout", str(with_key), "-out", str(certificate)]
-    subprocess.run([*request.split(), *subject.split(), *files], check=True, capture_output=True)
-    with_key.write_text(certificate.read_text() + with_key.read_text())
 
 
 def haproxy_config(
@@ -283,6 +290,7 @@ def haproxy_config(
     **variables: object,
 ) -> str:
     """The role's own configuration, without its `global` section, and on the loopback alone."""
+    urls = {name: urlsplit(url) for name, url in nodes.items()}
     context = yaml.safe_load((HAPROXY_ROLE / "defaults/main.yml").read_text()) | {
         "haproxy_port": public,
         "haproxy_stats_port": stats,
@@ -295,11 +303,17 @@ def haproxy_config(
         "haproxy_source_connections": 0,
         "fleet_members": {
             "nodes": [
-                {"name": name, "address": host, "port": port}
-                for name, url in nodes.items()
-                for host, port in [url.removeprefix("http://").split(":")]
+                {
+                    "name": name,
+                    "host": name.rpartition("-")[0],
+                    "address": url.hostname,
+                    "port": url.port,
+                    "tls": url.scheme == "https",
+                }
+                for name, url in urls.items()
             ]
         },
+        "fleet_nodes_tls": any(url.scheme == "https" for url in urls.values()),
         "ansible_managed": "",
         **variables,
     }

@@ -449,6 +449,7 @@ def node_command(
     timeout: Annotated[
         float, typer.Option(min=0.1, help="Seconds until it must answer as it should.")
     ] = 10.0,
+    ca: Ca = None,
     as_json: Json = False,
 ) -> None:
     """Show that one node is ready and answers on a WebSocket, or is drained; 1 if neither.

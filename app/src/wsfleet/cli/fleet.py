@@ -1,5 +1,6 @@
 """Finds the fleet file, and says how to mend one that is missing or wrong."""
 
+import ssl
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -7,7 +8,7 @@ from pydantic import ValidationError
 from wsfleet.cli import CannotRun
 from wsfleet.fleet import SYSTEM_FLEET, Fleet
 
-__all__ = ["Fleet", "find_fleet", "load_fleet"]
+__all__ = ["Fleet", "find_fleet", "load_fleet", "trusted"]
 
 LOCAL_FLEET = Path("inventory/local/.fleet.json")
 
@@ -65,6 +66,25 @@ def find_fleet(path: Path | None, base_url: str) -> Fleet | None:
     except CannotRun:
         return None  # nobody asked for it
     return fleet if fleet.base_url == base_url else None
+
+
+def trusted(fleet: Fleet | None = None) -> ssl.SSLContext:
+    """Return what certificates are checked with: the system's CAs, and the fleet's own.
+
+    Raises:
+        CannotRun: the fleet's own cannot be read.
+
+    """
+    context = ssl.create_default_context()  # httpx's own knows nothing of SSL_CERT_FILE
+    if fleet is not None and fleet.ca is not None:
+        try:
+            context.load_verify_locations(fleet.ca)
+        except OSError as error:
+            raise CannotRun(
+                f"cannot read the fleet's CA {fleet.ca}: {error.strerror}. "
+                "Run site.yml again, which puts it there, or read it as a user who may."
+            ) from error
+    return context
 
 
 def _default() -> Path | None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from rich.text import Text
 
 from wsfleet.cli import CannotRun
 from wsfleet.cli.client import COOKIE, Endpoint, cookie_node, received_cookie
-from wsfleet.cli.fleet import Fleet
+from wsfleet.cli.fleet import Fleet, trusted
 from wsfleet.cli.output import Report, table
 from wsfleet.cli.redis_link import DRAIN_STATES
 
@@ -114,6 +113,7 @@ class Monitor:
         self.endpoint = endpoint
         self.plan = plan
         self.balancer = Target(BALANCER, endpoint.http)
+        self._fleet = fleet
         nodes = fleet.nodes if fleet else {}
         self.targets = {name: Target(name, url) for name, url in nodes.items()}
         self.own_urls = fleet is not None
@@ -135,7 +135,7 @@ class Monitor:
             limits=limits,
             cookies=no_jar,
             trust_env=False,
-            verify=ssl.create_default_context(),  # httpx's own knows nothing of SSL_CERT_FILE
+            verify=trusted(self._fleet),
         ) as client:
             if not self.own_urls:
                 await self._discover(client)

@@ -11,6 +11,7 @@ import uvloop
 from picows import WSMsgType
 
 from wsfleet.cli.client import Asker, ConnectError, DisconnectedError, Endpoint
+from wsfleet.cli.fleet import trusted
 from wsfleet.cli.output import Report, table
 from wsfleet.cli.redis_link import DRAIN_STATES
 
@@ -62,7 +63,7 @@ async def _exchange_without_token(endpoint: Endpoint) -> str | None:
 
 async def _attempt(endpoint: Endpoint) -> Found:
     try:
-        async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False, verify=trusted()) as client:
             answer = (await client.get(f"{endpoint.http}/ready")).json()
         ready, reason = bool(answer["ready"]), answer.get("reason")
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:

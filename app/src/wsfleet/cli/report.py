@@ -19,6 +19,7 @@ from rich.text import Text
 from wsfleet import __version__
 from wsfleet.cli import CannotRun
 from wsfleet.cli.client import Endpoint
+from wsfleet.cli.fleet import trusted
 from wsfleet.cli.histogram import Histogram, Timeline
 from wsfleet.cli.output import Report
 
@@ -215,7 +216,9 @@ def check(path: Path | None) -> None:
 def release(endpoint: Endpoint) -> str:
     """Return the version that a node of the fleet says it has."""
     try:
-        answer = httpx.get(f"{endpoint.http}/health", timeout=3, trust_env=False).json()
+        answer = httpx.get(
+            f"{endpoint.http}/health", timeout=3, trust_env=False, verify=trusted()
+        ).json()
         return str(answer["version"])
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return "unknown"

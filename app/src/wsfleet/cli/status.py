@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import uvloop
@@ -16,13 +16,17 @@ from rich.text import Text
 
 from wsfleet import haproxy, keys
 from wsfleet.cli import CannotRun
-from wsfleet.cli.fleet import Fleet
+from wsfleet.cli.fleet import Fleet, trusted
 from wsfleet.cli.output import Report, table, verdict
 from wsfleet.cli.redis_link import DRAIN_STATES, connected, registry, server_infos, shown
 from wsfleet.topology import RedisURL
 
 _TIMEOUT = 3.0  # seconds for one HTTP answer
 _HEADERS = {"User-Agent": "wsfleet"}
+
+T = TypeVar("T")
+Answer = tuple[T | None, str | None]
+"""What somebody said, or why nothing was heard."""
 
 
 def run(fleet: Fleet) -> Report:
@@ -37,8 +41,8 @@ def run(fleet: Fleet) -> Report:
     registered: dict[str, dict[str, Any]] = redis.pop("registry")
     urls = {name: str(said["url"]) for name, said in registered.items() if said.get("url")}
     urls |= fleet.nodes
-    health, balancers = uvloop.run(_ask(urls, fleet.loadbalancers))
-    reached = [*health.values(), *(rows for rows, _ in balancers.values())]
+    health, balancers = uvloop.run(_ask(urls, fleet))
+    reached = [answer for answer, _ in (*health.values(), *balancers.values())]
     if not redis["reachable"] and not any(reached):
         raise CannotRun(
             f"nobody of the fleet answers: not Redis ({redis['error']}), no node, no load "
@@ -46,7 +50,11 @@ def run(fleet: Fleet) -> Report:
         )
     nodes = [
         _node(
-            name, urls.get(name), registered.get(name), health.get(name), known=redis["reachable"]
+            name,
+            urls.get(name),
+            registered.get(name),
+            *health.get(name, (None, None)),
+            known=redis["reachable"],
         )
         for name in sorted(urls | registered)
     ]
@@ -207,12 +215,13 @@ def _counted_keys(client: Any) -> dict[str, int]:
 
 
 async def _ask(
-    nodes: Mapping[str, str], balancers: Mapping[str, str]
-) -> tuple[
-    dict[str, dict[str, Any] | None], dict[str, tuple[list[dict[str, Any]] | None, str | None]]
-]:
+    nodes: Mapping[str, str], fleet: Fleet
+) -> tuple[dict[str, Answer[dict[str, Any]]], dict[str, Answer[list[dict[str, Any]]]]]:
     """Fetch every node's /health and every load balancer's statistics, all at once."""
-    async with httpx.AsyncClient(timeout=_TIMEOUT, headers=_HEADERS, trust_env=False) as client:
+    balancers = fleet.loadbalancers
+    async with httpx.AsyncClient(
+        timeout=_TIMEOUT, headers=_HEADERS, trust_env=False, verify=trusted(fleet)
+    ) as client:
         health, stats = await asyncio.gather(
             asyncio.gather(*(_health(client, url) for url in nodes.values())),
             asyncio.gather(*(_servers(client, url) for url in balancers.values())),
@@ -220,17 +229,17 @@ async def _ask(
     return dict(zip(nodes, health, strict=True)), dict(zip(balancers, stats, strict=True))
 
 
-async def _health(client: httpx.AsyncClient, url: str) -> dict[str, Any] | None:
+async def _health(client: httpx.AsyncClient, url: str) -> Answer[dict[str, Any]]:
     try:
         answer = (await client.get(f"{url}/health")).json()
-    except (httpx.HTTPError, ValueError):
-        return None
-    return answer if isinstance(answer, dict) else None
+    except httpx.HTTPError as error:
+        return None, str(error) or type(error).__name__
+    except ValueError:
+        return None, "not JSON"
+    return (answer, None) if isinstance(answer, dict) else (None, "no JSON object")
 
 
-async def _servers(
-    client: httpx.AsyncClient, url: str
-) -> tuple[list[dict[str, Any]] | None, str | None]:
+async def _servers(client: httpx.AsyncClient, url: str) -> Answer[list[dict[str, Any]]]:
     try:
         servers = haproxy.servers(await haproxy.statistics(client, url))
     except httpx.HTTPError as error:
@@ -243,6 +252,7 @@ def _node(
     url: str | None,
     said: dict[str, Any] | None,
     health: dict[str, Any] | None,
+    error: str | None,
     *,
     known: bool,
 ) -> dict[str, Any]:
@@ -256,6 +266,7 @@ def _node(
         "state": said.get("state"),
         "health": answer.get("status"),
         "reachable": health is not None,
+        "error": error,
         "connections": None if connections is None else int(connections),
         "version": answer.get("version", said.get("version")),
         "uptime": answer.get("uptime", said.get("uptime")),
@@ -266,7 +277,9 @@ def _node(
 
 def _node_problem(node: dict[str, Any], *, registered: bool, known: bool) -> str | None:
     if not node["reachable"]:
-        return f"{node['url'] or 'it'} does not answer /health"
+        return f"{node['url'] or 'it'} does not answer /health" + (
+            f": {node['error']}" if node["error"] else ""
+        )
     if known and not registered:
         return "it is not in the registry"
     if known and not node["live"]:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -158,7 +159,11 @@ def _targets(
     }
     return {
         "wsfleet": [
-            {"name": node["name"], "address": _netloc(node["address"], node["port"])}
+            {
+                "name": node["name"],
+                "address": _netloc(node["address"], node["port"]),
+                "scheme": urlsplit(node["url"]).scheme,
+            }
             for node in nodes
         ],
         "haproxy": ports("loadbalancers", "haproxy_stats_port"),
@@ -217,11 +222,14 @@ def _flows(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, Any]]
 
 
 def _node(host: Host, port: int) -> dict[str, Any]:
+    tls = bool(host.get("fleet_tls"))
     return {
         "name": f"{host.wsnode_name}-{port}",
+        "host": host.wsnode_name,
         "address": host.address,
         "port": port,
-        "url": f"http://{_netloc(host.address, port)}",
+        "tls": tls,
+        "url": f"{'https' if tls else 'http'}://{_netloc(host.address, port)}",
     }
 
 

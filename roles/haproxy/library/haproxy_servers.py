@@ -8,7 +8,7 @@ import io
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
@@ -56,7 +56,7 @@ reload:
   type: str
   returned: always
 added:
-  description: Servers that it did not have, or had at another address or with another cookie.
+  description: Servers that it did not have, or had at another address, with another cookie or without TLS.
   type: list
   returned: always
 removed:
@@ -77,10 +77,12 @@ class Server:
     name: str
     address: str
     cookie: str
+    tls: bool
 
     def __str__(self) -> str:
         """In the words of a configuration."""
-        return f"server {self.name} {self.address} cookie {self.cookie or '-'}"
+        tls = " ssl" if self.tls else ""
+        return f"server {self.name} {self.address} cookie {self.cookie or '-'}{tls}"
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def parse_config(text: str, backend: str) -> Config:
             section = words
         elif section == ["backend", backend] and words[0] == "server":
             cookie = words[words.index("cookie") + 1] if "cookie" in words else ""
-            server = Server(words[1], numeric(words[2]), cookie)
+            server = Server(words[1], numeric(words[2]), cookie, "ssl" in words)
             lines[server] = " ".join(words[1:])
     return Config(mark[1], lines)
 
@@ -133,11 +135,17 @@ def numeric(address: str) -> str:
     return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
 
 
-def parse_stat(text: str, backend: str) -> set[Server]:
-    """Read the servers of a backend from `show stat`."""
+def parse_state(text: str) -> set[str]:
+    """Read which servers speak TLS from `show servers state`."""
+    rows = csv.DictReader(text.partition("# ")[2].splitlines(), delimiter=" ")
+    return {row["srv_name"] for row in rows if row["srv_use_ssl"] == "1"}
+
+
+def parse_stat(text: str, backend: str, tls: Container[str]) -> set[Server]:
+    """Read the servers of a backend from `show stat`; `tls` is who speaks it."""
     rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
     return {
-        Server(row["svname"], row["addr"], row["cookie"])
+        Server(row["svname"], row["addr"], row["cookie"], row["svname"] in tls)
         for row in rows
         if row["pxname"] == backend and row["type"] == "2"  # not the backend itself
     }
@@ -202,7 +210,8 @@ class Process:
     @property
     def servers(self) -> set[Server]:
         """Its servers."""
-        return parse_stat(self.ask("show stat"), self._backend)
+        tls = parse_state(self.ask(f"show servers state {self._backend}"))
+        return parse_stat(self.ask("show stat"), self._backend, tls)
 
     def add(self, line: str) -> None:
         """Add a server, which takes clients at once, and is checked."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from haproxy_servers import (
     numeric,
     parse_config,
     parse_stat,
+    parse_state,
     steps,
     why_reload,
 )
@@ -29,7 +31,7 @@ backend nodes
     default-server check
     # server n0 10.0.0.8:8001
     server n1 10.0.0.1:8001 cookie n1 check inter 2s
-    server n2 fd00::2:8001 cookie n2 check inter 2s
+    server n2 fd00::2:8001 cookie n2 check inter 2s ssl verify required
 """
 STAT = """\
 # pxname,svname,type,addr,cookie,
@@ -37,10 +39,18 @@ nodes,n1,2,10.0.0.1:8001,n1,
 nodes,BACKEND,1,,,
 others,n1,2,10.0.0.9:80,,
 """
-N1 = Server("n1", "10.0.0.1:8001", "n1")
-N2 = Server("n2", "[fd00::2]:8001", "n2")
-N3 = Server("n3", "10.0.0.3:8001", "n3")
-N1_ELSEWHERE = Server("n1", "10.0.0.7:8001", "n1")
+# As HAProxy 2.6 and 3.0 say it, of the one backend; there are fields between.
+STATE = """\
+1
+# be_id be_name srv_id srv_name srv_addr srv_port srvrecord srv_use_ssl srv_check_port
+4 nodes 1 n1 10.0.0.1 8001 - 0 0
+4 nodes 2 n2 fd00::2 8001 - 1 0
+"""
+N1 = Server("n1", "10.0.0.1:8001", "n1", tls=False)
+N2 = Server("n2", "[fd00::2]:8001", "n2", tls=True)
+N3 = Server("n3", "10.0.0.3:8001", "n3", tls=True)
+N1_ELSEWHERE = replace(N1, address="10.0.0.7:8001")
+N1_WITH_TLS = replace(N1, tls=True)
 
 
 class Running(Process):
@@ -62,6 +72,9 @@ class Running(Process):
                 return f"{name}=0123"
             case ["show", "info"]:
                 return f"Name: HAProxy\nVersion: {self._release}\nPid: 1"
+            case ["show", "servers", "state", "nodes"]:
+                rows = [f"4 nodes 1 {s.name} - {s.tls:d}" for s in self._servers.values()]
+                return "\n".join(["1", "# be_id be_name srv_id srv_name srvrecord srv_use_ssl", *rows])
             case ["show", "stat"]:
                 rows = [f"nodes,{s.name},2,{s.address},{s.cookie}," for s in self._servers.values()]
                 return "\n".join(["# pxname,svname,type,addr,cookie,", *rows])
@@ -69,9 +82,9 @@ class Running(Process):
         if self._refuses and command.startswith(self._refuses):
             return "No such thing."
         match command.split():
-            case ["add", "server", name, address, "cookie", cookie, *_]:
+            case ["add", "server", name, address, "cookie", cookie, *options]:
                 name = name.removeprefix("nodes/")
-                self._servers[name] = Server(name, address, cookie)
+                self._servers[name] = Server(name, address, cookie, "ssl" in options)
                 return "New server registered."
             case ["wait", *_]:
                 return "Done."
@@ -83,7 +96,10 @@ class Running(Process):
 
 def config(*servers: Server) -> Config:
     """A configuration with these servers, and the mark of `Running`."""
-    lines = {s: f"{s.name} {s.address} cookie {s.cookie} check slowstart 10s" for s in servers}
+    lines = {
+        s: f"{s.name} {s.address} cookie {s.cookie} check" + " ssl verify required" * s.tls
+        for s in servers
+    }
     return Config("0123", lines)
 
 
@@ -93,15 +109,17 @@ def test_the_configuration_is_read() -> None:
     assert found.mark == "0123"
     assert found.lines == {
         N1: "n1 10.0.0.1:8001 cookie n1 check inter 2s",
-        N2: "n2 fd00::2:8001 cookie n2 check inter 2s",
+        N2: "n2 fd00::2:8001 cookie n2 check inter 2s ssl verify required",
     }
     with pytest.raises(ValueError, match="WSFLEET_SETTINGS"):
         parse_config("global\n", "nodes")
 
 
 def test_the_process_is_read() -> None:
-    """Its servers, and neither the backend itself nor another one's."""
-    assert parse_stat(STAT, "nodes") == {N1}
+    """Its servers, and neither the backend itself nor another one's; who of them speaks TLS."""
+    assert parse_state(STATE) == {"n2"}
+    assert parse_stat(STAT, "nodes", {"n2"}) == {N1}
+    assert parse_stat(STAT, "nodes", {"n1"}) == {N1_WITH_TLS}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +153,7 @@ def test_servers_change_at_run_time() -> None:
     assert why_reload(process, config(N2, N3), check=False) == ""
     assert process.servers == {N2, N3}
     assert process.told == [
-        "add server nodes/n3 10.0.0.3:8001 cookie n3 check slowstart 10s",
+        "add server nodes/n3 10.0.0.3:8001 cookie n3 check ssl verify required",
         "enable health nodes/n3",
         "enable server nodes/n3",
         "set server nodes/n1 state maint",
@@ -145,6 +163,13 @@ def test_servers_change_at_run_time() -> None:
     process.told.clear()
     assert why_reload(process, config(N2, N3), check=False) == ""
     assert process.told == []
+
+
+def test_a_node_that_now_speaks_tls_is_another_server() -> None:
+    """It is replaced with no reload: its old line would never reach it."""
+    process = Running(N1, N2)
+    assert why_reload(process, config(N1_WITH_TLS, N2), check=False) == ""
+    assert process.servers == {N1_WITH_TLS, N2}
 
 
 def test_check_mode_changes_nothing() -> None:

@@ -46,14 +46,20 @@ class RedisServer:
     """A redis-server on a port of its own, with options of its own; its data outlives `stop`.
 
     Who gives no name may do everything; the users that the role makes are there as well.
+    With `tls`, a folder in which are the files of `make_certificate`, it speaks nothing else.
     """
 
-    def __init__(self, directory: Path, **options: object) -> None:
+    def __init__(self, directory: Path, *, tls: Path | None = None, **options: object) -> None:
         self._directory = directory
         directory.mkdir(exist_ok=True)
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._options = {"port": self.port, "dir": directory, "appendonly": "yes", "save": '""'}
+        if tls:
+            self.url = f"rediss://127.0.0.1:{self.port}/0?ssl_ca_certs={tls}/ca.pem"
+            own = dict.fromkeys(("tls_cert_file", "tls_key_file"), tls / "host.pem")
+            options |= {"port": 0, "tls_port": self.port, "tls_ca_cert_file": tls / "ca.pem", **own}
+            options |= {"tls_auth_clients": "no", "tls_replication": "yes"}
         self._options |= {name.replace("_", "-"): value for name, value in options.items()}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -105,6 +111,19 @@ class RedisServer:
             self._process.terminate()
             self._process.wait(timeout=10)
             self._process = None
+
+
+def make_certificate(certificate: Path, with_key: Path, *names: str) -> None:
+    """Make a certificate of the loopback, by itself and in one file with its key.
+
+    It signed itself: who trusts it as a CA trusts nobody else.
+    """
+    request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    others = "".join(f",DNS:{name}" for name in names)
+    subject = f"-subj /CN=loopback -addext subjectAltName=IP:127.0.0.1{others}"
+    files = ["-keyout", str(with_key), "-out", str(certificate)]
+    subprocess.run([*request.split(), *subject.split(), *files], check=True, capture_output=True)
+    with_key.write_text(certificate.read_text() + with_key.read_text())
 
 
 class RunningNode:

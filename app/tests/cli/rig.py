@@ -23,7 +23,7 @@ import pytest
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from tests.harness import RedisServer, free_port
+from tests.harness import RedisServer, free_port, make_certificate
 
 HAPROXY_PROGRAM = shutil.which("haproxy", path="/usr/sbin:/usr/bin") or ""
 HAPROXY_ROLE = Path(__file__).parents[3] / "roles" / "haproxy"
@@ -263,15 +263,6 @@ def running_fleet(
         serving = nodes - standby
         until(lambda: servers_up(rig) == serving, "all nodes are up behind HAProxy")
         yield rig
-
-
-def make_certificate(certificate: Path, with_key: Path) -> None:
-    """Make a certificate of the loopback, by itself and in one file with its key."""
-    request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-    subject = "-subj /CN=balancer -addext subjectAltName=IP:127.0.0.1"
-    files = ["-keyout", str(with_key), "-out", str(certificate)]
-    subprocess.run([*request.split(), *subject.split(), *files], check=True, capture_output=True)
-    with_key.write_text(certificate.read_text() + with_key.read_text())
 
 
 def haproxy_config(

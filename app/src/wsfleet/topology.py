@@ -172,7 +172,6 @@ class Topology:
             # A server that is silent is no reason to wait: redis-py would try it ten times.
             "retry": Retry(NoBackoff(), 0),
         }
-        self._tls = {"ssl": True, "ssl_ca_certs": url.ca} if url.scheme == "rediss" else {}
         self._known = url.addresses
 
     async def discover(self) -> list[Shard]:
@@ -258,7 +257,8 @@ class Topology:
             port=address.port,
             username=self.url.sentinel_username,
             password=self.url.sentinel_password,
-            **self._tls,
+            ssl=self.url.scheme == "rediss",
+            ssl_ca_certs=self.url.ca,
             **self._options,
         )
 

@@ -46,14 +46,20 @@ class RedisServer:
     """A redis-server on a port of its own, with options of its own; its data outlives `stop`.
 
     Who gives no name may do everything; the users that the role makes are there as well.
+    With `tls`, a folder in which are the files of `make_certificate`, it speaks nothing else.
     """
 
-    def __init__(self, directory: Path, **options: object) -> None:
+    def __init__(self, directory: Path, *, tls: Path | None = None, **options: object) -> None:
         self._directory = directory
         directory.mkdir(exist_ok=True)
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._options = {"port": self.port, "dir": directory, "appendonly": "yes", "save": '""'}
+        if tls:
+            self.url = f"rediss://127.0.0.1:{self.port}/0?ssl_ca_certs={tls}/ca.pem"
+            own = dict.fromkeys(("tls_cert_file", "tls_key_file"), tls / "host.pem")
+            options |= {"port": 0, "tls_port": self.port, "tls_ca_cert_file": tls / "ca.pem", **own}
+            options |= {"tls_auth_clients": "no", "tls_replication": "yes"}
         self._options |= {name.replace("_", "-"): value for name, value in options.items()}
         self._process: subprocess.Popen[bytes] | None = None
 

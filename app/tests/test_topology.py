@@ -47,6 +47,9 @@ def test_a_cluster() -> None:
         ("redis+cluster://", "an address is missing"),
         ("redis://host/one", "too much of a path"),
         ("redis://host:port/0", "Port could not be cast"),
+        ("rediss://host/0?ssl_ca_certs=/nowhere", "CA /nowhere cannot be read: No such file"),
+        ("redis://host/0?ssl_ca_certs=/nowhere", "write rediss in place of redis"),
+        (f"rediss://host/0?ssl_ca_certs={__file__}", "cannot be read: .* no certificate"),
     ],
 )
 def test_what_is_no_url(text: str, what: str) -> None:

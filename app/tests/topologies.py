@@ -40,8 +40,12 @@ def ask(server: RedisServer, *command: object) -> Any:
 class SentinelTopology:
     """A primary, two replicas and three Sentinels."""
 
-    def __init__(self, directory: Path) -> None:
-        careful = {"min_replicas_to_write": 1, "min_replicas_max_lag": 2}
+    def __init__(self, directory: Path, tls: Path | None = None) -> None:
+        careful: dict[str, Any] = {
+            "min_replicas_to_write": 1,
+            "min_replicas_max_lag": 2,
+            "tls": tls,
+        }
         primary = RedisServer(directory / "redis1", **careful)
         replicaof = f"127.0.0.1 {primary.port}"
         self.servers = [
@@ -52,13 +56,14 @@ class SentinelTopology:
         self.sentinels = [
             RedisServer(
                 directory / f"sentinel{n}",
+                tls=tls,
                 sentinel=f"monitor {MASTER} 127.0.0.1 {primary.port} 2",
             )
             for n in (1, 2, 3)
         ]
-        self.url = (
-            f"redis+sentinel://{','.join(f'127.0.0.1:{s.port}' for s in self.sentinels)}/{MASTER}"
-        )
+        addresses = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        scheme, query = ("rediss", f"?ssl_ca_certs={tls}/ca.pem") if tls else ("redis", "")
+        self.url = f"{scheme}+sentinel://{addresses}/{MASTER}{query}"
 
     @property
     def primary(self) -> RedisServer:

@@ -2,9 +2,10 @@
 
 import asyncio
 import re
+import ssl
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 from pydantic import AfterValidator
 from redis.asyncio import Redis
@@ -18,7 +19,8 @@ DEFAULT_PORTS = {"one": 6379, "sentinel": 26379, "cluster": 6379}
 FORMS = (
     "write redis://[USER:PASSWORD@]HOST:PORT/DB, "
     "redis+sentinel://[USER:PASSWORD@]SENTINEL:PORT,SENTINEL:PORT,.../MASTER/DB or "
-    "redis+cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT,... (rediss for TLS)"
+    "redis+cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT,... (rediss for TLS, ?ssl_ca_certs=FILE "
+    "for a CA of your own)"
 )
 
 _URL = re.compile(r"(\w+)(?:\+(\w+))?://([^/?]*@)?([^/?]*)([/?].*)?")
@@ -54,6 +56,7 @@ class RedisURL:
     database: int
     sentinel_username: str | None
     sentinel_password: str | None
+    ca: str | None
 
     @classmethod
     def parse(cls, text: str) -> "RedisURL":
@@ -92,6 +95,9 @@ class RedisURL:
             raise RedisURLError(f"{parts.path!r} is too much of a path: {FORMS}")
         if kind == "cluster" and database not in ("", "0"):
             raise RedisURLError("a Redis Cluster has database 0 alone: leave the path out")
+        ca = query.get("ssl_ca_certs")
+        if ca is not None:
+            _check_ca(ca, scheme)
         return cls(
             text=text,
             kind=kind or "one",  # type: ignore[arg-type]  # it is one of the three, see above
@@ -104,6 +110,7 @@ class RedisURL:
             database=int(database or 0),
             sentinel_username=query.get("sentinel_username"),
             sentinel_password=query.get("sentinel_password"),
+            ca=ca,
         )
 
     def __str__(self) -> str:
@@ -117,7 +124,8 @@ class RedisURL:
 
     def of(self, address: Address) -> str:
         """The URL of one Redis server of this topology."""
-        return f"{self.scheme}://{self.credentials}{address}/{self.database}"
+        query = f"?{urlencode({'ssl_ca_certs': self.ca})}" if self.ca else ""
+        return f"{self.scheme}://{self.credentials}{address}/{self.database}{query}"
 
 
 def _checked(text: str) -> str:
@@ -127,6 +135,15 @@ def _checked(text: str) -> str:
 
 CheckedURL = Annotated[str, AfterValidator(_checked)]
 """A setting that is a Redis URL, as text."""
+
+
+def _check_ca(file: str, scheme: str) -> None:
+    if scheme != "rediss":
+        raise RedisURLError("ssl_ca_certs is for TLS: write rediss in place of redis")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except OSError as error:
+        raise RedisURLError(f"the CA {file} cannot be read: {error.strerror}") from error
 
 
 def _address(text: str, port: int) -> Address:
@@ -241,6 +258,7 @@ class Topology:
             username=self.url.sentinel_username,
             password=self.url.sentinel_password,
             ssl=self.url.scheme == "rediss",
+            ssl_ca_certs=self.url.ca,
             **self._options,
         )
 

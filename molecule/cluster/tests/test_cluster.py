@@ -197,7 +197,17 @@ def test_a_node_does_not_read_what_opens_more(cluster: Cluster) -> None:
     for path in ("/etc/wsfleet/fleet.json", "/etc/wsfleet-firewall.nft"):
         assert cluster.host("node1").run(f"runuser -u wsfleet -- cat {path}").rc != 0
     secrets = cluster.on("node1", "cat /etc/wsfleet/wsnode.env")
-    assert "redis://node:" in secrets
+    assert "rediss://node:" in secrets
+
+
+async def test_redis_speaks_tls_alone(store: Any) -> None:
+    """Who does not is not answered, and who does not know the CA says nothing."""
+    assert await store.ping()
+    stranger = FLEET["redis_url"].partition("?")[0]
+    with pytest.raises(redis.ConnectionError, match="certificate verify failed"):
+        await redis.asyncio.Redis.from_url(stranger).ping()
+    with pytest.raises(redis.ConnectionError):
+        await redis.asyncio.Redis.from_url(stranger.replace("rediss", "redis")).ping()
 
 
 async def test_a_node_dies(cluster: Cluster, browser: Browser, store: Any) -> None:

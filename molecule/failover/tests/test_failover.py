@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 SERVERS = ["redis1", "redis2", "redis3"]
 ASK = "redis-cli-auth"
 ASK_SENTINEL = f"{ASK} -p 26379"
+KEYS = "/etc/redis/tls"
+ANONYMOUS = f"redis-cli --tls --cacert {KEYS}/ca.pem"
 NEW_PASSWORD = ("-e", "redis_password=another/and@longer")
 
 
@@ -63,7 +65,26 @@ def test_one_primary_two_replicas_three_sentinels(cluster: Cluster) -> None:
 def test_nobody_enters_without_the_password(cluster: Cluster, port: int) -> None:
     """Neither Redis nor Sentinel tells anything, also from the machine itself."""
     for name in SERVERS:
-        assert "NOAUTH" in cluster.on(name, f"redis-cli -p {port} PING")
+        assert "NOAUTH" in cluster.on(name, f"{ANONYMOUS} -p {port} PING")
+
+
+@pytest.mark.parametrize("port", [6379, 26379])
+def test_nobody_is_understood_without_tls(cluster: Cluster, port: int) -> None:
+    """Neither by Redis nor by Sentinel; and who has not their CA tells them nothing."""
+    for name in SERVERS:
+        host = cluster.host(name)
+        assert host.run(f"redis-cli -p {port} PING").stdout == ""
+        others = "/etc/ssl/certs/ca-certificates.crt"
+        stranger = host.run(f"redis-cli --tls --cacert {others} -p {port} PING")
+        assert "certificate verify failed" in stranger.stderr
+
+
+def test_keys_are_not_for_everybody(cluster: Cluster) -> None:
+    """Only root and Redis read them."""
+    for name in SERVERS:
+        key = cluster.host(name).file(f"{KEYS}/host.key")
+        assert (key.user, key.group, key.mode) == ("root", "redis", 0o640)
+        assert cluster.host(name).file(KEYS).mode == 0o750
 
 
 def test_passwords_are_not_for_everybody(cluster: Cluster) -> None:
@@ -135,7 +156,7 @@ def test_the_password_is_changed_and_nobody_is_locked_out(cluster: Cluster) -> N
     """Both passwords open while everybody gets the new one; then the old one opens nothing."""
     first = primary(cluster)
     old = cluster.on(first, "cat /etc/redis/wsfleet-admin")
-    enters = f"REDISCLI_AUTH={old} redis-cli --user admin PING 2>&1 || true"
+    enters = f"REDISCLI_AUTH={old} {ANONYMOUS} --user admin PING 2>&1 || true"
     inventory = yaml.safe_load((cluster.inventory / "hosts.yml").read_text())
     before = inventory["all"]["vars"]["redis_password"]
     with cluster.load():
@@ -146,6 +167,27 @@ def test_the_password_is_changed_and_nobody_is_locked_out(cluster: Cluster) -> N
     assert all("WRONGPASS" in cluster.on(name, enters) for name in SERVERS)
     cluster.until(lambda: in_sync(cluster), "the replicas have the new password")
     cluster.until(cluster.answers, "the nodes have the new password")
+
+
+def test_tls_is_taken_out_of_use_and_into_it(cluster: Cluster, tmp_path: Path) -> None:
+    """All servers change together: the primary stays who it is, and has what it had."""
+    first = primary(cluster)
+    cluster.on(first, f"{ASK} SET tls:test kept")
+    without = tmp_path / "without.yml"
+    without.write_text("redis: {vars: {fleet_tls: false}}\n")
+    part = cluster.playbook("site.yml", f"-i{without}", *NEW_PASSWORD, "--limit", "redis1")
+    assert part.returncode != 0
+    assert "run site.yml without --limit" in part.stdout
+    for arguments in ([f"-i{without}"], []):
+        cluster.play("site.yml", *arguments, *NEW_PASSWORD)
+        assert primary(cluster) == first
+        assert in_sync(cluster)
+        assert cluster.on(first, f"{ASK} GET tls:test") == "kept"
+        cluster.until(cluster.answers, "the nodes have found it")
+        for name in SERVERS:
+            plain = cluster.host(name).run("redis-cli PING").stdout
+            assert plain == ("NOAUTH Authentication required.\n" if arguments else "")
+            assert cluster.host(name).file(f"{KEYS}/host.key").exists == (not arguments)
 
 
 def test_two_more_servers_join(cluster: Cluster, tmp_path: Path) -> None:

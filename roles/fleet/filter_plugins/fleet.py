@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import yaml
 
@@ -97,6 +97,11 @@ class Host:
         }
 
     @property
+    def redis_scheme(self) -> str:
+        """How URLs of its Redis and Sentinel begin."""
+        return "rediss" if self.get("fleet_tls") else "redis"
+
+    @property
     def wsnode_name(self) -> str:
         """First part of its processes' names."""
         return str(self.get("wsnode_name") or self.name)
@@ -112,8 +117,11 @@ def _hosts(groups: Groups, group: str, hostvars: HostVars) -> list[Host]:
     return [Host(name, hostvars[name]) for name in groups.get(group, ())]
 
 
-def fleet_members(groups: Groups, hostvars: HostVars) -> dict[str, Any]:
-    """Describe the cluster: node processes, balancers and Redis servers, and where they are."""
+def fleet_members(groups: Groups, hostvars: HostVars, ca: str = "") -> dict[str, Any]:
+    """Describe the cluster: node processes, balancers and Redis servers, and where they are.
+
+    `ca` is where those who speak TLS with it find the CA.
+    """
     redis = _hosts(groups, "redis", hostvars)
     loadbalancers = _hosts(groups, "loadbalancers", hostvars)
     collectors = _hosts(groups, "monitoring", hostvars)[:1]
@@ -131,7 +139,10 @@ def fleet_members(groups: Groups, hostvars: HostVars) -> dict[str, Any]:
         "nodes": nodes,
         "loadbalancers": [_loadbalancer(host) for host in loadbalancers],
         "redis": [_redis(host) for host in redis],
-        "redis_urls": {user: _redis_url(redis, user) for user in ("cli", "node")},
+        "tls": any(
+            host.get("fleet_tls") for group in GROUPS for host in _hosts(groups, group, hostvars)
+        ),
+        "redis_urls": {user: _redis_url(redis, user, ca) for user in ("cli", "node")},
         "journal": _netloc(collectors[0].address, collectors[0].get("journal_port"))
         if collectors
         else "",
@@ -151,7 +162,16 @@ def _targets(
             if not only or host.get(only)
         ]
 
-    redis = ports("redis", "redis_port")
+    def servers(variable: str) -> list[dict[str, str]]:
+        return [
+            {
+                "name": host.name,
+                "address": f"{host.redis_scheme}://{_netloc(host.address, host.get(variable))}",
+            }
+            for host in _hosts(groups, "redis", hostvars)
+        ]
+
+    redis = servers("redis_port")
     machines = {
         target["name"]: target
         for group in (*GROUPS, "monitoring")
@@ -169,7 +189,7 @@ def _targets(
         "haproxy": ports("loadbalancers", "haproxy_stats_port"),
         "autoscale": ports("loadbalancers", "autoscale_metrics_port", only="autoscale_enabled"),
         "redis": redis,
-        "sentinel": ports("redis", "sentinel_port") if len(redis) > 1 else [],
+        "sentinel": servers("sentinel_port") if len(redis) > 1 else [],
         "node": list(machines.values()),
     }
 
@@ -296,18 +316,22 @@ def redis_passwords(secret: str) -> dict[str, str]:
     }
 
 
-def _redis_url(hosts: list[Host], user: str) -> str:
+def _redis_url(hosts: list[Host], user: str, ca: str) -> str:
     """Where a user finds Redis: the server, or the Sentinels of several."""
     if not hosts:
         return ""
     first = hosts[0]
     password = redis_passwords(first.get("redis_password") or "")[user]
     credentials = f"{user}:{password}@" if password else ""
+    options = {"ssl_ca_certs": ca} if first.get("fleet_tls") else {}
     if len(hosts) == 1:
-        return f"redis://{credentials}{_netloc(first.address, first.get('redis_port'))}/0"
-    sentinels = ",".join(_netloc(host.address, host.get("sentinel_port")) for host in hosts)
-    option = f"?sentinel_username={user}&sentinel_password={password}" if password else ""
-    return f"redis+sentinel://{credentials}{sentinels}/{first.get('sentinel_master')}/0{option}"
+        where = f"://{credentials}{_netloc(first.address, first.get('redis_port'))}/0"
+    else:
+        sentinels = ",".join(_netloc(host.address, host.get("sentinel_port")) for host in hosts)
+        where = f"+sentinel://{credentials}{sentinels}/{first.get('sentinel_master')}/0"
+        if password:
+            options = {"sentinel_username": user, "sentinel_password": password} | options
+    return f"{first.redis_scheme}{where}{'?' if options else ''}{urlencode(options, safe='/')}"
 
 
 def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:

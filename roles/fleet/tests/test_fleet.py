@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 import yaml
 from cryptography import x509
@@ -294,6 +295,27 @@ def test_several_redis_servers_are_found_by_their_sentinels() -> None:
     parsed = RedisURL.parse(url)
     assert (parsed.kind, parsed.master, parsed.database) == ("sentinel", "wsfleet", 0)
     assert (parsed.sentinel_username, parsed.sentinel_password) == ("node", password)
+
+
+def test_redis_is_found_with_tls(tmp_path: Path) -> None:
+    """The URL says so and names the CA, and Prometheus is told as well."""
+    from wsfleet.topology import RedisURL
+
+    variables = hosts(**{name: {"fleet_tls": True} for name in REDIS})
+    ca = tmp_path / "a path" / "ca.pem"
+    one = fleet_members(GROUPS, variables, str(ca))
+    assert one["redis_urls"]["cli"].startswith("rediss://10.0.0.31:6379/0?ssl_ca_certs=/")
+    variables |= {name: variables[name] | {"redis_password": PASSWORD} for name in REDIS}
+    three = fleet_members(GROUPS | {"redis": REDIS}, variables, str(ca))
+    ca.parent.mkdir()
+    ca.symlink_to(certifi.where())
+    parsed = RedisURL.parse(three["redis_urls"]["node"])
+    assert (parsed.scheme, parsed.kind, parsed.ca) == ("rediss", "sentinel", str(ca))
+    assert parsed.sentinel_username == "node"
+    assert [three["tls"], fleet_members(GROUPS, HOSTS)["tls"]] == [True, False]
+    targets = three["targets"]
+    assert targets["redis"][0] == {"name": "redis1", "address": "rediss://10.0.0.31:6379"}
+    assert targets["sentinel"][0]["address"] == "rediss://10.0.0.31:26379"
 
 
 def test_each_redis_user_has_a_password_of_his_own() -> None:

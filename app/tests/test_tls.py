@@ -7,6 +7,7 @@ import re
 import signal
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,12 +79,15 @@ async def opened(
         writer.transport.abort()
 
 
-def sent_away(rig: Rig, code: int) -> int:
-    """How many clients the node has closed with a code."""
+def metric(rig: Rig, name: str) -> float:
+    """What the node says of one of its metrics, with labels; 0 without it."""
     trusted = ssl.create_default_context(cafile=rig.ca)
     text = httpx.get(f"{rig.nodes[NAME]}/metrics", verify=trusted, trust_env=False).text
-    found = re.search(rf'^wsfleet_disconnects_total{{code="{code}"}} (\d+)', text, re.MULTILINE)
-    return int(found[1]) if found else 0
+    found = re.search(rf"^{re.escape(name)} (\S+)", text, re.MULTILINE)
+    return float(found[1]) if found else 0
+
+
+SENT_AWAY = 'wsfleet_disconnects_total{code="1013"}'
 
 
 async def test_clients_talk_to_a_node(fleet: Rig, trusted: ssl.SSLContext) -> None:
@@ -101,14 +105,13 @@ async def test_clients_talk_to_a_node(fleet: Rig, trusted: ssl.SSLContext) -> No
         assert json.loads(await asyncio.wait_for(one.recv(), 5))["data"] == "back"
 
 
-async def test_nobody_else_is_served(fleet: Rig, trusted: ssl.SSLContext) -> None:
+def test_nobody_else_is_served(fleet: Rig) -> None:
     """Neither plain HTTP nor a broken version of TLS; who does not trust the node stays away."""
     url = fleet.nodes[NAME]
-    async with aiohttp.ClientSession() as session:
-        with pytest.raises(aiohttp.ClientError):
-            await session.get(url.replace("https", "http") + "/health")
-        with pytest.raises(aiohttp.ClientConnectorCertificateError):
-            await session.get(f"{url}/health")
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.get(url.replace("https", "http") + "/health", trust_env=False)
+    with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+        httpx.get(f"{url}/health", trust_env=False)
     for version, code in (("-tls1_1", 1), ("-tls1_2", 0), ("-tls1_3", 0)):
         address = ["-connect", url.removeprefix("https://")]
         command = ["openssl", "s_client", version, "-cipher", "ALL:@SECLEVEL=0", *address]
@@ -120,11 +123,11 @@ async def test_a_slow_client_is_sent_away(fleet: Rig, trusted: ssl.SSLContext) -
     """Who does not read is closed with 1013 before its queue outgrows the limit; others get all."""
     async with client(fleet) as sender, client(fleet) as healthy, opened(fleet, trusted):
         await asyncio.to_thread(until, lambda: fleet.connections(NAME) == 3, "the slow client came")
-        before = sent_away(fleet, 1013)
+        before = metric(fleet, SENT_AWAY)
         for number in range(200):
             assert (await exchange(sender, f"{number} " + "x" * 60_000))["type"] == "ack"
             assert json.loads(await healthy.recv())["data"].startswith(f"{number} ")
-        assert sent_away(fleet, 1013) == before + 1
+        assert metric(fleet, SENT_AWAY) == before + 1
 
 
 async def test_a_violation_is_explained_before_the_end(fleet: Rig, trusted: ssl.SSLContext) -> None:
@@ -199,6 +202,12 @@ def test_the_balancer_takes_no_machine_for_another(fleet: Rig, tmp_path: Path) -
         url = f"http://127.0.0.1:{stats}"
         until(lambda: "DOWN L6" in checks(fleet, url).get("host3-1", ""), "host3 is down")
         assert checks(fleet, url)["host1-1"].startswith("UP ")
+
+
+def test_prometheus_is_told_when_the_certificate_ends(fleet: Rig) -> None:
+    """Without it nobody would be served any more; this one is valid for two days."""
+    name = f'wsfleet_certificate_expiry_seconds{{certificate="{fleet.certificate}"}}'
+    assert 1.9 < (metric(fleet, name) - time.time()) / 86400 < 2.1
 
 
 def test_an_operator_trusts_the_fleets_ca(fleet: Rig) -> None:

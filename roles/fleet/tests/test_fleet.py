@@ -216,6 +216,16 @@ def test_members_have_names_addresses_and_urls() -> None:
     }
 
 
+def test_nodes_with_tls_are_asked_by_it() -> None:
+    """Host by host, so that a running cluster can be changed; HAProxy looks for the host's name."""
+    members = fleet_members(GROUPS, hosts(node2={"fleet_tls": True, "wsnode_name": "n2"}))
+    plain, tls = members["nodes"]
+    assert (plain["tls"], plain["url"], plain["host"]) == (False, "http://10.0.0.21:8001", "node1")
+    assert (tls["tls"], tls["url"], tls["host"]) == (True, "https://10.0.0.22:8001", "n2")
+    schemes = [target["scheme"] for target in members["targets"]["wsfleet"]]
+    assert schemes == ["http", "https"]
+
+
 def test_prometheus_asks_everybody_once() -> None:
     """Each process has a job's target; a machine with several tasks is one machine."""
     groups = GROUPS | {"redis": REDIS, "monitoring": ["lb1", "mon1"]}

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -50,6 +51,11 @@ class Cluster:
         """The fleet file, as the last playbook wrote it."""
         document: dict[str, Any] = json.loads(self.fleet_file.read_text())
         return document
+
+    @property
+    def trusted(self) -> ssl.SSLContext:
+        """What nodes that speak TLS are checked with."""
+        return ssl.create_default_context(cafile=self.fleet["ca"])
 
     def host(self, name: str) -> Host:
         """A machine, as root."""
@@ -120,7 +126,7 @@ class Cluster:
     def connections(self) -> dict[str, int]:
         """Open WebSockets, by node."""
         return {
-            name: httpx.get(f"{url}/health").json()["connections"]
+            name: httpx.get(f"{url}/health", verify=self.trusted).json()["connections"]
             for name, url in self.fleet["nodes"].items()
         }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import json
 import time
 from collections import Counter
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import httpx
 import pytest
 import redis.asyncio
 import websockets
@@ -198,6 +201,86 @@ def test_a_node_does_not_read_what_opens_more(cluster: Cluster) -> None:
         assert cluster.host("node1").run(f"runuser -u wsfleet -- cat {path}").rc != 0
     secrets = cluster.on("node1", "cat /etc/wsfleet/wsnode.env")
     assert "rediss://node:" in secrets
+
+
+def test_a_node_speaks_tls_alone(cluster: Cluster) -> None:
+    """Plain HTTP has no answer; the certificate is the host's, by the cluster's CA."""
+    for url in FLEET["nodes"].values():
+        assert httpx.get(f"{url}/ready", verify=cluster.trusted).status_code == 200
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(f"{url.replace('https', 'http')}/ready")
+        with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+            httpx.get(f"{url}/ready")
+
+
+def haproxy(cluster: Cluster, command: str) -> str:
+    """Ask HAProxy's admin socket."""
+    ask = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('/run/haproxy/admin.sock')"
+    ask += "; s.sendall(sys.argv[1].encode() + b'\\n'); print(s.makefile().read())"
+    return cluster.on("lb1", f'python3 -c "{ask}" "{command}"')
+
+
+def servers(cluster: Cluster) -> dict[str, str]:
+    """What HAProxy's last check of each server found."""
+    rows = csv.DictReader(io.StringIO(haproxy(cluster, "show stat").removeprefix("# ")))
+    return {
+        row["svname"]: f"{row['status']} {row['check_status']}"
+        for row in rows
+        if row["pxname"] == "nodes" and row["type"] == "2"
+    }
+
+
+def test_the_balancer_speaks_tls_to_the_nodes(cluster: Cluster) -> None:
+    """In its file and as it runs, for clients and for checks."""
+    assert servers(cluster) == dict.fromkeys(FLEET["nodes"], "UP L7OK")
+    states = haproxy(cluster, "show servers state nodes").partition("# ")[2].splitlines()
+    rows = csv.DictReader(states, delimiter=" ")
+    assert {row["srv_name"] for row in rows if row["srv_use_ssl"] == "1"} == set(FLEET["nodes"])
+    lines = cluster.on("lb1", "grep -E '^ +server ' /etc/haproxy/haproxy.cfg").splitlines()
+    for line in lines:
+        host = line.split()[1].rpartition("-")[0]
+        assert line.endswith(
+            f"ssl check-ssl verify required ca-file /etc/haproxy/fleet/ca.pem verifyhost {host}"
+        )
+
+
+async def test_a_node_with_a_strangers_certificate_is_taken_out(
+    cluster: Cluster, browser: Browser
+) -> None:
+    """HAProxy sends nobody there, and operators are told; the next run puts the right one back."""
+    name, other = FLEET["nodes"]
+    host = name.rpartition("-")[0]
+    files = "-keyout /etc/wsfleet/tls/host.key -out /etc/wsfleet/tls/host.pem"
+    subject = f"-subj /CN={host} -addext subjectAltName=DNS:{host}"
+    cluster.on(host, f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 {subject} {files}")
+    cluster.on(host, "systemctl restart wsnode@8001")
+    await asyncio.to_thread(
+        cluster.until, lambda: servers(cluster)[name].startswith("DOWN L6"), f"{name} is out"
+    )
+    assert {await browser.visit() for _ in range(10)} == {other}
+    code, output = run(cluster, "status", "--json")
+    assert code == 1
+    assert any(
+        text.startswith(f"node {name}: ") and "certificate verify failed" in text
+        for text in json.loads(output)["problems"]
+    )
+    await asyncio.to_thread(cluster.play, "playbooks/rolling_update.yml")
+    await asyncio.to_thread(cluster.well)
+
+
+def test_a_new_ca_is_taken_into_use(cluster: Cluster) -> None:
+    """HAProxy is reloaded when the file of CAs changes, and not again."""
+    file = Path(FLEET["ca"])
+    before, settings = file.read_text(), haproxy(cluster, "show env WSFLEET_SETTINGS")
+    file.write_text(f"{before}# and another one\n")
+    try:
+        cluster.play("site.yml", "--limit", "loadbalancers")
+        assert haproxy(cluster, "show env WSFLEET_SETTINGS") != settings
+    finally:
+        file.write_text(before)
+    cluster.play("site.yml", "--limit", "loadbalancers")
+    assert haproxy(cluster, "show env WSFLEET_SETTINGS") == settings
+    cluster.well()
 
 
 async def test_redis_speaks_tls_alone(store: Any) -> None:

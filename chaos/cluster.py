@@ -18,7 +18,7 @@ PROGRAMS = Path(sys.executable).parent
 SUDO = [] if os.geteuid() == 0 else ["sudo"]
 #: The nftables table of all that chaos drops: without it nothing is dropped.
 TABLE = "inet wsfleet_chaos"
-#: What chaos fills Redis's disk with: a file system of its own, which playbooks/local/create.yml makes.
+#: Where Redis has its data, a file system of its own (see create.yml), and what fills it.
 DISK, FILLING = "/var/lib/redis", "/var/lib/redis/chaos"
 #: By how much the time of a machine's services differs from the machine's, as libfaketime reads it.
 CLOCK = "/run/wsfleet-chaos-clock"

@@ -125,7 +125,7 @@ async def test_redis_comes_back(
 async def test_a_full_disk_is_told(
     start_node: StartNode, store: Any, redis_process: RedisServer
 ) -> None:
-    """While Redis can keep nothing, nothing is acknowledged; nobody is dropped, none should come."""
+    """While Redis can keep nothing it acknowledges nothing; nobody is dropped, nobody let in."""
     node = await start_node()
     async with node.connect() as client:
         await name_of(client, {"client_id": "stays"})

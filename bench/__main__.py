@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import deploy, machine, profile, report
+from bench import balancer, deploy, machine, profile, report
 from bench.catalog import HERE, PEERS, Peer
 from bench.modes import FLYING, MODES
 from bench.rig import BenchError, Rig, Shape
@@ -106,6 +106,15 @@ def _cost(peer: Peer, nodes: int, shape: Shape, seconds: float) -> Measurement:
     return result | {"value": result["server"] / result["deliveries"] * 1e6}
 
 
+def balancer_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
+    """What HAProxy's settings are worth."""
+    for column in balancer.COLUMNS:
+        for variant in balancer.VARIANTS:
+            what = {"round": turn, "variant": str(variant), "column": column}
+            take = functools.partial(balancer.measure, variant, column, arguments.seconds)
+            yield attempt(what, take)
+
+
 def profile_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
     """Where the node's time goes in each mode that is profiled."""
     for mode in profile.PROFILED:
@@ -115,9 +124,13 @@ def profile_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurem
 
 def deploy_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
     """The steps of deploying; what fails ends them, since each needs the one before."""
-    for result in deploy.steps():
-        say(f"{result['step']}: {result['value']:.0f} s")
-        yield {"round": turn} | result
+    try:
+        for result in deploy.steps():
+            say(f"{result['step']}: {result['value']:.0f} s")
+            yield {"round": turn} | result
+    except BenchError as error:
+        say(f"deploy: {error}")
+        yield {"round": turn, "error": str(error)[:200]}
 
 
 def run(
@@ -149,6 +162,7 @@ def main() -> None:
     full = RESULTS / "full.json"
     others = {
         "curve": (curve_round, report.write_curve),
+        "balancer": (balancer_round, report.write_balancer),
         "profile": (profile_round, report.write_profile),
         "deploy": (deploy_round, report.write_deploy),
     }
@@ -188,11 +202,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("run", "curve", "profile", "deploy", "report"),
+        choices=("run", "curve", "balancer", "profile", "deploy", "report"),
         default="run",
-        help="run: the peers; curve: more nodes, connections and channels; profile: where the "
-        "node's time goes; deploy: scripts/up, site.yml again, a node more; report: only write "
-        "docs/performance.md, from bench/results",
+        help="run: the peers; curve: more nodes, connections and channels; balancer: "
+        "HAProxy's settings; profile: where the node's time goes; deploy: scripts/up, site.yml "
+        "again, a node more; report: only write docs/performance.md, from bench/results",
     )
     parser.add_argument("--quick", action="store_true", help="the node and the limit, in a minute")
     parser.add_argument("--only", type=_names(PEERS), help=f"of {', '.join(PEERS)}")

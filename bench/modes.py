@@ -88,7 +88,7 @@ def _setup(rig: Rig, size: int, seconds: float) -> Result:
     return per_cpu_second({"connected": connected, "server": used}, "connected")
 
 
-def _kilobytes(rig: Rig, size: int, pids: list[int], ports: list[int]) -> Result:
+def kilobytes(rig: Rig, size: int, pids: list[int], ports: list[int]) -> Result:
     """What a connection adds once some were served: the first use of things is over."""
     with rig.clients(Shape(100, 0), ports):
         pass
@@ -101,7 +101,7 @@ def _kilobytes(rig: Rig, size: int, pids: list[int], ports: list[int]) -> Result
 
 
 def _memory(rig: Rig, size: int, seconds: float) -> Result:
-    return _kilobytes(rig, size, rig.pids, rig.ports)
+    return kilobytes(rig, size, rig.pids, rig.ports)
 
 
 def _half(rig: Rig, size: int, seconds: float) -> Result:
@@ -131,7 +131,7 @@ def _haproxy(rig: Rig, size: int, seconds: float) -> Result:
 
 def _haproxy_memory(rig: Rig, size: int, seconds: float) -> Result:
     with rig.haproxy() as (pid, port):
-        return _kilobytes(rig, size, machine.tree(pid), [port])
+        return kilobytes(rig, size, machine.tree(pid), [port])
 
 
 _DELIVERIES = "deliveries per CPU second"

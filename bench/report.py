@@ -329,6 +329,22 @@ def _medians(points: Measurements, axis: str) -> list[tuple[float, float]]:
     ]
 
 
+def write_balancer(document: dict[str, Any], page: Path) -> None:
+    """Write what HAProxy's settings cost into the page: a row a setting."""
+    found: Measurements = [point for point in document["measurements"] if "value" in point]
+    columns = list(dict.fromkeys(point["column"] for point in found))
+
+    def cell(variant: str, column: str) -> str:
+        same = [
+            point for point in found if (point["variant"], point["column"]) == (variant, column)
+        ]
+        return str(Spread.of(point["value"] for point in same) or "")
+
+    variants = dict.fromkeys(point["variant"] for point in found)
+    rows = [[variant, *(cell(variant, column) for column in columns)] for variant in variants]
+    _put(page, "balancer", [_when(document), markdown(["", *columns], rows)])
+
+
 def write_profile(document: dict[str, Any], page: Path) -> None:
     """Write the shares of the node's time into the page: a row a group, a column a mode."""
     found: Measurements = [point for point in document["measurements"] if "shares" in point]
@@ -346,7 +362,7 @@ def write_profile(document: dict[str, Any], page: Path) -> None:
 
 def write_deploy(document: dict[str, Any], page: Path) -> None:
     """Write the seconds of each step into the page, beside the goal where there is one."""
-    found: Measurements = document["measurements"]
+    found: Measurements = [point for point in document["measurements"] if "value" in point]
     rows = []
     for step in dict.fromkeys(point["step"] for point in found):
         points = [point for point in found if point["step"] == step]

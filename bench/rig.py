@@ -122,12 +122,16 @@ class Rig:
                 process.terminate()
 
     @contextlib.contextmanager
-    def haproxy(self) -> Iterator[tuple[int, int]]:
-        """Put the role's HAProxy in front of the node; gives its process and its port."""
+    def haproxy(self, section: str = "global", line: str = "") -> Iterator[tuple[int, int]]:
+        """Put the role's HAProxy in front of the node; gives its process and its port.
+
+        A section of its configuration may have a line more.
+        """
         port = machine.free_port()
         file = self._directory / "haproxy.cfg"
         words = {"port": port, "server": self.ports[0], "stats": machine.free_port()}
-        file.write_text(fill(_haproxy_template(), words))
+        text = fill(_haproxy_template(), words)
+        file.write_text(re.sub(rf"(?m)^{section}$", rf"\g<0>\n    {line}", text, count=1))
         command = ["haproxy", "-db", "-f", str(file)]
         log = self._directory / "haproxy.log"
         with machine.running(command, SERVER_CORE, port, log, {}) as pid:

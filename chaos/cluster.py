@@ -18,6 +18,17 @@ PROGRAMS = Path(sys.executable).parent
 SUDO = [] if os.geteuid() == 0 else ["sudo"]
 #: The nftables table of all that chaos drops: without it nothing is dropped.
 TABLE = "inet wsfleet_chaos"
+#: Where Redis has its data, a file system of its own (see create.yml), and what fills it.
+DISK, FILLING = "/var/lib/redis", "/var/lib/redis/chaos"
+#: By how much the time of a machine's services differs from the machine's, as libfaketime reads it.
+CLOCK = "/run/wsfleet-chaos-clock"
+#: The settings by which a service takes its time from there.
+CLOCKED = "/run/systemd/system/{unit}.service.d/chaos.conf"
+CLOCKED_SERVICE = (
+    "[Service]\nEnvironment=LD_PRELOAD=/usr/$LIB/faketime/libfaketime.so.1"
+    f" FAKETIME_TIMESTAMP_FILE={CLOCK} FAKETIME_CACHE_DURATION=1"
+    " FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_DISABLE_SHM=1\n"
+)
 UNITS = {
     "loadbalancers": ["haproxy", "keepalived"],
     "wsnodes": ["wsnode@*"],
@@ -101,6 +112,32 @@ class Cluster:
         """Drop nothing any more."""
         self._nft(host, f"add table {TABLE}\ndelete table {TABLE}\n")
 
+    def fill(self, host: str) -> None:
+        """Leave not one byte of the disk that has Redis's data."""
+        # What does not fit is an error, and wanted. Never without a file system that is small.
+        fill = f"mountpoint --quiet {DISK} && {{ head --bytes=2G /dev/zero > {FILLING} || true; }}"
+        self.shell(host, fill)
+
+    def empty(self, host: str) -> None:
+        """Take what filled it away again."""
+        self.shell(host, f"rm --force {FILLING}")
+
+    def clock(self, host: str, unit: str, seconds: int) -> None:
+        """Kill a service; it comes back with a clock that is `seconds` ahead."""
+        settings = CLOCKED.format(unit=unit.replace("*", ""))
+        self.shell(
+            host,
+            f"echo +{seconds} > {CLOCK} && mkdir --parents {settings.rpartition('/')[0]}"
+            f" && printf '{CLOCKED_SERVICE}' > {settings} && systemctl daemon-reload"
+            f" && systemctl kill -s KILL '{unit}'",
+        )
+
+    def right_clock(self, host: str, unit: str, *, check: bool = True) -> None:
+        """Step the clock to the machine's time, under the service while it runs."""
+        settings = CLOCKED.format(unit=unit.replace("*", ""))
+        step = f"echo +0 > {CLOCK}; rm --force {settings}; systemctl daemon-reload"
+        self.shell(host, step, check=check)
+
     def playbook(self, *arguments: str) -> None:
         """Run a playbook as an operator does."""
         program = ["ansible-playbook", f"--inventory={self.inventory}"]
@@ -159,6 +196,9 @@ class Cluster:
                     # A unit that is not installed here, or waits for the boot, is no concern.
                     resume = f"systemctl kill -s CONT '{unit}'; systemctl start --all '{unit}'"
                     self.shell(host, resume, check=False)
+                    self.right_clock(host, unit, check=False)
+        for host in self.groups["redis"]:
+            self.empty(host)
 
     def _container(self, host: str) -> str:
         return f"wsfleet-{_checkout()}-{self.name}-{host}"

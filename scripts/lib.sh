@@ -78,11 +78,12 @@ venv() {
     echo "$stamp" > .venv/stamp
 }
 
-# remove_vms [FLEET]: remove the containers and networks of a fleet, or of all fleets of this checkout.
+# remove_vms [FLEET]: remove the containers, volumes and networks of a fleet, or of all fleets of this checkout.
 remove_vms() {
     local filter=(--quiet --filter "label=wsfleet.checkout=$checkout")
     [ $# -eq 0 ] || filter+=(--filter "label=wsfleet.fleet=$1")
     "${sudo[@]}" podman ps --all "${filter[@]}" | xargs --no-run-if-empty "${sudo[@]}" podman rm --force --time 0 > /dev/null
+    "${sudo[@]}" podman volume ls "${filter[@]}" | xargs --no-run-if-empty "${sudo[@]}" podman volume rm --force > /dev/null
     "${sudo[@]}" podman network ls "${filter[@]}" | xargs --no-run-if-empty "${sudo[@]}" podman network rm > /dev/null
 }
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 import shutil
 import signal
 import socket
@@ -80,12 +81,19 @@ class RedisServer:
             file.write_text("\n".join(lines))
         with (self._directory / "log").open("ab") as log:
             command = [binary, str(file), *sentinel]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            # Python ignores SIGXFSZ, and so does its child: see `no_space`.
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, restore_signals=False)
         for _ in range(200):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
                 return
             time.sleep(0.05)
         raise RuntimeError(f"redis-server did not start: see {self._directory / 'log'}")
+
+    def no_space(self, *, left: bool = False) -> None:
+        """Let no byte fit into its files any more, as if the disk were full; `left`: end that."""
+        assert self._process is not None
+        limit = resource.RLIM_INFINITY if left else 0
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
     def freeze(self) -> None:
         """Stop it from answering: its sockets stay open."""

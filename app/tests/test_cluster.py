@@ -22,6 +22,15 @@ async def name_of(client: Any, message: dict[str, Any]) -> str:
             return name
 
 
+async def refusal(client: Any, message: dict[str, Any]) -> Any:
+    """Send, and read on to the error; gives its code."""
+    await client.send(json.dumps(message))
+    while True:
+        answer = json.loads(await asyncio.wait_for(client.recv(), 5))
+        if answer["type"] == "error":
+            return answer["code"]
+
+
 async def test_nodes_register_and_leave(start_node: StartNode, store: Any) -> None:
     """A live node is in the sorted set with a description; one that stops takes both away."""
     one, two = await start_node(), await start_node()
@@ -111,6 +120,42 @@ async def test_redis_comes_back(
 
         await settled(told, "only the client that stayed is known")
         assert await name_of(stays, {"client_id": "stays"}) == "stays"
+
+
+async def test_a_full_disk_is_told(
+    start_node: StartNode, store: Any, redis_process: RedisServer
+) -> None:
+    """While Redis can keep nothing it acknowledges nothing; nobody is dropped, nobody let in."""
+    node = await start_node()
+    async with node.connect() as client:
+        await name_of(client, {"client_id": "stays"})
+        redis_process.no_space()
+        await settled(lambda: not node.node.store.connected, "the node noticed")
+        assert await refusal(client, {"n": 1}) == "unavailable"
+        assert node.node.not_ready_reason() == "redis is not reachable"
+        redis_process.no_space(left=True)
+        await node.wait_ready()
+        assert await name_of(client, {"n": 2}) == "stays"
+
+
+async def test_full_memory_is_told(start_node: StartNode, store: Any) -> None:
+    """A Redis without room acknowledges nothing; nobody is dropped, and who leaves makes room."""
+    node = await start_node()
+    async with node.connect() as client:
+        await name_of(client, {"client_id": "stays"})
+        leaves = await node.connect()
+        await name_of(leaves, {"client_id": "leaves"})
+        await store.config_set("maxmemory", 1)
+        await leaves.close()
+        assert await refusal(client, {"n": 1}) == "unavailable"
+
+        async def left() -> bool:
+            return not await store.exists("connection:leaves")
+
+        await settled(left, "the one that left is forgotten")
+        assert node.node.not_ready_reason() is None
+        await store.config_set("maxmemory", 0)
+        assert await name_of(client, {"n": 2}) == "stays"
 
 
 async def test_a_silent_subscription_is_noticed(start_node: StartNode, store: Any) -> None:

@@ -152,19 +152,23 @@ def test_a_full_run_and_a_curve_fill_the_page(tmp_path: Path) -> None:
     curve = document | {"measurements": [point | {"connections": 100}, other]}
     page = tmp_path / "performance.md"
     markers = "<!-- {0}: written by scripts/bench -->\n<!-- {0}: end -->\n"
-    names = ("full", "curve", "profile", "deploy")
+    names = ("full", "curve", "balancer", "profile", "deploy")
     page.write_text("# Title\n" + "".join(map(markers.format, names)))
     report.write_full(document, page)
     report.write_curve(curve, page)
+    cost = {"variant": "the role's", "column": "µs", "round": 0}
+    costs = [cost | {"value": 4.0}, cost | {"value": 2.0}, cost | {"error": "no"}]
+    report.write_balancer(document | {"measurements": costs}, page)
     half = {"mode": "one", "shares": {"hub": 0.25, "else": 0.75}}
     report.write_profile(document | {"measurements": [half]}, page)
     step = {"step": "again", "value": 60.0, "goal": 45}
-    report.write_deploy(document | {"measurements": [step]}, page)
+    report.write_deploy(document | {"measurements": [step, {"error": "no"}]}, page)
     text = page.read_text()
     assert text.startswith("# Title\n")
     assert "2026-01-02, a CPU, 2 cores" in text
     assert "1 round of 2 s" in text
     assert "more than 50% of its core" in text
+    assert "| the role's | 3.00 (2.00-4.00) |" in text
     assert "| hub | 25% |" in text
     assert "| again | ≤ 45 s | 60.0 s | **no** |" in text
     plots = {file.name for file in (tmp_path / "performance").iterdir()}

@@ -65,8 +65,8 @@ class Recorder:
     def __getattr__(self, name: str) -> Any:
         """Anything else is written down."""
 
-        def do(*arguments: str) -> None:
-            self.done.append(" ".join((name, *arguments)))
+        def do(*arguments: str | int) -> None:
+            self.done.append(" ".join(map(str, (name, *arguments))))
             if self.fails:
                 self.fails = False
                 raise CommandError(name)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Write a VM's root file system (a tar archive) to stdout, made by mmdebstrap from Debian's own mirror.
 # What is in it is like a fresh Debian server: systemd, sshd, Python and a user with a key and sudo.
+# In it as well: libfaketime, by which scripts/chaos sets the clock of one VM.
 # The packages that the roles install are only downloaded, into apt's cache: quick, and no network needed.
 # Usage: image.sh RELEASE PUBLIC-KEY
 set -euo pipefail
@@ -25,7 +26,7 @@ download='
 # Left out because nobody misses them here: manuals, translations, an fsync for each package.
 exec mmdebstrap --quiet --mode=root --variant=minbase \
     --include=systemd,systemd-sysv,dbus,openssh-server,sudo,python3,python3-apt \
-    --include=ca-certificates,curl,iproute2,iputils-ping,procps \
+    --include=ca-certificates,curl,iproute2,iputils-ping,procps,libfaketime \
     --aptopt='Acquire::Languages "none"' --aptopt='Acquire::GzipIndexes "true"' \
     --dpkgopt=force-unsafe-io \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \

@@ -39,6 +39,12 @@ local function heartbeat(keys, args)
   }
 end
 
+-- describe(wsfleet:node:NAME; TTL, FIELD, VALUE, ...): what NAME says of itself, for TTL seconds.
+local function describe(keys, args)
+  redis.call('HSET', keys[1], unpack(args, 2))
+  return redis.call('EXPIRE', keys[1], args[1])
+end
+
 -- silence(wsfleet:nodes; NAME): milliseconds since NAME's last sign of life; -1 if it is unknown.
 local function silence(keys, args)
   local seen = redis.call('ZSCORE', keys[1], args[1])
@@ -233,13 +239,24 @@ local function members(keys)
 end
 
 redis.register_function('wsfleet_publish_@D@', publish)
-redis.register_function('wsfleet_confirm_@D@', confirm)
-redis.register_function('wsfleet_history_@D@', history)
 redis.register_function('wsfleet_join_@D@', join)
-redis.register_function('wsfleet_leave_@D@', leave)
-redis.register_function('wsfleet_members_@D@', members)
 redis.register_function('wsfleet_claim_@D@', claim)
-redis.register_function('wsfleet_release_@D@', release)
-redis.register_function('wsfleet_heartbeat_@D@', heartbeat)
-redis.register_function('wsfleet_silence_@D@', silence)
-redis.register_function('wsfleet_forget_@D@', forget)
+
+-- What adds next to nothing is done in a Redis whose memory is full as well: who is there stays, who
+-- leaves makes room, and what was kept can be read.
+local function also_when_full(name, callback)
+  redis.register_function({
+    function_name = 'wsfleet_' .. name .. '_@D@',
+    callback = callback,
+    flags = { 'allow-oom' },
+  })
+end
+also_when_full('confirm', confirm)
+also_when_full('history', history)
+also_when_full('leave', leave)
+also_when_full('members', members)
+also_when_full('release', release)
+also_when_full('heartbeat', heartbeat)
+also_when_full('describe', describe)
+also_when_full('silence', silence)
+also_when_full('forget', forget)

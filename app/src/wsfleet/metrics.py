@@ -87,11 +87,6 @@ class Metrics:
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "By how much a timer of the event loop was late."
         )
-        self.certificate_expiry_seconds = self._gauge(
-            "certificate_expiry_seconds",
-            "Until when the certificate is valid that is served.",
-            "certificate",
-        )
 
     def refused(self, status: int) -> None:
         """Count a request whose head is late, too long or none, or that is no handshake of ours."""

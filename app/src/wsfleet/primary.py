@@ -310,9 +310,14 @@ async def _raised(future: asyncio.Future[None]) -> None:
 
 def _translated(result: Any) -> Any:
     """What an error of Redis means to us; everything else as it is."""
-    no_replicas = isinstance(result, ResponseError) and str(result).startswith("NOREPLICAS")
-    if no_replicas or isinstance(result, MovedError | ClusterDownError | ReadOnlyError):
+    if not isinstance(result, ResponseError):
+        return result
+    # MISCONF: its disk is full or broken.
+    useless = str(result).startswith(("NOREPLICAS", "MISCONF"))
+    if useless or isinstance(result, MovedError | ClusterDownError | ReadOnlyError):
         return MovedOnError(f"this Redis cannot take it: {result}")
     if isinstance(result, AskError | TryAgainError):  # of which MovedError is a kind
         return UnavailableError("this part of the Redis Cluster is being moved")
+    if str(result).startswith("OOM"):  # it can be read, and room may come
+        return UnavailableError(f"Redis has no room: {result}")
     return result

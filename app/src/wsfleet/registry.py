@@ -112,12 +112,12 @@ class Registry:
             UnavailableError: Redis is away.
         """
         fields = [item for pair in self._describe().items() for item in pair]
-        own = keys.node(self._name)
-        (known, stale), wanted, *_ = await asyncio.gather(  # one round trip
+        (known, stale), wanted, _ = await asyncio.gather(  # one round trip
             self._store.function("heartbeat", [keys.NODES], self._name, self._dead_after),
             self._store.call("HGET", keys.DESIRED, self._name),
-            self._store.call("HSET", own, *fields),
-            self._store.call("EXPIRE", own, math.ceil(self._dead_after)),
+            self._store.function(
+                "describe", [keys.node(self._name)], math.ceil(self._dead_after), *fields
+            ),
         )
         self.on_wanted(wanted.decode() if wanted is not None else None)
         if not known:

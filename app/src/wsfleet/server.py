@@ -7,7 +7,6 @@ import sys
 
 import structlog
 import uvicorn
-from cryptography import x509
 from pydantic import ValidationError
 
 from wsfleet import config, logs, systemd
@@ -69,9 +68,6 @@ def create_server(settings: Settings) -> Server:
         access_log=False,
         log_config=None,
     )
-    if (served := settings.tls_certificate) is not None:
-        ends = x509.load_pem_x509_certificate(served.read_bytes()).not_valid_after_utc
-        node.metrics.certificate_expiry_seconds.labels(str(served)).set(ends.timestamp())
     return Server(uvicorn_config, node)
 
 

@@ -110,6 +110,14 @@ def test_the_rules_ask_for_what_there_is(cluster: Cluster) -> None:
         assert missing == []
 
 
+def test_each_certificate_has_an_end(cluster: Cluster) -> None:
+    """Of the balancer, and of each machine for the others: all are valid for more than a year."""
+    query = "count by (instance) (wsfleet_certificate_expiry_seconds - time() > 390 * 86400)"
+    found = ask(cluster, WATCHERS[0], "query", query=query)["result"]
+    counts = {each["metric"]["instance"]: each["value"][1] for each in found}
+    assert counts == {"trixie": "2", "bookworm": "1"}
+
+
 def logs(cluster: Cluster, *options: str) -> list[dict[str, Any]]:
     """What `wsfleet logs` has."""
     with cluster.wsfleet("logs", "--since", "1h", "--json", *options) as process:

@@ -215,9 +215,11 @@ def test_a_node_speaks_tls_alone(cluster: Cluster) -> None:
 
 def haproxy(cluster: Cluster, command: str) -> str:
     """Ask HAProxy's admin socket."""
-    ask = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('/run/haproxy/admin.sock')"
-    ask += "; s.sendall(sys.argv[1].encode() + b'\\n'); print(s.makefile().read())"
-    return cluster.on("lb1", f'python3 -c "{ask}" "{command}"')
+    ask = (
+        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
+        "s.sendall(sys.argv[2].encode() + b'\\n'); print(s.makefile().read())"
+    )
+    return cluster.on("lb1", f'python3 -c "{ask}" /run/haproxy/admin.sock "{command}"')
 
 
 def servers(cluster: Cluster) -> dict[str, str]:

@@ -25,9 +25,9 @@ def with_node3(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"-i{extra}"
 
 
-def opened(url: str) -> int:
+def opened(cluster: Cluster, name: str) -> int:
     """WebSockets that a node has accepted so far."""
-    text = httpx.get(f"{url}/metrics").text
+    text = httpx.get(f"{cluster.fleet['nodes'][name]}/metrics", verify=cluster.trusted).text
     found = re.search(r"^wsfleet_connections_opened_total (\S+)$", text, re.MULTILINE)
     assert found
     return int(float(found[1]))
@@ -51,10 +51,12 @@ def release_of(cluster: Cluster, host: str) -> str:
 
 
 def test_a_node_is_added_and_nobody_is_dropped(cluster: Cluster, with_node3: str) -> None:
-    """A host in the inventory and site.yml again: every open connection stays."""
+    """A host in the inventory and site.yml again: every open connection stays, without a reload."""
+    workers = cluster.on("lb1", "pgrep -u haproxy haproxy")
     with cluster.load() as report:
         cluster.play("site.yml", with_node3, "--limit", "node3,loadbalancers,redis")
     assert report["reconnects"] == 0
+    assert cluster.on("lb1", "pgrep -u haproxy haproxy") == workers
     cluster.well()
     assert set(cluster.fleet["nodes"]) == {f"{host}-8001" for host in NODES}
     with cluster.wsfleet(
@@ -117,12 +119,11 @@ def test_the_host_to_be_taken_out_must_be_named(cluster: Cluster, arguments: lis
 
 def test_a_node_is_taken_out(cluster: Cluster, with_node3: str) -> None:
     """Its clients move, each once, and nobody else; then nothing knows of it."""
-    urls = cluster.fleet["nodes"]
     with cluster.load() as report:
         moving = cluster.connections()["node3-8001"]
-        before = sum(opened(urls[f"{host}-8001"]) for host in ("node1", "node2"))
+        before = sum(opened(cluster, f"{host}-8001") for host in ("node1", "node2"))
         cluster.play("playbooks/scale_in.yml", with_node3, "-enode=node3")
-        after = sum(opened(urls[f"{host}-8001"]) for host in ("node1", "node2"))
+        after = sum(opened(cluster, f"{host}-8001") for host in ("node1", "node2"))
         assert moving > 0
         assert after == before + moving
     assert 0 < report["reconnects"] <= moving
@@ -148,7 +149,7 @@ def test_a_dead_node_is_taken_out(cluster: Cluster) -> None:
 
     def dead() -> bool:
         try:
-            httpx.get(f"{url}/health")
+            httpx.get(f"{url}/health", verify=cluster.trusted)
         except httpx.TransportError:
             return True
         return False

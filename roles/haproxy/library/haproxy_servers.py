@@ -56,7 +56,7 @@ reload:
   type: str
   returned: always
 added:
-  description: Servers that it did not have, or had at another address, with another cookie or without TLS.
+  description: Servers that it did not have, or had with another address, cookie or use of TLS.
   type: list
   returned: always
 removed:

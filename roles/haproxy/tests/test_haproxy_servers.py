@@ -74,7 +74,9 @@ class Running(Process):
                 return f"Name: HAProxy\nVersion: {self._release}\nPid: 1"
             case ["show", "servers", "state", "nodes"]:
                 rows = [f"4 nodes 1 {s.name} - {s.tls:d}" for s in self._servers.values()]
-                return "\n".join(["1", "# be_id be_name srv_id srv_name srvrecord srv_use_ssl", *rows])
+                return "\n".join(
+                    ["1", "# be_id be_name srv_id srv_name srvrecord srv_use_ssl", *rows]
+                )
             case ["show", "stat"]:
                 rows = [f"nodes,{s.name},2,{s.address},{s.cookie}," for s in self._servers.values()]
                 return "\n".join(["# pxname,svname,type,addr,cookie,", *rows])

@@ -188,16 +188,36 @@ def test_the_balancer_sends_nobody_to_a_stranger(own_fleet: Rig) -> None:
     assert "\n" not in problems[0]
 
 
-def test_the_balancer_takes_no_machine_for_another(fleet: Rig, tmp_path: Path) -> None:
-    """A certificate of the CA that has not the name of the server's host is not enough."""
+@pytest.fixture
+def plain_balancer(fleet: Rig, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Another one, which speaks no TLS with clients, of one node by two names: its two URLs."""
     public, stats = free_port(), free_port()
     nodes = {"host1-1": fleet.nodes[NAME], "host3-1": fleet.nodes[NAME]}
     config = tmp_path / "haproxy.cfg"
-    config.write_text(haproxy_config(nodes, public, stats, _haproxy_ca=fleet.ca))
+    text = haproxy_config(nodes, public, stats, haproxy_console=True, _haproxy_ca=fleet.ca)
+    config.write_text(text)
     with process([HAPROXY_PROGRAM, "-db", "-f", str(config)], tmp_path / "log"):
-        url = f"http://127.0.0.1:{stats}"
-        until(lambda: "DOWN L6" in checks(fleet, url).get("host3-1", ""), "host3 is down")
-        assert checks(fleet, url)["host1-1"].startswith("UP ")
+        yield f"http://127.0.0.1:{public}", f"http://127.0.0.1:{stats}"
+
+
+def test_the_balancer_takes_no_machine_for_another(
+    fleet: Rig, plain_balancer: tuple[str, str]
+) -> None:
+    """A certificate of the CA that has not the name of the server's host is not enough."""
+    _, url = plain_balancer
+    until(lambda: "DOWN L6" in checks(fleet, url).get("host3-1", ""), "host3 is down")
+    assert checks(fleet, url)["host1-1"].startswith("UP ")
+
+
+def test_a_node_knows_that_the_client_speaks_no_tls(plain_balancer: tuple[str, str]) -> None:
+    """HAProxy tells it, unless somebody in front of HAProxy knows better."""
+    url, _ = plain_balancer
+
+    def goes_to(**headers: str) -> str:
+        return httpx.get(f"{url}/console", headers=headers, trust_env=False).headers["Location"]
+
+    until(lambda: goes_to() == f"{url}/console/", "it is told")
+    assert goes_to(**{"X-Forwarded-Proto": "https"}).startswith("https://")
 
 
 def test_an_operator_trusts_the_fleets_ca(fleet: Rig) -> None:

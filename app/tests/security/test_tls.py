@@ -11,8 +11,8 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.cli.rig import HAPROXY_PROGRAM, haproxy_config, make_certificate, process
-from tests.harness import free_port, settled
+from tests.cli.rig import HAPROXY_PROGRAM, haproxy_config, process
+from tests.harness import free_port, make_certificate, settled
 from tests.security.victim import Victim, told
 
 HALF = 500

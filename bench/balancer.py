@@ -35,12 +35,13 @@ class Variant:
 
 VARIANTS = (
     Variant(),
-    Variant("option splice-auto", "defaults"),
+    Variant("tune.maxpollevents 200"),  # HAProxy's own
+    Variant("tune.maxpollevents 10"),
     Variant("tune.bufsize 8192"),
     Variant("tune.bufsize 65536"),
+    Variant("option splice-auto", "defaults"),
     Variant("tune.recv_enough 1024"),
-    Variant("tune.fd.edge-triggered on"),
-    Variant("tune.maxpollevents 20"),
+    Variant("tune.sched.low-latency on"),
 )
 
 

@@ -125,12 +125,13 @@ class Rig:
     def haproxy(self, section: str = "global", line: str = "") -> Iterator[tuple[int, int]]:
         """Put the role's HAProxy in front of the node; gives its process and its port.
 
-        A section of its configuration may have a line more.
+        A section of its configuration may have a line more, or another number in a line.
         """
         port = machine.free_port()
         file = self._directory / "haproxy.cfg"
         words = {"port": port, "server": self.ports[0], "stats": machine.free_port()}
         text = fill(_haproxy_template(), words)
+        text = re.sub(rf"(?m)^ *{re.escape(line.rpartition(' ')[0])} \d.*\n", "", text)
         file.write_text(re.sub(rf"(?m)^{section}$", rf"\g<0>\n    {line}", text, count=1))
         command = ["haproxy", "-db", "-f", str(file)]
         log = self._directory / "haproxy.log"

@@ -196,7 +196,8 @@ class Cluster:
                     # A unit that is not installed here, or waits for the boot, is no concern.
                     resume = f"systemctl kill -s CONT '{unit}'; systemctl start --all '{unit}'"
                     self.shell(host, resume, check=False)
-                    self.right_clock(host, unit, check=False)
+        for host in self.groups["wsnodes"]:
+            self.right_clock(host, "wsnode@*", check=False)
         for host in self.groups["redis"]:
             self.empty(host)
 

@@ -288,6 +288,10 @@ def write_full(document: dict[str, Any], page: Path) -> None:
     failed = errors(measurements)
     content = [
         _when(document),
+        *(
+            f"Measured again on {taken['began'][:10]}, {_rounds(taken)}: {MODES[mode].title}."
+            for mode, taken in document.get("again", {}).items()
+        ),
         markdown(["", "goal", "measured", "met"], rows_of_goals),
         *(text for columns in TABLES if (text := table(measurements, columns))),
         *([f"Not measured:\n\n{failed}"] if failed else []),
@@ -379,10 +383,14 @@ def _where(document: dict[str, Any]) -> str:
     return f"{document['began'][:10]}, {machine['cpu']}; {machine['system']}."
 
 
+def _rounds(document: dict[str, Any]) -> str:
+    count = document["rounds"]
+    return f"{count} round{'s' * (count != 1)} of {document['seconds']:g} s"
+
+
 def _when(document: dict[str, Any]) -> str:
     share = busiest_generator(document["measurements"])
-    count = document["rounds"]
     return (
-        f"{_where(document)} {count} round{'s' * (count != 1)} of {document['seconds']:g} s; "
+        f"{_where(document)} {_rounds(document)}; "
         f"median (least-greatest). The generator never used more than {share:.0%} of its core."
     )

@@ -69,3 +69,15 @@ def test_rooms_and_publishes_only_of_peers_that_have_them(monkeypatch: pytest.Mo
         ("guide", "rooms"),
         ("guide", "publish"),
     ]
+
+
+def test_modes_that_are_taken_again_replace_what_was() -> None:
+    """All else of the full run stays, and when they were taken is kept."""
+    old = {"mode": "one", "value": 1}, {"mode": "haproxy", "value": 2}
+    full = {"began": "then", "measurements": list(old)}
+    later = {"began": "now", "rounds": 3, "seconds": 1.0}
+    later |= {"measurements": [{"mode": "haproxy", "value": 3}]}
+    document = command.again(full, later)
+    assert document["measurements"] == [old[0], {"mode": "haproxy", "value": 3}]
+    assert document["began"] == "then"
+    assert document["again"] == {"haproxy": {"began": "now", "rounds": 3, "seconds": 1.0}}

@@ -145,6 +145,7 @@ def test_a_full_run_and_a_curve_fill_the_page(tmp_path: Path) -> None:
         "machine": {"cpu": "a CPU, 2 cores", "system": "Debian"},
         "rounds": 1,
         "seconds": 2.0,
+        "again": {"memory": {"began": "2026-01-03T00:00:00+00:00", "rounds": 3, "seconds": 1.0}},
         "measurements": rounds("wsfleet", "one", 2000, 300) + rounds("ws", "one", 2000, 100),
     }
     point = {"axis": "connections", "line": "1 node", "channels": 1, "round": 0, "value": 2.0}
@@ -167,6 +168,7 @@ def test_a_full_run_and_a_curve_fill_the_page(tmp_path: Path) -> None:
     assert text.startswith("# Title\n")
     assert "2026-01-02, a CPU, 2 cores" in text
     assert "1 round of 2 s" in text
+    assert "again on 2026-01-03, 3 rounds of 1 s: memory of an idle connection." in text
     assert "more than 50% of its core" in text
     assert "| the role's | 3.00 (2.00-4.00) |" in text
     assert "| hub | 25% |" in text

@@ -208,9 +208,10 @@ def _until_it_delivers(rig: Rig) -> None:
 @functools.cache
 def _haproxy_template() -> str:
     """The role's own template with its defaults, but for what concerns the machine it is on."""
-    node = {"name": "node1", "address": "127.0.0.1", "port": "{server}"}
+    node = {"name": "node1", "address": "127.0.0.1", "port": "{server}", "tls": False}
     variables = {
         "fleet_members": {"nodes": [node]},
+        "fleet_nodes_tls": False,
         "fleet_address": "127.0.0.1",
         "haproxy_port": "{port}",
         "haproxy_stats_port": "{stats}",

@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+import httpx
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
@@ -42,6 +43,18 @@ class Balancer:
         """Run the command against this balancer."""
         url = await serve(self.handle, process_response=self.set_cookie)
         return await asyncio.to_thread(wsfleet, "check", "stickiness", url, *FAST, *options)
+
+
+def test_a_quoted_cookie_leads_back(fleet: Rig) -> None:
+    """So aiohttp sends one whose date has a "/", among others."""
+    first = httpx.get(f"{fleet.base_url}/health", trust_env=False)
+    cookie = f'WSNODE="{first.cookies["WSNODE"]}"'
+    for header in (cookie, f"a=b; {cookie}", f"{cookie}; c=d", f'a="b"; {cookie}; c="d"'):
+        for _ in range(3):
+            again = httpx.get(
+                f"{fleet.base_url}/health", headers={"Cookie": header}, trust_env=False
+            )
+            assert again.json()["hostname"] == first.json()["hostname"], header
 
 
 async def test_clients_that_come_back_pass(serve_websocket: Serve) -> None:

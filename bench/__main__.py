@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import balancer, deploy, machine, profile, report
 from bench.catalog import HERE, PEERS, Peer
-from bench.modes import FLYING, MODES
+from bench.modes import FLYING, MODES, cpu_microseconds
 from bench.rig import BenchError, Rig, Shape
 
 RESULTS = HERE / "results"
@@ -102,8 +102,7 @@ def _cost(peer: Peer, nodes: int, shape: Shape, seconds: float) -> Measurement:
     with ExitStack() as stack:
         rig = Rig(peer, stack, nodes)
         with rig.clients(shape) as clients:
-            result = clients.measure("window", FLYING, seconds, rig.pids)
-    return result | {"value": result["server"] / result["deliveries"] * 1e6}
+            return cpu_microseconds(clients.measure("window", FLYING, seconds, rig.pids))
 
 
 def balancer_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:

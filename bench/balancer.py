@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import machine
 from bench.catalog import PEERS
-from bench.modes import FLYING, MANY, kilobytes
+from bench.modes import FLYING, MANY, cpu_microseconds, kilobytes
 from bench.rig import Rig, Shape
 
 PEER = PEERS["wsfleet-centrifuge"]
@@ -54,5 +54,4 @@ def measure(variant: Variant, column: str, seconds: float) -> dict[str, Any]:
         if flying is None:
             return kilobytes(rig, MANY, machine.tree(pid), [port])
         clients = stack.enter_context(rig.clients(Shape.of(PEER, CLIENTS, flying), [port]))
-        result = clients.measure("window", flying, seconds, machine.tree(pid))
-        return result | {"value": result["server"] / result["deliveries"] * 1e6}
+        return cpu_microseconds(clients.measure("window", flying, seconds, machine.tree(pid)))

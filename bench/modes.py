@@ -47,6 +47,11 @@ def per_cpu_second(result: Result, count: str) -> Result:
     return result | {"value": result[count] / result["server"]}
 
 
+def cpu_microseconds(result: Result) -> Result:
+    """Add what a delivery cost the server."""
+    return result | {"value": result["server"] / result["deliveries"] * 1e6}
+
+
 def _window(flying: int, rooms: int = 1) -> Measure:
     def measure(rig: Rig, size: int, seconds: float) -> Result:
         with rig.clients(Shape.of(rig.peer, size, flying, rooms)) as clients:

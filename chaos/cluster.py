@@ -20,10 +20,10 @@ SUDO = [] if os.geteuid() == 0 else ["sudo"]
 TABLE = "inet wsfleet_chaos"
 #: Where Redis has its data, a file system of its own (see create.yml), and what fills it.
 DISK, FILLING = "/var/lib/redis", "/var/lib/redis/chaos"
-#: By how much the time of a machine's services differs from the machine's, as libfaketime reads it.
+#: By how much the time of a machine's nodes differs from the machine's, as libfaketime reads it.
 CLOCK = "/run/wsfleet-chaos-clock"
-#: The settings by which a service takes its time from there.
-CLOCKED = "/run/systemd/system/{unit}.service.d/chaos.conf"
+#: The settings by which the nodes take their time from there.
+CLOCKED = "/run/systemd/system/wsnode@.service.d/chaos.conf"
 CLOCKED_SERVICE = (
     "[Service]\nEnvironment=LD_PRELOAD=/usr/$LIB/faketime/libfaketime.so.1"
     f" FAKETIME_TIMESTAMP_FILE={CLOCK} FAKETIME_CACHE_DURATION=1"
@@ -122,20 +122,18 @@ class Cluster:
         """Take what filled it away again."""
         self.shell(host, f"rm --force {FILLING}")
 
-    def clock(self, host: str, unit: str, seconds: int) -> None:
-        """Kill a service; it comes back with a clock that is `seconds` ahead."""
-        settings = CLOCKED.format(unit=unit.replace("*", ""))
+    def clock(self, host: str, seconds: int) -> None:
+        """Kill a host's nodes; they come back with a clock that is `seconds` ahead."""
         self.shell(
             host,
-            f"echo +{seconds} > {CLOCK} && mkdir --parents {settings.rpartition('/')[0]}"
-            f" && printf '{CLOCKED_SERVICE}' > {settings} && systemctl daemon-reload"
-            f" && systemctl kill -s KILL '{unit}'",
+            f"echo +{seconds} > {CLOCK} && mkdir --parents $(dirname {CLOCKED})"
+            f" && printf '{CLOCKED_SERVICE}' > {CLOCKED} && systemctl daemon-reload"
+            " && systemctl kill -s KILL 'wsnode@*'",
         )
 
-    def right_clock(self, host: str, unit: str, *, check: bool = True) -> None:
-        """Step the clock to the machine's time, under the service while it runs."""
-        settings = CLOCKED.format(unit=unit.replace("*", ""))
-        step = f"echo +0 > {CLOCK}; rm --force {settings}; systemctl daemon-reload"
+    def right_clock(self, host: str, *, check: bool = True) -> None:
+        """Step the clock to the machine's time, under the nodes while they run."""
+        step = f"echo +0 > {CLOCK}; rm --force {CLOCKED}; systemctl daemon-reload"
         self.shell(host, step, check=check)
 
     def playbook(self, *arguments: str) -> None:
@@ -197,7 +195,7 @@ class Cluster:
                     resume = f"systemctl kill -s CONT '{unit}'; systemctl start --all '{unit}'"
                     self.shell(host, resume, check=False)
         for host in self.groups["wsnodes"]:
-            self.right_clock(host, "wsnode@*", check=False)
+            self.right_clock(host, check=False)
         for host in self.groups["redis"]:
             self.empty(host)
 

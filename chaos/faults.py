@@ -172,10 +172,10 @@ def clock_stepped(cluster: Cluster, host: str) -> Iterator[None]:
     Not so Redis: libfaketime and its allocator wait for each other.
     """
     try:
-        cluster.clock(host, NODE, 3600)
+        cluster.clock(host, 3600)
         yield
     finally:
-        cluster.right_clock(host, NODE)
+        cluster.right_clock(host)
 
 
 NODE, REDIS, SENTINEL, HAPROXY = "wsnode@*", "redis-server", "redis-sentinel", "haproxy"

@@ -64,9 +64,7 @@ def _modes_of(peer: Peer, turn: int, arguments: argparse.Namespace) -> Iterator[
     with ExitStack() as stack:
         start = functools.cache(lambda: Rig(peer, stack))
         for name, mode in MODES.items():
-            if name not in arguments.modes or (mode.rooms and not peer.rooms):
-                continue
-            if mode.acks and not peer.ack:
+            if name not in arguments.modes or not mode.suits(peer):
                 continue
             for size in mode.sizes:
                 what = {"round": turn, "peer": peer.name, "mode": name, "size": size}

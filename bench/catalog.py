@@ -31,7 +31,8 @@ class Peer:
     """A server; in its command and configuration {port}, {redis} and the like are put in.
 
     `ack` is in the answer to a publish, where that means that Redis has it. `pipelines`: it does
-    more where all messages in flight come from one publisher, and not from one each.
+    more where all messages in flight come from one publisher, and not from one each. `closes`: it
+    disconnects who does not read, before long.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Peer:
     subprotocol: str = ""
     rooms: bool = True
     pipelines: bool = False
+    closes: bool = False
     config: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -87,6 +89,7 @@ PEERS = {
             _SERVE,
             Says("/ws"),
             rooms=False,
+            closes=True,
             environment=_SETTINGS,
         ),
         Peer(
@@ -100,6 +103,7 @@ PEERS = {
             Says(_CENTRIFUGE_PATH, (_CENTRIFUGE,)),
             '{"id":%n,"publish":{"channel":"%r","data":"%m"}}',
             '"publish":',
+            closes=True,
             environment=_SETTINGS,
         ),
         Peer("guide", "FastAPI, a loop, blocking Redis", _python("guide.py"), ack='"ack"'),

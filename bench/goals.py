@@ -49,5 +49,6 @@ GOALS = (
     Goal("setup", 2000, 8_000),
     Goal("half", 2000, 15),
     Goal("idle", 1, 0.2, "socket.io", difference=True),
+    Goal("beside", 200, 1.25),
     Goal("haproxy", 500, 5, "ws-framed"),
 )

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bench import machine
+from bench.catalog import Peer
 from bench.rig import BenchError, Rig, Shape
 
 Result = dict[str, Any]
 MANY = 2000
 FLYING = 16
+SLOW = 100
+#: Bytes of a message at least, and what is held at most for one who does not read: 2.6 MB by the
+#: kernel on a loopback, 1 MiB by the node.
+MESSAGE, HELD = 120, 4_000_000
 
 
 class Measure(Protocol):
@@ -30,9 +35,16 @@ class Mode:
     measure: Measure
     sizes: tuple[int, ...] = (MANY,)
     more_is_better: bool = True
-    #: Whether it makes sense only where there are rooms, and where publishes are acknowledged.
+    #: Whether it makes sense only where there are rooms, where publishes are acknowledged, and where
+    #: clients that do not read are closed.
     rooms: bool = False
     acks: bool = False
+    closes: bool = False
+
+    def suits(self, peer: Peer) -> bool:
+        """Whether the peer has what it is about."""
+        wanted = ((self.rooms, peer.rooms), (self.acks, peer.ack), (self.closes, peer.closes))
+        return all(there for needed, there in wanted if needed)
 
 
 def per_cpu_second(result: Result, count: str) -> Result:
@@ -124,6 +136,22 @@ def _idle(rig: Rig, size: int, seconds: float) -> Result:
     return result | {"value": result["p50_ms"]}
 
 
+def _beside(rig: Rig, size: int, seconds: float) -> Result:
+    """How many times as late the others hear, at a quarter of the most, until the slow are closed."""
+    with rig.clients(Shape.of(rig.peer, size, FLYING)) as clients:
+        most = clients.measure("window", FLYING, seconds, rig.pids)
+        rate = most["messages"] / most["seconds"] / 4
+        seconds = max(seconds, HELD / MESSAGE / rate)
+        alone = clients.measure("rate", rate, seconds, rig.pids)
+        with rig.clients(Shape(SLOW, 0)) as slow:
+            with slow.stopped():
+                result = clients.measure("rate", rate, seconds, rig.pids)
+            if (closed := slow.closed()) < SLOW:
+                raise BenchError(f"only {closed} of those who do not read are closed")
+    ratio = result["p99_ms"] / alone["p99_ms"]
+    return result | {"value": ratio, "rate": rate, "alone_p99_ms": alone["p99_ms"]}
+
+
 def _haproxy(rig: Rig, size: int, seconds: float) -> Result:
     with (
         rig.haproxy() as (pid, port),
@@ -156,6 +184,14 @@ MODES = {
     ),
     "half": Mode("p99 at half of the maximum", "ms", _half, more_is_better=False),
     "idle": Mode("p50 at 50 messages a second", "ms", _idle, (1,), more_is_better=False),
+    "beside": Mode(
+        f"200 clients' p99 beside {SLOW} who do not read",
+        "times the p99 without them",
+        _beside,
+        (200,),
+        more_is_better=False,
+        closes=True,
+    ),
     "haproxy": Mode(
         "through HAProxy, 16 in flight", "deliveries per CPU second of HAProxy", _haproxy, (500,)
     ),

@@ -19,7 +19,7 @@ Measurements = Sequence[dict[str, Any]]
 TABLES = (
     (("one", 500), ("one", 2000), ("sixteen", 500), ("sixteen", 2000), ("rooms", 2000)),
     (("publish", 64), ("setup", 2000), ("memory", 2000), ("half", 2000), ("idle", 1)),
-    (("haproxy", 500), ("haproxy-memory", 2000)),
+    (("haproxy", 500), ("haproxy-memory", 2000), ("beside", 200)),
 )
 PLOTS = (("one", 2000), ("sixteen", 2000), ("rooms", 2000), ("setup", 2000), ("memory", 2000))
 

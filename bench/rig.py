@@ -6,7 +6,9 @@ import contextlib
 import functools
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 import tempfile
 import time
@@ -14,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench import machine
 from bench.catalog import BUILT, HERE, PROGRAMS, Peer
@@ -49,13 +51,28 @@ class Shape:
 class Clients:
     """The connections of one generator."""
 
-    def __init__(self, process: subprocess.Popen[str], errors: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], errors: IO[str]) -> None:
         self._process = process
         self._errors = errors
         self.connected = self._event()
 
     def measure(self, kind: str, n: float, seconds: float, pids: list[int]) -> dict[str, float]:
-        """Take one measurement of client.c; `server` is the CPU seconds of the processes."""
+        """Take one measurement of client.c; `server` is the CPU seconds of the processes.
+
+        Raises:
+            BenchError: a message is missing, or a client was closed.
+
+        """
+        result = self._measure(kind, n, seconds, pids)
+        if result["missing"] or result["closed"]:
+            raise BenchError(f"{result['missing']} missing, {result['closed']} closed")
+        return result
+
+    def closed(self) -> int:
+        """How many the server has closed."""
+        return int(self._measure("publish", 0, 1, [])["closed"])
+
+    def _measure(self, kind: str, n: float, seconds: float, pids: list[int]) -> dict[str, float]:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{kind} {n} {seconds}\n")
         self._process.stdin.flush()
@@ -63,17 +80,28 @@ class Clients:
         before = machine.cpu_seconds(pids)
         result = self._event()
         result["server"] = machine.cpu_seconds(pids) - before
-        result |= self._event()
-        if result["missing"] or result["closed"]:
-            raise BenchError(f"{result['missing']} missing, {result['closed']} closed")
-        return result
+        return result | self._event()
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Let their process do nothing: they are connected, and read nothing."""
+        pids = machine.tree(self._process.pid)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def _event(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             self._process.wait()
-            raise BenchError(self._errors.read_text().strip() or "the generator was ended")
+            self._errors.seek(0)
+            raise BenchError(self._errors.read().strip() or "the generator was ended")
         event: dict[str, Any] = json.loads(line)
         del event["event"]
         return event
@@ -105,14 +133,13 @@ class Rig:
 
         """
         command = _client_command(self.peer, shape, ports or self.ports)
-        errors = self._directory / "client.log"
         with (
-            errors.open("w") as stderr,
+            tempfile.TemporaryFile("w+") as errors,
             subprocess.Popen(
                 machine.pinned(GENERATOR_CORE, command),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=stderr,
+                stderr=errors,
                 text=True,
             ) as process,
         ):

@@ -51,5 +51,4 @@ def test_goals_are_of_known_modes_and_peers() -> None:
     for goal in GOALS:
         assert goal.size in MODES[goal.mode].sizes
         for name in {goal.peer, goal.other or goal.peer}:
-            assert PEERS[name].rooms or not MODES[goal.mode].rooms
-            assert PEERS[name].ack or not MODES[goal.mode].acks
+            assert MODES[goal.mode].suits(PEERS[name])

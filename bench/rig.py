@@ -25,6 +25,8 @@ ROOT = HERE.parent
 SERVER_CORE, GENERATOR_CORE = 0, 1
 #: Seconds that one generator may run at most, and a peer may take until it delivers.
 LONGEST, PATIENCE = 240, 20
+#: Seconds in which clients that did not read may read what is left for them.
+DRAIN = 5
 #: Connections that are being opened at a time.
 TOGETHER = 64
 
@@ -69,8 +71,8 @@ class Clients:
         return result
 
     def closed(self) -> int:
-        """How many the server has closed."""
-        return int(self._measure("publish", 0, 1, [])["closed"])
+        """How many the server has closed, once they have read what came before."""
+        return int(self._measure("publish", 0, DRAIN, [])["closed"])
 
     def _measure(self, kind: str, n: float, seconds: float, pids: list[int]) -> dict[str, float]:
         assert self._process.stdin is not None

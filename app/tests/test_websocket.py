@@ -2,10 +2,16 @@
 
 import asyncio
 import contextlib
+import gc
 import json
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import pytest
+import uvloop
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
 from tests.harness import RunningNode, StartNode, settled
 from tests.test_frames import masked
@@ -233,3 +239,52 @@ async def test_messages_wait_for_their_turn_in_the_socket(start_node: StartNode)
             peer.write(masked(TEXT, text))
         for number in range(300):
             assert (await peer.message())["message_count"] == number + 1
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_what_waits_for_a_slow_peer(run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    """Frames that wait come in order, with the close frame behind them.
+
+    They make no objects that Python's collector would go through: it would hold up all others.
+    """
+
+    async def wait_and_read() -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+        peer = websocket.WebSocket(transport, Config(""), ServerState())
+        transport.set_protocol(peer)
+        peer.accept()
+        with contextlib.closing(theirs):
+            await _wait_and_read(peer, theirs)
+
+    run(wait_and_read())
+
+
+async def _wait_and_read(peer: websocket.WebSocket, theirs: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    response = await loop.sock_recv(theirs, 1000)
+    assert response.endswith(b"\r\n\r\n")
+    frames = [frame(TEXT, f"{number:05} ".encode() + b"x" * 994) for number in range(5000)]
+    got, objects = b"", len(gc.get_objects())
+    for number, text in enumerate(frames):
+        assert peer.writer is not None
+        peer.writer.write(text)
+        await asyncio.sleep(0)
+        if number == 4000:
+            assert peer.buffered > 3_000_000
+            assert len(gc.get_objects()) - objects < 1000
+            got = await _received(loop, theirs, 1_000_000)
+    peer.start_close(1013, "slow")
+    wanted = b"".join(frames) + close_frame(1013, "slow")
+    got += await _received(loop, theirs, len(wanted) - len(got))
+    assert got == wanted
+
+
+async def _received(loop: asyncio.AbstractEventLoop, sock: socket.socket, size: int) -> bytes:
+    got = bytearray()
+    async with asyncio.timeout(10):
+        while len(got) < size:
+            got += await loop.sock_recv(sock, size - len(got))
+    return bytes(got)

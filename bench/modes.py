@@ -35,7 +35,7 @@ class Mode:
     measure: Measure
     sizes: tuple[int, ...] = (MANY,)
     more_is_better: bool = True
-    #: Whether it makes sense only where there are rooms, where publishes are acknowledged, and where
+    #: Whether it makes sense only where there are rooms, where publishes are acknowledged, where
     #: clients that do not read are closed.
     rooms: bool = False
     acks: bool = False

@@ -1,11 +1,18 @@
 """The smallest cluster does the main job: two machines, both Debian releases."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import httpx
 import pytest
+
+if TYPE_CHECKING:
+    from molecule.conftest import Cluster
 
 FLEET = Path(__file__).parents[1] / "inventory" / ".fleet.json"
 
@@ -33,3 +40,18 @@ def test_the_command_line_finds_all_well(arguments: str) -> None:
     result = wsfleet(*words)
     assert result.returncode == 0, result.stdout + result.stderr
     assert json.loads(result.stdout)["ok"] is True
+
+
+def test_prometheus_reaches_all(cluster: Cluster) -> None:
+    """Nodes, HAProxy, Redis and machines answer it, in a cluster without TLS between machines."""
+    address = cluster.host("trixie").ansible.get_variables()["ansible_host"]
+
+    def up() -> dict[str, int]:
+        url = f"http://{address}:9090/api/v1/query"
+        query = "count by (job) (up == 1)"
+        answer = httpx.get(url, params={"query": query}, timeout=10).raise_for_status()
+        found = answer.json()["data"]["result"]
+        return {each["metric"]["job"]: int(each["value"][1]) for each in found}
+
+    expected = {"wsfleet": 2, "node": 2, "haproxy": 1, "redis": 1}
+    cluster.until(lambda: up() == expected, "Prometheus sees everything", 60)

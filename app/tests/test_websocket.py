@@ -247,39 +247,34 @@ def test_what_waits_for_a_slow_peer(run: Callable[[Coroutine[Any, Any, None]], N
 
     They make no objects that Python's collector would go through: it would hold up all others.
     """
+    run(_wait_and_read())
 
-    async def wait_and_read() -> None:
-        loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
+
+async def _wait_and_read() -> None:
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(theirs):
         theirs.setblocking(False)
         transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
         peer = websocket.WebSocket(transport, Config(""), ServerState())
         transport.set_protocol(peer)
         peer.accept()
-        with contextlib.closing(theirs):
-            await _wait_and_read(peer, theirs)
-
-    run(wait_and_read())
-
-
-async def _wait_and_read(peer: websocket.WebSocket, theirs: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    response = await loop.sock_recv(theirs, 1000)
-    assert response.endswith(b"\r\n\r\n")
-    frames = [frame(TEXT, f"{number:05} ".encode() + b"x" * 994) for number in range(5000)]
-    got, objects = b"", len(gc.get_objects())
-    for number, text in enumerate(frames):
-        assert peer.writer is not None
-        peer.writer.write(text)
-        await asyncio.sleep(0)
-        if number == 4000:
-            assert peer.buffered > 3_000_000
-            assert len(gc.get_objects()) - objects < 1000
-            got = await _received(loop, theirs, 1_000_000)
-    peer.start_close(1013, "slow")
-    wanted = b"".join(frames) + close_frame(1013, "slow")
-    got += await _received(loop, theirs, len(wanted) - len(got))
-    assert got == wanted
+        response = await loop.sock_recv(theirs, 1000)
+        assert response.endswith(b"\r\n\r\n")
+        frames = [frame(TEXT, f"{number:05} ".encode() + b"x" * 994) for number in range(5000)]
+        got, objects = b"", len(gc.get_objects())
+        for number, text in enumerate(frames):
+            assert peer.writer is not None
+            peer.writer.write(text)
+            await asyncio.sleep(0)
+            if number == 4000:
+                assert peer.buffered > 3_000_000
+                assert len(gc.get_objects()) - objects < 1000
+                got = await _received(loop, theirs, 1_000_000)
+        peer.start_close(1013, "slow")
+        wanted = b"".join(frames) + close_frame(1013, "slow")
+        got += await _received(loop, theirs, len(wanted) - len(got))
+        assert got == wanted
 
 
 async def _received(loop: asyncio.AbstractEventLoop, sock: socket.socket, size: int) -> bytes:

@@ -433,8 +433,7 @@ class WebSocket(asyncio.Protocol):
     # Closing.
 
     def _say_close(self, code: int, reason: str) -> None:
-        if isinstance(self.writer, Waiting):
-            self.transport.writelines(self.writer.frames)
+        self.resume_writing()  # what waits goes before the close frame
         self.state, self.writer = State.CLOSING, None
         self.stop_keepalive()
         self.transport.write(close_frame(code, reason))

@@ -62,10 +62,26 @@ class Cluster:
         inventory = str(self.inventory)
         return testinfra.get_host(f"ansible://{name}", ansible_inventory=inventory, sudo=True)
 
+    def address(self, name: str) -> str:
+        """Where a machine is."""
+        found: str = self.host(name).ansible.get_variables()["ansible_host"]
+        return found
+
     def on(self, host: str, command: str) -> str:
         """Run a command on a machine as root, and give its output."""
         output: str = self.host(host).check_output(command)
         return output
+
+    def prometheus(self, host: str, path: str, **parameters: str) -> Any:
+        """What the Prometheus of a machine answers on a path behind `/api/v1/`."""
+        url = f"http://{self.address(host)}:9090/api/v1/{path}"
+        answer = httpx.get(url, params=parameters, timeout=10).raise_for_status()
+        return answer.json()["data"]
+
+    def query(self, host: str, expression: str) -> list[dict[str, Any]]:
+        """What the Prometheus of a machine finds: `metric` are the labels, `value[1]` is text."""
+        found: list[dict[str, Any]] = self.prometheus(host, "query", query=expression)["result"]
+        return found
 
     @staticmethod
     def until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
@@ -122,6 +138,16 @@ class Cluster:
         command = [str(PROGRAMS / "wsfleet"), *arguments]
         environment = os.environ | {"WSFLEET_FLEET": str(self.fleet_file)}
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+    def output(self, *arguments: str) -> str:
+        """Run the command line to its end, which must be a good one, and give what it printed."""
+        with self.wsfleet(*arguments) as process:
+            try:
+                output, _ = process.communicate(timeout=120)
+            finally:
+                process.kill()
+        assert process.returncode == 0, output
+        return output
 
     def connections(self) -> dict[str, int]:
         """Open WebSockets, by node."""

@@ -10,7 +10,6 @@ import jwt
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.harness import settled
 from tests.security.victim import EITHER_WAY, PATHS, Victim
 from tests.test_admission import API_KEY, SECRET, bearer, closed, command
 from tests.test_auth import RSA_KEY, RSA_STRANGER, by_hand, pem
@@ -64,11 +63,7 @@ async def test_forged_tokens(victim: Victim, name: str) -> None:
     async with victim.client("/connection/websocket") as client:
         await client.send(json.dumps({"id": 1, "connect": {"token": FORGED[name]}}))
         assert (await closed(client))[0] == 3500
-
-    async def counted() -> bool:
-        return await victim.disconnected(3500) == before + 1
-
-    await settled(counted, "the disconnect is counted")
+    await victim.has_disconnected(3500, before + 1)
 
 
 async def test_a_token_after_its_time(victim: Victim) -> None:

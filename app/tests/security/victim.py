@@ -130,6 +130,14 @@ class Victim:
         """How many connections ended with a code."""
         return await self.metric("wsfleet_disconnects_total", code=str(code))
 
+    async def has_disconnected(self, code: int, count: float) -> None:
+        """Wait until so many connections have ended with a code."""
+
+        async def counted() -> bool:
+            return await self.disconnected(code) == count
+
+        await settled(counted, f"{count:g} disconnects with {code}")
+
     async def resident(self) -> float:
         """Bytes of memory that it has."""
         return await self.metric("process_resident_memory_bytes")

@@ -186,7 +186,7 @@ def test_a_stranger_reaches_what_is_public_alone(
     sockets = cluster.on(name, "ss --no-header --listening --tcp --numeric").splitlines()
     listening = {int(line.split()[3].rpartition(":")[2]) for line in sockets}
     assert listening >= public | {private}
-    address = cluster.host(name).ansible.get_variables()["ansible_host"]
+    address = cluster.address(name)
     reached = {
         port
         for port in listening

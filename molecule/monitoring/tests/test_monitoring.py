@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 if TYPE_CHECKING:
@@ -30,22 +29,9 @@ HTTPServer(("", 9999), Receiver).serve_forever()
 """
 
 
-def address(cluster: Cluster, host: str) -> str:
-    """Where a machine is."""
-    found: str = cluster.host(host).ansible.get_variables()["ansible_host"]
-    return found
-
-
-def ask(cluster: Cluster, host: str, path: str, **parameters: str) -> Any:
-    """Ask a machine's Prometheus."""
-    url = f"http://{address(cluster, host)}:9090/api/v1/{path}"
-    answer = httpx.get(url, params=parameters, timeout=10).raise_for_status()
-    return answer.json()["data"]
-
-
 def metrics(cluster: Cluster) -> list[str]:
     """The names of all metrics that the rules use."""
-    groups = ask(cluster, "trixie", "rules")["groups"]
+    groups = cluster.prometheus("trixie", "rules")["groups"]
     text = "\n".join(rule["query"] for group in groups for rule in group["rules"])
     return sorted(set(re.findall(r"\b(?:(?:wsfleet|redis|haproxy|node|process)_\w+|up\b)", text)))
 
@@ -93,12 +79,11 @@ def test_every_target_is_up(cluster: Cluster, host: str) -> None:
     }
 
     def up() -> set[tuple[str, str]]:
-        labels = [each["metric"] for each in ask(cluster, host, "query", query="up == 1")["result"]]
+        labels = [each["metric"] for each in cluster.query(host, "up == 1")]
         return {(label["job"], label["instance"]) for label in labels}
 
     cluster.until(lambda: up() == expected, f"{host} sees everything")
-    with_password = ask(cluster, host, "query", query="redis_up == 1")
-    assert len(with_password["result"]) == 1
+    assert len(cluster.query(host, "redis_up == 1")) == 1  # its password is the right one
 
 
 def test_the_rules_ask_for_what_there_is(cluster: Cluster) -> None:
@@ -106,23 +91,21 @@ def test_the_rules_ask_for_what_there_is(cluster: Cluster) -> None:
     names = metrics(cluster)
     assert len(names) > 20, names
     for host in WATCHERS:
-        missing = [name for name in names if not ask(cluster, host, "query", query=name)["result"]]
+        missing = [name for name in names if not cluster.query(host, name)]
         assert missing == []
 
 
 def test_each_certificate_has_an_end(cluster: Cluster) -> None:
     """Of the balancer, and of each machine for the others: all are valid for more than a year."""
     query = "count by (instance) (wsfleet_certificate_expiry_seconds - time() > 390 * 86400)"
-    found = ask(cluster, WATCHERS[0], "query", query=query)["result"]
+    found = cluster.query(WATCHERS[0], query)
     counts = {each["metric"]["instance"]: each["value"][1] for each in found}
     assert counts == {"trixie": "2", "bookworm": "1"}
 
 
 def logs(cluster: Cluster, *options: str) -> list[dict[str, Any]]:
     """What `wsfleet logs` has."""
-    with cluster.wsfleet("logs", "--since", "1h", "--json", *options) as process:
-        output, _ = process.communicate(timeout=30)
-    assert process.returncode == 0
+    output = cluster.output("logs", "--since", "1h", "--json", *options)
     return [json.loads(line) for line in output.splitlines()]
 
 
@@ -147,8 +130,7 @@ def came_and_went(cluster: Cluster, node: str) -> bool:
 
 def test_a_client_that_comes_and_goes_is_two_lines(cluster: Cluster) -> None:
     """With its node, and why it went and after how long."""
-    with cluster.wsfleet("check", "stickiness", cluster.url, "--json", "--seconds", "1") as check:
-        assert check.wait() == 0
+    cluster.output("check", "stickiness", cluster.url, "--seconds", "1")
 
     for node in cluster.fleet["nodes"]:
         cluster.until(partial(came_and_went, cluster, node), f"{node} has told of both", 60)
@@ -172,7 +154,7 @@ def test_every_panel_of_grafanas_dashboard_has_something_to_show(cluster: Cluste
         for target in panel["targets"]
     ]
     for host in WATCHERS:
-        answers = {each: ask(cluster, host, "query", query=each)["result"] for each in questions}
+        answers = {each: cluster.query(host, each) for each in questions}
         empty = [question for question, answer in answers.items() if not answer]
         assert empty == ["sum by (reason) (rate(wsfleet_connections_refused_total[1m]))"]
 
@@ -204,8 +186,8 @@ def test_grafana_gets_its_dashboard_where_it_is(cluster: Cluster) -> None:
 @pytest.mark.parametrize("host", WATCHERS)
 def test_nothing_is_told_while_all_is_well(cluster: Cluster, host: str) -> None:
     """Not even about to be told, and all rules could be evaluated."""
-    cluster.until(lambda: ask(cluster, host, "alerts")["alerts"] == [], "no alert", 60)
-    groups = ask(cluster, host, "rules")["groups"]
+    cluster.until(lambda: cluster.prometheus(host, "alerts")["alerts"] == [], "no alert", 60)
+    groups = cluster.prometheus(host, "rules")["groups"]
     assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
     assert told(cluster, "firing") == {}
 
@@ -214,7 +196,7 @@ def test_old_workers_of_haproxy_are_counted(cluster: Cluster) -> None:
     """A reload leaves the worker that has an open WebSocket, until that ends."""
 
     def workers() -> int:
-        (result,) = ask(cluster, "trixie", "query", query="wsfleet_haproxy_workers")["result"]
+        (result,) = cluster.query("trixie", "wsfleet_haproxy_workers")
         return int(result["value"][1])
 
     cluster.until(lambda: workers() == 1, "no old worker")
@@ -230,7 +212,7 @@ def test_old_workers_of_haproxy_are_counted(cluster: Cluster) -> None:
 
 def test_a_node_that_dies_is_told_of_and_so_is_its_return(cluster: Cluster) -> None:
     """By each of the watchers, to the webhook, and by its own alert alone."""
-    everybody = {f"http://{address(cluster, host)}:9093" for host in WATCHERS}
+    everybody = {f"http://{cluster.address(host)}:9093" for host in WATCHERS}
     down = "NodeDown bookworm-8001"
     cluster.on("bookworm", "systemctl stop wsnode@8001")
     try:
@@ -247,10 +229,10 @@ def test_nobody_else_is_listened_to(cluster: Cluster) -> None:
         listening = cluster.on(host, "ss --listening --tcp --numeric --no-header").split()
         for port in (9090, 9093, 9100):
             assert {each for each in listening if each.endswith(f":{port}")} == {
-                f"{address(cluster, host)}:{port}"
+                f"{cluster.address(host)}:{port}"
             }
         assert {each for each in listening if each.endswith(":9121")} == {"127.0.0.1:9121"}
-        collector = {f"{address(cluster, host)}:19532"} if host == WATCHERS[0] else set()
+        collector = {f"{cluster.address(host)}:19532"} if host == WATCHERS[0] else set()
         assert {each for each in listening if each.endswith(":19532")} == collector
         assert cluster.host(host).file("/etc/default/prometheus-redis-exporter").mode == 0o600
 
@@ -268,7 +250,7 @@ def test_a_node_that_leaves_is_not_missed(cluster: Cluster) -> None:
         return {
             (host, target["labels"]["instance"])
             for host in WATCHERS
-            for target in ask(cluster, host, "targets", state="active")["activeTargets"]
+            for target in cluster.prometheus(host, "targets", state="active")["activeTargets"]
             if target["labels"]["job"] == "wsfleet"
         }
 

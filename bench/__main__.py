@@ -14,13 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import balancer, deploy, machine, profile, report
+from bench import balancer, costs, deploy, machine, profile, report
 from bench.catalog import HERE, PEERS, Peer
 from bench.modes import FLYING, MODES, cpu_microseconds
 from bench.rig import BenchError, Rig, Shape
 
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs/performance.md"
+CAPACITY = HERE.parent / "docs/capacity.md"
 FILES = 20_000
 #: What --quick compares: the node, and the machine's limit, which needs nothing installed.
 QUICK = {"only": ["wsfleet", "limit", "limit-joined"], "modes": ["one", "sixteen"]}
@@ -130,6 +131,17 @@ def deploy_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measureme
         yield {"round": turn, "error": str(error)[:200]}
 
 
+def costs_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
+    """What each part of a cluster takes for one thing it does; what fails ends it."""
+    try:
+        for result in costs.rounds():
+            say(f"{result['cost']}: {result['value']:.3g} µs")
+            yield result
+    except BenchError as error:
+        say(f"costs: {error}")
+        yield {"round": turn, "error": str(error)[:200]}
+
+
 def run(
     rounds: Callable[[int, argparse.Namespace], Iterator[Measurement]],
     arguments: argparse.Namespace,
@@ -169,10 +181,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # end what was started
     full = RESULTS / "full.json"
     others = {
-        "curve": (curve_round, report.write_curve),
-        "balancer": (balancer_round, report.write_balancer),
-        "profile": (profile_round, report.write_profile),
-        "deploy": (deploy_round, report.write_deploy),
+        "curve": (curve_round, report.write_curve, PAGE),
+        "balancer": (balancer_round, report.write_balancer, PAGE),
+        "profile": (profile_round, report.write_profile, PAGE),
+        "deploy": (deploy_round, report.write_deploy, PAGE),
+        "costs": (costs_round, report.write_costs, CAPACITY),
     }
     if arguments.what in others:
         run(others[arguments.what][0], arguments, RESULTS / f"{arguments.what}.json")
@@ -188,9 +201,9 @@ def main() -> None:
             full.write_text(json.dumps(document, indent=1) + "\n")
     if full.exists():
         report.write_full(json.loads(full.read_text()), PAGE)
-    for name, (_, write) in others.items():
+    for name, (_, write, page) in others.items():
         if (file := RESULTS / f"{name}.json").exists():
-            write(json.loads(file.read_text()), PAGE)
+            write(json.loads(file.read_text()), page)
 
 
 def show(measurements: list[Measurement], names: list[str]) -> None:
@@ -214,11 +227,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("run", "curve", "balancer", "profile", "deploy", "report"),
+        choices=("run", "curve", "balancer", "profile", "deploy", "costs", "report"),
         default="run",
         help="run: the peers; curve: more nodes, connections and channels; balancer: "
         "HAProxy's settings; profile: where the node's time goes; deploy: scripts/up, site.yml "
-        "again, a node more; report: only write docs/performance.md, from bench/results",
+        "again, a node more; costs: what scripts/capacity.py reckons with; report: only write "
+        "docs/performance.md and docs/capacity.md, from bench/results",
     )
     parser.add_argument("--quick", action="store_true", help="the node and the limit, in a minute")
     parser.add_argument("--only", type=_names(PEERS), help=f"of {', '.join(PEERS)}")
@@ -228,13 +242,13 @@ def _arguments() -> argparse.Namespace:
         help=f"of {', '.join(MODES)}; of all peers, they "
         "take their places in the results of before",
     )
-    parser.add_argument("--rounds", type=int, help="how often (5; profile and deploy: 1)")
+    parser.add_argument("--rounds", type=int, help="how often (5; profile, deploy and costs: 1)")
     parser.add_argument("--seconds", type=float, help="of each measurement (2; profile: 8)")
     arguments = parser.parse_args()
     quick = arguments.quick
     arguments.only = arguments.only or (QUICK["only"] if quick else list(PEERS))
     arguments.modes = arguments.modes or (QUICK["modes"] if quick else list(MODES))
-    rounds = {"profile": 1, "deploy": 1}.get(arguments.what, 3 if quick else 5)
+    rounds = dict.fromkeys(("profile", "deploy", "costs"), 1).get(arguments.what, 3 if quick else 5)
     arguments.rounds = arguments.rounds or rounds
     seconds = {"profile": 8}.get(arguments.what, 1 if quick else 2)
     arguments.seconds = arguments.seconds or seconds

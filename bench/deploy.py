@@ -22,7 +22,7 @@ LONGEST = 1800
 INVENTORY = "inventory/local/hosts.yml"
 
 
-def _run(clone: Path, *command: str) -> str:
+def run(clone: Path, *command: str) -> str:
     """Run it in the clone, with the clone's own programs.
 
     Raises:
@@ -65,27 +65,27 @@ def with_another_node(inventory: str) -> str:
 
 
 def _up(clone: Path) -> None:
-    _run(clone, "scripts/up")
+    run(clone, "scripts/up")
 
 
 def _again(clone: Path) -> None:
-    if count := changed(_run(clone, "ansible-playbook", "site.yml")):
+    if count := changed(run(clone, "ansible-playbook", "site.yml")):
         raise BenchError(f"the second site.yml changed {count} things")
 
 
 def _add(clone: Path) -> None:
-    _run(clone, "ansible-playbook", "site.yml")
+    run(clone, "ansible-playbook", "site.yml")
 
 
 def _prepare_node(clone: Path) -> None:
     """Not part of adding it: a real VM is there before it is in the inventory."""
     file = clone / INVENTORY
     file.write_text(with_another_node(file.read_text()))
-    _run(clone, "ansible-playbook", "playbooks/local/create.yml")
+    run(clone, "ansible-playbook", "playbooks/local/create.yml")
 
 
 def _remove_vms(clone: Path) -> None:
-    _run(clone, "scripts/down", "local")
+    run(clone, "scripts/down", "local")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def cloned() -> Iterator[Path]:
         try:
             yield clone
         finally:
-            _run(clone, "scripts/down")
+            run(clone, "scripts/down")
 
 
 def steps() -> Iterator[dict[str, Any]]:

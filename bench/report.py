@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from bench.catalog import PEERS
+from bench.catalog import HERE, PEERS
 from bench.goals import GOALS, Goal
 from bench.modes import MODES
 
@@ -376,6 +378,18 @@ def write_deploy(document: dict[str, Any], page: Path) -> None:
         rows.append([step, f"≤ {goal:g} s" if goal else "", f"{spread} s", met])
     text = markdown(["", "goal", "measured", "met"], rows)
     _put(page, "deploy", [_where(document), text])
+
+
+def write_costs(document: dict[str, Any], page: Path) -> None:
+    """Write what scripts/capacity.py reckons with into its page, and what it reckons."""
+
+    def said(*options: str) -> str:
+        command = [sys.executable, str(HERE.parent / "scripts/capacity.py"), *options]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.rstrip()
+
+    _put(page, "needs", [said()])
+    turns = {point["round"] for point in document["measurements"]}
+    _put(page, "costs", [f"{_where(document)} Median of {len(turns)} rounds.", said("--costs")])
 
 
 def _where(document: dict[str, Any]) -> str:

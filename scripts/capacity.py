@@ -4,29 +4,37 @@
 scripts/capacity.py                                   # 10 k to 10 M connections, a modest load
 scripts/capacity.py --connections 300000 --received 2 --published 500
 
-docs/capacity.md says what the costs are and how to measure your own.
+docs/capacity.md says what the costs are, and how they are measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import statistics
 from dataclasses import dataclass
+from pathlib import Path
 
 #: Ports that one balancer has for its connections to one node process (ip_local_port_range).
 PORTS = 28_000
-#: CPU microseconds, unless it says bytes; measured as docs/capacity.md says.
+#: What `scripts/bench costs` measured, in CPU microseconds.
+MEASURED = Path(__file__).resolve().parents[1] / "bench/results/costs.json"
+#: What has a cost, in CPU microseconds.
 COSTS = {
-    "node-delivery": (14.0, "a message to one client, at a node"),
-    "node-publication": (250.0, "a publication, at each process that hears it"),
-    "node-connect": (800.0, "a handshake, at a node"),
+    "node-delivery": "a message to one client, at a node",
+    "node-publication": "a publication, at each process that hears it",
+    "node-connect": "a client that comes and goes, at a node",
+    "balancer-delivery": "a message to one client, at a balancer",
+    "balancer-connect": "a client that comes and goes, at a balancer",
+    "redis-publication": "a publication, at its Redis primary",
+    "redis-hearer": "a publication, at its Redis primary, for each process that hears it",
+    "redis-connect": "a client that comes, or goes, at Redis",
+}
+#: Bytes of memory: an estimate; what the processes' own is, is in docs/performance.md.
+BYTES = {
     "node-bytes": (30_000.0, "bytes of a connection at a node, the kernel's among them"),
-    "balancer-delivery": (15.0, "a message to one client, at a balancer"),
-    "balancer-connect": (190.0, "a handshake, at a balancer"),
     "balancer-bytes": (30_000.0, "bytes of a connection at a balancer, the kernel's among them"),
-    "redis-publication": (165.0, "a publication, at its Redis primary"),
-    "redis-hearer": (5.0, "a publication, at its Redis primary, for each process that hears it"),
-    "redis-connect": (50.0, "a connection that comes or goes, at Redis"),
 }
 
 
@@ -123,6 +131,14 @@ def need(load: Load, limits: Limits, cost: dict[str, float]) -> Need:
     )
 
 
+def measured() -> dict[str, float]:
+    """The median of each cost, to two digits."""
+    found: dict[str, list[float]] = {}
+    for point in json.loads(MEASURED.read_text())["measurements"]:
+        found.setdefault(point["cost"], []).append(point["value"])
+    return {name: float(f"{statistics.median(found[name]):.2g}") for name in COSTS}
+
+
 def _most(reasons: dict[str, float]) -> str:
     return max(reasons, key=lambda name: reasons[name])
 
@@ -144,16 +160,25 @@ def main() -> None:
     add("--process-connections", type=int, default=10_000, help="wsnode_max_connections")
     add("--balancer-cores", type=int, default=4, help="of a balancer")
     add("--balancer-connections", type=int, default=250_000, help="of a balancer")
-    for name, (default, what) in COSTS.items():
+    cost = measured()
+    for name, what in COSTS.items():
+        add(f"--{name}", type=float, default=cost[name], help=f"CPU microseconds of {what}")
+    for name, (default, what) in BYTES.items():
         add(f"--{name}", type=float, default=default, help=what)
+    add("--costs", action="store_true", help="print the CPU costs instead")
     options = parser.parse_args()
+    if options.costs:
+        print("| CPU time of | µs |\n|---|--:|")
+        for name, what in COSTS.items():
+            print(f"| {what} | {cost[name]:g} |")
+        return
     limits = Limits(
         options.share,
         options.process_connections,
         options.balancer_cores,
         options.balancer_connections,
     )
-    cost = {name: getattr(options, name.replace("-", "_")) for name in COSTS}
+    cost = {name: getattr(options, name.replace("-", "_")) for name in COSTS | BYTES}
     columns = ("connections", "node processes", "balancers", "Redis primaries")
     print(f"| {' | '.join(columns)} | GB a process | GB a balancer |")
     print("|---|---|---|---|---|---|")

@@ -174,7 +174,7 @@ def test_tls_is_taken_out_of_use_and_into_it(cluster: Cluster, tmp_path: Path) -
     first = primary(cluster)
     cluster.on(first, f"{ASK} SET tls:test kept")
     without = tmp_path / "without.yml"
-    without.write_text("redis: {vars: {fleet_tls: false}}\n")
+    without.write_text("all: {vars: {fleet_tls: false}}\n")
     part = cluster.playbook("site.yml", f"-i{without}", *NEW_PASSWORD, "--limit", "redis1")
     assert part.returncode != 0
     assert "run site.yml without --limit" in part.stdout
@@ -188,6 +188,8 @@ def test_tls_is_taken_out_of_use_and_into_it(cluster: Cluster, tmp_path: Path) -
             plain = cluster.host(name).run("redis-cli PING").stdout
             assert plain.strip() == ("NOAUTH Authentication required." if arguments else "")
             assert cluster.host(name).file(f"{KEYS}/host.key").exists == (not arguments)
+        for name in ("node1", "node2"):
+            assert cluster.host(name).file("/etc/wsfleet/tls/host.key").exists == (not arguments)
 
 
 def test_two_more_servers_join(cluster: Cluster, tmp_path: Path) -> None:

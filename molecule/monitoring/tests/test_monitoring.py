@@ -1,9 +1,11 @@
-"""Everything is asked, nothing is told while all is well, and a node that dies is told of."""
+"""Everything is asked, nothing is told while all is well, and trouble is, until it is over."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,8 @@ import pytest
 
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
+
+    Trouble = Callable[[Cluster], AbstractContextManager[None]]
 
 ROOT = Path(__file__).parents[3]
 WATCHERS = ("trixie", "bookworm")
@@ -210,17 +214,64 @@ def test_old_workers_of_haproxy_are_counted(cluster: Cluster) -> None:
     cluster.until(lambda: workers() == 1, "it is gone")
 
 
-def test_a_node_that_dies_is_told_of_and_so_is_its_return(cluster: Cluster) -> None:
-    """By each of the watchers, to the webhook, and by its own alert alone."""
-    everybody = {f"http://{cluster.address(host)}:9093" for host in WATCHERS}
-    down = "NodeDown bookworm-8001"
+@contextmanager
+def dead_node(cluster: Cluster) -> Iterator[None]:
+    """A node is away."""
     cluster.on("bookworm", "systemctl stop wsnode@8001")
     try:
-        cluster.until(lambda: told(cluster, "firing").get(down) == everybody, down, 60)
+        yield
     finally:
         cluster.on("bookworm", "systemctl start wsnode@8001")
-    cluster.until(lambda: told(cluster, "resolved").get(down) == everybody, "it is over", 60)
-    assert set(told(cluster, "firing")) == {down}
+
+
+@contextmanager
+def frozen_redis(cluster: Cluster) -> Iterator[None]:
+    """Redis takes connections, and answers nothing."""
+    cluster.on("trixie", "systemctl kill --signal STOP redis-server")
+    try:
+        yield
+    finally:
+        cluster.on("trixie", "systemctl kill --signal CONT redis-server")
+
+
+@contextmanager
+def full_node(cluster: Cluster) -> Iterator[None]:
+    """A node has 36 of the 40 connections that it may have."""
+    url, ca = cluster.fleet["nodes"]["bookworm-8001"], cluster.fleet["ca"]
+    load = ("load", url, "--ca", ca, "--clients", "36", "--rate", "1", "--duration", "120")
+    with cluster.wsfleet(*load) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+TROUBLES: dict[Trouble, set[str]] = {
+    dead_node: {"NodeDown bookworm-8001"},
+    full_node: {"ConnectionsNearLimit bookworm-8001"},
+    frozen_redis: {
+        "RedisDown trixie",
+        "RedisWithoutPrimary None",
+        "NodeNotReady trixie-8001",
+        "NodeNotReady bookworm-8001",
+    },
+}
+"""Alerts of each, and what they are about."""
+
+
+@pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.__name__)
+def test_trouble_is_told_of_and_so_is_its_end(cluster: Cluster, trouble: Trouble) -> None:
+    """By each of the watchers, to the webhook, and by its own alerts alone."""
+    cluster.on("trixie", f"truncate --size 0 {RECEIVED}")
+    everybody = {f"http://{cluster.address(host)}:9093" for host in WATCHERS}
+
+    def by_everybody(status: str) -> set[str]:
+        return {alert for alert, who in told(cluster, status).items() if who == everybody}
+
+    with trouble(cluster):
+        cluster.until(lambda: by_everybody("firing") >= TROUBLES[trouble], "it is told", 90)
+    cluster.until(lambda: by_everybody("resolved") >= TROUBLES[trouble], "it is over", 90)
+    assert set(told(cluster, "firing")) == TROUBLES[trouble]
 
 
 def test_nobody_else_is_listened_to(cluster: Cluster) -> None:

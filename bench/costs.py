@@ -1,0 +1,217 @@
+"""What capacity is reckoned from: the CPU time of a cluster's parts for each thing that they do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import selectors
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from bench import machine
+from bench.catalog import PROGRAMS
+from bench.deploy import cloned, run
+from bench.rig import BenchError
+
+#: Of each part: the name of its process, which is the same on all machines.
+PARTS = {"node": "wsfleet", "balancer": "haproxy", "redis": "redis-server"}
+#: Loads that differ in what there is most of: clients, messages of all together a second, seconds.
+LOADS = ((30, 300, 10), (300, 50, 10), (1000, 1, 1))
+ROUNDS = 5
+#: Seconds in which clients are gone after a load, and in which the idle cluster is watched.
+GONE, IDLE = 3.0, 20.0
+#: Who hears a publication at Redis, and how many are published, to know what one hearer costs.
+HEARERS, PUBLICATIONS, SIZE = 20, 5_000, 150
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a load made the cluster do."""
+
+    publications: int
+    deliveries: int
+    connects: int
+
+    @classmethod
+    def of(cls, report: dict[str, Any]) -> Counts:
+        """Of a report of `wsfleet load`; an acknowledgement is a message to a client as well."""
+        return cls(
+            report["sent"], report["deliveries"] + report["acknowledged"], report["connected"]
+        )
+
+
+def fit(rows: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
+    """The costs with which counts make the values best: least squares, by normal equations."""
+    width = len(rows[0])
+    table = [
+        [sum(row[i] * row[j] for row in rows) for j in range(width)]
+        + [sum(row[i] * value for row, value in zip(rows, values, strict=True))]
+        for i in range(width)
+    ]
+    for i in range(width):
+        table[i] = [cell / table[i][i] for cell in table[i]]
+        for other in range(width):
+            if other != i:
+                factor = table[other][i]
+                table[other] = [a - factor * b for a, b in zip(table[other], table[i], strict=True)]
+    return [row[-1] for row in table]
+
+
+def costs(
+    counts: Sequence[Counts], used: Sequence[dict[str, float]], nodes: int, hearer: float
+) -> dict[str, float]:
+    """Microseconds by the names of scripts/capacity.py; `used` is CPU seconds by part of each load.
+
+    All `nodes` hear each publication. `hearer` is what Redis takes to tell one of them.
+    """
+
+    def fitted(part: str, rows: Sequence[Sequence[float]]) -> list[float]:
+        return [cost * 1e6 for cost in fit(rows, [load[part] for load in used])]
+
+    publication, delivery, connect = fitted(
+        "node", [(nodes * c.publications, c.deliveries, c.connects) for c in counts]
+    )
+    # At a balancer a message of a client is a message like the others.
+    passed, passed_connect = fitted(
+        "balancer", [(c.deliveries + c.publications, c.connects) for c in counts]
+    )
+    # At Redis a client is work when it comes and when it goes.
+    added, moved = fitted("redis", [(c.publications, 2 * c.connects) for c in counts])
+    return {
+        "node-delivery": delivery,
+        "node-publication": publication,
+        "node-connect": connect,
+        "balancer-delivery": passed,
+        "balancer-connect": passed_connect,
+        "redis-publication": added - nodes * hearer,
+        "redis-hearer": hearer,
+        "redis-connect": moved,
+    }
+
+
+def used_by(listing: str) -> dict[str, float]:
+    """CPU seconds so far by part, from what `ansible` prints of all machines' /proc/PID/stat."""
+    found: dict[str, dict[str, float]] = {part: {} for part in PARTS}
+    host = ""
+    for line in listing.splitlines():
+        if head := re.match(r"(\S+) \| ", line):
+            host = head[1]
+        for part, name in PARTS.items():
+            if process := re.match(rf"\d+ \({name}\) ", line):
+                fields = line[process.end() :].split()
+                seconds = (int(fields[11]) + int(fields[12])) / machine.TICKS
+                found[part][host] = found[part].get(host, 0.0) + seconds
+    if missing := [part for part, hosts in found.items() if not hosts]:
+        raise BenchError(f"no process of {', '.join(missing)} was found")
+    # Of the Redis servers the primary does most; the others write what it tells them.
+    most = max(found["redis"].values())
+    return {part: sum(hosts.values()) for part, hosts in found.items()} | {"redis": most}
+
+
+class Cluster:
+    """The cluster of `inventory/local` in a clone, under a load."""
+
+    def __init__(self, clone: Path) -> None:
+        self._clone = clone
+        self._fleet_file = clone / "inventory/local/.fleet.json"
+        fleet = json.loads(self._fleet_file.read_text())
+        self._url: str = fleet["base_url"]
+        self.nodes = len(fleet["nodes"])
+        before, began = self._used(), time.monotonic()
+        time.sleep(IDLE)
+        self._idle = self._since(before, time.monotonic() - began, dict.fromkeys(PARTS, 0.0))
+        self._idle = {part: seconds / IDLE for part, seconds in self._idle.items()}
+
+    def _used(self) -> dict[str, float]:
+        show = "cat /proc/[0-9]*/stat 2>/dev/null; true"
+        return used_by(
+            run(
+                self._clone, "ansible", "all", "--become", "-m", "ansible.builtin.shell", "-a", show
+            )
+        )
+
+    def _since(
+        self, before: dict[str, float], seconds: float, idle: dict[str, float]
+    ) -> dict[str, float]:
+        now = self._used()
+        return {part: now[part] - before[part] - seconds * idle[part] for part in PARTS}
+
+    def load(self, clients: int, rate: int, seconds: int) -> tuple[Counts, dict[str, float]]:
+        """What was done, and the CPU seconds for that by part."""
+        before, began = self._used(), time.monotonic()
+        output = run(
+            *(
+                self._clone,
+                "env",
+                f"WSFLEET_FLEET={self._fleet_file}",
+                "wsfleet",
+                "load",
+                self._url,
+            ),
+            *(f"--clients={clients}", f"--rate={rate}", f"--duration={seconds}", "--json"),
+        )
+        time.sleep(GONE)
+        counts = Counts.of(json.loads(output))
+        return counts, self._since(before, time.monotonic() - began, self._idle)
+
+
+def _listen(port: int, stop: threading.Event) -> None:
+    """Hear a channel, HEARERS times, without doing anything with it."""
+    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
+        for _ in range(HEARERS):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            sock.sendall(b"SUBSCRIBE channel\r\n")
+            selector.register(sock, selectors.EVENT_READ)
+        while not stop.is_set():
+            for key, _ in selector.select(0.1):
+                key.fileobj.recv(65536)  # type: ignore[union-attr]
+
+
+def hearer() -> float:
+    """CPU seconds of Redis to tell one more connection of a publication, published one by one."""
+    port = machine.free_port()
+    command = [str(PROGRAMS / "redis-server"), "--port", str(port), "--save", ""]
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        log = Path(directory) / "log"
+        pid = stack.enter_context(machine.running(command, 0, port, log, {}))
+        client = stack.enter_context(redis.Redis(port=port))
+
+        def publish() -> float:
+            before = machine.cpu_seconds([pid])
+            for _ in range(PUBLICATIONS):
+                client.publish("channel", b"x" * SIZE)
+            return machine.cpu_seconds([pid]) - before
+
+        alone = publish()
+        stop = threading.Event()
+        listener = threading.Thread(target=_listen, args=(port, stop))
+        listener.start()
+        stack.callback(listener.join)
+        stack.callback(stop.set)
+        deadline = time.monotonic() + 10
+        while client.pubsub_numsub("channel")[0][1] < HEARERS:
+            if time.monotonic() > deadline:
+                raise BenchError("nobody hears the channel")
+        return (publish() - alone) / PUBLICATIONS / HEARERS
+
+
+def rounds() -> Iterator[dict[str, Any]]:
+    """Take all costs of one cluster, ROUNDS times."""
+    with cloned() as clone:
+        run(clone, "scripts/up")
+        cluster = Cluster(clone)
+        for turn in range(ROUNDS):
+            told = hearer() * 1e6
+            counts, used = zip(*(cluster.load(*load) for load in LOADS), strict=True)
+            for name, microseconds in costs(counts, used, cluster.nodes, told).items():
+                yield {"round": turn, "cost": name, "value": microseconds}

@@ -1,0 +1,62 @@
+"""How the costs of single things are found in the CPU time of loads that do several."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import costs, machine
+from bench.costs import Counts
+from bench.rig import BenchError
+
+COUNTS = (Counts(3000, 90_000, 30), Counts(500, 150_000, 300), Counts(1, 1_000, 1000))
+LISTING = """\
+node1 | CHANGED | rc=0 >>
+1 (systemd) S 0 1 1 0 -1 4194560 1 1 1 1 900 900 0 0
+77 (wsfleet) S 1 77 77 0 -1 4194560 1 1 1 1 100 50 0 0
+redis1 | CHANGED | rc=0 >>
+5 (redis-server) S 1 5 5 0 -1 4194560 1 1 1 1 300 100 0 0
+redis2 | CHANGED | rc=0 >>
+5 (redis-server) S 1 5 5 0 -1 4194560 1 1 1 1 100 100 0 0
+lb1 | CHANGED | rc=0 >>
+8 (haproxy) S 1 8 8 0 -1 4194560 1 1 1 1 7 3 0 0
+9 (haproxy) S 8 8 8 0 -1 4194560 1 1 1 1 60 30 0 0
+"""
+
+
+def test_costs_that_made_the_cpu_time_are_found() -> None:
+    """Of each part, with what it does."""
+    used = [
+        {
+            "node": 2 * c.publications * 200e-6 + c.deliveries * 15e-6 + c.connects * 900e-6,
+            "balancer": (c.publications + c.deliveries) * 18e-6 + c.connects * 400e-6,
+            "redis": c.publications * (150 + 2 * 5) * 1e-6 + 2 * c.connects * 90e-6,
+        }
+        for c in COUNTS
+    ]
+    found = costs.costs(COUNTS, used, nodes=2, hearer=5)
+    assert found == pytest.approx(
+        {
+            "node-publication": 200,
+            "node-delivery": 15,
+            "node-connect": 900,
+            "balancer-delivery": 18,
+            "balancer-connect": 400,
+            "redis-publication": 150,
+            "redis-hearer": 5,
+            "redis-connect": 90,
+        }
+    )
+
+
+def test_cpu_time_is_that_of_all_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All balancers and nodes together; of Redis the primary, which is the busiest."""
+    monkeypatch.setattr(machine, "TICKS", 100)
+    assert costs.used_by(LISTING) == {"node": 1.5, "balancer": 1.0, "redis": 4.0}
+    with pytest.raises(BenchError, match="no process of node was found"):
+        costs.used_by(LISTING.replace("(wsfleet)", "(python3)"))
+
+
+def test_an_acknowledgement_is_a_message_too() -> None:
+    """It goes to a client as a delivery does."""
+    report = {"sent": 10, "acknowledged": 9, "deliveries": 90, "connected": 11}
+    assert Counts.of(report) == Counts(10, 99, 11)

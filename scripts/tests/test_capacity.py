@@ -34,7 +34,8 @@ def test_the_document_has_what_the_script_says(options: tuple[str, ...]) -> None
 def test_what_is_needed_depends_on_the_load() -> None:
     """Silent clients need connections; busy ones, and those that all come back, need cores."""
     million = ("--connections", "1000000")
-    quiet = ("--received", "0", "--published", "0", "--node-connect", "800", "--redis-connect", "50")
+    quiet = ["--received", "0", "--published", "0", "--node-connect", "800"]
+    quiet += ["--redis-connect", "50"]
     (silent,) = table(*million, *quiet)
     assert (silent[1], silent[3]) == ("100 (connections)", "2 (storms)")
     (busy,) = table(*million, "--received", "5", "--published", "100")

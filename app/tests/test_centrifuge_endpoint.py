@@ -436,7 +436,7 @@ async def test_a_connection_that_the_nodes_cannot_hear_of_is_not_made(
     single_pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would not end when the next one comes: its client is told to come again."""
-    monkeypatch.setattr("wsfleet.centrifuge_endpoint.SINGLE_CONNECTION_TIMEOUT", 0.1)
+    monkeypatch.setattr("wsfleet.centrifuge_client.SINGLE_CONNECTION_TIMEOUT", 0.1)
     one, _ = single_pair
     monkeypatch.setattr(one.node.listeners, "commanded", lambda command: None)
     url = one.url.replace("http", "ws") + "/connection/websocket"

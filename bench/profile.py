@@ -35,7 +35,8 @@ _OTHER = "anything else"
 GROUPS = (_WRITES, _LOOP, _HTTP, _PROTOCOL, _REDIS, _FAN_OUT, _OTHER)
 _OF_MODULE = {
     **dict.fromkeys(("websocket", "frames", "endpoints", "app", "server"), _HTTP),
-    **dict.fromkeys(("centrifuge_endpoint", "centrifuge_client", "auth", "limits", "users", "channels"), _PROTOCOL),
+    **dict.fromkeys(("centrifuge_endpoint", "centrifuge_client", "auth"), _PROTOCOL),
+    **dict.fromkeys(("limits", "users", "channels"), _PROTOCOL),
     **dict.fromkeys(("admission", "denylist", "metrics", "sessions", "config"), _PROTOCOL),
     **dict.fromkeys(("json_codec", "messages", "codec"), _PROTOCOL),
     **dict.fromkeys(("broker", "store", "primary", "link", "subscriber", "stream"), _REDIS),

@@ -254,6 +254,13 @@ def test_each_alert_fires_in_its_trouble_alone(rules: Path) -> None:
     fire(rules, {name: (changes, [name]) for name, changes in TROUBLES.items()})
 
 
+def test_a_frozen_redis_is_down(rules: Path) -> None:
+    """As one is that refuses connections, though its exporter, which waits for it, is silent too."""
+    of = 'job="redis",instance="redis2"'
+    frozen = {f"up{{{of}}}": always(0), f"redis_up{{{of}}}": GONE}
+    fire(rules, {"a frozen replica": (frozen, ["RedisDown"])})
+
+
 def test_each_alert_says_what_to_do(rules: Path) -> None:
     """A summary, a description, and a link to a section of the operator's handbook."""
     headings = re.findall(r"^#+ (\w+)$", DOCS.read_text(), re.MULTILINE)

@@ -255,7 +255,7 @@ def test_each_alert_fires_in_its_trouble_alone(rules: Path) -> None:
 
 
 def test_a_frozen_redis_is_down(rules: Path) -> None:
-    """As one is that refuses connections, though its exporter, which waits for it, is silent too."""
+    """As one is that refuses connections, though its exporter waits for it and is silent too."""
     of = 'job="redis",instance="redis2"'
     frozen = {f"up{{{of}}}": always(0), f"redis_up{{{of}}}": GONE}
     fire(rules, {"a frozen replica": (frozen, ["RedisDown"])})

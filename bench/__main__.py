@@ -121,24 +121,25 @@ def profile_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurem
 
 
 def deploy_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
-    """The steps of deploying; what fails ends them, since each needs the one before."""
-    try:
-        for result in deploy.steps():
-            say(f"{result['step']}: {result['value']:.0f} s")
-            yield {"round": turn} | result
-    except BenchError as error:
-        say(f"deploy: {error}")
-        yield {"round": turn, "error": str(error)[:200]}
+    """The steps of deploying."""
+    return _of_a_cluster("step", "s", turn, deploy.steps())
 
 
 def costs_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
-    """What each part of a cluster takes for one thing it does; what fails ends it."""
+    """What each part of a cluster takes for one thing it does."""
+    return _of_a_cluster("cost", "µs", turn, costs.rounds())
+
+
+def _of_a_cluster(
+    what: str, unit: str, turn: int, results: Iterator[Measurement]
+) -> Iterator[Measurement]:
+    """What is taken of one cluster; what fails ends it, since each needs the one before."""
     try:
-        for result in costs.rounds():
-            say(f"{result['cost']}: {result['value']:.3g} µs")
-            yield result
+        for result in results:
+            say(f"{result[what]}: {report.number(result['value'])} {unit}")
+            yield {"round": turn} | result
     except BenchError as error:
-        say(f"costs: {error}")
+        say(str(error))
         yield {"round": turn, "error": str(error)[:200]}
 
 

@@ -18,9 +18,8 @@ from typing import Any
 import redis
 
 from bench import machine
-from bench.catalog import PROGRAMS
 from bench.deploy import cloned, run
-from bench.rig import BenchError
+from bench.rig import BenchError, redis_server
 
 #: Of each part: the name of its process, which is the same on all machines.
 PARTS = {"node": "wsfleet", "balancer": "haproxy", "redis": "redis-server"}
@@ -106,10 +105,8 @@ def used_by(listing: str) -> dict[str, float]:
         if head := re.match(r"(\S+) \| ", line):
             host = head[1]
         for part, name in PARTS.items():
-            if process := re.match(rf"\d+ \({name}\) ", line):
-                fields = line[process.end() :].split()
-                seconds = (int(fields[11]) + int(fields[12])) / machine.TICKS
-                found[part][host] = found[part].get(host, 0.0) + seconds
+            if re.match(rf"\d+ \({name}\) ", line):
+                found[part][host] = found[part].get(host, 0.0) + machine.used(line)
     if missing := [part for part, hosts in found.items() if not hosts]:
         raise BenchError(f"no process of {', '.join(missing)} was found")
     # Of the Redis servers the primary does most; the others write what it tells them.
@@ -126,42 +123,31 @@ class Cluster:
         fleet = json.loads(self._fleet_file.read_text())
         self._url: str = fleet["base_url"]
         self.nodes = len(fleet["nodes"])
-        before, began = self._used(), time.monotonic()
+        before = self._used()
         time.sleep(IDLE)
-        self._idle = self._since(before, time.monotonic() - began, dict.fromkeys(PARTS, 0.0))
-        self._idle = {part: seconds / IDLE for part, seconds in self._idle.items()}
+        idle = self._since(before)
+        self._idle = {part: idle[part] / idle["seconds"] for part in PARTS}
 
     def _used(self) -> dict[str, float]:
-        show = "cat /proc/[0-9]*/stat 2>/dev/null; true"
-        return used_by(
-            run(
-                self._clone, "ansible", "all", "--become", "-m", "ansible.builtin.shell", "-a", show
-            )
-        )
+        """CPU seconds by part, and `seconds` of the clock."""
+        show = ("-m", "ansible.builtin.shell", "-a", "cat /proc/[0-9]*/stat 2>/dev/null; true")
+        listing = run(self._clone, "ansible", "all", "--become", *show)
+        return used_by(listing) | {"seconds": time.monotonic()}
 
-    def _since(
-        self, before: dict[str, float], seconds: float, idle: dict[str, float]
-    ) -> dict[str, float]:
+    def _since(self, before: dict[str, float]) -> dict[str, float]:
         now = self._used()
-        return {part: now[part] - before[part] - seconds * idle[part] for part in PARTS}
+        return {name: now[name] - before[name] for name in now}
 
     def load(self, clients: int, rate: int, seconds: int) -> tuple[Counts, dict[str, float]]:
         """What was done, and the CPU seconds for that by part."""
-        before, began = self._used(), time.monotonic()
-        output = run(
-            *(
-                self._clone,
-                "env",
-                f"WSFLEET_FLEET={self._fleet_file}",
-                "wsfleet",
-                "load",
-                self._url,
-            ),
-            *(f"--clients={clients}", f"--rate={rate}", f"--duration={seconds}", "--json"),
-        )
+        command = ["env", f"WSFLEET_FLEET={self._fleet_file}", "wsfleet", "load", self._url]
+        command += [f"--clients={clients}", f"--rate={rate}", f"--duration={seconds}", "--json"]
+        before = self._used()
+        output = run(self._clone, *command)
         time.sleep(GONE)
-        counts = Counts.of(json.loads(output))
-        return counts, self._since(before, time.monotonic() - began, self._idle)
+        spent = self._since(before)
+        used = {part: spent[part] - spent["seconds"] * self._idle[part] for part in PARTS}
+        return Counts.of(json.loads(output)), used
 
 
 def _listen(port: int, stop: threading.Event) -> None:
@@ -179,9 +165,9 @@ def _listen(port: int, stop: threading.Event) -> None:
 def hearer() -> float:
     """CPU seconds of Redis to tell one more connection of a publication, published one by one."""
     port = machine.free_port()
-    command = [str(PROGRAMS / "redis-server"), "--port", str(port), "--save", ""]
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
+        command = redis_server(port, Path(directory))
         log = Path(directory) / "log"
         pid = stack.enter_context(machine.running(command, 0, port, log, {}))
         client = stack.enter_context(redis.Redis(port=port))

@@ -16,10 +16,14 @@ PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def _stat(pid: int, proc: Path) -> list[str]:
-    """The fields of /proc/PID/stat from the state on, which is field 3 of proc(5)."""
+def _fields(stat: str) -> list[str]:
+    """What /proc/PID/stat has from the state on, which is field 3 of proc(5)."""
     # The name before them is in brackets, and may hold any character.
-    return (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return stat.rpartition(")")[2].split()
+
+
+def _stat(pid: int, proc: Path) -> list[str]:
+    return _fields((proc / str(pid) / "stat").read_text())
 
 
 def tree(root: int, proc: Path = PROC) -> list[int]:
@@ -37,13 +41,15 @@ def tree(root: int, proc: Path = PROC) -> list[int]:
     return found
 
 
+def used(stat: str) -> float:
+    """User and system time so far, in seconds, of the process with this /proc/PID/stat."""
+    fields = _fields(stat)
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
 def cpu_seconds(pids: Sequence[int], proc: Path = PROC) -> float:
     """User and system time of these processes so far."""
-    total = 0
-    for pid in pids:
-        fields = _stat(pid, proc)
-        total += int(fields[11]) + int(fields[12])
-    return total / TICKS
+    return sum(used((proc / str(pid) / "stat").read_text()) for pid in pids)
 
 
 def memory(pids: Sequence[int], proc: Path = PROC) -> int:

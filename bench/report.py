@@ -388,7 +388,7 @@ def write_costs(document: dict[str, Any], page: Path) -> None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.rstrip()
 
     _put(page, "needs", [said()])
-    turns = {point["round"] for point in document["measurements"]}
+    turns = {point["round"] for point in document["measurements"] if "value" in point}
     _put(page, "costs", [f"{_where(document)} Median of {len(turns)} rounds.", said("--costs")])
 
 

@@ -109,6 +109,12 @@ class Clients:
         return event
 
 
+def redis_server(port: int, directory: Path) -> list[str]:
+    """As the role sets it up: an append-only file, written to the disk every second."""
+    command = [str(PROGRAMS / "redis-server"), "--port", str(port), "--bind", "127.0.0.1"]
+    return [*command, "--dir", str(directory), "--appendonly", "yes", "--save", ""]
+
+
 class Rig:
     """A peer that runs, as one process or as several nodes, with what it needs."""
 
@@ -172,12 +178,9 @@ class Rig:
         return self._stack.enter_context(machine.running(command, core, port, log, environment))
 
     def _redis(self) -> int:
-        """As the role sets it up: an append-only file, written to the disk every second."""
         port = machine.free_port()
-        command = [str(PROGRAMS / "redis-server"), "--port", str(port), "--bind", "127.0.0.1"]
-        command += ["--dir", str(self._directory), "--appendonly", "yes", "--save", ""]
         # With the generator, not with the node: Redis is not what is counted.
-        self._start(command, GENERATOR_CORE, port, {})
+        self._start(redis_server(port, self._directory), GENERATOR_CORE, port, {})
         return port
 
     def _node(self, redis: int) -> int:

@@ -101,12 +101,7 @@ class Cluster:
 
     def well(self) -> None:
         """Wait until the cluster says that all is well."""
-
-        def says_so() -> bool:
-            with self.wsfleet("status") as process:
-                return process.wait() == 0
-
-        self.until(says_so, "all is well")
+        self.until(lambda: self.run("status")[0] == 0, "all is well")
 
     def playbook(self, name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run a playbook as an operator does; its recap is the end of the output."""
@@ -139,14 +134,19 @@ class Cluster:
         environment = os.environ | {"WSFLEET_FLEET": str(self.fleet_file)}
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
-    def output(self, *arguments: str) -> str:
-        """Run the command line to its end, which must be a good one, and give what it printed."""
+    def run(self, *arguments: str) -> tuple[int, str]:
+        """Run the command line to its end: the exit code, and what it printed."""
         with self.wsfleet(*arguments) as process:
             try:
                 output, _ = process.communicate(timeout=120)
             finally:
                 process.kill()
-        assert process.returncode == 0, output
+        return process.returncode, output
+
+    def output(self, *arguments: str) -> str:
+        """What the command line printed; its end must be a good one."""
+        code, output = self.run(*arguments)
+        assert code == 0, output
         return output
 
     def connections(self) -> dict[str, int]:

@@ -135,7 +135,8 @@ def measured() -> dict[str, float]:
     """The median of each cost, to two digits."""
     found: dict[str, list[float]] = {}
     for point in json.loads(MEASURED.read_text())["measurements"]:
-        found.setdefault(point["cost"], []).append(point["value"])
+        if "value" in point:
+            found.setdefault(point["cost"], []).append(point["value"])
     return {name: float(f"{statistics.median(found[name]):.2g}") for name in COSTS}
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
 
 from bench import costs, machine
@@ -54,6 +57,29 @@ def test_cpu_time_is_that_of_all_machines(monkeypatch: pytest.MonkeyPatch) -> No
     assert costs.used_by(LISTING) == {"node": 1.5, "balancer": 1.0, "redis": 4.0}
     with pytest.raises(BenchError, match="no process of node was found"):
         costs.used_by(LISTING.replace("(wsfleet)", "(python3)"))
+
+
+def test_what_an_idle_cluster_uses_is_not_the_loads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its rate is known from before, and taken off for as long as the load was there."""
+    fleet = tmp_path / "inventory/local/.fleet.json"
+    fleet.parent.mkdir(parents=True)
+    fleet.write_text('{"base_url": "http://lb", "nodes": {"node1-8001": "", "node2-8001": ""}}')
+    report = '{"sent": 3, "deliveries": 6, "acknowledged": 3, "connected": 4}'
+    monkeypatch.setattr(
+        costs, "run", lambda clone, *command: report if "wsfleet" in command else "listing"
+    )
+    seconds = iter([100.0, 110.0, 200.0, 205.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(time, "sleep", lambda duration: None)
+    used = iter([1.0, 2.0, 10.0, 13.0])
+    monkeypatch.setattr(costs, "used_by", lambda listing: dict.fromkeys(costs.PARTS, next(used)))
+    cluster = costs.Cluster(tmp_path)
+    assert cluster.nodes == 2
+    counts, spent = cluster.load(4, 1, 1)
+    assert counts == Counts(3, 9, 4)
+    assert spent == pytest.approx(dict.fromkeys(costs.PARTS, 2.5))  # 3 s less 5 s at 0.1
 
 
 def test_an_acknowledgement_is_a_message_too() -> None:

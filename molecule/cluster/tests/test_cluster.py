@@ -35,13 +35,6 @@ async def store() -> AsyncIterator[Any]:
         yield client
 
 
-def run(cluster: Cluster, *arguments: str) -> tuple[int, str]:
-    """Run the command line to its end: the exit code, and what it printed."""
-    with cluster.wsfleet(*arguments) as process:
-        output, _ = process.communicate(timeout=120)
-    return process.returncode, output
-
-
 async def until(condition: Any, what: str, seconds: float = 30) -> None:
     """Wait until `condition()` is true, or fail with `what` did not happen."""
     deadline = time.monotonic() + seconds
@@ -260,7 +253,7 @@ async def test_a_node_with_a_strangers_certificate_is_taken_out(
         cluster.until, lambda: servers(cluster)[name].startswith("DOWN L6"), f"{name} is out"
     )
     assert {await browser.visit() for _ in range(10)} == {other}
-    code, output = run(cluster, "status", "--json")
+    code, output = cluster.run("status", "--json")
     assert code == 1
     assert any(
         text.startswith(f"node {name}: ") and "certificate verify failed" in text
@@ -353,7 +346,7 @@ async def test_a_full_or_draining_node_is_not_the_last_word(
 def test_the_state_is_consistent_and_all_is_well(cluster: Cluster) -> None:
     """After a death and a return there are no orphans, and the cluster reports itself well."""
     cluster.well()
-    code, output = run(cluster, "check", "state", "--json")
+    code, output = cluster.run("check", "state", "--json")
     assert code == 0, output
     assert json.loads(output)["orphans"] == []
 

@@ -12,8 +12,6 @@ from centrifuge import ClientEventHandler, ClientState  # type: ignore[import-un
 
 from tests.harness import StartNode, settled
 from tests.test_centrifuge_endpoint import CONFIG, Pair, sdk, subscribed, token
-from wsfleet.broker import Following
-from wsfleet.config import ChannelOptions
 from wsfleet.records import Member
 
 KEY = "a key"
@@ -139,25 +137,17 @@ async def test_who_leaves_while_it_is_subscribed_leaves_nothing(
 ) -> None:
     """A subscription by the server that comes too late is none: nobody is present."""
     broker = pair[1].node.broker
-    follow, join = broker.follow, broker.join
+    join = broker.join
     asked, go_on, joined = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    followed: list[Following] = []
 
-    async def slow_follow(channel: str, options: ChannelOptions) -> Following:
-        following = await follow(channel, options)
-        if channel == "offers":
-            followed.append(following)
-            asked.set()
-            await go_on.wait()
-        return following
-
-    async def noted_join(channel: str, client: str, member: Member) -> None:
+    async def slow_join(channel: str, client: str, member: Member) -> None:
+        asked.set()
+        await go_on.wait()
         await join(channel, client, member)
         joined.set()
 
     async with sdk(pair[1], token=token("ann")):
-        monkeypatch.setattr(broker, "follow", slow_follow)
-        monkeypatch.setattr(broker, "join", noted_join)
+        monkeypatch.setattr(broker, "join", slow_join)
         await api("subscribe", user="ann", channel="offers")
         await asked.wait()
     await settled(lambda: len(pair[1].node.hub) == 0, "gone")
@@ -168,7 +158,7 @@ async def test_who_leaves_while_it_is_subscribed_leaves_nothing(
         return await broker.members("offers") == {}
 
     await settled(nobody_there, "nobody is present")
-    assert followed[0].users == 0
+    await settled(lambda: "offers" not in broker._following, "the channel is not followed")
 
 
 async def test_presence(pair: Pair, api: Api) -> None:

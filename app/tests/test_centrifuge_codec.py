@@ -316,7 +316,7 @@ def test_json_commands(frame: str, expected: list[Command]) -> None:
             '{"push":{"channel":"ch","unsubscribe":{"code":2000,"reason":"server unsubscribe"}}}',
         ),
         (
-            Reply(push=Push(DisconnectCode.SHUTDOWN.push)),
+            Reply(push=Push(Disconnect(3001, "shutdown"))),
             '{"push":{"disconnect":{"code":3001,"reason":"shutdown"}}}',
         ),
     ],
@@ -554,11 +554,11 @@ def split(frame: bytes) -> list[bytes]:
 
 
 def test_codes() -> None:
-    """Codes are unique, their pushes carry a reason, and SDKs come back after the right ones."""
+    """Codes are unique, each has a reason, and SDKs come back after the right ones."""
     for table in (ErrorCode, DisconnectCode, UnsubscribeCode):
         codes = [entry.code for entry in table]
         assert len(codes) == len(set(codes))
-    assert DisconnectCode.NO_PONG.push == Disconnect(3012, "no pong")
+    assert (DisconnectCode.NO_PONG.code, DisconnectCode.NO_PONG.reason) == (3012, "no pong")
     assert UnsubscribeCode.INSUFFICIENT_STATE.push == Unsubscribe(2500, "insufficient state")
     assert [code.code for code in ErrorCode if code.temporary] == [100, 111, 113]
     final = [code.name for code in DisconnectCode if not reconnects(code.code)]

@@ -56,18 +56,55 @@ class Following:
 
     name: str
     options: ChannelOptions
+    on_unused: Callable[["Following"], None]
     stream: Stream = field(default_factory=Stream)
     confirmed: asyncio.Event = field(default_factory=asyncio.Event)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     buffers: list[list[Entry]] = field(default_factory=list)
     losses: int = 0
-    users: int = 0
+    followers: int = 0
     heard_at: float = field(default_factory=time.monotonic)
 
     @property
     def position(self) -> Position:
         """Up to where subscribers have been served."""
         return Position(self.stream.offset, self.stream.epoch)
+
+
+class Follower:
+    """One subscriber's share in a `Following`, which counts its followers; given back once."""
+
+    __slots__ = ("_released", "following")
+
+    def __init__(self, following: Following) -> None:
+        self.following = following
+        self._released = False
+        following.followers += 1
+
+    async def confirmed(self) -> None:
+        """Wait until every publication from now on is heard.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        if self.following.confirmed.is_set():
+            return
+        try:
+            async with asyncio.timeout(FOLLOW_TIMEOUT):
+                await self.following.confirmed.wait()
+        except TimeoutError:
+            raise UnavailableError(
+                "the channel cannot be followed: Redis does not answer"
+            ) from None
+
+    def release(self) -> None:
+        """Give the share back; to do so again does nothing."""
+        if self._released:
+            return
+        self._released = True
+        self.following.followers -= 1
+        if self.following.followers == 0:
+            self.following.on_unused(self.following)
 
 
 class Broker:
@@ -220,38 +257,21 @@ class Broker:
 
     def keep(self, channel: str, options: ChannelOptions) -> None:
         """Follow a channel for as long as the process lives; call it before the loops run."""
-        self._following[channel] = Following(channel, options, users=1)
+        self._following[channel] = Following(channel, options, self._unfollow_later, followers=1)
         self._subscriber.want(keys.channel(channel))
 
-    async def follow(self, channel: str, options: ChannelOptions) -> Following:
-        """Begin to hear a channel, or hear it for one more; `unfollow` is its counterpart.
+    def follow(self, channel: str, options: ChannelOptions) -> Follower:
+        """Follow a channel for one more subscriber, until it releases what this returns.
 
-        Raises:
-            UnavailableError: Redis is away.
+        Wait for `Follower.confirmed` before `joining`. A channel without followers is followed for
+        a moment longer, since the next one often comes at once.
         """
         following = self._following.get(channel)
         if following is None:
-            following = self._following[channel] = Following(channel, options)
+            following = Following(channel, options, self._unfollow_later)
+            self._following[channel] = following
             self._subscriber.subscribe(keys.channel(channel))
-        following.users += 1
-        try:
-            async with asyncio.timeout(FOLLOW_TIMEOUT):
-                await following.confirmed.wait()
-        except TimeoutError:
-            self.unfollow(following)
-            raise UnavailableError(
-                "the channel cannot be followed: Redis does not answer"
-            ) from None
-        except BaseException:
-            self.unfollow(following)
-            raise
-        return following
-
-    def unfollow(self, following: Following) -> None:
-        """Hear it for one less; the last one's channel is left after a moment."""
-        following.users -= 1
-        if following.users == 0:
-            asyncio.get_running_loop().call_later(LINGER, self._leave_if_unused, following)
+        return Follower(following)
 
     @asynccontextmanager
     async def joining(
@@ -288,8 +308,11 @@ class Broker:
         position = following.position
         yield Reading(missed.epoch, position.offset, [*missed.entries, *later]), position
 
-    def _leave_if_unused(self, following: Following) -> None:
-        if following.users or self._following.get(following.name) is not following:
+    def _unfollow_later(self, following: Following) -> None:
+        asyncio.get_running_loop().call_later(LINGER, self._unfollow, following)
+
+    def _unfollow(self, following: Following) -> None:
+        if following.followers or self._following.get(following.name) is not following:
             return
         del self._following[following.name]
         self._subscriber.unsubscribe(keys.channel(following.name))

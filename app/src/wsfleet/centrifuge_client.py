@@ -8,8 +8,8 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -17,12 +17,14 @@ from redis.exceptions import RedisError
 
 from wsfleet import __version__, commands, records
 from wsfleet.auth import (
+    ConnectionToken,
     Grant,
+    SubscriptionToken,
     TokenError,
     TokenExpiredError,
     TokenMismatchError,
 )
-from wsfleet.broker import Following, Position
+from wsfleet.broker import Position
 from wsfleet.channels import (
     Channel,
     ChannelError,
@@ -44,7 +46,8 @@ from wsfleet.protocol.centrifuge.messages import (
     Command,
     ConnectRequest,
     ConnectResult,
-    Disconnect,
+    Error,
+    Event,
     HistoryRequest,
     HistoryResult,
     PresenceRequest,
@@ -72,6 +75,7 @@ from wsfleet.protocol.centrifuge.messages import (
 from wsfleet.records import Member, Record
 from wsfleet.store import UnavailableError
 from wsfleet.stream import Entry, Reading
+from wsfleet.subscriptions import EndedError, Subscription, Subscriptions
 
 if TYPE_CHECKING:
     from wsfleet.centrifuge_endpoint import Centrifuge
@@ -86,9 +90,9 @@ LONGEST_TTL = 365 * 86_400
 class RefusedError(Exception):
     """The command is answered with an error; the connection goes on."""
 
-    def __init__(self, code: ErrorCode, *, temporary: bool | None = None) -> None:
-        super().__init__(code.message)
-        self.error = code.error
+    def __init__(self, reason: ErrorCode | Error, *, temporary: bool | None = None) -> None:
+        super().__init__(reason.message)
+        self.error = reason.error if isinstance(reason, ErrorCode) else reason
         if temporary is not None:
             self.error = replace(self.error, temporary=temporary)
 
@@ -99,33 +103,6 @@ class DisconnectedError(Exception):
     def __init__(self, code: DisconnectCode) -> None:
         super().__init__(code.reason)
         self.code = code
-
-
-@dataclass(slots=True)
-class Subscription:
-    """A channel that a connection hears; `expire_at` in Unix seconds, 0 is never."""
-
-    channel: Channel
-    options: ChannelOptions
-    member: Member
-    following: Following
-    server_side: bool
-    expire_at: int = 0
-
-    @property
-    def positioned(self) -> bool:
-        """Whether its client is told when something is lost."""
-        return self.options.force_positioning or self.options.force_recovery
-
-
-def channel_topic(codec: Codec, channel: str) -> str:
-    """Where those are, at the hub, who hear a channel in an encoding."""
-    return f"{codec.name} {channel}"
-
-
-def members_topic(codec: Codec, channel: str) -> str:
-    """Where those are who hear who joins a channel, and who leaves."""
-    return f"{codec.name} members of {channel}"
 
 
 def client_info(member: Member) -> ClientInfo:
@@ -145,7 +122,11 @@ def to_publication(entry: Entry, record: Record) -> Publication:
 
 
 class CentrifugeClient:
-    """One client: its commands are carried out one after the other."""
+    """One client: its commands are carried out one after the other.
+
+    A command is answered in one place, with what carrying it out returned or raised. Work that
+    goes on after the answer is in the background, so that it cannot answer a second time.
+    """
 
     def __init__(
         self, hub: "Centrifuge", connection: Connection, codec: Codec, app_pings: bool
@@ -159,16 +140,14 @@ class CentrifugeClient:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._ping_outstanding = False
         self._unusable = False
-        self._gone = False
         self._others_ended = asyncio.Event()
-        self._joining: set[str] = set()
         self.codec = codec
         self.id = connection.client_id
         self.connected = False
         self.user = ""
         self.token_id = ""
         self.conn_info = b""
-        self.subscriptions: dict[str, Subscription] = {}
+        self.subscriptions = Subscriptions(self._node.hub, connection, codec)
         self._later("stale", self._config.stale_close_delay, self._stale)
 
     # From the client.
@@ -185,33 +164,44 @@ class CentrifugeClient:
                 self.disconnect(DisconnectCode.BAD_REQUEST)
                 return
             try:
-                result = await self._carry_out(command)
-            except RefusedError as error:
-                self._reply(Reply(command.id, error=error.error))
-            except ChannelError as error:
-                self._reply(Reply(command.id, error=error.code.error))
-            except (UnavailableError, RedisError) as error:
-                log.info("command failed", client_id=self.id, error=str(error))
-                self._reply(Reply(command.id, error=ErrorCode.INTERNAL.error))
+                answer = await self._answer(command)
+                if answer is not None:
+                    self._connection.uncork(self._frame(answer))
             except DisconnectedError as error:
                 self.disconnect(error.code)
                 return
             except ProtocolError as error:  # a payload that this encoding cannot carry
                 self.disconnect(error.disconnect)
                 return
-            else:
-                if result is not None:
-                    self._reply(Reply(command.id, result))
 
     async def left(self) -> None:
         """Leave all channels; the connection is gone."""
-        self._gone = True
         for timer in self._timers.values():
             timer.cancel()
-        self._hub.remove(self)
-        for subscription in list(self.subscriptions.values()):
-            with contextlib.suppress(UnavailableError, RedisError):
-                await self._leave(subscription)
+        await self._give_up()
+
+    async def _answer(self, command: Command) -> Reply | None:
+        """Carry out a command; what it is answered with, None for a pong.
+
+        Nothing is awaited between going live and the answer: no publication comes before it.
+
+        Raises:
+            DisconnectedError: the connection ends instead.
+        """
+        try:
+            result = await self._carry_out(command)
+        except RefusedError as error:
+            answer = Reply(command.id, error=error.error)
+        except ChannelError as error:
+            answer = Reply(command.id, error=error.code.error)
+        except (UnavailableError, RedisError) as error:
+            log.info("command failed", client_id=self.id, error=str(error))
+            answer = Reply(command.id, error=ErrorCode.INTERNAL.error)
+        else:
+            return None if result is None else Reply(command.id, result)
+        if answer.error is not None:
+            self._node.metrics.reply_errors.labels(str(answer.error.code)).inc()
+        return answer
 
     async def _carry_out(self, command: Command) -> Result | None:
         request = command.request
@@ -221,21 +211,16 @@ class CentrifugeClient:
         if isinstance(request, ConnectRequest):
             if self.connected:
                 raise DisconnectedError(DisconnectCode.BAD_REQUEST)
-            await self._connect(command.id, request)
-            return None
+            return await self._connect(request)
         if not self.connected:
             raise DisconnectedError(DisconnectCode.BAD_REQUEST)
         if command.refusal is not None:
-            self._reply(Reply(command.id, error=command.refusal))
-            return None
+            raise RefusedError(command.refusal)
         match request:
             case SubscribeRequest():
-                await self._subscribe(command.id, request)
-                return None
+                return await self._subscribe(request)
             case UnsubscribeRequest():
-                if (subscription := self.subscriptions.get(request.channel)) is not None:
-                    await self._leave(subscription)
-                return UnsubscribeResult()
+                return await self._unsubscribe(request)
             case PublishRequest():
                 return await self._publish(request)
             case PresenceRequest():
@@ -250,7 +235,7 @@ class CentrifugeClient:
             case RefreshRequest():
                 return await self._refresh(request)
             case SubRefreshRequest():
-                return self._sub_refresh(request)
+                return await self._sub_refresh(request)
             case SendRequest():
                 raise DisconnectedError(DisconnectCode.NOT_AVAILABLE)
             case RPCRequest():
@@ -258,79 +243,97 @@ class CentrifugeClient:
 
     # Connecting.
 
-    async def _connect(self, number: int, request: ConnectRequest) -> None:
-        grants: dict[str, Grant] = {}
-        expire_at = 0
-        if not request.token and not self._config.allow_anonymous_connect_without_token:
-            raise DisconnectedError(DisconnectCode.BAD_REQUEST)
+    async def _connect(self, request: ConnectRequest) -> ConnectResult:
+        """Let the client in: state, timers and the result belong together.
+
+        Nothing is awaited once the client is in, until it is answered. Where it does not get that
+        far, nothing is left of the attempt, and the client has to open another connection.
+        """
         try:
-            if request.token:
-                token = self._node.connection_tokens.verify_connection(request.token)
-                self.user, self.conn_info = token.user, token.info or b""
-                self.token_id = token.id
-                expire_at = token.expire_at
-                grants = dict(token.subs)
+            token = self._identify(request)
+            subs = await self._enter(request, dict(token.subs) if token else {})
+        except BaseException:
+            await self._give_up()
+            self._connection.cork()  # what was held back is for a connection that was not made
+            raise
+        expire_at = token.expire_at if token else 0
+        self.connected = True
+        self._cancel("stale")
+        self._expire_connection_at(expire_at)
+        if self._app_pings:
+            first = random.uniform(0.5, 1.0) * self._config.ping_interval  # noqa: S311 - jitter
+            self._later("ping", first, self._ping)
+        return ConnectResult(
+            client=self.id,
+            version=f"wsfleet {__version__}",
+            expires=expire_at > 0,
+            ttl=_ttl(expire_at),
+            subs=subs,
+            ping=int(self._config.ping_interval) if self._app_pings else 0,
+            pong=self._app_pings and self._config.pong_timeout > 0,
+            node=self._node.settings.name,
+        )
+
+    def _identify(self, request: ConnectRequest) -> ConnectionToken | None:
+        """Take over who the client is from its token; None where it comes without one."""
+        if not request.token:
+            if not self._config.allow_anonymous_connect_without_token:
+                raise DisconnectedError(DisconnectCode.BAD_REQUEST)
+            return None
+        try:
+            token = self._node.connection_tokens.verify_connection(request.token)
         except TokenExpiredError:
-            self._unusable = True
             raise RefusedError(ErrorCode.TOKEN_EXPIRED) from None
         except TokenError as error:
             log.info("token refused", client_id=self.id, error=str(error))
             raise DisconnectedError(DisconnectCode.INVALID_TOKEN) from None
-        if request.token and not self.user and self._config.disallow_anonymous_connection_tokens:
+        if not token.user and self._config.disallow_anonymous_connection_tokens:
             raise DisconnectedError(DisconnectCode.PERMISSION_DENIED)
+        self.user, self.conn_info, self.token_id = token.user, token.info or b"", token.id
+        return token
+
+    async def _enter(
+        self, request: ConnectRequest, grants: dict[str, Grant]
+    ) -> dict[str, SubscribeResult]:
+        """Register the client, and make its server-side subscriptions, by channel.
+
+        All of them are reserved first: whoever ends one before it is made prevents it.
+        """
         if not self._hub.add(self):
             raise DisconnectedError(DisconnectCode.CONNECTION_LIMIT)
-        self.connected = True
         self._connection.cork()
-        try:
-            # Only now that it is counted in: it hears of it if its user is blocked after this.
-            await self._check_denylist(self.token_id)
-            subs, joined = await self._join_server_side(request, grants)
-            result = ConnectResult(
-                client=self.id,
-                version=f"wsfleet {__version__}",
-                expires=expire_at > 0,
-                ttl=_ttl(expire_at),
-                subs=subs,
-                ping=int(self._config.ping_interval) if self._app_pings else 0,
-                pong=self._app_pings and self._config.pong_timeout > 0,
-                node=self._node.settings.name,
-            )
-            answer = self._frame(Reply(number, result))
-        except BaseException:
-            self._unusable = True
-            self._connection.uncork(b"")
-            raise
-        self._cancel("stale")
-        self._connection.uncork(answer)
-        for subscription in joined:
-            await self._tell_joined(subscription)
-        if expire_at:
-            self._expire_connection_at(expire_at)
-        if self._app_pings:
-            first = random.uniform(0.5, 1.0) * self._config.ping_interval  # noqa: S311 - jitter
-            self._later("ping", first, self._ping)
+        planned: list[tuple[Subscription, SubscribeRequest, Grant]] = []
+        for channel, options, grant in self._server_side(request, grants):
+            subscription = Subscription(channel, options, self._member(grant), server_side=True)
+            self.subscriptions.reserve(subscription)
+            wanted = request.subs.get(channel.name, SubscribeRequest(channel.name))
+            planned.append((subscription, wanted, grant))
+        # Only now that it is counted in: it hears of it if its user is blocked after this.
+        await self._check_denylist(self.token_id)
+        await self._node.sessions.open(self._connection)
+        subs: dict[str, SubscribeResult] = {}
+        for subscription, wanted, grant in planned:
+            with contextlib.suppress(EndedError):
+                subs[subscription.name] = await self._join(subscription, wanted, grant)
+        personal = self._config.subscribe_to_user_personal_channel
+        if personal.enabled and personal.single_connection and self.user:
+            await self._end_others()
+        if self._unusable:  # somebody has ended the connection: it is told already
+            raise DisconnectedError(DisconnectCode.CONNECTION_CLOSED)
+        return subs
+
+    async def _give_up(self) -> None:
+        """Undo what is done for the connection on this node, and in Redis as far as it answers."""
+        self._unusable = True
+        self._hub.remove(self)
+        code = UnsubscribeCode.DISCONNECT
+        ended = [each for each in self.subscriptions if self.subscriptions.end(each, code)]
+        await asyncio.gather(*(self._farewell(each) for each in ended if each.told))
 
     async def _check_denylist(self, token_id: str) -> None:
         objection = await self._node.denylist.objection(self.user, token_id)
         if objection is not None:
             raise DisconnectedError(objection)
-
-    async def _join_server_side(
-        self, request: ConnectRequest, grants: dict[str, Grant]
-    ) -> tuple[dict[str, SubscribeResult], list[Subscription]]:
-        await self._node.sessions.open(self._connection)
-        subs: dict[str, SubscribeResult] = {}
-        joined: list[Subscription] = []
-        for channel, options, grant in self._server_side(request, grants):
-            wanted = request.subs.get(channel.name, SubscribeRequest(channel.name))
-            async with self._join(channel, options, wanted, grant, server_side=True) as outcome:
-                subs[channel.name], subscription = outcome
-            joined.append(subscription)
-        personal = self._config.subscribe_to_user_personal_channel
-        if personal.enabled and personal.single_connection and self.user:
-            await self._end_others()
-        return subs, joined
 
     async def _end_others(self) -> None:
         """Let no other connection of the user stay, on any node.
@@ -389,17 +392,24 @@ class CentrifugeClient:
             raise DisconnectedError(DisconnectCode.EXPIRED) from None
         except TokenError:
             raise DisconnectedError(DisconnectCode.INVALID_TOKEN) from None
-        await self._check_denylist(token.id)
-        self.token_id = token.id
+        before, self.token_id = (
+            self.token_id,
+            token.id,
+        )  # it hears of it if it is revoked from now on
+        try:
+            await self._check_denylist(token.id)
+        except BaseException:
+            self.token_id = before
+            raise
         self._expire_connection_at(token.expire_at)
         return RefreshResult(expires=token.expire_at > 0, ttl=_ttl(token.expire_at))
 
     # Channels.
 
-    async def _subscribe(self, number: int, request: SubscribeRequest) -> None:
-        if request.channel in self.subscriptions or request.channel in self._joining:
+    async def _subscribe(self, request: SubscribeRequest) -> SubscribeResult:
+        if request.channel in self.subscriptions:
             raise RefusedError(ErrorCode.ALREADY_SUBSCRIBED)
-        if len(self.subscriptions) + len(self._joining) >= self._config.channel_limit:
+        if len(self.subscriptions) >= self._config.channel_limit:
             raise RefusedError(ErrorCode.LIMIT_EXCEEDED)
         channel = self._node.channels.resolve(request.channel)
         if request.type != 0:
@@ -408,7 +418,8 @@ class CentrifugeClient:
             raise DisconnectedError(DisconnectCode.BAD_REQUEST)
         if request.tf:
             raise RefusedError(ErrorCode.BAD_REQUEST)
-        grant, expire_at = await self._permission(channel, request)
+        token = self._permission(channel, request)
+        grant = token.grant if token else Grant()
         options = subscription_options(
             channel,
             self.user,
@@ -417,17 +428,23 @@ class CentrifugeClient:
             recoverable=request.recoverable,
             join_leave=request.join_leave,
         )
-        async with self._join(
-            channel, options, request, grant, server_side=False, expire_at=expire_at
-        ) as (result, subscription):
-            self._reply(Reply(number, result))
-        await self._tell_joined(subscription)
+        subscription = Subscription(channel, options, self._member(grant), server_side=False)
+        if token:
+            subscription.token_id, subscription.expire_at = token.id, token.expire_at
+        self.subscriptions.reserve(subscription)
+        try:
+            return await self._join(subscription, request, grant)
+        except EndedError as ended:
+            # It is subscribed and unsubscribed at once, and gets no publication in between.
+            self._loop.call_soon(self._push, ended.code.push, channel.name)  # after the answer
+            return SubscribeResult(was_recovering=request.recover)
 
-    async def _permission(self, channel: Channel, request: SubscribeRequest) -> tuple[Grant, int]:
+    def _permission(self, channel: Channel, request: SubscribeRequest) -> SubscriptionToken | None:
+        """Check that the client may subscribe; its token, None if it needs none."""
         if not request.token:
             if (refusal := may_subscribe(channel, self.user)) is not None:
                 raise RefusedError(refusal)
-            return Grant(), 0
+            return None
         try:
             token = self._node.subscription_tokens.verify_subscription(request.token)
             token.check(channel=channel.name, user=self.user, client=self.id)
@@ -437,48 +454,63 @@ class CentrifugeClient:
             raise DisconnectedError(DisconnectCode.INVALID_TOKEN) from None
         except TokenError:
             raise RefusedError(ErrorCode.PERMISSION_DENIED) from None
-        if await self._node.denylist.objection("", token.id) is not None:
-            raise RefusedError(ErrorCode.PERMISSION_DENIED)
-        return token.grant, token.expire_at
+        return token
 
-    @contextlib.asynccontextmanager
+    async def _check_subscription_token(self, token_id: str) -> None:
+        if await self._node.denylist.revoked(token_id):
+            raise RefusedError(ErrorCode.PERMISSION_DENIED)
+
+    def _member(self, grant: Grant) -> Member:
+        return Member(self.user, self.id, self.conn_info, grant.info or b"")
+
     async def _join(
-        self,
-        channel: Channel,
-        options: ChannelOptions,
-        request: SubscribeRequest,
-        grant: Grant,
-        *,
-        server_side: bool,
-        expire_at: int = 0,
-    ) -> AsyncIterator[tuple[SubscribeResult, Subscription]]:
-        """Subscribe without a gap: what the block sends comes before the first live publication."""
-        broker = self._node.broker
-        self._joining.add(channel.name)
-        following = None
+        self, subscription: Subscription, request: SubscribeRequest, grant: Grant
+    ) -> SubscribeResult:
+        """Make a reserved subscription live, or end it.
+
+        There is no gap if the caller sends the result before it awaits anything: delivery goes on
+        with the event loop's next step.
+
+        Raises:
+            EndedError: somebody else has ended it meanwhile.
+            RefusedError, UnavailableError, redis.exceptions.RedisError: it cannot be made.
+        """
         try:
-            following = await broker.follow(channel.name, channel.options)
-            member = Member(self.user, self.id, self.conn_info, grant.info or b"")
-            subscription = Subscription(channel, options, member, following, server_side, expire_at)
-            if options.presence:
-                await broker.join(channel.name, self.id, member)
-            recovering = request.recover and options.force_recovery
-            since = Position(request.offset, request.epoch) if recovering else None
-            limit = self._config.recovery_max_publication_limit or options.history_size
-            async with broker.joining(following, since, limit) as (reading, position):
-                result = self._subscribed(request, subscription, reading, position)
-                result.data = grant.data or b""
-                yield result, subscription
-                self._go_live(subscription)
-        except BaseException:
-            if following is not None and channel.name not in self.subscriptions:
-                broker.unfollow(following)
-                if options.presence:
-                    with contextlib.suppress(UnavailableError, RedisError):
-                        await broker.leave(channel.name, self.id)
+            result = await self._make(subscription, request)
+        except BaseException as error:
+            own = self.subscriptions.end(subscription, UnsubscribeCode.CLIENT)
+            await self._farewell(subscription)  # what was told to Redis after it was ended, too
+            if not own and isinstance(error, Exception):
+                self.subscriptions.check(subscription)
             raise
-        finally:
-            self._joining.discard(channel.name)
+        result.data = grant.data or b""
+        self._expire_subscription_at(subscription, subscription.expire_at)
+        if subscription.options.join_leave:
+            self._hub.background.start(self._announce(subscription))
+        return result
+
+    async def _make(self, subscription: Subscription, request: SubscribeRequest) -> SubscribeResult:
+        """Acquire what a subscription needs; after each await it may have been ended."""
+        broker, check = self._node.broker, self.subscriptions.check
+        await self._check_subscription_token(subscription.token_id)
+        check(subscription)
+        follower = subscription.follower = broker.follow(
+            subscription.name, subscription.channel.options
+        )
+        await follower.confirmed()
+        check(subscription)
+        if subscription.options.presence:
+            subscription.present = True
+            await broker.join(subscription.name, self.id, subscription.member)
+            check(subscription)
+        recovering = request.recover and subscription.options.force_recovery
+        since = Position(request.offset, request.epoch) if recovering else None
+        limit = self._config.recovery_max_publication_limit or subscription.options.history_size
+        async with broker.joining(follower.following, since, limit) as (reading, position):
+            check(subscription)
+            result = self._subscribed(request, subscription, reading, position)
+            self.subscriptions.go_live(subscription)
+        return result
 
     def _subscribed(
         self,
@@ -487,8 +519,6 @@ class CentrifugeClient:
         reading: Reading | None,
         position: Position,
     ) -> SubscribeResult:
-        if self._gone:  # while the server's API subscribed it
-            raise DisconnectedError(DisconnectCode.CONNECTION_CLOSED)
         result = SubscribeResult(
             expires=subscription.expire_at > 0,
             ttl=_ttl(subscription.expire_at),
@@ -513,38 +543,42 @@ class CentrifugeClient:
                 raise RefusedError(ErrorCode.UNRECOVERABLE_POSITION)
         return result
 
-    def _go_live(self, subscription: Subscription) -> None:
-        hub, name = self._node.hub, subscription.channel.name
-        self.subscriptions[name] = subscription
-        hub.subscribe(self._connection, channel_topic(self.codec, name))
-        if subscription.options.force_push_join_leave:
-            hub.subscribe(self._connection, members_topic(self.codec, name))
-        if subscription.expire_at:
-            self._expire_subscription_at(subscription, subscription.expire_at)
+    async def _announce(self, subscription: Subscription) -> None:
+        """Tell the other members that one has joined."""
+        if subscription.ended is None:
+            subscription.announced = True
+            await self._node.broker.tell_members(subscription.name, True, subscription.member)
 
-    async def _tell_joined(self, subscription: Subscription) -> None:
-        if subscription.options.join_leave:
-            await self._node.broker.tell_members(
-                subscription.channel.name, True, subscription.member
-            )
+    async def _farewell(self, subscription: Subscription) -> None:
+        """Tell Redis and the other members that a subscription has ended, as far as Redis answers.
 
-    async def _leave(self, subscription: Subscription) -> None:
-        hub, name = self._node.hub, subscription.channel.name
-        self.subscriptions.pop(name, None)
-        self._cancel(f"subscription {name}")
-        hub.unsubscribe(self._connection, channel_topic(self.codec, name))
-        hub.unsubscribe(self._connection, members_topic(self.codec, name))
-        self._node.broker.unfollow(subscription.following)
-        if subscription.options.presence:
-            await self._node.broker.leave(name, self.id)
-        if subscription.options.join_leave:
-            await self._node.broker.tell_members(name, False, subscription.member)
+        Where the client has subscribed again, this may come after what the newer subscription told
+        them: so they are told of that one again.
+        """
+        broker, name = self._node.broker, subscription.name
+        with contextlib.suppress(UnavailableError, RedisError):
+            if subscription.present:
+                await broker.leave(name, self.id)
+                newer = self.subscriptions.get(name)
+                if newer is not None and newer.present:
+                    await broker.join(name, self.id, newer.member)
+            if subscription.announced:
+                await broker.tell_members(name, False, subscription.member)
+                newer = self.subscriptions.get(name)
+                if newer is not None and newer.announced:
+                    await broker.tell_members(name, True, newer.member)
+
+    async def _unsubscribe(self, request: UnsubscribeRequest) -> UnsubscribeResult:
+        subscription = self.subscriptions.get(request.channel)
+        if subscription and self.subscriptions.end(subscription, UnsubscribeCode.CLIENT):
+            await self._farewell(subscription)
+        return UnsubscribeResult()
 
     async def _publish(self, request: PublishRequest) -> PublishResult:
         channel = self._node.channels.resolve(request.channel)
         if not request.data or too_deep(request.data, self._node.settings.max_json_depth):
             raise RefusedError(ErrorCode.BAD_REQUEST)
-        subscription = self.subscriptions.get(request.channel)
+        subscription = self.subscriptions.live.get(request.channel)
         refusal = may_publish(channel, self.user, subscribed=subscription is not None)
         if refusal is not None:
             raise RefusedError(refusal)
@@ -563,14 +597,14 @@ class CentrifugeClient:
 
     async def _members(self, request: PresenceRequest | PresenceStatsRequest) -> dict[str, Member]:
         channel = self._node.channels.resolve(request.channel)
-        subscribed = request.channel in self.subscriptions
+        subscribed = request.channel in self.subscriptions.live
         if (refusal := may_see_presence(channel, self.user, subscribed=subscribed)) is not None:
             raise RefusedError(refusal)
         return await self._node.broker.members(channel.name)
 
     async def _history(self, request: HistoryRequest) -> HistoryResult:
         channel = self._node.channels.resolve(request.channel)
-        subscribed = request.channel in self.subscriptions
+        subscribed = request.channel in self.subscriptions.live
         if (refusal := may_read_history(channel, self.user, subscribed=subscribed)) is not None:
             raise RefusedError(refusal)
         since = request.since
@@ -592,8 +626,8 @@ class CentrifugeClient:
         ]
         return HistoryResult(publications, reading.epoch, reading.offset)
 
-    def _sub_refresh(self, request: SubRefreshRequest) -> SubRefreshResult:
-        subscription = self.subscriptions.get(request.channel)
+    async def _sub_refresh(self, request: SubRefreshRequest) -> SubRefreshResult:
+        subscription = self.subscriptions.live.get(request.channel)
         if subscription is None:
             raise RefusedError(ErrorCode.PERMISSION_DENIED)
         if not request.token:
@@ -606,6 +640,14 @@ class CentrifugeClient:
             raise RefusedError(ErrorCode.TOKEN_EXPIRED, temporary=True) from None
         except TokenError:
             raise DisconnectedError(DisconnectCode.INVALID_TOKEN) from None
+        before, subscription.token_id = subscription.token_id, token.id  # as in `_refresh`
+        try:
+            await self._check_subscription_token(token.id)
+        except BaseException:
+            subscription.token_id = before
+            raise
+        if subscription.ended is not None:
+            raise RefusedError(ErrorCode.PERMISSION_DENIED)
         self._expire_subscription_at(subscription, token.expire_at)
         return SubRefreshResult(expires=token.expire_at > 0, ttl=_ttl(token.expire_at))
 
@@ -613,62 +655,80 @@ class CentrifugeClient:
 
     def disconnect(self, code: DisconnectCode) -> None:
         """End the connection; SDKs decide by the code whether to come back."""
-        self.close(code.push)
+        self.close(code.code, code.reason)
 
-    def close(self, reason: Disconnect) -> None:
-        """End the connection for a reason of the server's API."""
+    def close(self, code: int, reason: str) -> None:
+        """End the connection with a code of the protocol, or of the server's API.
+
+        The close frame alone says so: over WebSocket there is no push before it.
+        """
         self._unusable = True
-        self._connection.send(self._frame(Reply(push=Push(reason))))
-        self._connection.close(reason.code, reason.reason)
+        self._connection.close(code, reason)
 
     def insufficient_state(self, subscription: Subscription) -> None:
         """Make the client subscribe again: something is lost to it."""
         if subscription.server_side:
             self.disconnect(DisconnectCode.INSUFFICIENT_STATE)
         else:
-            self._hub.background.start(
-                self._unsubscribed(subscription, UnsubscribeCode.INSUFFICIENT_STATE)
-            )
+            self._end(subscription, UnsubscribeCode.INSUFFICIENT_STATE)
+
+    def tokens(self) -> list[str]:
+        """The `jti` of each token that the connection, or one of its subscriptions, rests on."""
+        ids = [self.token_id, *(subscription.token_id for subscription in self.subscriptions)]
+        return [token_id for token_id in ids if token_id]
+
+    def revoked(self, token_id: str) -> None:
+        """End what rests on the token: the connection, or subscriptions, for good."""
+        if token_id == self.token_id:
+            self.disconnect(DisconnectCode.INVALID_TOKEN)
+            return
+        for subscription in self.subscriptions:
+            if subscription.token_id == token_id:
+                self._end(subscription, UnsubscribeCode.SERVER)
 
     async def command(self, wanted: commands.Command) -> None:
         """Carry out a command of the server's API."""
         match wanted.do:
             case "disconnect":
-                self.close(Disconnect(wanted.code, wanted.reason))
+                self.close(wanted.code, wanted.reason)
             case "unsubscribe":
-                names = [wanted.channel] if wanted.channel else list(self.subscriptions)
-                for name in names:
-                    if (subscription := self.subscriptions.get(name)) is not None:
-                        await self._unsubscribed(subscription, UnsubscribeCode.SERVER)
+                for subscription in self.subscriptions:
+                    if wanted.channel in ("", subscription.name):
+                        self._end(subscription, UnsubscribeCode.SERVER)
             case "subscribe":
                 try:
                     await self._subscribe_server_side(wanted)
-                except (ChannelError, DisconnectedError) as error:
+                except (ChannelError, DisconnectedError, EndedError) as error:
                     log.info("not subscribed", client_id=self.id, error=str(error))
 
     async def _subscribe_server_side(self, wanted: commands.Command) -> None:
-        if wanted.channel in self.subscriptions or wanted.channel in self._joining:
+        if self._unusable or wanted.channel in self.subscriptions:
             return
         channel = self._node.channels.find(wanted.channel)
         request = SubscribeRequest(
             channel.name, recover=wanted.recover, epoch=wanted.epoch, offset=wanted.offset
         )
-        async with self._join(channel, channel.options, request, Grant(), server_side=True) as (
-            result,
-            subscription,
-        ):
-            event = Subscribe(result.recoverable, result.epoch, result.offset, result.positioned)
-            self._reply(Reply(push=Push(event, channel.name)))
-        await self._tell_joined(subscription)
+        grant = Grant()
+        subscription = Subscription(channel, channel.options, self._member(grant), server_side=True)
+        self.subscriptions.reserve(subscription)
+        result = await self._join(subscription, request, grant)
+        event = Subscribe(result.recoverable, result.epoch, result.offset, result.positioned)
+        self._push(event, channel.name)
 
-    async def _unsubscribed(self, subscription: Subscription, code: UnsubscribeCode) -> None:
-        self._reply(Reply(push=Push(code.push, subscription.channel.name)))
-        await self._leave(subscription)
+    def _end(self, subscription: Subscription, code: UnsubscribeCode) -> None:
+        """End a subscription, and tell its client and the others, unless that is done already.
 
-    def _reply(self, reply: Reply) -> None:
-        if reply.error is not None:
-            self._node.metrics.reply_errors.labels(str(reply.error.code)).inc()
-        self._connection.send(self._frame(reply))
+        Whoever is making the subscription hears of it, and answers its client.
+        """
+        is_known = self.subscriptions.live.get(subscription.name) is subscription
+        if self.subscriptions.end(subscription, code):
+            if is_known:
+                self._push(code.push, subscription.name)
+            if subscription.told:
+                self._hub.background.start(self._farewell(subscription))
+
+    def _push(self, event: Event, channel: str) -> None:
+        self._connection.send(self._frame(Reply(push=Push(event, channel))))
 
     def _frame(self, reply: Reply) -> bytes:
         return frame(self.codec.opcode, self.codec.encode([reply]))
@@ -711,18 +771,20 @@ class CentrifugeClient:
 
     def _expire_subscription_at(self, subscription: Subscription, expire_at: int) -> None:
         subscription.expire_at = expire_at
-        name = f"subscription {subscription.channel.name}"
-        if not expire_at:
-            self._cancel(name)
-            return
-        delay = max(0.0, expire_at - time.time()) + self._config.expired_sub_close_delay
-        self._later(name, delay, lambda: self._subscription_expired(subscription))
+        if subscription.expiry is not None:
+            subscription.expiry.cancel()
+            subscription.expiry = None
+        if expire_at:
+            delay = max(0.0, expire_at - time.time()) + self._config.expired_sub_close_delay
+            subscription.expiry = self._loop.call_later(
+                delay, self._subscription_expired, subscription
+            )
 
     def _subscription_expired(self, subscription: Subscription) -> None:
         if subscription.server_side:
             self.disconnect(DisconnectCode.SUB_EXPIRED)
         else:
-            self._hub.background.start(self._unsubscribed(subscription, UnsubscribeCode.EXPIRED))
+            self._end(subscription, UnsubscribeCode.EXPIRED)
 
 
 def _ttl(expire_at: int) -> int:

@@ -6,9 +6,7 @@ from wsfleet import commands
 from wsfleet.background import Background
 from wsfleet.centrifuge_client import (
     CentrifugeClient,
-    channel_topic,
     client_info,
-    members_topic,
     to_publication,
 )
 from wsfleet.connection import Close, Closes, Connection
@@ -24,6 +22,7 @@ from wsfleet.protocol.centrifuge.negotiation import negotiate
 from wsfleet.protocol.centrifuge.protobuf_codec import ProtobufCodec
 from wsfleet.records import Member, Record
 from wsfleet.stream import Entry
+from wsfleet.subscriptions import channel_topic, members_topic
 from wsfleet.websocket import Request, WebSocket
 
 CLOSES = Closes(
@@ -94,7 +93,7 @@ class Centrifuge(Listener):
                 payload = codec.encode_publication(channel, publication)
             except ProtocolError as error:
                 for client in list(self.clients.values()):
-                    if client.codec is codec and channel in client.subscriptions:
+                    if client.codec is codec and channel in client.subscriptions.live:
                         client.disconnect(error.disconnect)
             else:
                 self.node.hub.publish(topic, frame(codec.opcode, payload))
@@ -111,7 +110,7 @@ class Centrifuge(Listener):
     def lost(self, channel: str) -> None:
         """Let positioned subscribers recover: they learn from the answer that they could not."""
         for client in list(self.clients.values()):
-            subscription = client.subscriptions.get(channel)
+            subscription = client.subscriptions.live.get(channel)
             if subscription is not None and subscription.positioned:
                 client.insufficient_state(subscription)
 
@@ -125,7 +124,7 @@ class Centrifuge(Listener):
     def count(self, census: Census) -> None:
         """Count the channels' subscribers."""
         for client in self.clients.values():
-            census.subscribers.update(client.subscriptions.keys())
+            census.subscribers.update(client.subscriptions.live.keys())
 
     async def refresh_presence(self) -> None:
         """Say again and again who is still there; entries of a dead node expire."""
@@ -135,7 +134,7 @@ class Centrifuge(Listener):
             present = [
                 (channel, client.id, subscription.member)
                 for client in self.clients.values()
-                for channel, subscription in client.subscriptions.items()
+                for channel, subscription in client.subscriptions.live.items()
                 if subscription.options.presence
             ]
             for start in range(0, len(present), PRESENCE_CHUNK):

@@ -40,7 +40,7 @@ class SingleConnection(msgspec.Struct, frozen=True, tag=True):
 
 
 class Revocation(msgspec.Struct, frozen=True, tag=True):
-    """Disconnect who came with the token with this `jti`."""
+    """End the connections and subscriptions that rest on the token with this `jti`."""
 
     token: str
 

@@ -32,16 +32,20 @@ class Denylist:
         """Why this user, or who shows the token with this `jti`, may not be connected."""
         if not user and not token:
             return None
-        blocked, revoked = await asyncio.gather(
-            self._has(keys.blocked(user) if user else ""),
-            self._has(keys.revoked(token) if token else ""),
-        )  # one round trip
+        blocked, revoked = await asyncio.gather(  # one round trip
+            self.blocked(user), self.revoked(token)
+        )
         if blocked:
             return DisconnectCode.PERMISSION_DENIED
         return DisconnectCode.INVALID_TOKEN if revoked else None
 
-    async def _has(self, key: str) -> bool:
-        return bool(key and await self._store.call("EXISTS", key))
+    async def blocked(self, user: str) -> bool:
+        """Whether a user is blocked; "" is nobody."""
+        return bool(user and await self._store.call("EXISTS", keys.blocked(user)))
+
+    async def revoked(self, token: str) -> bool:
+        """Whether the token with this `jti` is revoked; "" is none."""
+        return bool(token and await self._store.call("EXISTS", keys.revoked(token)))
 
     async def _put(self, key: str, expire_at: int) -> None:
         expiry = ("EXAT", expire_at) if expire_at else ()

@@ -46,9 +46,11 @@ class Plain(Listener):
 
         async def create(connection: Connection) -> PlainClient:
             client = PlainClient(node, connection, admitted)
-            node.hub.subscribe(connection, TOPIC)
-            await node.sessions.open(connection)
-            await client.enter()
+            try:
+                await client.enter()
+            except BaseException:
+                await client.left()
+                raise
             return client
 
         await serve(node, websocket, "plain", plain.CLOSES, create)
@@ -89,22 +91,28 @@ class PlainClient:
         """Its user; "" is nobody."""
         return self._identity.user
 
-    @property
-    def token_id(self) -> str:
-        """The `jti` of its token."""
-        return self._identity.token_id
+    def tokens(self) -> list[str]:
+        """The `jti` of its token, if that has one."""
+        return [self._identity.token_id] if self._identity.token_id else []
+
+    def revoked(self, token_id: str) -> None:
+        """End the connection if it came with this token."""
+        if token_id == self._identity.token_id:
+            self.disconnect(DisconnectCode.INVALID_TOKEN)
 
     async def enter(self) -> None:
-        """Be counted, and checked again: what changed since the handshake was told to others."""
+        """Be counted, and then checked again: from now on it hears what is wanted of its user."""
         if not self._node.users.add(self):
             self.disconnect(DisconnectCode.CONNECTION_LIMIT)
             return
+        self._node.hub.subscribe(self._connection, TOPIC)
+        await self._node.sessions.open(self._connection)
         if expire_at := self._identity.expire_at:
             delay = max(0.0, expire_at - time.time())
             loop = asyncio.get_running_loop()
             self._expiry = loop.call_later(delay, self.disconnect, DisconnectCode.EXPIRED)
         with contextlib.suppress(UnavailableError, RedisError):  # it was asked a moment ago
-            objection = await self._node.denylist.objection(self.user, self.token_id)
+            objection = await self._node.denylist.objection(self.user, self._identity.token_id)
             if objection is not None:
                 self.disconnect(objection)
 

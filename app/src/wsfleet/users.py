@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 from wsfleet import commands
@@ -17,7 +17,7 @@ RECHECK_CHUNK = 500
 
 
 class Client(Protocol):
-    """One client, as which user it came, and by which token (its `jti`); "" is none."""
+    """One client, and as which user it came; "" is nobody in particular."""
 
     @property
     def id(self) -> str:
@@ -27,9 +27,11 @@ class Client(Protocol):
     def user(self) -> str:
         """Whose it is."""
 
-    @property
-    def token_id(self) -> str:
-        """What it came with."""
+    def tokens(self) -> list[str]:
+        """The `jti` of each token that it, or something that it has, rests on."""
+
+    def revoked(self, token_id: str) -> None:
+        """End what rests on the token with this `jti`."""
 
     async def command(self, wanted: commands.Command) -> None:
         """Carry out a command of the server's API."""
@@ -81,9 +83,7 @@ class Users(Listener):
                     if command.concerns(client.user, client.id):
                         self._background.start(client.command(command))
             case commands.Revocation():
-                for client in self:
-                    if client.token_id == command.token:
-                        client.disconnect(DisconnectCode.INVALID_TOKEN)
+                self._revoked(command.token)
 
     def hurry(self) -> None:
         """Check again now: for a while no command was heard."""
@@ -96,14 +96,31 @@ class Users(Listener):
                 async with asyncio.timeout(RECHECK_INTERVAL):
                     await self._hurry.wait()
             self._hurry.clear()
-            known = [client for client in self if client.user or client.token_id]
-            for start in range(0, len(known), RECHECK_CHUNK):
-                chunk = known[start : start + RECHECK_CHUNK]
-                asked = (denylist.objection(client.user, client.token_id) for client in chunk)
-                answers = await asyncio.gather(*asked, return_exceptions=True)
-                for client, objection in zip(chunk, answers, strict=True):
-                    if isinstance(objection, DisconnectCode):
-                        client.disconnect(objection)
+            await self._check(denylist.blocked, list(self._clients), self._blocked)
+            tokens = {token for client in self for token in client.tokens()}
+            await self._check(denylist.revoked, list(tokens), self._revoked)
+
+    async def _check(
+        self,
+        ask: Callable[[str], Awaitable[bool]],
+        names: list[str],
+        end: Callable[[str], None],
+    ) -> None:
+        """End what Redis says should have ended; where it does not answer, the next check may."""
+        for start in range(0, len(names), RECHECK_CHUNK):
+            chunk = names[start : start + RECHECK_CHUNK]
+            answers = await asyncio.gather(*map(ask, chunk), return_exceptions=True)
+            for name, answer in zip(chunk, answers, strict=True):
+                if answer is True:
+                    end(name)
+
+    def _blocked(self, user: str) -> None:
+        for client in self.of(user):
+            client.disconnect(DisconnectCode.PERMISSION_DENIED)
+
+    def _revoked(self, token: str) -> None:
+        for client in self:
+            client.revoked(token)
 
     def count(self, census: Census) -> None:
         """Count those who are connected, and their users."""

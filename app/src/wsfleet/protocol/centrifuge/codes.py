@@ -5,7 +5,7 @@ Source: errors.go, disconnect.go and unsubscribe.go of github.com/centrifugal/ce
 
 from enum import Enum
 
-from wsfleet.protocol.centrifuge.messages import Disconnect, Error, Unsubscribe
+from wsfleet.protocol.centrifuge.messages import Error, Unsubscribe
 
 
 class ErrorCode(Enum):
@@ -42,10 +42,11 @@ class ErrorCode(Enum):
 
 
 class DisconnectCode(Enum):
-    """Why a connection ends: close code and reason of the WebSocket, and of the push before it.
+    """Why a connection ends: close code and reason of the WebSocket.
 
-    Applications use 4000 to 4999 for codes of their own. The reason is never left out: some SDKs
-    need one to tell a final code.
+    Over WebSocket there is no push before the close frame, as in Centrifugo: some SDKs come back
+    after such a push, even where its code is final. Applications use 4000 to 4999 for codes of
+    their own. The reason is never left out: some SDKs need one to tell a final code.
     """
 
     CONNECTION_CLOSED = 3000, "connection closed"  # the client went; never sent
@@ -76,15 +77,12 @@ class DisconnectCode(Enum):
         self.code = code
         self.reason = reason
 
-    @property
-    def push(self) -> Disconnect:
-        """What is pushed before the connection is closed."""
-        return Disconnect(self.code, self.reason)
-
 
 class UnsubscribeCode(Enum):
-    """Why the server ended a subscription: from 2500 on, SDKs subscribe again."""
+    """Why a subscription ended: from 2500 on, SDKs subscribe again; below 2000 is never sent."""
 
+    CLIENT = 0, "client unsubscribed"
+    DISCONNECT = 1, "client disconnected"
     SERVER = 2000, "server unsubscribe"
     INSUFFICIENT_STATE = 2500, "insufficient state"
     EXPIRED = 2501, "subscription expired"

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from centrifuge import ClientEventHandler, ClientState  # type: ignore[import-untyped]
+from centrifuge import CentrifugeError, ClientEventHandler, ClientState  # type: ignore[import-untyped]
 
 from tests.harness import StartNode, settled
 from tests.test_centrifuge_endpoint import CONFIG, Pair, sdk, subscribed, token
@@ -73,6 +73,32 @@ async def test_broadcast_answers_for_each_channel(api: Api) -> None:
     responses = (await api("broadcast", channels=["a", "unknown:b"], data=1))["responses"]
     assert responses[0]["result"]["offset"] == 1
     assert responses[1]["error"]["code"] == 102
+
+
+async def test_a_publication_has_a_maximum_size(start_node: StartNode, tmp_path: Path) -> None:
+    """Data and tags over it are error 107 with both sizes; at it they are published."""
+    path = tmp_path / "config.yml"
+    path.write_text(CONFIG + f'http_api: {{key: "{KEY}"}}\n')
+    node = await start_node(config=path, max_publication_size=1000)
+    headers = {"X-API-Key": KEY}
+    async with httpx.AsyncClient(base_url=node.url, headers=headers, trust_env=False) as http:
+        api = Api(http)
+        assert (await api("publish", channel="book", data="x" * 998))["offset"] == 1
+        assert await api.error("publish", channel="book", data="x" * 998, tags={"a": "b"}) == 107
+        refused = await http.post("/api/publish", json={"channel": "book", "data": "x" * 1500})
+        assert "1502 bytes" in refused.text
+        assert "may have 1000 (WSFLEET_MAX_PUBLICATION_SIZE)" in refused.text
+        responses = (await api("broadcast", channels=["a", "b"], data="x" * 999))["responses"]
+        assert [response["error"]["code"] for response in responses] == [107, 107]
+        assert (await api("history", channel="book"))["offset"] == 1
+    async with node.connect() as client, sdk(node) as publisher:
+        await client.send("y" * 1001)
+        assert json.loads(await client.recv())["code"] == "too_large"
+        with pytest.raises(CentrifugeError) as error:
+            await publisher.publish("quiet:room", "y" * 1001)
+        assert error.value.code == 107
+        await client.send("fits")
+        assert json.loads(await client.recv())["type"] == "ack"
 
 
 async def test_history_and_its_removal(api: Api) -> None:

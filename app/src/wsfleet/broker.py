@@ -20,9 +20,11 @@ from redis.exceptions import RedisError
 
 from wsfleet import keys, records
 from wsfleet.background import Background
+from wsfleet.channels import ChannelError
 from wsfleet.config import ChannelOptions
 from wsfleet.listener import Listeners
 from wsfleet.metrics import Metrics
+from wsfleet.protocol.centrifuge.codes import ErrorCode
 from wsfleet.records import Member, Record
 from wsfleet.store import Store, UnavailableError
 from wsfleet.stream import Entry, Reading, Stream
@@ -117,9 +119,11 @@ class Broker:
         listener: Listeners,
         metrics: Metrics,
         probe_interval: float,
+        max_publication_size: int,
         on_subscribed: Callable[[], None],
     ) -> None:
         self._store = store
+        self._max_publication_size = max_publication_size
         self._listener = listener
         self._following: dict[str, Following] = {}
         self._background = Background()
@@ -140,6 +144,20 @@ class Broker:
 
     # Publishing, history, presence: one function call each.
 
+    def check(self, record: Record) -> None:
+        """Refuse a record that is too large to publish.
+
+        Raises:
+            ChannelError: BAD_REQUEST, with the size and the limit.
+        """
+        size, limit = record.size, self._max_publication_size
+        if size > limit:
+            raise ChannelError(
+                ErrorCode.BAD_REQUEST,
+                f"data and tags have {size} bytes; a publication may have {limit}"
+                " (WSFLEET_MAX_PUBLICATION_SIZE)",
+            )
+
     async def publish(
         self, channel: str, options: ChannelOptions, record: Record, idempotency_key: str = ""
     ) -> Position:
@@ -149,9 +167,11 @@ class Broker:
         The same `idempotency_key` within five minutes publishes once.
 
         Raises:
+            ChannelError: the record is too large, see `check`.
             UnavailableError: it is not known to have been kept: Redis is away, or no replica
                 confirmed. Publish again with the same idempotency key.
         """
+        self.check(record)
         replicated = options.durability == "replicated" and options.has_history
         pair = [keys.stream(channel), keys.meta(channel)]
         offset, epoch = await self._store.function(

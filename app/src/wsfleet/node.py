@@ -71,6 +71,7 @@ class Node:
             self.listeners,
             self.metrics,
             probe_interval=settings.heartbeat_interval,
+            max_publication_size=settings.max_publication_size,
             on_subscribed=self._on_subscribed,
         )
         self.surveys = Surveys(self.broker, settings.name, self.listeners)

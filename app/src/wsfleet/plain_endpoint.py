@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 
 from wsfleet import commands
 from wsfleet.admission import Identity, Refusal
+from wsfleet.channels import ChannelError
 from wsfleet.connection import Connection
 from wsfleet.endpoints import refuse, serve
 from wsfleet.listener import Census, Listener
@@ -136,6 +137,8 @@ class PlainClient:
             await self._keep(plain.parse(text, node.settings.max_json_depth), now)
         except plain.ProtocolError as error:
             self._refuse(error.code, str(error), timestamp)
+        except ChannelError as error:
+            self._refuse("too_large", str(error), timestamp)
         except UnavailableError as error:
             self._refuse("unavailable", f"{error}; send the message again later", timestamp)
         except RedisError as error:
@@ -171,6 +174,7 @@ class PlainClient:
             node=node.settings.name,
             number=connection.number,
         )
+        node.broker.check(record)  # before its text is kept
         await asyncio.gather(  # one round trip, in this order
             node.sessions.keep(connection, message.text),
             node.broker.publish(plain.CHANNEL, self._options, record, message.idempotency_key),

@@ -28,6 +28,13 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     node: str = ""
     number: int = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes of the data, and characters of the tags."""
+        if not self.tags:
+            return len(self.data)
+        return len(self.data) + sum(len(key) + len(value) for key, value in self.tags.items())
+
 
 _encoder = msgspec.msgpack.Encoder()
 _records = msgspec.msgpack.Decoder(Record)

@@ -30,6 +30,8 @@ from wsfleet.config import ChannelOptions, ClientConfig, ConfigError, TokenConfi
 
 KEY = "a secret of more than thirty-two bytes, and of more than sixty-four too"
 OTHER_KEY = KEY[::-1]
+# JSON by its grammar, of which parsers make different things.
+AMBIGUOUS = [r'"\ud83d"', r'"a\udc00\ud83d"', "1e400", "-1e309", "1" * 400]
 NOW = 1_800_000_000
 RSA_KEY, RSA_STRANGER = (rsa.generate_private_key(65537, 2048) for _ in range(2))
 EC_KEYS = {
@@ -350,6 +352,35 @@ def test_half_a_surrogate_pair_is_refused() -> None:
         verifier().verify_connection("\ud800.a.b", NOW)
 
 
+@pytest.mark.parametrize("claim", ["sub", "info", "meta", "b64info", "x", "subs", "key"])
+@pytest.mark.parametrize("value", AMBIGUOUS)
+def test_json_that_parsers_read_differently_is_refused(claim: str, value: str) -> None:
+    """Wherever it is in the claims, and in what `b64info` encodes; the log says what it is."""
+    encoded = base64.b64encode(value.encode()).decode()
+    claims = {
+        "b64info": f'"b64info":"{encoded}"',
+        "subs": f'"subs":{{"c":{{"data":[{value}]}}}},"data":[{value}]',
+        "key": f'"info":{{{value}:1}}' if value.startswith('"') else f'"exp":{value}',
+    }.get(claim, f'"{claim}":{value}')
+    with pytest.raises(TokenInvalidError, match=r"surrogate|infinity"):
+        verifier().verify_connection(signed(f"{{{claims}}}".encode()), NOW)
+    with pytest.raises(TokenInvalidError, match=r"surrogate|infinity"):
+        verifier().verify_subscription(signed(f'{{"channel":"c",{claims}}}'.encode()), NOW)
+
+
+@pytest.mark.parametrize("claim", ["info", "meta", "data"])
+def test_a_payload_is_what_the_token_has(claim: str) -> None:
+    """Byte for byte: no digit is lost, and no key that is there twice."""
+    payload = b'{"b": 1.10000000000000000555, "a":[12345678901234567890], "b":"\\u00fc"}'
+    claims = b'{"channel":"c","%b": %b }' % (claim.encode(), payload)
+    if claim == "data":
+        taken = verifier().verify_subscription(signed(claims), NOW).grant.data
+    else:
+        token = verifier().verify_connection(signed(claims.replace(b"channel", b"x")), NOW)
+        taken = getattr(token, claim)
+    assert taken == payload
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -394,8 +425,8 @@ def test_a_connection_token_says_who_the_client_is() -> None:
                      "meta": {"a": 12345678901234567890123}})  # fmt: skip
     assert token.user == "7"
     assert token.expire_at == NOW + 60
-    assert token.info == '{"n":[1,"ü"]}'.encode()
-    assert token.meta == b'{"a":12345678901234567890123}'
+    assert token.info == rb'{"n": [1, "\u00fc"]}'
+    assert token.meta == b'{"a": 12345678901234567890123}'
     assert token.subs == {}
 
 
@@ -495,7 +526,7 @@ def test_a_token_subscribes_to_channels() -> None:
     }
     token = connect({"subs": subs, "channels": ["a"]})
     assert token.subs == {
-        "c": Grant(info=b'{"i":1}', data=b"[1]", override={"presence": True}),
+        "c": Grant(info=b'{"i": 1}', data=b"[1]", override={"presence": True}),
         "d": Grant(),
     }
 
@@ -508,7 +539,7 @@ def test_a_subscription_token_says_what_it_opens() -> None:
     )
     assert (token.user, token.channel, token.client) == ("7", "c", "x")
     assert token.grant == Grant(
-        info=b'{"i":1}', data=b"2", override={"join_leave": True, "force_recovery": False}
+        info=b'{"i": 1}', data=b"2", override={"join_leave": True, "force_recovery": False}
     )
 
 

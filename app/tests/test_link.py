@@ -2,14 +2,23 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from redis.asyncio import BlockingConnectionPool
 from redis.exceptions import ConnectionError as LostError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import DataError, RedisError, ResponseError
 
 from tests.harness import RedisServer, settled
-from wsfleet.link import Link, Push
+from wsfleet.link import Command, Link, Push, pack
+from wsfleet.settings import Settings
+from wsfleet.store import Store
+from wsfleet.tasks import end
+
+
+def packed(*commands: Command) -> list[bytes]:
+    """Commands as they are sent."""
+    return [pack(command) for command in commands]
 
 
 @pytest.fixture
@@ -24,8 +33,8 @@ async def test_answers_come_in_order_and_errors_are_answers(pool: BlockingConnec
     """What is asked at once is answered at once, each to its asker."""
     link = await Link.open(pool)
     one, two = await asyncio.gather(
-        link.ask([("SET", "a", 1), ("INCR", "a"), ("LPOP", "a")]),
-        link.ask([("GET", "a"), ("SADD", "s", "x"), ("SMEMBERS", "s")]),
+        link.ask(packed(("SET", "a", 1), ("INCR", "a"), ("LPOP", "a"))),
+        link.ask(packed(("GET", "a"), ("SADD", "s", "x"), ("SMEMBERS", "s"))),
     )
     assert one[:2] == [b"OK", 2]
     assert isinstance(one[2], ResponseError)
@@ -39,7 +48,7 @@ async def test_pushes_go_their_own_way(pool: BlockingConnectionPool) -> None:
     pushes: list[Push] = []
     link = await Link.open(pool, pushes.append)
     link.send(("SSUBSCRIBE", "{x}a", "{x}b"))
-    answers = await link.ask([("SPUBLISH", "{x}b", "hello"), ("PING",)])
+    answers = await link.ask(packed(("SPUBLISH", "{x}b", "hello"), ("PING",)))
     assert answers == [1, b"PONG"]
     await settled(lambda: len(pushes) == 3, "all were pushed")
     assert pushes == [
@@ -66,17 +75,17 @@ async def test_who_waits_learns_that_it_is_lost(
     """A frozen Redis that dies fails what was asked, and what is asked later; then all is new."""
     link = await Link.open(pool)
     redis_process.freeze()
-    asking = asyncio.create_task(link.ask([("PING",)]))
+    asking = asyncio.create_task(link.ask(packed(("PING",))))
     await asyncio.sleep(0)
     redis_process.kill()
     with pytest.raises(LostError):
         await asking
     with pytest.raises(RedisError):
-        await link.ask([("PING",)])
+        await link.ask(packed(("PING",)))
     await link.close()
     redis_process.start()
     again = await Link.open(pool)
-    assert await again.ask([("PING",)]) == [b"PONG"]
+    assert await again.ask(packed(("PING",))) == [b"PONG"]
     await again.close()
 
 
@@ -88,3 +97,25 @@ async def test_what_is_closed_goes_back_to_the_pool(pool: BlockingConnectionPool
             await Link.open(pool)
         for link in links:
             await link.close()
+
+
+@pytest.mark.parametrize("part", ["\ud83d", None, ["a"], object()])
+async def test_a_command_that_cannot_be_sent_fails_alone(redis_server: str, part: object) -> None:
+    """Those that share its round trip are answered, and so are those after it."""
+    store = Store(Settings(redis_url=redis_server, redis_timeout=0.5))
+    tasks = [asyncio.create_task(loop) for loop in store.loops()]
+    await settled(lambda: store.connected, "connected")
+    answers: Any = await asyncio.gather(
+        store.call("SET", "a", 1),
+        store.call("SET", "b", part),
+        store.call("GET", "a"),
+        return_exceptions=True,
+    )
+    before, failed, after = answers
+    assert (before, after) == (b"OK", b"1")
+    assert isinstance(failed, DataError)
+    assert "SET cannot be sent to Redis" in str(failed)
+    assert not any(task.done() for task in tasks)
+    assert await store.call("GET", "a") == b"1"
+    await end(tasks)
+    await store.close()

@@ -70,6 +70,50 @@ def test_json_goes_through_unchanged(value: object) -> None:
     assert heard(message)["data"] == {"payload": value}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [r'{"client_id":"a","x":"\ud83d"}', '{"client_id":"a","x":1e400}', '{"client_id":"a","x":NaN}',
+     '{"client_id":"a",}', ' {"client_id":"a"', '\ufeff{"client_id":"a"}', "{}{}", "{'a':1}",
+     '{"a":"\x01"}', "[1e400]", "[-Infinity]", r'"\udc00"', "-1e999", r'["\ud83d\ud83d\ude00"]'],
+)  # fmt: skip
+def test_json_that_parsers_read_differently_is_an_error(text: str) -> None:
+    """As text, its `client_id` and `idempotency_key` would be ignored; the frame says why."""
+    with pytest.raises(
+        plain.ProtocolError, match=r"the JSON is invalid: .+ at character"
+    ) as caught:
+        plain.parse(text)
+    assert caught.value.code == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "hello", "[alice] hi", "[12:00", "NaN", "1.", '"hi" she said', "say {}", "\0"]
+)
+def test_plain_text_stays_text(text: str) -> None:
+    """What no parser takes for JSON goes through as a string."""
+    assert heard(plain.parse(text))["data"] == text
+
+
+@given(
+    st.from_regex(r'[ \[\]{}",:0-9eE+\-\\udDnat.]{0,24}', fullmatch=True)
+    | st.builds(
+        '{{"client_id":"a","x":{}}}'.format,
+        st.sampled_from([r'"\ud8', r'"\ude', "1e", "-", "[", "Na", '"']).flatmap(
+            lambda start: st.text('0123456789ef\\"}]N', max_size=8).map(start.__add__)
+        ),
+    )
+)
+def test_an_object_is_never_text(text: str) -> None:
+    """Whatever is wrong with it: either all of its fields count, or there is an error frame."""
+    try:
+        message = plain.parse(text)
+    except plain.ProtocolError:
+        return
+    if text.strip().startswith("{"):
+        assert json.loads(message.json) == json.loads(text)
+        assert message.client_id == json.loads(text).get("client_id")
+    assert json.loads(payload_of(plain.broadcast(Record(message.json, 0, number=1))))
+
+
 def test_binary_is_an_error() -> None:
     """None stands for a binary message."""
     with pytest.raises(plain.ProtocolError, match="send text"):

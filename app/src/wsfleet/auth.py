@@ -10,18 +10,19 @@ What the protocol says to a token that is not taken:
 """
 
 import base64
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, TypeVar
+from typing import TypeVar
 
+import msgspec
 from jwt.exceptions import InvalidSignatureError, PyJWTError
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from msgspec import Raw, Struct
 
 from wsfleet import jwt_keys
 from wsfleet.config import ChannelOptions, ClientConfig, TokenConfig
+from wsfleet.protocol import strict_json
 
 NEED_HISTORY = ("force_positioning", "force_recovery")
 
@@ -141,13 +142,13 @@ class Verifier:
         if claims.subs:
             subs = {channel: options.grant() for channel, options in claims.subs.items()}
         else:
-            subs = {channel: Grant() for channel in claims.channels}
+            subs = {channel: Grant() for channel in claims.channels or ()}
         return ConnectionToken(
-            user=claims.sub,
-            id=claims.jti,
+            user=claims.sub or "",
+            id=claims.jti or "",
             expire_at=claims.end,
-            info=_either(claims.info, claims.b64info),
-            meta=_json(claims.meta),
+            info=_payload("info", claims.info, claims.b64info),
+            meta=_payload("meta", claims.meta, None),
             subs=subs,
         )
 
@@ -158,18 +159,19 @@ class Verifier:
             TokenInvalidError, TokenExpiredError: it is not taken.
         """
         now = time.time() if now is None else now
-        claims = _read(_SubscriptionClaims, self._signed(token, now))
+        payload = self._signed(token, now)
+        claims = _read(_SubscriptionClaims, payload)
         self._check_recipient(claims)
         _check_time(claims, now)
         if not claims.channel:
             raise TokenInvalidError("the claim channel is missing")
         return SubscriptionToken(
-            user=claims.sub,
-            id=claims.jti,
+            user=claims.sub or "",
+            id=claims.jti or "",
             channel=claims.channel,
-            client=claims.client,
+            client=claims.client or "",
             expire_at=claims.end,
-            grant=claims.grant(),
+            grant=_read(_SubscribeOptions, payload).grant(),
         )
 
     def _signed(self, token: str, now: float) -> bytes:
@@ -195,7 +197,7 @@ class Verifier:
         raise TokenInvalidError(str(reason))
 
     def _check_recipient(self, claims: "_Claims") -> None:
-        audience = [claims.aud] if isinstance(claims.aud, str) else claims.aud
+        audience = [claims.aud] if isinstance(claims.aud, str) else claims.aud or []
         if self._config.audience and self._config.audience not in audience:
             raise TokenInvalidError("the token is for another audience")
         if self._config.issuer and self._config.issuer != claims.iss:
@@ -221,32 +223,16 @@ def origin_allowed(origin: str | None, patterns: list[str]) -> bool:
     return any(fnmatchcase(origin.lower(), pattern) for pattern in patterns)
 
 
-def _decoded(text: str) -> str:
-    base64.b64decode(text, validate=True)
-    return text
+# Claims as JSON has them: null is as good as absent, and unknown ones are ignored.
+
+_NULL = Raw(b"null")
 
 
-_Base64 = Annotated[str, AfterValidator(_decoded)]
+class _Flag(Struct):
+    value: bool | None = None
 
 
-class _Json(BaseModel):
-    """Claims as JSON has them; null is as good as absent, and what is not known is ignored."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {key: value for key, value in data.items() if value is not None}
-
-
-class _Flag(_Json):
-    value: bool = False
-
-
-class _Override(_Json):
+class _Override(Struct):
     presence: _Flag | None = None
     join_leave: _Flag | None = None
     force_push_join_leave: _Flag | None = None
@@ -254,30 +240,34 @@ class _Override(_Json):
     force_recovery: _Flag | None = None
 
 
-class _SubscribeOptions(_Json):
-    info: Any = None
-    b64info: _Base64 = ""
-    data: Any = None
-    b64data: _Base64 = ""
-    override: _Override = _Override()
+class _SubscribeOptions(Struct):
+    info: Raw = _NULL
+    b64info: str | None = None
+    data: Raw = _NULL
+    b64data: str | None = None
+    override: _Override | None = None
 
     def grant(self) -> Grant:
         return Grant(
-            info=_either(self.info, self.b64info),
-            data=_either(self.data, self.b64data),
-            override={name: flag.value for name, flag in self.override if flag is not None},
+            info=_payload("info", self.info, self.b64info),
+            data=_payload("data", self.data, self.b64data),
+            override={
+                name: bool(flag.value)
+                for name in _Override.__struct_fields__
+                if (flag := getattr(self.override, name, None)) is not None
+            },
         )
 
 
-class _Claims(_Json):
-    sub: str = ""
+class _Claims(Struct):
+    sub: str | None = None
     exp: int | float | None = None
     nbf: int | float | None = None
     expire_at: int | None = None
-    jti: str = ""
-    aud: str | list[str] = []
-    iss: str = ""
-    channel: str = ""
+    jti: str | None = None
+    aud: str | list[str] | None = None
+    iss: str | None = None
+    channel: str | None = None
 
     @property
     def end(self) -> int:
@@ -288,27 +278,26 @@ class _Claims(_Json):
 
 
 class _ConnectionClaims(_Claims):
-    info: Any = None
-    b64info: _Base64 = ""
-    meta: Any = None
-    channels: list[str] = []
-    subs: dict[str, _SubscribeOptions] = {}
+    info: Raw = _NULL
+    b64info: str | None = None
+    meta: Raw = _NULL
+    channels: list[str] | None = None
+    subs: dict[str, _SubscribeOptions] | None = None
 
 
-class _SubscriptionClaims(_Claims, _SubscribeOptions):
-    client: str = ""
+class _SubscriptionClaims(_Claims):
+    client: str | None = None
 
 
-C = TypeVar("C", bound=_Claims)
+C = TypeVar("C", bound=Struct)
 
 
 def _read(model: type[C], payload: bytes) -> C:
     try:
-        return model.model_validate_json(payload)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise TokenInvalidError(f"claims {where}: {first['msg']}") from None
+        strict_json.loads(payload)
+        return msgspec.json.decode(payload, type=model)
+    except (strict_json.InvalidJSONError, msgspec.DecodeError) as error:
+        raise TokenInvalidError(f"claims: {error}") from None
 
 
 def _check_time(claims: _Claims, now: float) -> None:
@@ -323,17 +312,13 @@ def _must_match(what: str, token: str, client: str) -> None:
         raise TokenMismatchError(f"the token is for {what} {token!r}, not {client!r}")
 
 
-def _either(value: Any, encoded: str) -> bytes | None:
-    return base64.b64decode(encoded) if encoded else _json(value)
-
-
-def _json(value: Any) -> bytes | None:
-    """A claim as JSON again, with all digits of its whole numbers."""
-    if value is None:
-        return None
+def _payload(claim: str, json: Raw, encoded: str | None) -> bytes | None:
+    """A payload as the token has it: what `b64{claim}` encodes, which need not be JSON, or JSON."""
+    if not encoded:
+        return None if json == _NULL else bytes(json)
     try:
-        return json.dumps(
-            value, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-        ).encode()
+        data = base64.b64decode(encoded, validate=True)
+        strict_json.check_opaque(data)
     except ValueError as error:
-        raise TokenInvalidError(f"a claim is not JSON: {error}") from None
+        raise TokenInvalidError(f"claims b64{claim}: {error}") from None
+    return data

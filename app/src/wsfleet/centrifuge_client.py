@@ -208,14 +208,12 @@ class CentrifugeClient:
         if request is None:
             self._pong()
             return None
-        if isinstance(request, ConnectRequest):
-            if self.connected:
-                raise DisconnectedError(DisconnectCode.BAD_REQUEST)
-            return await self._connect(request)
-        if not self.connected:
+        if self.connected == isinstance(request, ConnectRequest):
             raise DisconnectedError(DisconnectCode.BAD_REQUEST)
         if command.refusal is not None:
             raise RefusedError(command.refusal)
+        if isinstance(request, ConnectRequest):
+            return await self._connect(request)
         match request:
             case SubscribeRequest():
                 return await self._subscribe(request)

@@ -15,6 +15,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
     AskError,
     ClusterDownError,
+    DataError,
     MovedError,
     ReadOnlyError,
     RedisError,
@@ -95,11 +96,15 @@ class Link(asyncio.Protocol):
         await self._pool.release(self._connection)
 
     def send(self, *commands: Command) -> None:
-        """Send commands that are answered by pushes alone."""
-        self._transport.write(b"".join(map(hiredis.pack_command, commands)))
+        """Send commands that are answered by pushes alone.
 
-    async def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """Send commands, and return their answers in the same order.
+        Raises:
+            redis.exceptions.DataError: one cannot be sent; nothing was.
+        """
+        self._transport.write(b"".join(map(pack, commands)))
+
+    async def ask(self, commands: Sequence[bytes]) -> list[Any]:
+        """Send packed commands, and return their answers in the same order.
 
         Raises:
             redis.exceptions.ConnectionError: the connection was lost first.
@@ -108,7 +113,7 @@ class Link(asyncio.Protocol):
             await self._lost
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self._asked.append(_Asked(len(commands), future))
-        self.send(*commands)
+        self._transport.write(b"".join(commands))
         return await future
 
     async def lost(self) -> None:
@@ -156,6 +161,19 @@ class Link(asyncio.Protocol):
                     asked.future.set_result(asked.answers)
         elif isinstance(answer, RedisError):  # of a command that pushes alone would have answered
             self.lose(answer)
+
+
+def pack(command: Command) -> bytes:
+    """Write a command as Redis reads it.
+
+    Raises:
+        redis.exceptions.DataError: a part of it is not text in Unicode, bytes or a number.
+    """
+    try:
+        packed: bytes = hiredis.pack_command(command)
+    except (TypeError, ValueError) as error:  # ValueError: half a surrogate pair
+        raise DataError(f"the command {command[0]} cannot be sent to Redis: {error}") from None
+    return packed
 
 
 def _error(text: str) -> ResponseError:

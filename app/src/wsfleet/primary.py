@@ -21,7 +21,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from wsfleet.link import Command, Link, Push
+from wsfleet.link import Link, Push, pack
 from wsfleet.settings import Settings
 from wsfleet.tasks import race
 from wsfleet.topology import SLOTS, RedisURL, Shard
@@ -44,7 +44,7 @@ class MovedOnError(UnavailableError):
     """This is not the primary to ask any more, or it cannot do its work: find the right one."""
 
 
-_Call = tuple[Command, asyncio.Future[Any]]
+_Call = tuple[bytes, asyncio.Future[Any]]
 
 
 class Lane:
@@ -70,9 +70,13 @@ class Lane:
         self._queued = asyncio.Event()
 
     async def call(self, *command: Any) -> Any:
-        """Run one command in the next batch."""
+        """Run one command in the next batch.
+
+        It is packed here, so that a command that cannot be sent fails alone.
+        """
+        packed = pack(command)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append((command, future))
+        self._queue.append((packed, future))
         self._queued.set()
         return await future
 
@@ -113,9 +117,9 @@ class Lane:
                 raise moved
 
     async def _send(self, batch: list[_Call]) -> list[Any]:
-        commands: list[Command] = [command for command, _ in batch]
+        commands = [packed for packed, _ in batch]
         if self._replicated:  # once for the batch: it is about all that this connection has written
-            commands.append(("WAIT", 1, int(500 * self._timeout)))
+            commands.append(pack(("WAIT", 1, int(500 * self._timeout))))
         try:
             link = await self._open()
             async with asyncio.timeout(self._timeout):
@@ -200,7 +204,8 @@ class Primary:
         """Whether a key is here."""
         if self.owns_all:
             return True
-        slot = key_slot(key.encode())
+        # A key that is not Unicode belongs anywhere: the command about it fails when it is packed.
+        slot = key_slot(key.encode(errors="surrogatepass"))
         return any(slot in slots for slots in self._slots)
 
     async def prepare(self) -> None:
@@ -231,6 +236,7 @@ class Primary:
             UnavailableError: Redis is away, its answer did not come in time, or no replica
                 confirmed.
             redis.exceptions.ResponseError: Redis refused the command.
+            redis.exceptions.DataError: the command cannot be sent: see `link.pack`.
         """
         if not self.alive:
             raise UnavailableError()

@@ -42,7 +42,8 @@ class Registry:
             started = time.monotonic()
             try:
                 await self.beat()
-            except (UnavailableError, RedisError) as error:
+            except (UnavailableError, RedisError, UnicodeDecodeError) as error:
+                # UnicodeDecodeError: somebody else wrote into our keys.
                 log.debug("heartbeat failed", error=str(error))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval - (time.monotonic() - started)):

@@ -13,7 +13,7 @@ from redis.crc import key_slot
 from redis.exceptions import MovedError, RedisError
 
 from wsfleet import keys
-from wsfleet.link import Link, Push
+from wsfleet.link import Link, Push, pack
 from wsfleet.metrics import Metrics
 from wsfleet.primary import Primary
 from wsfleet.store import Store, UnavailableError
@@ -87,7 +87,12 @@ class Subscriber:
         self._wanted.update(channels)
 
     def subscribe(self, channel: str) -> None:
-        """Hear a pub/sub channel from now on; `on_confirmed` says when it is true."""
+        """Hear a pub/sub channel from now on; `on_confirmed` says when it is true.
+
+        Raises:
+            redis.exceptions.DataError: its name is not Unicode.
+        """
+        pack(("SSUBSCRIBE", channel))  # every connection to come would fail at this name
         self._wanted.add(channel)
         if (listening := self._owner(channel)) is not None:
             listening.send("SSUBSCRIBE", channel)

@@ -9,6 +9,7 @@ import orjson
 from wsfleet.connection import Close, Closes
 from wsfleet.frames import TEXT, frame
 from wsfleet.limits import too_deep
+from wsfleet.protocol import strict_json
 from wsfleet.records import Record
 
 CHANNEL = "broadcast"
@@ -43,16 +44,17 @@ def parse(text: str | None, max_depth: int = MAX_DEPTH) -> Message:
     """Read one message; `None` stands for a binary one.
 
     Raises:
-        ProtocolError: `unsupported_data` if it is binary, `too_deep` if it is JSON that nests
-            deeper than `max_depth`, `invalid_client_id` or `invalid_idempotency_key` if it carries
-            one that is none.
+        ProtocolError: `unsupported_data` if it is binary, `invalid_json` if it is JSON to some
+            parser and not to every parser, `too_deep` if it is JSON that nests deeper than
+            `max_depth`, `invalid_client_id` or `invalid_idempotency_key` if it carries an invalid
+            one.
     """
     if text is None:
         raise ProtocolError("unsupported_data", "binary messages are not supported; send text")
     try:
-        data = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return Message(text, orjson.dumps(text))
+        data = strict_json.loads(text)
+    except strict_json.InvalidJSONError as error:
+        return _text(text, str(error), max_depth)
     json = text.encode()
     if too_deep(json, max_depth):
         raise ProtocolError("too_deep", f"the JSON nests deeper than {max_depth} levels")
@@ -63,6 +65,22 @@ def parse(text: str | None, max_depth: int = MAX_DEPTH) -> Message:
         json,
         _name(data, "client_id", "leave it out to be given one"),
         _name(data, "idempotency_key", "leave it out if the message is not sent again") or "",
+    )
+
+
+def _text(text: str, reason: str, max_depth: int) -> Message:
+    """Read a message that is not JSON: as text, unless its sender may have meant JSON.
+
+    An object is always meant: as text its `client_id` and `idempotency_key` would be ignored.
+    """
+    is_object = text.lstrip(" \t\r\n\ufeff").startswith("{")
+    if not is_object and not strict_json.is_ambiguous(text):
+        return Message(text, orjson.dumps(text))
+    if too_deep(text.encode(), max_depth):
+        raise ProtocolError("too_deep", f"the JSON nests deeper than {max_depth} levels")
+    raise ProtocolError(
+        "invalid_json",
+        f"the JSON is invalid: {reason}; send valid JSON, or the text as a JSON string",
     )
 
 

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 import orjson
 from msgspec import Raw, Struct, defstruct
 
+from wsfleet.protocol import strict_json
 from wsfleet.protocol.centrifuge import messages
 from wsfleet.protocol.centrifuge.codec import (
     Codec,
@@ -18,7 +20,7 @@ from wsfleet.protocol.centrifuge.codec import (
     converter,
     field_types,
 )
-from wsfleet.protocol.centrifuge.codes import DisconnectCode
+from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode
 from wsfleet.protocol.centrifuge.messages import (
     EVENTS,
     MESSAGES,
@@ -60,7 +62,7 @@ class JSONCodec(Codec):
 
     def decode(self, message: str | bytes) -> list[Command]:
         """Read lines, of which the last may end with a newline; see `Codec.decode`."""
-        return self._read(message, _COMMANDS, self._read_command)
+        return self._read(message, self._read_command)
 
     def encode(self, replies: Sequence[Reply]) -> bytes:
         """See `Codec.encode`."""
@@ -76,19 +78,29 @@ class JSONCodec(Codec):
 
     def decode_replies(self, message: str | bytes) -> list[Reply]:
         """See `Codec.decode_replies`."""
-        return self._read(message, _REPLIES, _read_reply)
+        return self._read(message, _read_reply)
 
-    def _read_command(self, wire: Any) -> Command:
+    def _read_command(self, line: str) -> Command:
+        try:
+            strict_json.loads(line)
+        except strict_json.InvalidJSONError:
+            if not strict_json.is_ambiguous(line):
+                raise
+            # JavaScript's JSON.stringify writes half a surrogate pair (an emoji cut in two) as an
+            # escape. Mended, the line says which command it is that is refused.
+            command = self._command_of(_COMMANDS.decode(ESCAPE.sub(_mend, line)))
+            return replace(command, refusal=ErrorCode.BAD_REQUEST.error if command.id else None)
+        return self._command_of(_COMMANDS.decode(line))
+
+    def _command_of(self, wire: Any) -> Command:
         return self._command(wire.id or 0, [_message(part) for part in _parts(wire, REQUESTS)])
 
-    def _read(
-        self, message: str | bytes, decoder: msgspec.json.Decoder[Any], convert: Callable[[Any], M]
-    ) -> list[M]:
+    def _read(self, message: str | bytes, read_line: Callable[[str], M]) -> list[M]:
         try:
             text = message if isinstance(message, str) else message.decode()
             text = text.removesuffix("\n")
             self._limit(text.count("\n") + 1)
-            return [convert(_read_line(line, decoder)) for line in text.split("\n")]
+            return [read_line(line) for line in text.split("\n")]
         except (ValueError, RecursionError) as error:
             raise bad_request(f"not a message of the protocol: {error}") from None
 
@@ -139,18 +151,6 @@ def _payload(payload: bytes) -> orjson.Fragment:
 # Receiving: msgspec checks types and ranges, and hands out payloads as the text that they are.
 
 
-def _read_line(line: str, decoder: msgspec.json.Decoder[Any]) -> Any:
-    try:
-        return decoder.decode(line)
-    except msgspec.DecodeError:
-        # JavaScript's JSON.stringify writes half a surrogate pair (an emoji cut in two) as an
-        # escape. That is no Unicode text; U+FFFD stands for it.
-        mended = ESCAPE.sub(_mend, line)
-        if mended == line:
-            raise
-        return decoder.decode(mended)
-
-
 def _mend(escape: re.Match[str]) -> str:
     return r"\ufffd" if len(escape[0]) == 6 else escape[0]
 
@@ -159,7 +159,9 @@ def _parts(wire: Struct, names: dict[Any, str]) -> list[Struct]:
     return [part for name in names.values() if (part := getattr(wire, name)) is not None]
 
 
-def _read_reply(wire: Any) -> Reply:
+def _read_reply(line: str) -> Reply:
+    strict_json.loads(line)
+    wire: Any = _REPLIES.decode(line)
     push = None
     if wire.push is not None:
         events = _parts(wire.push, EVENTS)
@@ -182,12 +184,6 @@ def _message(wire: Any) -> Any:
     return cls(**found)
 
 
-def _read_payload(raw: Raw) -> bytes:
-    payload = bytes(raw)
-    orjson.loads(payload)  # so that `_payload` takes what was accepted here
-    return payload
-
-
 def _read_uint64(value: int) -> int:
     if value >= 2**64:
         raise ValueError("integer out of range")
@@ -203,7 +199,7 @@ _CLASSES: dict[type[Struct], tuple[type, tuple[tuple[str, Convert | None], ...]]
 def _define(cls: type) -> None:
     hints = field_types(cls)
     writers: dict[Any, Convert] = {bytes: _payload, **dict.fromkeys(MESSAGES, _object)}
-    readers: dict[Any, Convert] = {bytes: _read_payload, UInt64: _read_uint64}
+    readers: dict[Any, Convert] = {bytes: bytes, UInt64: _read_uint64}
     readers |= dict.fromkeys(MESSAGES, _message)
     always = ALWAYS.get(cls, ())
     _FIELDS[cls] = tuple((n, n in always, converter(hint, writers)) for n, hint in hints.items())

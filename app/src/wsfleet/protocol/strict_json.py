@@ -1,0 +1,61 @@
+"""JSON that every parser reads alike (RFC 8259, and what RFC 7493, I-JSON, adds).
+
+Parsers differ in what they do with half a surrogate pair and with a number that no double holds:
+one refuses it, one puts U+FFFD or null in its place, one keeps it. Such text is refused where it
+comes in, because nobody could say what becomes of it on the way.
+"""
+
+import json
+from typing import Any
+
+import orjson
+
+
+class InvalidJSONError(ValueError):
+    """The text is not JSON, or not the same JSON to every parser; the message says why."""
+
+
+def loads(text: str | bytes) -> Any:
+    """Read JSON.
+
+    Raises:
+        InvalidJSONError: it is not JSON in UTF-8, or has half a surrogate pair, or a number that
+            no double holds, or nests too deep.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidJSONError(_reason(error)) from None
+
+
+def is_ambiguous(text: str | bytes) -> bool:
+    """Whether text that `loads` refuses is JSON to another parser; `NaN` alone is just a word."""
+    try:
+        found = _lenient.decode(text if isinstance(text, str) else text.decode())
+    except RecursionError:  # a parser without a limit may take it
+        return True
+    except ValueError:
+        return False
+    return found is not _WORD
+
+
+def check_opaque(data: bytes) -> None:
+    """Check a payload that may be anything: what is JSON to some parser must be JSON to all.
+
+    Raises:
+        InvalidJSONError: it is not.
+    """
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        if is_ambiguous(data):
+            raise InvalidJSONError(_reason(error)) from None
+
+
+def _reason(error: orjson.JSONDecodeError) -> str:
+    return f"{error.msg} at character {error.pos}"
+
+
+_WORD = object()
+# Numbers stay text: their size is not what is asked here.
+_lenient = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=lambda name: _WORD)

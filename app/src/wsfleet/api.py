@@ -274,7 +274,10 @@ class Api:
         )
         if since.epoch not in ("", reading.epoch):
             raise ChannelError(ErrorCode.UNRECOVERABLE_POSITION, "another epoch")
-        publications = [_publication(entry) for entry in reading.entries]
+        publications = [
+            _publication(entry, record)
+            for entry, record in records.all_understood(channel.name, reading.entries)
+        ]
         return {"publications": publications, "epoch": reading.epoch, "offset": reading.offset}
 
     async def history_remove(self, request: Channel) -> dict[str, Any]:
@@ -335,8 +338,7 @@ def _member(member: Member) -> dict[str, Any]:
     return described
 
 
-def _publication(entry: Entry) -> dict[str, Any]:
-    record = records.decode_record(entry.record)
+def _publication(entry: Entry, record: Record) -> dict[str, Any]:
     described: dict[str, Any] = {"data": _fragment(record.data), "offset": entry.offset}
     if record.publisher is not None:
         described["info"] = _member(record.publisher)

@@ -40,6 +40,8 @@ CHECK_AFTER = 25.0
 FOLLOW_TIMEOUT = 5.0
 LINGER = 1.0
 """Seconds that a channel without subscribers is still followed."""
+MAX_OFFSET = 2**53
+"""Lua counts no further without gaps."""
 FIELDS = 3
 """Of an entry in the history's answer: offset, previous, record."""
 
@@ -126,7 +128,8 @@ class Broker:
         self._max_publication_size = max_publication_size
         self._listener = listener
         self._following: dict[str, Following] = {}
-        self._background = Background()
+        self._metrics = metrics
+        self._background = Background(metrics.handler_failed)
         self._subscriber = Subscriber(
             store, node, metrics, probe_interval, self._confirmed, self._hear, on_subscribed
         )
@@ -254,7 +257,13 @@ class Broker:
         pair = [keys.presence(channel), keys.presence_expiry(channel)]
         flat = await self._store.function("members", pair)
         pairs = zip(flat[::2], flat[1::2], strict=True)
-        return {client.decode(): records.decode_member(member) for client, member in pairs}
+        found = {}
+        for client, member in pairs:
+            try:
+                found[client.decode()] = records.decode_member(member)
+            except (UnicodeDecodeError, DecodeError) as error:  # of a newer node, or not of a node
+                log.warning("member not understood", channel=channel, error=str(error))
+        return found
 
     async def tell_members(self, channel: str, joined: bool, member: Member) -> None:
         """Tell the channel's subscribers that somebody joined, or left; this is not kept.
@@ -361,16 +370,15 @@ class Broker:
                 member = records.decode_member(payload)
                 self._listener.member_changed(following.name, head == b"j", member)
                 return
-            _, offset, previous, epoch = head.split(b" ", 3)
-            entry = Entry(int(offset), int(previous), payload)
+            entry, epoch = _publication(head, payload)
         except (ValueError, DecodeError) as error:  # of a newer node, or not of a node
-            log.warning("message not understood", channel=following.name, error=str(error))
+            log.warning("message not understood", channel=following.name, error=str(error)[:200])
             return
         if entry.offset == 0:  # a channel without history
             self._listener.published(following.name, entry)
             return
         was_behind = following.stream.behind
-        self._deliver(following, following.stream.receive(epoch.decode(), entry))
+        self._deliver(following, following.stream.receive(epoch, entry))
         if following.stream.behind and not was_behind:
             at = following.stream.offset
             log.info("gap", channel=following.name, offset=at, heard=entry.offset)
@@ -418,6 +426,22 @@ class Broker:
                         await self._read(following)
                     except (UnavailableError, RedisError) as error:
                         log.debug("check failed", channel=following.name, error=str(error))
+                    except Exception:  # what one channel's keys hold ends nobody else's checks
+                        log.exception("check failed", channel=following.name)
+                        self._metrics.handler_failed("check")
+
+
+def _publication(head: bytes, record: bytes) -> tuple[Entry, str]:
+    """Read the head of a publication; returns its place in the stream, and the stream's epoch.
+
+    Raises:
+        ValueError: it is invalid.
+    """
+    _, offset, previous, epoch = head.split(b" ", 3)
+    entry = Entry(int(offset), int(previous), record)
+    if not (0 <= entry.previous < entry.offset < MAX_OFFSET or entry.offset == 0):
+        raise ValueError("its offsets are out of range, or do not ascend")
+    return entry, epoch.decode()
 
 
 def _new_epoch() -> str:

@@ -170,8 +170,8 @@ class CentrifugeClient:
             except DisconnectedError as error:
                 self.disconnect(error.code)
                 return
-            except ProtocolError as error:  # a payload that this encoding cannot carry
-                self.disconnect(error.disconnect)
+            except ProtocolError as error:
+                self._cannot_be_encoded(error)
                 return
 
     async def left(self) -> None:
@@ -534,8 +534,8 @@ class CentrifugeClient:
                 result.recovered = True
                 result.offset = request.offset
                 result.publications = [
-                    to_publication(entry, records.decode_record(entry.record))
-                    for entry in reading.entries
+                    to_publication(entry, record)
+                    for entry, record in records.all_understood(subscription.name, reading.entries)
                 ]
             elif request.flag & REJECT_UNRECOVERED:
                 raise RefusedError(ErrorCode.UNRECOVERABLE_POSITION)
@@ -620,7 +620,8 @@ class CentrifugeClient:
         if since is not None and since.epoch not in ("", reading.epoch):
             raise RefusedError(ErrorCode.UNRECOVERABLE_POSITION)
         publications = [
-            to_publication(entry, records.decode_record(entry.record)) for entry in reading.entries
+            to_publication(entry, record)
+            for entry, record in records.all_understood(channel.name, reading.entries)
         ]
         return HistoryResult(publications, reading.epoch, reading.offset)
 
@@ -698,6 +699,12 @@ class CentrifugeClient:
                     await self._subscribe_server_side(wanted)
                 except (ChannelError, DisconnectedError, EndedError) as error:
                     log.info("not subscribed", client_id=self.id, error=str(error))
+                except ProtocolError as error:
+                    self._cannot_be_encoded(error)
+
+    def _cannot_be_encoded(self, error: ProtocolError) -> None:
+        log.info("reply cannot be encoded", client_id=self.id, error=str(error))
+        self.disconnect(error.disconnect)
 
     async def _subscribe_server_side(self, wanted: commands.Command) -> None:
         if self._unusable or wanted.channel in self.subscriptions:

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import structlog
+
 from wsfleet import commands
 from wsfleet.background import Background
 from wsfleet.centrifuge_client import (
@@ -25,6 +27,8 @@ from wsfleet.stream import Entry
 from wsfleet.subscriptions import channel_topic, members_topic
 from wsfleet.websocket import Request, WebSocket
 
+log = structlog.get_logger(__name__)
+
 CLOSES = Closes(
     restart=Close(DisconnectCode.SHUTDOWN.code, DisconnectCode.SHUTDOWN.reason),
     slow=Close(DisconnectCode.SLOW.code, DisconnectCode.SLOW.reason),
@@ -41,7 +45,7 @@ class Centrifuge(Listener):
         codecs: list[Codec] = [JSONCodec(max_channel=limit), ProtobufCodec(max_channel=limit)]
         self.codecs = {codec.name: codec for codec in codecs}
         self.clients: dict[str, CentrifugeClient] = {}
-        self.background = Background()
+        self.background = Background(node.metrics.handler_failed)
         node.listeners.add(self)
         node.background.append(self.refresh_presence)
 
@@ -82,30 +86,34 @@ class Centrifuge(Listener):
             self.node.users.remove(client)
 
     def published(self, channel: str, entry: Entry, record: Record) -> None:
-        """Encode once for each encoding; those whose encoding cannot carry it are disconnected."""
-        publication = None
+        """Push a publication to the channel's subscribers."""
+        push = None
         for codec in self.codecs.values():
             topic = channel_topic(codec, channel)
-            if not self.node.hub.has(topic):
-                continue
-            publication = publication or to_publication(entry, record)
-            try:
-                payload = codec.encode_publication(channel, publication)
-            except ProtocolError as error:
-                for client in list(self.clients.values()):
-                    if client.codec is codec and channel in client.subscriptions.live:
-                        client.disconnect(error.disconnect)
-            else:
-                self.node.hub.publish(topic, frame(codec.opcode, payload))
+            if self.node.hub.has(topic):
+                push = push or Push(to_publication(entry, record), channel)
+                self._push(codec, topic, push)
 
     def member_changed(self, channel: str, joined: bool, member: Member) -> None:
         """Push a join or a leave to those who want them."""
-        event = Join(client_info(member)) if joined else Leave(client_info(member))
+        info = client_info(member)
+        push = Push(Join(info) if joined else Leave(info), channel)
         for codec in self.codecs.values():
             topic = members_topic(codec, channel)
             if self.node.hub.has(topic):
-                payload = codec.encode([Reply(push=Push(event, channel))])
-                self.node.hub.publish(topic, frame(codec.opcode, payload))
+                self._push(codec, topic, push)
+
+    def _push(self, codec: Codec, topic: str, push: Push) -> None:
+        """Encode once for all clients of an encoding; if it cannot carry it, disconnect them."""
+        try:
+            payload = codec.encode([Reply(push=push)])
+        except ProtocolError as error:
+            log.info("push cannot be encoded", channel=push.channel, error=str(error))
+            for connection in self.node.hub.subscribers(topic):
+                if (client := self.clients.get(connection.client_id)) is not None:
+                    client.disconnect(error.disconnect)
+        else:
+            self.node.hub.publish(topic, frame(codec.opcode, payload))
 
     def lost(self, channel: str) -> None:
         """Let positioned subscribers recover: they learn from the answer that they could not."""

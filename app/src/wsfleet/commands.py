@@ -82,5 +82,8 @@ def decode(data: bytes) -> Message:
     Raises:
         msgspec.DecodeError: it is none.
     """
-    message: Message = _decoder.decode(data)
+    try:
+        message: Message = _decoder.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:  # which msgspec lets through
+        raise msgspec.DecodeError(str(error)) from None
     return message

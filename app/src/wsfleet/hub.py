@@ -52,6 +52,10 @@ class Hub:
         """Whether anybody on this process hears `channel`."""
         return channel in self._channels
 
+    def subscribers(self, channel: str) -> list[Connection]:
+        """The connections on this process that hear `channel`."""
+        return list(self._channels.get(channel, {}).values())
+
     def count(self, channel: str) -> int:
         """How many on this process hear `channel`."""
         return len(self._channels.get(channel, ()))

@@ -1,6 +1,7 @@
 """What the protocols on a node hear of its channels."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -43,10 +44,15 @@ class Listener:
 
 
 class Listeners:
-    """All of a node's; told in the bytes of Redis, which it reads once for all of them."""
+    """All listeners of a node, in the order in which they were added.
 
-    def __init__(self) -> None:
+    A listener that raises ends nothing but its own handling: the exception is logged with its
+    traceback and counted by `on_failed`, and the other listeners hear the event all the same.
+    """
+
+    def __init__(self, on_failed: Callable[[str], None] = lambda event: None) -> None:
         self._listeners: list[Listener] = []
+        self._on_failed = on_failed
 
     def add(self, listener: Listener) -> None:
         """Tell one more."""
@@ -54,23 +60,30 @@ class Listeners:
 
     def published(self, channel: str, entry: Entry) -> None:
         """Tell of a publication; one of a newer node, or not of a node, is passed over."""
-        try:
-            record = records.decode_record(entry.record)
-        except DecodeError as error:
-            log.warning("record not understood", channel=channel, error=str(error))
+        record = records.understood(channel, entry)
+        if record is None:
             return
         for listener in self._listeners:
-            listener.published(channel, entry, record)
+            try:
+                listener.published(channel, entry, record)
+            except Exception:
+                self._failed("published", channel=channel, offset=entry.offset)
 
     def member_changed(self, channel: str, joined: bool, member: Member) -> None:
         """Tell of one who joined or left."""
         for listener in self._listeners:
-            listener.member_changed(channel, joined, member)
+            try:
+                listener.member_changed(channel, joined, member)
+            except Exception:
+                self._failed("member_changed", channel=channel, client_id=member.client)
 
     def lost(self, channel: str) -> None:
         """Tell of a loss."""
         for listener in self._listeners:
-            listener.lost(channel)
+            try:
+                listener.lost(channel)
+            except Exception:
+                self._failed("lost", channel=channel)
 
     def commanded(self, command: bytes) -> None:
         """Tell of a command; one of a newer node is passed over."""
@@ -80,9 +93,16 @@ class Listeners:
             log.warning("command not understood", error=str(error))
             return
         for listener in self._listeners:
-            listener.commanded(wanted)
+            try:
+                listener.commanded(wanted)
+            except Exception:
+                self._failed("commanded", command=type(wanted).__name__)
 
     def count(self, census: Census) -> None:
-        """Take a census."""
+        """Take a census; a listener that raises makes it fail, since the sum would be wrong."""
         for listener in self._listeners:
             listener.count(census)
+
+    def _failed(self, event: str, **details: object) -> None:
+        log.exception("handler failed", handler=event, **details)
+        self._on_failed(event)

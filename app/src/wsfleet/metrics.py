@@ -24,6 +24,8 @@ from wsfleet.protocol.centrifuge.codes import DisconnectCode
 from wsfleet.records import Record
 from wsfleet.stream import Entry
 
+EVENTS = ("published", "member_changed", "lost", "commanded", "pubsub", "check", "background")
+"""What a handler handles: those of `Listener`, and what surrounds them in the broker."""
 PROTOCOLS = ("plain", "centrifuge")
 CLOSE_CODES = frozenset(range(1000, 1016)) | {code.code for code in DisconnectCode}
 """Those of RFC 6455, section 7.4.1, with the IANA registry that it opened, and Centrifuge's."""
@@ -75,6 +77,14 @@ class Metrics:
         for recovered in ("true", "false"):
             self.recoveries.labels(recovered)
 
+        self.handler_errors = self._counter(
+            "handler_errors",
+            "Exceptions in handlers of what the node hears, by event; each is in the log.",
+            "event",
+        )
+        for event in EVENTS:
+            self.handler_errors.labels(event)
+
         self.pubsub_probe_seconds = self._histogram(
             "pubsub_probe_seconds", "Until the node heard by pub/sub what it had said to itself."
         )
@@ -87,6 +97,10 @@ class Metrics:
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "By how much a timer of the event loop was late."
         )
+
+    def handler_failed(self, event: str) -> None:
+        """Count an exception that ended one handler's work, and nothing else."""
+        self.handler_errors.labels(event).inc()
 
     def refused(self, status: int) -> None:
         """Count a request whose head is late, too long or none, or that is no handshake of ours."""

@@ -56,9 +56,9 @@ class Node:
         self.drain = Drain(self.hub, settings, on_change=self.registry.hurry)
         self.registry.on_wanted = self.drain.obey
         self.sessions = Sessions(self.store, self.registry, settings.name, settings.resume_window)
-        self.listeners = Listeners()
+        self.listeners = Listeners(self.metrics.handler_failed)
         self.listeners.add(DeliveryTimer(self.metrics))
-        self.users = Users(self.config.client.user_connection_limit)
+        self.users = Users(self.config.client.user_connection_limit, self.metrics.handler_failed)
         self.listeners.add(self.users)
         self.rates = Rates.of(settings.message_rate, settings.byte_rate)
         self.denylist = Denylist(self.store)
@@ -74,7 +74,9 @@ class Node:
             max_publication_size=settings.max_publication_size,
             on_subscribed=self._on_subscribed,
         )
-        self.surveys = Surveys(self.broker, settings.name, self.listeners)
+        self.surveys = Surveys(
+            self.broker, settings.name, self.listeners, self.metrics.handler_failed
+        )
         self.broker.keep(plain.CHANNEL, self.channels.find(plain.CHANNEL).options)
         self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.metrics.watch(

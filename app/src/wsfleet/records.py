@@ -1,6 +1,17 @@
 """A publication as the cluster keeps it: what every protocol makes its own message of."""
 
+from collections.abc import Iterable, Iterator
+from typing import Annotated
+
 import msgspec
+import structlog
+
+from wsfleet.stream import Entry
+
+log = structlog.get_logger(__name__)
+
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999)]
+"""Unix time up to the year 9999, where ISO 8601 ends."""
 
 
 class Member(msgspec.Struct, array_like=True, frozen=True):
@@ -22,7 +33,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     """
 
     data: bytes
-    time: int
+    time: Milliseconds
     publisher: Member | None = None
     tags: dict[str, str] = {}
     node: str = ""
@@ -49,7 +60,10 @@ def decode_record(data: bytes) -> Record:
     Raises:
         msgspec.DecodeError: it is none.
     """
-    return _records.decode(data)
+    try:
+        return _records.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:  # which msgspec lets through
+        raise msgspec.DecodeError(str(error)) from None
 
 
 def decode_member(data: bytes) -> Member:
@@ -58,4 +72,27 @@ def decode_member(data: bytes) -> Member:
     Raises:
         msgspec.DecodeError: it is none.
     """
-    return _members.decode(data)
+    try:
+        return _members.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
+
+
+def understood(channel: str, entry: Entry) -> Record | None:
+    """Read the record of an entry; None, with a warning in the log, if it is invalid.
+
+    A newer node may have written it, or something that is not a node. Wherever it is met, live or
+    in the history, it is passed over.
+    """
+    try:
+        return decode_record(entry.record)
+    except msgspec.DecodeError as error:
+        log.warning("record not understood", channel=channel, offset=entry.offset, error=str(error))
+        return None
+
+
+def all_understood(channel: str, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Record]]:
+    """Read the records of entries, without the invalid ones."""
+    for entry in entries:
+        if (record := understood(channel, entry)) is not None:
+            yield entry, record

@@ -133,7 +133,7 @@ class Subscriber:
 
     async def _listen(self, primary: Primary) -> None:
         listening = Listening(Probe(self._probe_channel(primary)))
-        link = listening.link = await primary.listen(lambda push: self._hear(listening, push))
+        link = listening.link = await primary.listen(lambda push: self._take(listening, push))
         probing = asyncio.create_task(self._probe(primary, listening.probe))
         try:
             listening.send("SSUBSCRIBE", listening.probe.channel)
@@ -151,6 +151,14 @@ class Subscriber:
             probing.cancel()
             await link.close()
 
+    def _take(self, listening: Listening, push: Push) -> None:
+        """Handle a push: an exception ends its handling, not the connection that all share."""
+        try:
+            self._hear(listening, push)
+        except Exception:
+            log.exception("push failed", kind=push[0])
+            self._metrics.handler_failed("pubsub")
+
     def _hear(self, listening: Listening, push: Push) -> None:
         listening.heard_at = time.monotonic()
         kind, channel = push[0], push[1].decode()
@@ -158,7 +166,11 @@ class Subscriber:
             if channel in self._wanted:
                 self._on_message(channel, push[2])
             elif channel == listening.probe.channel:
-                listening.probe.heard = float(push[2])
+                try:
+                    listening.probe.heard = float(push[2])
+                except ValueError:  # not of this node
+                    log.warning("probe not understood", channel=channel)
+                    return
                 self._metrics.pubsub_probe_seconds.observe(time.monotonic() - listening.probe.heard)
         elif kind == b"ssubscribe":
             if channel in self._wanted:

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -29,12 +29,18 @@ class _Asked:
 class Surveys(Listener):
     """Asks the nodes, and answers for this one."""
 
-    def __init__(self, broker: Broker, node: str, listeners: Listeners) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        node: str,
+        listeners: Listeners,
+        on_failed: Callable[[str], None] = lambda event: None,
+    ) -> None:
         self._broker = broker
         self._node = node
         self._listeners = listeners
         self._asked: dict[str, _Asked] = {}
-        self._background = Background()
+        self._background = Background(on_failed)
         listeners.add(self)
 
     async def ask(self, nodes: Iterable[str], pattern: str = "") -> dict[str, Count]:

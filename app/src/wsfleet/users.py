@@ -43,10 +43,10 @@ class Client(Protocol):
 class Users(Listener):
     """The connections by user; "" are those of nobody in particular, whom no limit is for."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, on_failed: Callable[[str], None] = lambda event: None) -> None:
         self._limit = limit
         self._clients: dict[str, set[Client]] = {}
-        self._background = Background()
+        self._background = Background(on_failed)
         self._hurry = asyncio.Event()
 
     def __iter__(self) -> Iterator[Client]:

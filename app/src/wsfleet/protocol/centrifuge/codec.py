@@ -64,13 +64,24 @@ class Codec(ABC):
                 commands (3013).
         """
 
-    @abstractmethod
     def encode(self, replies: Sequence[Reply]) -> bytes:
         """Payload of one WebSocket message that carries all the replies; see `join`.
 
         Raises:
-            ProtocolError: a payload cannot be sent to a client of this encoding (3506).
+            ProtocolError: a field cannot be sent to a client of this encoding (3506): a payload
+                that is not JSON, text that is not Unicode, a number out of range.
         """
+        try:
+            return self._encode(replies)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ProtocolError(
+                DisconnectCode.INAPPROPRIATE_PROTOCOL,
+                f"a reply cannot be sent to a {self.name} client: {error}",
+            ) from error
+
+    @abstractmethod
+    def _encode(self, replies: Sequence[Reply]) -> bytes:
+        """Do what `encode` says; ValueError and TypeError mean that a field cannot be sent."""
 
     @abstractmethod
     def join(self, parts: Iterable[bytes]) -> bytes:
@@ -96,7 +107,7 @@ class Codec(ABC):
         """A publication for all subscribers of this encoding, to be written as it is or joined.
 
         Raises:
-            ProtocolError: its data cannot be sent to a client of this encoding (3506).
+            ProtocolError: as for `encode`.
         """
         return self.encode([Reply(push=Push(publication, channel))])
 

@@ -64,8 +64,7 @@ class JSONCodec(Codec):
         """Read lines, of which the last may end with a newline; see `Codec.decode`."""
         return self._read(message, self._read_command)
 
-    def encode(self, replies: Sequence[Reply]) -> bytes:
-        """See `Codec.encode`."""
+    def _encode(self, replies: Sequence[Reply]) -> bytes:
         return b"\n".join(orjson.dumps(_reply(reply)) for reply in replies)
 
     def join(self, parts: Iterable[bytes]) -> bytes:

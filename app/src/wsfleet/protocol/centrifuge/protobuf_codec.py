@@ -43,8 +43,7 @@ class ProtobufCodec(Codec):
             for wire in self._read(message, client_pb2.Command)
         ]
 
-    def encode(self, replies: Sequence[Reply]) -> bytes:
-        """See `Codec.encode`; every payload can be sent."""
+    def _encode(self, replies: Sequence[Reply]) -> bytes:
         return b"".join(_delimited(_reply(reply)) for reply in replies)
 
     def join(self, parts: Iterable[bytes]) -> bytes:

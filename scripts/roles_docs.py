@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Keep each role's defaults, argument_specs and README saying the same.
+"""Keep each role's defaults, argument_specs, typed variables and README saying the same.
 
-scripts/roles_docs.py           write roles/*/README.md from meta/argument_specs.yml
+scripts/roles_docs.py           write roles/*/README.md and vars/main/typed.yml from the specs
 scripts/roles_docs.py --check   change nothing; exit 1 and say what differs
 """
 
@@ -48,6 +48,17 @@ def readme(role: Path, spec: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def typed(options: dict[str, Any]) -> str:
+    """Write the variables by which a role reads its own, converted to their types."""
+    lines = [
+        "---",
+        "# Written by scripts/roles_docs.py: the role's variables, converted to the types of",
+        "# meta/argument_specs.yml. Tasks, templates and handlers use these.",
+    ]
+    lines += [f"_{name}: \"{{{{ {name} | typed('{name}') }}}}\"" for name in options]
+    return "\n".join(lines) + "\n"
+
+
 def _inline(value: Any) -> str:
     if value == "":
         return "empty"
@@ -66,11 +77,14 @@ def main() -> int:
     for role in sorted(path.parent.parent for path in ROLES.glob("*/meta/argument_specs.yml")):
         spec = load(role / "meta" / "argument_specs.yml")["argument_specs"]["main"]
         problems += mistakes(role, spec["options"])
-        target, text = role / "README.md", readme(role, spec)
-        if check and (not target.exists() or target.read_text() != text):
-            problems.append(f"{role.name}: README.md is not what scripts/roles_docs.py writes")
-        elif not check:
-            target.write_text(text)
+        files = {"README.md": readme(role, spec), "vars/main/typed.yml": typed(spec["options"])}
+        for name, text in files.items():
+            target = role / name
+            if check and (not target.exists() or target.read_text() != text):
+                problems.append(f"{role.name}: {name} is not what scripts/roles_docs.py writes")
+            elif not check:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(text)
     print("\n".join(problems), end="\n" if problems else "")
     return 1 if problems else 0
 

@@ -10,34 +10,23 @@ import hmac
 import ipaddress
 import re
 import shlex
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-import yaml
+# Ansible loads a filter by its file: modules that filters share are not found without this.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugin_utils"))
+
+from role_variables import WrongTypeError, defaults, options, typed
 
 GROUPS = {
     "loadbalancers": "HAProxy",
     "wsnodes": "the WebSocket nodes",
     "redis": "the shared state",
 }
-DESCRIBING_ROLES = (
-    "fleet",
-    "wsnode",
-    "haproxy",
-    "keepalived",
-    "redis",
-    "sentinel",
-    "autoscale",
-    "firewall",
-    "node_exporter",
-    "monitoring",
-    "journal",
-)
-"""Whose variables say where something is."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,57}")
 """A node name becomes a cookie value and a HAProxy server name; `-PORT` follows it."""
 
@@ -51,15 +40,6 @@ Variables = Mapping[str, Any]
 HostVars = Mapping[str, Variables]
 
 
-@cache
-def _role_defaults() -> dict[str, Any]:
-    roles = Path(__file__).resolve().parent.parent.parent
-    defaults: dict[str, Any] = {}
-    for role in DESCRIBING_ROLES:
-        defaults |= yaml.safe_load((roles / role / "defaults" / "main.yml").read_text())
-    return defaults
-
-
 class Host:
     """One host's variables, with the roles' defaults."""
 
@@ -68,13 +48,29 @@ class Host:
         self._variables = variables
 
     def get(self, key: str) -> Any:
-        """The host's own value, or the default; never a default that is a template."""
-        value = self._variables.get(key)
-        if value is None:
-            value = _role_defaults().get(key)
-            if isinstance(value, str) and "{{" in value:
-                return None
-        return value
+        """The host's own value, or the default, in its type; never a default that is a template.
+
+        Raises:
+            WrongTypeError: the value is not, and cannot be converted to, the variable's type.
+        """
+        if key in self._variables:
+            value = self._variables[key]
+            return typed(value, key, self.name) if key in options() else value
+        value = defaults().get(key)
+        return None if isinstance(value, str) and "{{" in value else value
+
+    @property
+    def type_mistakes(self) -> list[str]:
+        """Which of its variables are not of their type."""
+        mistakes = []
+        for name in options().keys() & set(self._variables):
+            try:
+                typed(self._variables[name], name, self.name)
+            except WrongTypeError as error:
+                mistakes.append(str(error))
+            except Exception:  # noqa: S112 - a template of what is known in the role alone
+                continue
+        return sorted(mistakes)
 
     @property
     def address(self) -> str:
@@ -351,6 +347,9 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
     used = (*GROUPS, "monitoring")
     for name in dict.fromkeys(name for group in used for name in groups.get(group, ())):
         host = Host(name, hostvars[name])
+        if wrong := host.type_mistakes:
+            mistakes += wrong
+            continue
         try:
             _node(host, host.wsnode_ports[0] if host.wsnode_ports else 0)
             _loadbalancer(host), _redis(host)

@@ -123,7 +123,7 @@ def test_a_sound_inventory_has_no_mistake() -> None:
         (
             {},
             {"node2": {"wsnode_port": "eight"}},
-            "A variable of the host 'node2' cannot be read",
+            "wsnode_port of the host 'node2' must be a whole number, and is 'eight'.",
         ),
         (
             {},

@@ -1,0 +1,163 @@
+"""The variables of all roles: their types, their defaults, and the conversion of values to types.
+
+An INI inventory and `-e NAME=VALUE` give text, where YAML gives booleans and numbers, and `-e` beats
+whatever a task sets. So each role reads its variables through `typed`: as `_NAME` of the role's file
+`vars/main/typed.yml`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROLES = Path(__file__).resolve().parent.parent.parent
+
+_BOOLEANS = {
+    **dict.fromkeys(("true", "yes", "on", "y", "t", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "n", "f", "0"), False),
+}
+
+
+class WrongTypeError(ValueError):
+    """A value that is not, and cannot be converted to, the type of its variable."""
+
+
+@cache
+def options() -> dict[str, dict[str, Any]]:
+    """Options of all roles by name, as `meta/argument_specs.yml` has them."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(ROLES.glob("*/meta/argument_specs.yml")):
+        found |= yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
+    return found
+
+
+@cache
+def defaults() -> dict[str, Any]:
+    """Defaults of all roles by name; templates are not evaluated."""
+    found: dict[str, Any] = {}
+    for path in sorted(ROLES.glob("*/defaults/main.yml")):
+        found |= yaml.safe_load(path.read_text())
+    return found
+
+
+def typed(value: Any, name: str, host: str = "") -> Any:
+    """Convert the value of a role's variable to the type that the role's specification gives it.
+
+    `host` is whose variable it is, for the message of an error.
+
+    Raises:
+        WrongTypeError: the value cannot be converted; the message names variable, value and type.
+            The value of a text or a dictionary is left out, since it may be a secret.
+    """
+    option = options()[name]
+    try:
+        converted = _CONVERSIONS[option["type"]](value)
+        if option["type"] == "list":
+            convert = _CONVERSIONS[option.get("elements", "raw")]
+            converted = [convert(element) for element in converted]
+        return _chosen(converted, option.get("choices"))
+    except WrongTypeError as error:
+        whose = f" of the host '{host}'" if host else ""
+        raise WrongTypeError(f"{name}{whose} must be {error}") from None
+
+
+def _wrong(value: Any, wanted: str, secret: bool = False) -> WrongTypeError:
+    kind = "empty" if value is None or value == "" else f"a {type(value).__name__}"
+    if isinstance(value, str) and value and not secret:
+        kind = f"'{value}'"
+    elif isinstance(value, bool | int | float) and not secret:
+        kind = f"{value}"
+    return WrongTypeError(f"{wanted}, and is {kind}.")
+
+
+def _boolean(value: Any) -> bool:
+    found = _BOOLEANS.get(str(value).strip().lower())
+    if found is None:
+        raise _wrong(value, "true or false")
+    return found
+
+
+def _integer(value: Any) -> int:
+    number = _number(value, "a whole number")
+    if number != int(number):
+        raise _wrong(value, "a whole number")
+    return int(number)
+
+
+def _number(value: Any, wanted: str = "a number") -> int | float:
+    """A number; a whole one is an integer, so that `3`, `3.0` and their texts make the same file."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise _wrong(value, wanted)
+    if re.fullmatch(r"[+-]?\d+", text := str(value).strip(), re.ASCII):
+        return int(text)
+    if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.ASCII | re.IGNORECASE):
+        raise _wrong(value, wanted)
+    number = float(text)
+    if not math.isfinite(number):
+        raise _wrong(value, wanted)
+    return int(number) if number == int(number) else number
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping) or (isinstance(value, Sequence) and not isinstance(value, str)):
+        raise _wrong(value, "text", secret=True)
+    return "" if value is None else str(value)
+
+
+def _list(value: Any) -> Sequence[Any]:
+    """A list; text is its elements between commas, as for Ansible, and a number is one element."""
+    if value is None:
+        return []
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [value]
+    if isinstance(value, str):
+        if value.lstrip().startswith(("[", "{")):
+            raise WrongTypeError(
+                "a list, and is text: -e takes it as elements between commas, or all as JSON: "
+                "-e '{\"NAME\": [...]}'."
+            )
+        return [element.strip() for element in value.split(",")] if value.strip() else []
+    if isinstance(value, Mapping | bool) or not isinstance(value, Sequence):
+        raise _wrong(value, "a list", secret=True)
+    return value
+
+
+def _dictionary(value: Any) -> Mapping[Any, Any]:
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise WrongTypeError("a dictionary, and is text that is no JSON.") from None
+    if not isinstance(value, Mapping):
+        raise _wrong(value, "a dictionary", secret=True)
+    return value
+
+
+def _chosen(value: Any, choices: Sequence[str] | None) -> Any:
+    """One of the choices. YAML takes an unquoted `no` for false, so false is the choice `no`."""
+    if not choices or value in choices:
+        return value
+    meant = [choice for choice in choices if _BOOLEANS.get(choice) is _BOOLEANS.get(value.lower())]
+    if value in ("True", "False") and len(meant) == 1:
+        return meant[0]
+    raise _wrong(value, f"one of {', '.join(choices)}")
+
+
+_CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
+    "bool": _boolean,
+    "dict": _dictionary,
+    "float": _number,
+    "int": _integer,
+    "list": _list,
+    "raw": lambda value: value,
+    "str": _text,
+}

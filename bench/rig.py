@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
 from bench import machine
 from bench.catalog import BUILT, HERE, PROGRAMS, Peer
 
@@ -241,24 +243,25 @@ def _until_it_delivers(rig: Rig) -> None:
 def _haproxy_template() -> str:
     """The role's own template with its defaults, but for what concerns the machine it is on."""
     node = {"name": "node1", "address": "127.0.0.1", "port": "{server}", "tls": False}
-    variables = {
-        "fleet_members": {"nodes": [node]},
-        "fleet_nodes_tls": False,
-        "fleet_address": "127.0.0.1",
+    role = ROOT / "roles/haproxy"
+    settings = yaml.safe_load((role / "defaults/main.yml").read_text()) | {
         "haproxy_port": "{port}",
         "haproxy_stats_port": "{stats}",
         "haproxy_source_rate": 0,  # all clients have one address, and come at once
         "haproxy_source_connections": 0,
         "haproxy_websocket_rate": 0,
+    }
+    variables = {f"_{name}": value for name, value in settings.items()} | {
+        "fleet_members": {"nodes": [node]},
+        "fleet_nodes_tls": False,
+        "fleet_address": "127.0.0.1",
         "_haproxy_tls": [],
         "_haproxy_tls_sums": "",
     }
-    role = ROOT / "roles/haproxy"
     with tempfile.TemporaryDirectory() as directory:
         rendered = Path(directory) / "haproxy.cfg"
         command = [str(PROGRAMS / "ansible"), "localhost", "--connection", "local"]
-        command += ["--module-name", "template", "--extra-vars", f"@{role}/defaults/main.yml"]
-        command += ["--extra-vars", json.dumps(variables)]
+        command += ["--module-name", "template", "--extra-vars", json.dumps(variables)]
         command += ["--args", f"src={role}/templates/haproxy.cfg.j2 dest={rendered}"]
         result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
         if result.returncode:

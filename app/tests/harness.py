@@ -38,7 +38,7 @@ def free_port() -> int:
 
 def redis_rights() -> dict[str, str]:
     """What each Redis user may do, as the role `redis` says."""
-    variables = yaml.safe_load((REDIS_ROLE / "vars" / "main.yml").read_text())
+    variables = yaml.safe_load((REDIS_ROLE / "vars" / "main" / "main.yml").read_text())
     rights: dict[str, str] = variables["_redis_rights"]
     return rights
 

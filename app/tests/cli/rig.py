@@ -291,16 +291,19 @@ def haproxy_config(
 ) -> str:
     """The role's own configuration, without its `global` section, and on the loopback alone."""
     urls = {name: urlsplit(url) for name, url in nodes.items()}
-    context = yaml.safe_load((HAPROXY_ROLE / "defaults/main.yml").read_text()) | {
+    settings = yaml.safe_load((HAPROXY_ROLE / "defaults/main.yml").read_text()) | {
         "haproxy_port": public,
         "haproxy_stats_port": stats,
         "haproxy_stats_bind": ["127.0.0.1"],
         "haproxy_check_inter": 1,
-        "_haproxy_tls": [certificate] if certificate else [],
         "haproxy_tls_port": tls,
-        "_haproxy_tls_sums": "",
         "haproxy_source_rate": 0,  # all clients have one address
         "haproxy_source_connections": 0,
+        **variables,
+    }
+    context = {f"_{name.lstrip('_')}": value for name, value in settings.items()} | {
+        "_haproxy_tls": [certificate] if certificate else [],
+        "_haproxy_tls_sums": "",
         "fleet_members": {
             "nodes": [
                 {
@@ -315,7 +318,6 @@ def haproxy_config(
         },
         "fleet_nodes_tls": any(url.scheme == "https" for url in urls.values()),
         "ansible_managed": "",
-        **variables,
     }
     environment = Environment(  # noqa: S701 - no HTML
         trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined

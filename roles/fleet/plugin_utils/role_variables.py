@@ -1,8 +1,8 @@
 """The variables of all roles: their types, their defaults, and the conversion of values to types.
 
-An INI inventory and `-e NAME=VALUE` give text, where YAML gives booleans and numbers, and `-e` beats
-whatever a task sets. So each role reads its variables through `typed`: as `_NAME` of the role's file
-`vars/main/typed.yml`.
+An INI inventory and `-e NAME=VALUE` give text, where YAML gives booleans and numbers, and `-e`
+beats whatever a task sets. So each role converts a variable where it uses it: `_NAME` of the role's
+file `vars/main/typed.yml` is `NAME`, converted.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _integer(value: Any) -> int:
 
 
 def _number(value: Any, wanted: str = "a number") -> int | float:
-    """A number; a whole one is an integer, so that `3`, `3.0` and their texts make the same file."""
+    """A number; a whole one is an integer: `3`, `3.0` and their texts make the same file."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise _wrong(value, wanted)
     if re.fullmatch(r"[+-]?\d+", text := str(value).strip(), re.ASCII):

@@ -111,9 +111,7 @@ def test_roles_use_converted_variables_alone() -> None:
                 continue
             text = "" if path.name == "typed.yml" else re.sub(" #.*", "", path.read_text())
             places = expression.findall(text) + condition.findall(text)
-            found += [
-                f"{path.name}: {raw.search(place)[0]}" for place in places if raw.search(place)
-            ]
+            found += [f"{path.name}: {name}" for place in places for name in raw.findall(place)]
     # A host that only gets certificates need not have a node: its name there is the inventory's.
     assert found == ["make_certificates.yml: wsnode_name"]
 

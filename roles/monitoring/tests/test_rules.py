@@ -187,7 +187,7 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
     text = environment.from_string((ROLE / "templates" / "rules.yml.j2").read_text()).render(
-        defaults,
+        {f"_{name}": value for name, value in defaults.items()},
         ansible_managed="by the test",
         groups={"redis": REDIS},
         fleet_members={"virtual_address": "10.0.0.10"},

@@ -30,9 +30,9 @@ def written(folder: Path, *, tls: bool) -> dict[str, dict[str, Any]]:
     rules.write_text("groups: []\n")
     text = environment.from_string(TEMPLATE.read_text()).render(
         ansible_managed="by the test",
-        monitoring_scrape_interval="15s",
-        monitoring_bind="10.0.0.41",
-        monitoring_alertmanager_port=9093,
+        _monitoring_scrape_interval="15s",
+        _monitoring_bind="10.0.0.41",
+        _monitoring_alertmanager_port=9093,
         _monitoring_rules=rules,
         _monitoring_redis_exporter="127.0.0.1:9121",
         _monitoring_ca=certifi.where(),

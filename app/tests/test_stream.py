@@ -9,11 +9,13 @@ from wsfleet.stream import Entry, Reading, Stream
 class Server:
     """A model of Redis: one stream that is trimmed and may be lost, and what it published.
 
-    `replicated` is the offset that survives a failover; what is above it is lost then.
+    `replicated` is the offset that survives a failover; what is above it is lost then. One reading
+    has at most `portion` entries.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, portion: int = 1000) -> None:
         self.size = size
+        self.portion = portion
         self.number = 1
         self.entries: list[Entry] = []
         self.offset = self.replicated = 0
@@ -44,7 +46,9 @@ class Server:
 
     def read(self, after: int) -> Reading:
         """What the history function answers."""
-        return Reading(self.epoch, self.offset, [e for e in self.entries if e.offset > after])
+        entries = [entry for entry in self.entries if entry.offset > after]
+        cut = len(entries) > self.portion
+        return Reading(self.epoch, self.offset, entries[: self.portion], cut)
 
 
 class Follower:
@@ -105,12 +109,12 @@ steps = st.lists(
 )
 
 
-@given(steps=steps, size=st.integers(1, 8))
+@given(steps=steps, size=st.integers(1, 8), portion=st.integers(1, 9))
 def test_every_interleaving_is_in_order_and_nothing_twice(
-    steps: list[tuple[str, int]], size: int
+    steps: list[tuple[str, int]], size: int, portion: int
 ) -> None:
     """Arrivals are late, doubled or missing; readings overlap with them; the stream may be lost."""
-    server = Server(size)
+    server = Server(size, portion)
     follower = Follower(server)
     queue: list[tuple[str, Entry]] = []
     for step in steps:
@@ -137,7 +141,7 @@ def test_every_interleaving_is_in_order_and_nothing_twice(
     # At the end the follower reads until it is not behind, as the broker does.
     if follower.reading is not None:
         follower.finish_reading(follower.reading)
-    for _ in range(3):
+    for _ in range(3 + size):
         follower.start_reading()
         assert follower.reading is not None
         follower.finish_reading(follower.reading)
@@ -176,6 +180,22 @@ def test_a_gap_that_the_history_cannot_close_is_told() -> None:
     entries, lost = stream.fill(server.read(stream.read_after()))
     assert (entries, lost) == ([], True)
     assert stream.offset == 5
+
+
+def test_a_reading_that_was_cut_is_read_on() -> None:
+    """What arrives meanwhile waits for the last portion; nothing counts as lost."""
+    server = Server(size=100, portion=3)
+    stream = Stream()
+    stream.fill(Reading(server.epoch, 0))
+    for _ in range(8):
+        server.publish()
+    assert stream.receive(*server.sent[-1]) == []
+    portions = []
+    while stream.behind:
+        entries, lost = stream.fill(server.read(stream.read_after()))
+        assert not lost
+        portions.append([entry.offset for entry in entries])
+    assert portions == [[1, 2, 3], [4, 5, 6], [7, 8]]
 
 
 def test_what_a_failover_lost_is_not_confused_with_what_comes_after() -> None:

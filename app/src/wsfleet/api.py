@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from redis.exceptions import RedisError
 
 from wsfleet import commands, records
+from wsfleet.broker import ReplyTooLargeError
 from wsfleet.channels import ChannelError
 from wsfleet.node import Node
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode
@@ -253,12 +254,13 @@ class Api:
 
     async def presence(self, request: Channel) -> dict[str, Any]:
         """Who is in a channel."""
-        members = await self._members(request.channel)
+        size = self._node.config.client.reply_max_size
+        members = await self._members(request.channel, size)
         return {"presence": {client: _member(member) for client, member in members.items()}}
 
     async def presence_stats(self, request: Channel) -> dict[str, Any]:
         """How many are in a channel."""
-        members = await self._members(request.channel)
+        members = await self._members(request.channel, 0)
         users = {member.user for member in members.values()}
         return {"num_clients": len(members), "num_users": len(users)}
 
@@ -269,9 +271,17 @@ class Api:
             raise ChannelError(ErrorCode.NOT_AVAILABLE, "the channel has no history")
         since = request.since or StreamPosition()
         limit = request.limit if request.limit >= 0 else channel.options.history_size
+        size = self._node.config.client.reply_max_size
         reading = await self._node.broker.history(
-            channel.name, channel.options, since.offset, limit, reverse=request.reverse
+            channel.name,
+            channel.options,
+            since.offset,
+            limit,
+            max_size=size,
+            reverse=request.reverse,
         )
+        if reading.cut:
+            raise ReplyTooLargeError(size)
         if since.epoch not in ("", reading.epoch):
             raise ChannelError(ErrorCode.UNRECOVERABLE_POSITION, "another epoch")
         publications = [
@@ -320,11 +330,11 @@ class Api:
         if expire_at and expire_at <= time.time():
             raise ChannelError(ErrorCode.BAD_REQUEST, "expire_at is over: it is in Unix seconds")
 
-    async def _members(self, name: str) -> dict[str, Member]:
+    async def _members(self, name: str, max_size: int) -> dict[str, Member]:
         channel = self._node.channels.find(name)
         if not channel.options.presence:
             raise ChannelError(ErrorCode.NOT_AVAILABLE, "the channel has no presence")
-        return await self._node.broker.members(channel.name)
+        return await self._node.broker.members(channel.name, max_size=max_size)
 
     async def _command(self, **fields: Any) -> None:
         await self._node.broker.command(commands.encode(commands.Command(**fields)))

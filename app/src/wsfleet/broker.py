@@ -44,6 +44,18 @@ MAX_OFFSET = 2**53
 """Lua counts no further without gaps."""
 FIELDS = 3
 """Of an entry in the history's answer: offset, previous, record."""
+READ_SIZE = 1_048_576
+"""Bytes of publications that are read at a time to fill a gap."""
+
+
+class ReplyTooLargeError(ChannelError):
+    """An answer would be larger than `client.reply_max_size`."""
+
+    def __init__(self, max_size: int) -> None:
+        super().__init__(
+            ErrorCode.LIMIT_EXCEEDED,
+            f"the answer has more than {max_size} bytes (client.reply_max_size): ask for less",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,14 +215,18 @@ class Broker:
         since: int,
         limit: int,
         *,
+        max_size: int,
         reverse: bool = False,
     ) -> Reading:
         """Read at most `limit` publications after offset `since` (in reverse: before it).
 
+        The reading is cut before the records have more than `max_size` bytes together, but has at
+        least one. Redis stops there as well.
+
         Raises:
             UnavailableError: Redis is away.
         """
-        offset, epoch, flat = await self._store.function(
+        offset, epoch, flat, cut = await self._store.function(
             "history",
             [keys.stream(channel), keys.meta(channel)],
             since,
@@ -218,9 +234,10 @@ class Broker:
             int(reverse),
             options.history_meta_ttl,
             _new_epoch(),
+            max_size,
         )
         entries = [Entry(*flat[i : i + FIELDS]) for i in range(0, len(flat), FIELDS)]
-        return Reading(epoch.decode(), offset, entries)
+        return Reading(epoch.decode(), offset, entries, bool(cut))
 
     async def forget_history(self, channel: str) -> None:
         """Remove the channel's stream; the next publication goes on counting.
@@ -248,14 +265,17 @@ class Broker:
         pair = [keys.presence(channel), keys.presence_expiry(channel)]
         await self._store.function("leave", pair, client)
 
-    async def members(self, channel: str) -> dict[str, Member]:
-        """Who is in the channel, by client.
+    async def members(self, channel: str, *, max_size: int = 0) -> dict[str, Member]:
+        """Who is in the channel, by client; `max_size` in bytes, 0 is no limit.
 
         Raises:
+            ReplyTooLargeError: they have more than `max_size` bytes.
             UnavailableError: Redis is away.
         """
         pair = [keys.presence(channel), keys.presence_expiry(channel)]
-        flat = await self._store.function("members", pair)
+        flat = await self._store.function("members", pair, max_size)
+        if flat is None:
+            raise ReplyTooLargeError(max_size)
         pairs = zip(flat[::2], flat[1::2], strict=True)
         found = {}
         for client, member in pairs:
@@ -304,12 +324,13 @@ class Broker:
 
     @asynccontextmanager
     async def joining(
-        self, following: Following, since: Position | None, limit: int
+        self, following: Following, since: Position | None, limit: int, max_size: int
     ) -> AsyncIterator[tuple[Reading | None, Position]]:
         """Let a subscriber join without a gap: inside the block nothing more is delivered.
 
         Yields what it missed after `since` (None without `since`) and the position from which on it
-        gets everything live. There must be no await inside the block: delivery goes on with the
+        gets everything live. Where that is more than `limit` publications or `max_size` bytes, the
+        reading has no entries. There must be no await inside the block: delivery goes on with the
         event loop's next step.
 
         Raises:
@@ -323,7 +344,9 @@ class Broker:
             losses = following.losses
             following.buffers.append(buffer)
             try:
-                missed = await self.history(following.name, following.options, since.offset, limit)
+                missed = await self.history(
+                    following.name, following.options, since.offset, limit, max_size=max_size
+                )
                 if (
                     missed.offset > following.stream.offset
                     or missed.epoch != following.stream.epoch
@@ -333,9 +356,13 @@ class Broker:
                 following.buffers.remove(buffer)
             if losses == following.losses and missed.epoch == following.stream.epoch:
                 break
-        later = [entry for entry in buffer if entry.offset > missed.offset]
+        entries = [*missed.entries, *(entry for entry in buffer if entry.offset > missed.offset)]
+        # What came later counts as well, and must not hide a hole before it.
+        size = sum(len(entry.record) for entry in entries)
+        if size > max_size or not missed.continues(since.offset):
+            entries = []
         position = following.position
-        yield Reading(missed.epoch, position.offset, [*missed.entries, *later]), position
+        yield Reading(missed.epoch, position.offset, entries), position
 
     def _unfollow_later(self, following: Following) -> None:
         asyncio.get_running_loop().call_later(LINGER, self._unfollow, following)
@@ -402,6 +429,7 @@ class Broker:
                         following.options,
                         stream.read_after(),
                         0 if first else following.options.history_size,
+                        max_size=READ_SIZE,
                     )
                     entries, lost = stream.fill(reading)
                     if lost and not first:

@@ -24,7 +24,7 @@ from wsfleet.auth import (
     TokenExpiredError,
     TokenMismatchError,
 )
-from wsfleet.broker import Position
+from wsfleet.broker import Position, ReplyTooLargeError
 from wsfleet.channels import (
     Channel,
     ChannelError,
@@ -222,11 +222,10 @@ class CentrifugeClient:
             case PublishRequest():
                 return await self._publish(request)
             case PresenceRequest():
-                return PresenceResult(
-                    {c: client_info(m) for c, m in (await self._members(request)).items()}
-                )
+                members = await self._members(request, self._config.reply_max_size)
+                return PresenceResult({c: client_info(m) for c, m in members.items()})
             case PresenceStatsRequest():
-                members = await self._members(request)
+                members = await self._members(request, 0)
                 return PresenceStatsResult(len(members), len({m.user for m in members.values()}))
             case HistoryRequest():
                 return await self._history(request)
@@ -310,9 +309,12 @@ class CentrifugeClient:
         await self._check_denylist(self.token_id)
         await self._node.sessions.open(self._connection)
         subs: dict[str, SubscribeResult] = {}
+        room = self._config.reply_max_size  # for all of them: they are one reply
         for subscription, wanted, grant in planned:
             with contextlib.suppress(EndedError):
-                subs[subscription.name] = await self._join(subscription, wanted, grant)
+                result = await self._join(subscription, wanted, grant, room)
+                subs[subscription.name] = result
+                room -= sum(len(publication.data) for publication in result.publications)
         personal = self._config.subscribe_to_user_personal_channel
         if personal.enabled and personal.single_connection and self.user:
             await self._end_others()
@@ -431,7 +433,7 @@ class CentrifugeClient:
             subscription.token_id, subscription.expire_at = token.id, token.expire_at
         self.subscriptions.reserve(subscription)
         try:
-            return await self._join(subscription, request, grant)
+            return await self._join(subscription, request, grant, self._config.reply_max_size)
         except EndedError as ended:
             # It is subscribed and unsubscribed at once, and gets no publication in between.
             self._loop.call_soon(self._push, ended.code.push, channel.name)  # after the answer
@@ -462,9 +464,9 @@ class CentrifugeClient:
         return Member(self.user, self.id, self.conn_info, grant.info or b"")
 
     async def _join(
-        self, subscription: Subscription, request: SubscribeRequest, grant: Grant
+        self, subscription: Subscription, request: SubscribeRequest, grant: Grant, max_size: int
     ) -> SubscribeResult:
-        """Make a reserved subscription live, or end it.
+        """Make a reserved subscription live, or end it; it recovers at most `max_size` bytes.
 
         There is no gap if the caller sends the result before it awaits anything: delivery goes on
         with the event loop's next step.
@@ -474,7 +476,7 @@ class CentrifugeClient:
             RefusedError, UnavailableError, redis.exceptions.RedisError: it cannot be made.
         """
         try:
-            result = await self._make(subscription, request)
+            result = await self._make(subscription, request, max_size)
         except BaseException as error:
             own = self.subscriptions.end(subscription, UnsubscribeCode.CLIENT)
             await self._farewell(subscription)  # what was told to Redis after it was ended, too
@@ -487,7 +489,9 @@ class CentrifugeClient:
             self._hub.background.start(self._announce(subscription))
         return result
 
-    async def _make(self, subscription: Subscription, request: SubscribeRequest) -> SubscribeResult:
+    async def _make(
+        self, subscription: Subscription, request: SubscribeRequest, max_size: int
+    ) -> SubscribeResult:
         """Acquire what a subscription needs; after each await it may have been ended."""
         broker, check = self._node.broker, self.subscriptions.check
         await self._check_subscription_token(subscription.token_id)
@@ -504,7 +508,10 @@ class CentrifugeClient:
         recovering = request.recover and subscription.options.force_recovery
         since = Position(request.offset, request.epoch) if recovering else None
         limit = self._config.recovery_max_publication_limit or subscription.options.history_size
-        async with broker.joining(follower.following, since, limit) as (reading, position):
+        async with broker.joining(follower.following, since, limit, max_size) as (
+            reading,
+            position,
+        ):
             check(subscription)
             result = self._subscribed(request, subscription, reading, position)
             self.subscriptions.go_live(subscription)
@@ -593,12 +600,14 @@ class CentrifugeClient:
         self._connection.message_count += 1
         return PublishResult()
 
-    async def _members(self, request: PresenceRequest | PresenceStatsRequest) -> dict[str, Member]:
+    async def _members(
+        self, request: PresenceRequest | PresenceStatsRequest, max_size: int
+    ) -> dict[str, Member]:
         channel = self._node.channels.resolve(request.channel)
         subscribed = request.channel in self.subscriptions.live
         if (refusal := may_see_presence(channel, self.user, subscribed=subscribed)) is not None:
             raise RefusedError(refusal)
-        return await self._node.broker.members(channel.name)
+        return await self._node.broker.members(channel.name, max_size=max_size)
 
     async def _history(self, request: HistoryRequest) -> HistoryResult:
         channel = self._node.channels.resolve(request.channel)
@@ -615,8 +624,11 @@ class CentrifugeClient:
             channel.options,
             since.offset if since else 0,
             limit,
+            max_size=self._config.reply_max_size,
             reverse=request.reverse,
         )
+        if reading.cut:
+            raise ReplyTooLargeError(self._config.reply_max_size)
         if since is not None and since.epoch not in ("", reading.epoch):
             raise RefusedError(ErrorCode.UNRECOVERABLE_POSITION)
         publications = [
@@ -716,7 +728,7 @@ class CentrifugeClient:
         grant = Grant()
         subscription = Subscription(channel, channel.options, self._member(grant), server_side=True)
         self.subscriptions.reserve(subscription)
-        result = await self._join(subscription, request, grant)
+        result = await self._join(subscription, request, grant, self._config.reply_max_size)
         event = Subscribe(result.recoverable, result.epoch, result.offset, result.positioned)
         self._push(event, channel.name)
 

@@ -410,13 +410,17 @@ class ClientConfig(Section):
     limit."""
     channel_limit: PositiveInt = 128
     """Channels that one client may be subscribed to."""
+    reply_max_size: PositiveInt = 2_097_152
+    """Bytes of publications or members in one reply. A subscribe or connect that would recover more
+    is answered with `recovered: false`, a history or presence call with error 106, also in the
+    server API. Not a key of Centrifugo's."""
     history_max_publication_limit: PositiveInt = 300
     """Publications in one answer to a history call."""
     recovery_max_publication_limit: NonNegativeInt = 0
     """Missed publications that a recovery may send; with more it fails, and the client is told so.
 
-    Unlike Centrifugo (300), 0 by default: no limit but the channel's history, so that who returns
-    within it misses nothing."""
+    Unlike Centrifugo (300), 0 by default: no limit but the channel's history and `reply_max_size`.
+    """
 
     elsewhere: ClassVar[str] = """
         proxy concurrency channel_position_check_delay channel_position_max_time_lag

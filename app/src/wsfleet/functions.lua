@@ -186,31 +186,47 @@ local function confirm(keys, args)
   return 1
 end
 
--- history(stream, meta; SINCE, LIMIT, REVERSE, META_TTL, NEW_EPOCH): at most LIMIT records after offset
--- SINCE, or in reverse before it (0: from the newest); what is held is not there yet. Returns
--- {offset, epoch, {offset, previous, record, ...}}, the first two being the stream's top.
+-- Entries that are read at a time while their sizes are added up.
+local PORTION = 16
+
+-- history(stream, meta; SINCE, LIMIT, REVERSE, META_TTL, NEW_EPOCH, MAX_SIZE): at most LIMIT records
+-- after offset SINCE, or in reverse before it (0: from the newest), and at most MAX_SIZE bytes of them,
+-- but never less than one record; what is held is not there yet. Returns
+-- {offset, epoch, {offset, previous, record, ...}, cut}: the first two are the stream's top, and cut is
+-- 1 where MAX_SIZE left out records.
 local function history(keys, args)
-  local since, limit = tonumber(args[1]), tonumber(args[2])
+  local since, left, reverse = tonumber(args[1]), tonumber(args[2]), args[3] == '1'
   local at = position(keys[1], keys[2], args[5], args[4])
   local top = at.sent or at.offset
-  local flat = {}
-  if limit > 0 then
-    local entries
-    if args[3] == '1' then
-      local newest = since > 0 and math.min(since - 1, top) or top
-      entries = newest < 1 and {} or redis.call('XREVRANGE', keys[1], newest .. '-0', '-', 'COUNT', limit)
-    else
-      entries = since >= top and {}
-        or redis.call('XRANGE', keys[1], (since + 1) .. '-0', top .. '-0', 'COUNT', limit)
-    end
+  local first, last = since + 1, top
+  if reverse then
+    first, last = 1, since > 0 and math.min(since - 1, top) or top
+  end
+  local flat, room, cut = {}, tonumber(args[6]), 0
+  while left > 0 and first <= last and cut == 0 do
+    local count = math.min(left, PORTION)
+    local entries = reverse
+        and redis.call('XREVRANGE', keys[1], last .. '-0', first .. '-0', 'COUNT', count)
+      or redis.call('XRANGE', keys[1], first .. '-0', last .. '-0', 'COUNT', count)
     for _, found in ipairs(entries) do
       local offset, previous, record = entry_of(found)
+      room = room - #record
+      if room < 0 and #flat > 0 then
+        cut = 1
+        break
+      end
       flat[#flat + 1] = offset
       flat[#flat + 1] = previous
       flat[#flat + 1] = record
+      if reverse then
+        last = offset - 1
+      else
+        first = offset + 1
+      end
     end
+    left = #entries < count and 0 or left - count
   end
-  return { top, at.epoch, flat }
+  return { top, at.epoch, flat, cut }
 end
 
 -- join(presence, expiry; CLIENT, INFO, TTL, META_TTL): CLIENT is in the channel for TTL seconds.
@@ -228,14 +244,24 @@ local function leave(keys, args)
   return redis.call('HDEL', keys[1], args[1])
 end
 
--- members(presence, expiry): who is in the channel: {client, info, ...}; the expired are cleared away.
-local function members(keys)
+-- members(presence, expiry; MAX_SIZE): who is in the channel: {client, info, ...}; the expired are
+-- cleared away. Returns nil if they have more than MAX_SIZE bytes; 0 is no limit.
+local function members(keys, args)
   local limit = string.format('%.3f', now())
   for _, client in ipairs(redis.call('ZRANGEBYSCORE', keys[2], '-inf', limit)) do
     redis.call('HDEL', keys[1], client)
     redis.call('ZREM', keys[2], client)
   end
-  return redis.call('HGETALL', keys[1])
+  local flat, room = redis.call('HGETALL', keys[1]), tonumber(args[1])
+  if room > 0 then
+    for _, text in ipairs(flat) do
+      room = room - #text
+    end
+    if room < 0 then
+      return nil
+    end
+  end
+  return flat
 end
 
 redis.register_function('wsfleet_publish_@D@', publish)

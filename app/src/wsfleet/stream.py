@@ -23,11 +23,15 @@ class Entry(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What a look at the history found: the stream's top, and entries in ascending order."""
+    """What a look at the history found: the stream's top, and entries in ascending order.
+
+    `cut`: a limit in bytes ended the entries before the top.
+    """
 
     epoch: str
     offset: int
     entries: Sequence[Entry] = ()
+    cut: bool = False
 
     def continues(self, offset: int) -> bool:
         """Whether the entries are all that came after `offset`."""
@@ -77,8 +81,14 @@ class Stream:
 
         Returns what may be delivered now, and whether something was lost: the history did not
         reach back that far, or its epoch is another. Then delivery goes on from the new top, and
-        subscribers must be told. It may be behind again afterwards.
+        subscribers must be told. It may be behind again afterwards, and is after a reading that
+        was cut: read on from where it ended.
         """
+        if reading.cut and reading.epoch == self.epoch:
+            first, last = reading.entries[0], reading.entries[-1]
+            if first.previous <= self.offset:
+                self.offset = last.offset
+                return list(reading.entries), False
         lost = reading.epoch != self.epoch or not reading.continues(self.offset)
         delivered = [] if lost else list(reading.entries)
         self.offset = reading.offset if lost else max(self.offset, reading.offset)

@@ -52,6 +52,11 @@ class Peer:
         parsed: dict[str, object] = json.loads(payload)
         return parsed
 
+    async def exactly(self, size: int) -> bytes:
+        """So many bytes, such as an HTTP response's body."""
+        async with asyncio.timeout(10):
+            return await self._reader.readexactly(size)
+
     async def rest(self) -> bytes:
         """All until the node closes."""
         async with asyncio.timeout(10):

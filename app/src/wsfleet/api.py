@@ -28,8 +28,13 @@ from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode
 from wsfleet.records import Member, Record
 from wsfleet.store import UnavailableError
 from wsfleet.stream import Entry
+from wsfleet.websocket import KEYLESS_BODY_LIMIT
+from wsfleet.websocket import Request as HTTPRequest
 
 log = structlog.get_logger(__name__)
+
+KEY_FIELD = "X-API-Key"
+"""The field of a request's head that shows a key."""
 
 
 class Request(BaseModel):
@@ -381,17 +386,28 @@ def _error(code: ErrorCode, message: str) -> dict[str, Any]:
     return {"error": {"code": code.code, "message": f"{code.message}: {message}"}}
 
 
+def accepts_key(node: Node, shown: str) -> bool:
+    """Whether this is one of the configured keys."""
+    keys = node.config.http_api.accepted
+    matches = [hmac.compare_digest(shown.encode(), key.encode()) for key in keys]
+    return any(matches)  # all were compared: the time that it took tells nothing
+
+
+def body_limit(node: Node, request: HTTPRequest) -> int:
+    """Bytes that the body of a request may have, by the key that it shows."""
+    if accepts_key(node, request.headers.get(KEY_FIELD, "")):
+        return node.settings.max_request_size
+    return KEYLESS_BODY_LIMIT
+
+
 def key_check(node: Node) -> Callable[[str | None], Awaitable[None]]:
     """What a request must pass that is not for everybody, as a dependency of its route."""
-    keys = [key.encode() for key in node.config.http_api.accepted]
-    header = APIKeyHeader(name="X-API-Key", auto_error=False)
+    header = APIKeyHeader(name=KEY_FIELD, auto_error=False)
 
     async def check(given: Annotated[str | None, Depends(header)]) -> None:
-        if not keys:
+        if not node.config.http_api.accepted:
             raise HTTPException(403, "the API is closed: http_api.key is not configured")
-        shown = (given or "").encode()
-        matches = [hmac.compare_digest(shown, key) for key in keys]  # all: time tells nothing
-        if not any(matches):
+        if not accepts_key(node, given or ""):
             raise HTTPException(401, "the header X-API-Key is missing or wrong")
 
     return check

@@ -2,19 +2,37 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsfleet import __version__
-from wsfleet.api import create_router
+from wsfleet.api import body_limit, create_router
 from wsfleet.centrifuge_endpoint import Centrifuge
 from wsfleet.console import create_console
 from wsfleet.node import Node
 from wsfleet.plain_endpoint import Plain
-from wsfleet.websocket import ON_REFUSED, ROUTES
+from wsfleet.websocket import BODY_LIMIT, ON_REFUSED, ROUTES
+
+
+class HeadAsGet:
+    """ASGI middleware that has HEAD answered as GET (RFC 9110, section 9.3.2).
+
+    The server, which has the request's own method, leaves the body out.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the application."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)
 
 
 def create_app(node: Node) -> FastAPI:
@@ -25,11 +43,16 @@ def create_app(node: Node) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         await node.start()
-        yield {ROUTES: websockets, ON_REFUSED: node.metrics.refused}
+        yield {
+            ROUTES: websockets,
+            ON_REFUSED: node.metrics.refused,
+            BODY_LIMIT: partial(body_limit, node),
+        }
         await node.stop()
 
     app = FastAPI(title="wsfleet", version=__version__, lifespan=lifespan)
 
+    app.add_middleware(HeadAsGet)
     app.include_router(create_router(node))
     app.mount("/console", create_console(node))
 

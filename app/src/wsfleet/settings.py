@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     """Bytes of one message from a client; a larger one closes with 1009."""
     max_publication_size: PositiveInt = 2_097_152
     """Bytes of one publication, data and tags; a larger one is refused with error 107."""
+    max_request_size: int = Field(default=8_388_608, ge=65_536)
+    """Bytes of the body of an HTTP request with a key of the API; more is refused with 413."""
     max_json_depth: PositiveInt = 128
     """Levels that JSON from a client may nest: other clients' parsers must take it, too."""
     message_rate: float = Field(default=1000.0, ge=0)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 
+import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
@@ -119,6 +120,40 @@ async def test_half_requests(victim: Victim) -> None:
         for _ in range(1000):
             await stack.enter_async_context(victim.tcp(b"GET /ws HTTP/1.1\r\nHost: x\r\n"))
         await victim.serves()
+
+
+BODIES = {
+    "a length": (b"Content-Length: 314572800\r\n", b""),
+    "chunks": (b"Transfer-Encoding: chunked\r\n", b"100000\r\n"),
+}
+
+
+@pytest.mark.parametrize("framing", BODIES)
+@pytest.mark.parametrize("path", ["/api/publish", "/console/api/drain", "/health", "/nowhere"])
+async def test_a_body_of_300_megabytes(victim: Victim, framing: str, path: str) -> None:
+    """Without a key it is refused, whoever goes on sending, and never kept."""
+    field, size = BODIES[framing]
+    before = await victim.metric("wsfleet_requests_refused_total", status="413")
+    head = b"POST %b HTTP/1.1\r\nHost: x\r\n%b\r\n" % (path.encode(), field)
+    async with victim.tcp(head) as peer:
+        part = size + b"x" * 2**20 + (b"\r\n" if size else b"")
+        flood = asyncio.create_task(send(peer, part, 300))
+        with contextlib.suppress(ConnectionError):
+            assert (await peer.rest()).count(b"HTTP/1.1 ") == 1
+        flood.cancel()
+    assert await victim.metric("wsfleet_requests_refused_total", status="413") == before + 1
+
+
+async def test_bodies_that_never_come(victim: Victim) -> None:
+    """Two hundred are ended with 408, and keep nobody from being served meanwhile."""
+    head = b"POST /api/publish HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n"
+    async with contextlib.AsyncExitStack() as stack:
+        first = head + b"x" * 50_000
+        peers = [await stack.enter_async_context(victim.tcp(first)) for _ in range(200)]
+        await victim.serves()
+        async with asyncio.timeout(30):
+            for peer in peers:
+                assert (await peer.head()).startswith(b"HTTP/1.1 408 ")
 
 
 async def test_more_channels_than_one_may_have(victim: Victim) -> None:

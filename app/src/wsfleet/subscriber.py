@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -23,6 +23,9 @@ log = structlog.get_logger(__name__)
 
 PROBES_MISSED = 3
 RECONNECT_PAUSE = 0.2
+PORTION_COUNT, PORTION_BYTES = 500, 65_536
+"""Of the channels that Redis is asked for at once. It answers each one by itself, and cuts the
+connection when more answers wait than `client-output-buffer-limit pubsub` allows."""
 
 
 @dataclass
@@ -35,18 +38,65 @@ class Probe:
 
 
 class Listening:
-    """What is heard from one primary; `leaving` counts what it has yet to confirm."""
+    """The pub/sub connection to one primary, and the changes that it has yet to make.
 
-    def __init__(self, probe: Probe) -> None:
+    Channels are subscribed and unsubscribed in portions: the next one is sent when Redis has
+    confirmed all of the one before. What is wanted meanwhile waits, one change a channel.
+    """
+
+    def __init__(self, probe: Probe, on_complete: Callable[[], None], *, by_slot: bool) -> None:
         self.probe = probe
-        self.leaving: Counter[str] = Counter()
         self.heard_at = time.monotonic()
+        self.complete = False
         self.link: Link | None = None
+        self._on_complete = on_complete
+        self._by_slot = by_slot
+        self._missing = 0
+        self._waiting: dict[bytes, bool] = {}
+        self._sent: dict[bytes, bool] = {}
 
-    def send(self, command: str, *channels: str) -> None:
-        """Send a command, if it is connected: the next connection asks for all that is wanted."""
-        if self.link is not None and self.link.alive:
-            self.link.send((command, *channels))
+    def begin(self, link: Link, channels: Iterable[str]) -> None:
+        """Subscribe to the first channels; it is `complete` when all of them are confirmed."""
+        self.link = link
+        self._waiting = {channel.encode(): True for channel in (self.probe.channel, *channels)}
+        self._missing = len(self._waiting)
+        self._send_portion(link)
+
+    def change(self, channel: bytes, *, subscribe: bool) -> None:
+        """Subscribe to a channel, or unsubscribe."""
+        self._waiting[channel] = subscribe
+        if not self._sent and self.link is not None and self.link.alive:
+            self._send_portion(self.link)
+
+    def confirmed(self, channel: bytes, *, subscribed: bool) -> bool:
+        """Take what Redis says of a channel; False if it was not asked for that."""
+        if self._sent.get(channel) is not subscribed:
+            return False
+        del self._sent[channel]
+        if not self.complete:  # changes are made in order: those of the beginning come first
+            self._missing -= 1
+            if not self._missing:
+                self.complete = True
+                self._on_complete()
+        if not self._sent and self._waiting and self.link is not None:
+            self._send_portion(self.link)
+        return True
+
+    def _send_portion(self, link: Link) -> None:
+        """Send as many changes as Redis is asked for at once."""
+        size = 0
+        for channel in itertools.islice(self._waiting, PORTION_COUNT):
+            size += len(channel)
+            if self._sent and size > PORTION_BYTES:
+                break
+            self._sent[channel] = self._waiting[channel]
+        for channel in self._sent:
+            del self._waiting[channel]
+        for command, subscribe in (("SSUBSCRIBE", True), ("SUNSUBSCRIBE", False)):
+            channels = [channel for channel, value in self._sent.items() if value is subscribe]
+            for group in _by_slot(channels) if self._by_slot else [channels]:
+                if group:
+                    link.send((command, *group))
 
 
 class Subscriber:
@@ -79,8 +129,8 @@ class Subscriber:
     @property
     def subscribed(self) -> bool:
         """Whether everything that is wanted is heard, from all primaries there are."""
-        primaries = self._store.primaries
-        return bool(primaries) and all(primary in self._listening for primary in primaries)
+        listening = [self._listening.get(primary) for primary in self._store.primaries]
+        return bool(listening) and all(each is not None and each.complete for each in listening)
 
     def want(self, *channels: str) -> None:
         """Hear pub/sub channels from the next connection on."""
@@ -95,14 +145,13 @@ class Subscriber:
         pack(("SSUBSCRIBE", channel))  # every connection to come would fail at this name
         self._wanted.add(channel)
         if (listening := self._owner(channel)) is not None:
-            listening.send("SSUBSCRIBE", channel)
+            listening.change(channel.encode(), subscribe=True)
 
     def unsubscribe(self, channel: str) -> None:
         """Hear it no more."""
         self._wanted.discard(channel)
         if (listening := self._owner(channel)) is not None:
-            listening.leaving[channel] += 1
-            listening.send("SUNSUBSCRIBE", channel)
+            listening.change(channel.encode(), subscribe=False)
 
     def _owner(self, channel: str) -> Listening | None:
         try:
@@ -132,16 +181,13 @@ class Subscriber:
             await asyncio.sleep(RECONNECT_PAUSE)
 
     async def _listen(self, primary: Primary) -> None:
-        listening = Listening(Probe(self._probe_channel(primary)))
-        link = listening.link = await primary.listen(lambda push: self._take(listening, push))
-        probing = asyncio.create_task(self._probe(primary, listening.probe))
+        probe = Probe(self._probe_channel(primary))
+        listening = Listening(probe, self._on_subscribed, by_slot=not primary.owns_all)
+        link = await primary.listen(lambda push: self._take(listening, push))
+        probing = asyncio.create_task(self._probe(primary, probe))
         try:
-            listening.send("SSUBSCRIBE", listening.probe.channel)
-            wanted = {channel for channel in self._wanted if primary.owns(channel)}
-            for group in [wanted] if primary.owns_all else _by_slot(wanted):
-                listening.send("SSUBSCRIBE", *group)
+            listening.begin(link, filter(primary.owns, self._wanted))
             self._listening[primary] = listening
-            self._on_subscribed()
             while time.monotonic() - listening.heard_at < PROBES_MISSED * self._probe_interval:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._probe_interval):
@@ -173,12 +219,12 @@ class Subscriber:
                     return
                 self._metrics.pubsub_probe_seconds.observe(time.monotonic() - listening.probe.heard)
         elif kind == b"ssubscribe":
+            listening.confirmed(push[1], subscribed=True)
             if channel in self._wanted:
                 self._on_confirmed(channel)
-        elif listening.leaving[channel]:
-            listening.leaving[channel] -= 1
-        elif listening.link is not None:  # its slot was moved
-            listening.link.lose(MovedError(f"{key_slot(channel.encode())} elsewhere:0"))
+        elif not listening.confirmed(push[1], subscribed=False) and listening.link is not None:
+            # Its slot was moved.
+            listening.link.lose(MovedError(f"{key_slot(push[1])} elsewhere:0"))
 
     async def _probe(self, primary: Primary, probe: Probe) -> None:
         """Every interval, send a message to the node itself: silence would look like no traffic.
@@ -202,9 +248,9 @@ class Subscriber:
         return next(channel for channel in tags if primary.owns(channel))
 
 
-def _by_slot(channels: Iterable[str]) -> Iterable[set[str]]:
+def _by_slot(channels: Iterable[bytes]) -> Iterable[list[bytes]]:
     """In a Redis Cluster one command must stay in one slot."""
-    groups: dict[int, set[str]] = defaultdict(set)
+    groups: dict[int, list[bytes]] = defaultdict(list)
     for channel in channels:
-        groups[key_slot(channel.encode())].add(channel)
+        groups[key_slot(channel)].append(channel)
     return groups.values()

@@ -34,7 +34,7 @@ class Server(uvicorn.Server):
             systemd.keep_watchdog_quiet(lambda: f"{len(self._node.hub)} connections")
         )
         systemd.notify("READY=1")
-        log.info("listening", node=self._node.settings.name, url=self._node.settings.url)
+        log.info("listening", url=self._node.settings.url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, then do what uvicorn does."""

@@ -114,7 +114,7 @@ class Sessions:
         while some := await self._store.call("SRANDMEMBER", keys.node_clients(node), CHUNK):
             names = [name.decode() for name in some]
             released += sum(await asyncio.gather(*(self._release(node, name) for name in names)))
-        log.warning("reaped a dead node", node=node, clients=released)
+        log.warning("reaped a dead node", dead=node, clients=released)
 
     async def _renew(self, client_id: str) -> None:
         """Give a client another name: it was taken for dead, and its own is somebody else's now."""

@@ -46,6 +46,17 @@ async def test_nodes_register_and_leave(start_node: StartNode, store: Any) -> No
     assert not await store.exists("wsfleet:node:node2")
 
 
+async def test_a_node_that_left_does_not_come_back(start_node: StartNode, store: Any) -> None:
+    """A sign of life that was due while it stopped is not given any more."""
+    node = await start_node()
+    await node.node.registry.leave()
+    await node.node.registry.beat()
+    node.node.registry.hurry()
+    await asyncio.sleep(0.3)
+    assert await store.zrange("wsfleet:nodes", 0, -1) == []
+    assert not await store.exists("wsfleet:node:node1")
+
+
 async def test_a_dead_nodes_keys_are_reaped(start_node: StartNode, store: Any) -> None:
     """`connection:` keys of a node that vanished go; `state:` keys begin to expire."""
     one, two = await start_node(node_dead_after=1.0), await start_node(node_dead_after=1.0)

@@ -8,10 +8,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from wsfleet import config
 from wsfleet.config import ConfigError, load, parse
+from wsfleet.settings import Settings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -464,6 +465,27 @@ def test_a_channel_regex_is_re2s(
 def test_a_ping_comes_after_the_pong() -> None:
     """Else two pings would be under way."""
     assert "ping_interval must be longer" in mistakes(client(ping_interval="8s"))[0]
+
+
+def test_pings_are_told_in_whole_seconds() -> None:
+    """An SDK that is told 0 answers no ping, and would be disconnected for it."""
+    short = client(ping_interval="0.9s", pong_timeout="0.5s")
+    assert "ping_interval must be 1s or longer" in mistakes(short)[0]
+    parse(client(ping_interval="1s", pong_timeout="0.5s"))
+
+
+@pytest.mark.parametrize("interval", ["31s", "60s", "90s", "1h"])
+def test_presence_outlives_a_renewal_that_fails(interval: str) -> None:
+    """An interval too long for that is refused, with the longest one that is not."""
+    assert "must be 30s or shorter" in mistakes(client(presence_update_interval=interval))[0]
+    parse(client(presence_update_interval="30s"))
+
+
+def test_a_node_outlives_a_sign_of_life_that_is_late() -> None:
+    """Settings by which other nodes would bury a living one are refused."""
+    with pytest.raises(ValidationError, match="at least twice WSFLEET_HEARTBEAT_INTERVAL"):
+        Settings(heartbeat_interval=5, node_dead_after=8)
+    Settings(heartbeat_interval=4, node_dead_after=8)
 
 
 def test_a_previous_key_needs_a_current_one() -> None:

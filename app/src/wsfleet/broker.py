@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from wsfleet import keys, records
 from wsfleet.background import Background
 from wsfleet.channels import ChannelError
-from wsfleet.config import ChannelOptions
+from wsfleet.config import PRESENCE_TTL, ChannelOptions
 from wsfleet.listener import Listeners
 from wsfleet.metrics import Metrics
 from wsfleet.protocol.centrifuge.codes import ErrorCode
@@ -34,7 +34,6 @@ log = structlog.get_logger(__name__)
 
 ONCE_TTL = 300
 """Seconds in which a publication with the same idempotency key is taken for the same."""
-PRESENCE_TTL = 60
 CHECK_AFTER = 25.0
 """Seconds of silence in a channel after which its stream's top is looked at."""
 FOLLOW_TIMEOUT = 5.0

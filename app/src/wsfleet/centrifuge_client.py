@@ -563,15 +563,35 @@ class CentrifugeClient:
         broker, name = self._node.broker, subscription.name
         with contextlib.suppress(UnavailableError, RedisError):
             if subscription.present:
-                await broker.leave(name, self.id)
-                newer = self.subscriptions.get(name)
-                if newer is not None and newer.present:
-                    await broker.join(name, self.id, newer.member)
+                await self._be_absent(subscription)
             if subscription.announced:
                 await broker.tell_members(name, False, subscription.member)
                 newer = self.subscriptions.get(name)
                 if newer is not None and newer.announced:
                     await broker.tell_members(name, True, newer.member)
+
+    async def _be_absent(self, subscription: Subscription) -> None:
+        """Take the client out of the channel's presence, unless it has subscribed again."""
+        broker, name = self._node.broker, subscription.name
+        await broker.leave(name, self.id)
+        newer = self.subscriptions.get(name)
+        if newer is not None and newer.present:
+            await broker.join(name, self.id, newer.member)
+
+    async def renew_presence(self, subscription: Subscription) -> None:
+        """Say again that the client is in the channel, unless it has left meanwhile.
+
+        When it leaves while Redis is asked, the renewal may come after the farewell, and would
+        bring the client back: so it is taken out once more.
+        """
+        if subscription.ended is not None:
+            return
+        with contextlib.suppress(UnavailableError, RedisError):  # the next round, or its expiry
+            try:
+                await self._node.broker.join(subscription.name, self.id, subscription.member)
+            finally:
+                if subscription.ended is not None:
+                    await self._be_absent(subscription)
 
     async def _unsubscribe(self, request: UnsubscribeRequest) -> UnsubscribeResult:
         subscription = self.subscriptions.get(request.channel)

@@ -140,12 +140,15 @@ class Centrifuge(Listener):
         while True:
             await asyncio.sleep(interval)
             present = [
-                (channel, client.id, subscription.member)
+                (client, subscription)
                 for client in self.clients.values()
-                for channel, subscription in client.subscriptions.live.items()
-                if subscription.options.presence
+                for subscription in client.subscriptions.live.values()
+                if subscription.present
             ]
             for start in range(0, len(present), PRESENCE_CHUNK):
                 chunk = present[start : start + PRESENCE_CHUNK]
-                joins = (self.node.broker.join(*entry) for entry in chunk)
-                await asyncio.gather(*joins, return_exceptions=True)
+                renewals = (client.renew_presence(subscription) for client, subscription in chunk)
+                for result in await asyncio.gather(*renewals, return_exceptions=True):
+                    if isinstance(result, Exception):
+                        log.error("presence not renewed", exc_info=result)
+                        self.node.metrics.handler_failed("presence")

@@ -70,6 +70,10 @@ HERE = {
 """For Centrifugo's keys that are none here: what to use instead."""
 
 
+PRESENCE_TTL = 60
+"""Seconds that an entry in a channel's presence lives unless it is renewed."""
+
+
 class ConfigError(Exception):
     """A configuration cannot be used; `mistakes` has one line for each reason, and so has str()."""
 
@@ -402,7 +406,8 @@ class ClientConfig(Section):
     stale_close_delay: Seconds = 10.0
     """How long a client may take to send its connect command."""
     presence_update_interval: Seconds = 27.0
-    """Between two renewals of a client's presence."""
+    """Between two renewals of a client's presence, which lives for 60 s: 30 s at the most, so that
+    one of them may fail."""
     queue_max_size: PositiveInt = 1_048_576
     """Bytes that may wait for one client; a slower one is disconnected."""
     user_connection_limit: NonNegativeInt = 0
@@ -430,9 +435,19 @@ class ClientConfig(Section):
     """
 
     @model_validator(mode="after")
-    def _pong_comes_before_the_next_ping(self) -> Self:
+    def _times_agree(self) -> Self:
         if self.ping_interval <= self.pong_timeout:
             raise ValueError("ping_interval must be longer than pong_timeout")
+        if self.ping_interval < 1:
+            raise ValueError(
+                "ping_interval must be 1s or longer: SDKs are told whole seconds, and when told 0 "
+                "they answer no ping"
+            )
+        if 2 * self.presence_update_interval > PRESENCE_TTL:
+            raise ValueError(
+                f"presence_update_interval must be {PRESENCE_TTL / 2:g}s or shorter: presence "
+                f"lives for {PRESENCE_TTL}s, and a client must not vanish when one renewal fails"
+            )
         return self
 
 

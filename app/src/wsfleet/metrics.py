@@ -24,7 +24,16 @@ from wsfleet.protocol.centrifuge.codes import DisconnectCode
 from wsfleet.records import Record
 from wsfleet.stream import Entry
 
-EVENTS = ("published", "member_changed", "lost", "commanded", "pubsub", "check", "background")
+EVENTS = (
+    "published",
+    "member_changed",
+    "lost",
+    "commanded",
+    "pubsub",
+    "check",
+    "presence",
+    "background",
+)
 """What a handler handles: those of `Listener`, and what surrounds them in the broker."""
 PROTOCOLS = ("plain", "centrifuge")
 CLOSE_CODES = frozenset(range(1000, 1016)) | {code.code for code in DisconnectCode}

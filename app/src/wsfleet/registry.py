@@ -35,6 +35,7 @@ class Registry:
         self.on_unknown: Callable[[], Awaitable[None]] = _nothing
         self.on_wanted: Callable[[str | None], None] = lambda wanted: None
         self._hurry = asyncio.Event()
+        self._left = False
 
     async def run(self) -> None:
         """Give a sign of life every interval, and clear away nodes that give none."""
@@ -55,7 +56,8 @@ class Registry:
         self._hurry.set()
 
     async def leave(self) -> None:
-        """Take this node out of the registry: it stops on purpose."""
+        """Take this node out of the registry: it stops on purpose, and is silent from now on."""
+        self._left = True
         await self._store.call("ZREM", keys.NODES, self._name)
         await self._store.call("DEL", keys.node(self._name))
 
@@ -109,9 +111,13 @@ class Registry:
     async def beat(self) -> None:
         """Give one sign of life, hear what is wanted of this node, and clear away the dead.
 
+        Does nothing once this node has left: it would be back in the registry.
+
         Raises:
             UnavailableError: Redis is away.
         """
+        if self._left:
+            return
         fields = [item for pair in self._describe().items() for item in pair]
         (known, stale), wanted, _ = await asyncio.gather(  # one round trip
             self._store.function("heartbeat", [keys.NODES], self._name, self._dead_after),

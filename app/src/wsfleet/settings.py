@@ -3,8 +3,9 @@
 import socket
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from wsfleet.fleet import SYSTEM_HOSTS
@@ -53,7 +54,8 @@ class Settings(BaseSettings):
     heartbeat_interval: PositiveFloat = 2.0
     """Seconds between two signs of life in the registry, and between two probes of pub/sub."""
     node_dead_after: PositiveFloat = 8.0
-    """Seconds without a sign of life until other nodes reap this node's `connection:*` keys."""
+    """Seconds without a sign of life until other nodes reap this node's `connection:*` keys; at
+    least twice `heartbeat_interval`."""
     resume_window: PositiveInt = 120
     """Seconds that `state:{client_id}` outlives its client."""
 
@@ -87,6 +89,16 @@ class Settings(BaseSettings):
     """Clients a second that a draining node sends away, unless the time-out asks for more."""
     standby: bool = False
     """Stay drained until an operator wants the node to serve."""
+
+    @model_validator(mode="after")
+    def _a_sign_of_life_may_be_lost(self) -> Self:
+        if self.node_dead_after < 2 * self.heartbeat_interval:
+            raise ValueError(
+                f"WSFLEET_NODE_DEAD_AFTER ({self.node_dead_after:g}) must be at least twice "
+                f"WSFLEET_HEARTBEAT_INTERVAL ({self.heartbeat_interval:g}): other nodes would take "
+                "this one for dead when one sign of life is late; raise the one or lower the other"
+            )
+        return self
 
     @cached_property
     def name(self) -> str:

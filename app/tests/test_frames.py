@@ -135,6 +135,52 @@ def test_what_the_rfc_forbids_fails_the_connection(data: bytes, code: int) -> No
     assert caught.value.code == code
 
 
+INVALID = [
+    (b"\xce\xba\xe1\xbd\xb9", b"\xf4\x90"),  # beyond Unicode
+    (b"a", b"\xff"),
+    (b"", b"\xc0"),
+    (b"a", b"\xe0\x80"),
+    (b"a", b"\xed\xa0"),  # a surrogate
+    (b"", b"\xf0\x80"),
+    (b"\xe2\x82\xac", b"\xe2("),
+    (b"\xf0\x9f\x98", b"("),
+    (b"", b"\x80"),
+]
+
+
+@pytest.mark.parametrize(("good", "bad"), INVALID)
+def test_text_that_is_not_utf_8_fails_at_its_first_wrong_byte(good: bytes, bad: bytes) -> None:
+    """In a frame that is not complete, and in a message that is not; nothing more is waited for."""
+    text = good + bad + b"x" * 200
+    halves = masked(TEXT, good, fin=False) + masked(CONTINUATION, bad + b"x" * 200, fin=False)
+    bytewise = b"".join(
+        masked(CONTINUATION if at else TEXT, text[at : at + 1], fin=False)
+        for at in range(len(text))
+    )
+    size = len(good + bad)
+    for stream, wrong in (
+        (masked(TEXT, text), 8 + size),
+        (masked(TEXT, text, fin=False), 8 + size),
+        (halves, 6 + len(good) + 8 + len(bad)),
+        (bytewise, 7 * size),
+    ):
+        reader = Reader(LIMIT)
+        for at in range(wrong - 1):
+            assert list(reader.feed(stream[at : at + 1])) == []
+        with pytest.raises(ViolationError) as caught:
+            list(reader.feed(stream[wrong - 1 : wrong]))
+        assert caught.value.code == 1007
+
+
+def test_text_that_ends_in_a_character_is_not_utf_8() -> None:
+    """A character that goes on in the next frame is one; at the end of the message it is none."""
+    for half in (b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98"):
+        reader = Reader(LIMIT)
+        assert list(reader.feed(masked(TEXT, half, fin=False))) == []
+        with pytest.raises(ViolationError):
+            list(reader.feed(masked(CONTINUATION, b"")))
+
+
 def test_the_limit_is_checked_before_the_payload_comes() -> None:
     """A header alone is enough to refuse: nothing that large is ever kept."""
     with pytest.raises(ViolationError):

@@ -13,7 +13,7 @@ import uvloop
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from tests.harness import RunningNode, StartNode, settled
+from tests.harness import RedisServer, RunningNode, StartNode, settled
 from tests.test_frames import masked
 from tests.test_metrics import reaches, value
 from wsfleet import websocket
@@ -140,7 +140,7 @@ async def test_the_client_closes(start_node: StartNode) -> None:
         peer.write(masked(TEXT, b"last words") + masked(CLOSE, b"\x0f\xa0bye"))
         frames = await peer.rest()
     assert frames.endswith(close_frame(4000, ""))
-    assert frames.count(b'"type":"ack"') <= 1
+    assert frames.count(b'"type":"ack"') == 1
     await settled(lambda: not len(node.node.hub), "it was counted out")
 
 
@@ -161,6 +161,47 @@ async def test_a_violation_is_explained_before_the_end(start_node: StartNode) ->
         other.write(masked(TEXT, b"hello"))
         assert (await other.message())["type"] == "ack"
     assert node.node.metrics.disconnects.labels("1002")._value.get() == 1
+
+
+ENDS = {
+    "a close": (masked(CLOSE, b"\x03\xe8"), close_frame(1000, "")),
+    "a close that is none": (masked(CLOSE, b"\x03"), close_frame(1002, "no valid close code")),
+    "a reserved bit": (masked(TEXT, b"", rsv=0x20), close_frame(1002, "reserved bits are set")),
+    "no UTF-8": (masked(TEXT, b"\xff"), close_frame(1007, "text is not UTF-8")),
+    "half a frame": (masked(TEXT, b"\xff" * 100)[:50], close_frame(1007, "text is not UTF-8")),
+    "too much": (masked(TEXT, b"", length=b"\x7f" + 8 * b"\xff"), b"\x88"),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+async def test_messages_before_an_end_are_answered_before_it(
+    start_node: StartNode, name: str
+) -> None:
+    """Whole messages are carried out whatever follows, and their answers go before the close."""
+    node = await start_node()
+    end, close = ENDS[name]
+    async with upgraded(node) as listener, upgraded(node) as peer:
+        peer.write(b"".join(masked(TEXT, b"%d" % n) for n in range(50)) + end + masked(TEXT, b"x"))
+        answers = await peer.rest()
+        assert answers.count(b'"type":"ack"') == 50
+        assert close in answers[-60:]
+        assert [(await listener.message())["data"] for _ in range(50)] == list(range(50))
+    code = int.from_bytes(close[2:4], "big") if close[1:] else 1009
+    assert value(node, "disconnects_total", code=str(code)) == 1
+
+
+async def test_messages_before_an_end_are_not_waited_for_without_end(
+    start_node: StartNode, redis_process: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Redis does not answer, the close comes all the same."""
+    monkeypatch.setattr(websocket, "CLOSE_TIMEOUT", 0.2)
+    node = await start_node(redis_timeout=5)
+    async with upgraded(node) as peer:
+        await settled(lambda: len(node.node.hub) == 1, "it came")
+        redis_process.freeze()
+        peer.write(masked(TEXT, b"one") * 5 + masked(CLOSE, b"\x03\xe8"))
+        assert await peer.rest() == close_frame(1000, "")
+        redis_process.thaw()
 
 
 async def test_a_close_without_an_answer_ends(

@@ -1,5 +1,6 @@
 """WebSocket frames (RFC 6455, section 5): a server's are written, a client's are read; no I/O."""
 
+from codecs import utf_8_decode
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ NO_STATUS, ABNORMAL = 1005, 1006
 _FIN, _RSV, _OPCODE, _MASK, _LENGTH = 0x80, 0x70, 0x0F, 0x80, 0x7F
 _CONTROL = 0x08
 _LONGEST_CONTROL = 125
+NOT_UTF_8 = (1007, "text is not UTF-8")
 
 
 class ViolationError(Exception):
@@ -72,18 +74,23 @@ def parse_close(payload: bytes) -> Closing:
 class Reader:
     """Puts the frames of one client together to messages.
 
-    It keeps what has arrived of one frame, and of one message: never more than `max_size` bytes and
-    what the transport reads at once.
+    It keeps what has arrived of one message, and of one head or control frame: never more than
+    `max_size` bytes and what the transport reads at once. Text is checked as it arrives.
     """
 
-    __slots__ = ("_max_size", "_needed", "_opcode", "_parts", "_rest")
+    __slots__ = ("_checked", "_fin", "_left", "_mask", "_max_size", "_opcode", "_parts", "_rest")
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
-        self._rest: bytearray | None = None
-        self._needed = 0
+        self._rest = b""  # a head or a control frame that is not complete
+        # The message that is not complete: its payload, and how much of it was checked.
         self._opcode = CONTINUATION
         self._parts: bytearray | None = None
+        self._checked = 0
+        # The data frame that is not complete: bytes that are to come, and their mask.
+        self._left = 0
+        self._mask = b""
+        self._fin = False
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """Take bytes, and yield what is complete.
@@ -91,26 +98,34 @@ class Reader:
         Raises:
             ViolationError: after what came before it; nothing may be fed any more.
         """
-        if self._rest is not None:
-            self._rest += data
-            if len(self._rest) < self._needed:
-                return
-            data, self._rest = bytes(self._rest), None
+        if self._rest:
+            data, self._rest = self._rest + data, b""
         start, end = 0, len(data)
         while start < end:
-            needed, payload_at = self._head(data, start, end)
-            if end - start < needed:
-                self._rest, self._needed = bytearray(data[start:]), needed
-                return
-            stop = start + needed
-            payload = apply_mask(data[payload_at:stop], data[payload_at - 4 : payload_at])
-            message = self._take(data[start] & _FIN != 0, data[start] & _OPCODE, payload)
+            if self._left:
+                stop = min(end, start + self._left)
+                message = self._go_on(data[start:stop])
+            else:
+                needed, payload_at = self._head(data, start, end)
+                stop, opcode = start + needed, data[start] & _OPCODE
+                if stop <= end:
+                    payload = apply_mask(data[payload_at:stop], data[payload_at - 4 : payload_at])
+                    message = self._take(data[start] & _FIN != 0, opcode, payload)
+                elif opcode & _CONTROL or not 0 < payload_at < end:
+                    self._rest = data[start:]
+                    return
+                else:
+                    self._fin, self._left = data[start] & _FIN != 0, stop - payload_at
+                    self._mask = data[payload_at - 4 : payload_at]
+                    if opcode != CONTINUATION:
+                        self._take(False, opcode, b"")
+                    message, stop = self._go_on(data[payload_at:]), end
             if message is not None:
                 yield message
             start = stop
 
     def _head(self, data: bytes, start: int, end: int) -> tuple[int, int]:
-        """Length of the frame at `start`, as far as it is known, and where its payload is."""
+        """Length of the frame at `start` and where its payload is, which is 0 if not yet known."""
         if end - start < 2:
             return 2, 0
         first, second = data[start], data[start + 1]
@@ -142,22 +157,43 @@ class Reader:
         return head + length, start + head
 
     def _take(self, fin: bool, opcode: int, payload: bytes) -> Message | None:
+        """Take a frame, or a part of a data frame as if it were a fragment."""
         if opcode & _CONTROL:
             return Message(opcode, payload)
         if opcode != CONTINUATION and fin:
             return Message(opcode, _text(payload) if opcode == TEXT else payload)
         if self._parts is None:
-            self._opcode, self._parts = opcode, bytearray(payload)
+            self._opcode, self._parts, self._checked = opcode, bytearray(payload), 0
         else:
             self._parts += payload
-        if not fin:
-            return None
-        whole, self._parts = bytes(self._parts), None
-        return Message(self._opcode, _text(whole) if self._opcode == TEXT else whole)
+        if fin:
+            whole, self._parts = bytes(self._parts), None
+            return Message(self._opcode, _text(whole) if self._opcode == TEXT else whole)
+        if self._opcode == TEXT:
+            self._checked += _whole_characters(self._parts[self._checked :])
+        return None
+
+    def _go_on(self, masked: bytes) -> Message | None:
+        """Take the next bytes of a data frame that did not come at once."""
+        payload, turn = apply_mask(masked, self._mask), len(masked) % 4
+        self._mask = self._mask[turn:] + self._mask[:turn]
+        self._left -= len(masked)
+        return self._take(self._fin and not self._left, CONTINUATION, payload)
+
+
+def _whole_characters(payload: bytearray) -> int:
+    """Length of the text in `payload` without a character that is not complete at its end."""
+    try:
+        size = utf_8_decode(payload, "strict", False)[1]
+    except UnicodeDecodeError:
+        raise ViolationError(*NOT_UTF_8) from None
+    if b"\xed\xa0" <= payload[size:] < b"\xee":  # a surrogate: Python waits for its third byte
+        raise ViolationError(*NOT_UTF_8)
+    return size
 
 
 def _text(payload: bytes) -> str:
     try:
         return payload.decode()
     except UnicodeDecodeError:
-        raise ViolationError(1007, "text is not UTF-8") from None
+        raise ViolationError(*NOT_UTF_8) from None

@@ -435,6 +435,7 @@ class WebSocket(asyncio.Protocol):
         "_early",
         "_end",
         "_failed",
+        "_finishing",
         "_handler",
         "_keepalive",
         "_key",
@@ -469,7 +470,8 @@ class WebSocket(asyncio.Protocol):
         self._handler: Handler | None = None
         self._worker: asyncio.Task[None] | None = None
         self._end: tuple[int, str] | None = None
-        self._failed = False
+        self._failed = False  # nothing is read any more
+        self._finishing: Callable[[], None] | None = None
         self._keepalive: asyncio.TimerHandle | None = None
         self._close_timer: asyncio.TimerHandle | None = None
         # uvicorn asks all that are in here to shut down, and waits for them.
@@ -579,15 +581,17 @@ class WebSocket(asyncio.Protocol):
                     self._take(message.payload)
                 else:
                     self._control(message)
+                if self._failed:
+                    break
         except ViolationError as violation:
-            self._fail(violation)
+            self._finish(violation.code, violation.reason, partial(self._fail, violation))
         if self._backlog > BACKLOG_LIMIT and not self.transport.is_closing():
             self._paused = True
             self.transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Clean up."""
-        self.state, self.writer = State.CLOSED, None
+        self.state, self.writer, self._finishing = State.CLOSED, None, None
         self._server_state.connections.discard(cast(Any, self))
         self.stop_keepalive()
         if self._close_timer is not None:
@@ -616,28 +620,49 @@ class WebSocket(asyncio.Protocol):
                 self._keepalive.cancel()
                 self._ping_later()
         else:
-            self._failed = True  # nothing comes after a close frame
             code, reason = parse_close(payload)
-            if self.state is State.OPEN:
-                self._say_close(code, "")
-                self._ended(code, reason)
-            self._close_transport()
+            self._finish(code, reason, partial(self._answer_close, code))
+
+    def _answer_close(self, code: int) -> None:
+        if self.state is State.OPEN:
+            self._say_close(code, "")
+        self._close_transport()
 
     def _fail(self, violation: ViolationError) -> None:
         """Fail the connection (RFC 6455, section 7.1.7)."""
-        self._failed = True
         self.start_close(violation.code, violation.reason)
-        if self.transport.is_closing():
-            return
-        half_close(self.transport)
+        if not self.transport.is_closing():
+            half_close(self.transport)
 
     # Closing.
+
+    def _finish(self, code: int, reason: str, end: Callable[[], None]) -> None:
+        """Read nothing any more, and end when all messages that came before are carried out.
+
+        Messages that take longer than `CLOSE_TIMEOUT` seconds are not waited for.
+        """
+        self._failed = True
+        self.stop_keepalive()
+        self._finishing = end
+        waits = self.state is State.OPEN and (self._messages or self._worker is not None)
+        if waits:
+            self._close_timer = self._loop.call_later(CLOSE_TIMEOUT, self._finish_now)
+        self._ended(code, reason)
+        if not waits:
+            self._finish_now()
+
+    def _finish_now(self) -> None:
+        end, self._finishing = self._finishing, None
+        if end is not None:
+            end()
 
     def _say_close(self, code: int, reason: str) -> None:
         self.resume_writing()  # what waits goes before the close frame
         self.state, self.writer = State.CLOSING, None
         self.stop_keepalive()
         self.transport.write(close_frame(code, reason))
+        if self._close_timer is not None:  # of `_finish`
+            self._close_timer.cancel()
         self._close_timer = self._loop.call_later(CLOSE_TIMEOUT, self.transport.abort)
 
     def _close_transport(self) -> None:
@@ -680,6 +705,7 @@ class WebSocket(asyncio.Protocol):
             log.exception("message failed")
             self.start_close(1011, "internal error")
         self._messages, self._backlog, self._worker = None, 0, None
+        self._finish_now()
         self._resume()
         if self._end is not None:
             self._handler = None

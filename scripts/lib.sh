@@ -78,6 +78,37 @@ venv() {
     echo "$stamp" > .venv/stamp
 }
 
+# Say in one line what is wrong, and fail, if podman cannot run VMs here: a container is tried that does nothing,
+# but has what playbooks/local/create.yml gives a VM. Its programs are this machine's.
+podman_works() {
+    local error result=0 files image="localhost/$checkout/trial" options=(--rm --systemd=always --volume /usr:/usr:ro)
+    files=$(ulimit -Hn)
+    if [ "$files" = unlimited ] || [ "$files" -gt 65536 ]; then files=65536; fi
+    options+=(--ulimit "nofile=$files" --ulimit nproc=30000 "--cap-add=NET_ADMIN,NET_RAW,SYS_ADMIN,SYS_PTRACE")
+    [ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ] || options+=(--runtime runc)
+    error=$({
+        "${sudo[@]}" podman info &&
+            trial_root | "${sudo[@]}" podman import --quiet --change "LABEL wsfleet.checkout=$checkout" - "$image" &&
+            "${sudo[@]}" podman run "${options[@]}" "$image" /usr/bin/true
+    } 2>&1 > /dev/null) || result=1
+    "${sudo[@]}" podman rmi --force "$image" > /dev/null 2>&1 || true
+    [ "$result" -ne 0 ] || return 0
+    error=$(sed '/level=warning/d' <<< "$error" | tail -n 1)
+    echo "$0: podman cannot run VMs on this machine: ${error:-it does not say why}." \
+        "Use a machine or a VM where root may mount file systems and make network interfaces;" \
+        "a container needs --privileged, and a volume at /var/lib/containers." >&2
+    return 1
+}
+# Write a root file system (a tar archive) that has its programs from /usr of whoever mounts that.
+trial_root() {
+    local folder name
+    folder=$(mktemp -d)
+    mkdir "$folder/usr"
+    for name in bin lib lib64 sbin; do ln -s "usr/$name" "$folder/$name"; done
+    tar --create --directory "$folder" .
+    rm -r "$folder"
+}
+
 # remove_vms [FLEET]: remove the containers, volumes and networks of a fleet, or of all fleets of this checkout.
 remove_vms() {
     local filter=(--quiet --filter "label=wsfleet.checkout=$checkout")

@@ -23,8 +23,9 @@ download='
         haproxy keepalived nftables python3-venv redis-sentinel redis-server redis-tools systemd-timesyncd \
         prometheus prometheus-alertmanager prometheus-node-exporter prometheus-redis-exporter'
 
+# When it fails, mmdebstrap ends its whole process group: in a session of its own that is not Ansible's.
 # Left out because nobody misses them here: manuals, translations, an fsync for each package.
-exec mmdebstrap --quiet --mode=root --variant=minbase \
+exec setsid --wait mmdebstrap --quiet --mode=root --variant=minbase \
     --include=systemd,systemd-sysv,dbus,openssh-server,sudo,python3,python3-apt \
     --include=ca-certificates,curl,iproute2,iputils-ping,procps,libfaketime \
     --aptopt='Acquire::Languages "none"' --aptopt='Acquire::GzipIndexes "true"' \

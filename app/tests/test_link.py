@@ -63,7 +63,7 @@ async def test_an_error_where_only_pushes_are_due_ends_it(pool: BlockingConnecti
     """Nobody waits for an answer, so the whole connection says what is wrong."""
     link = await Link.open(pool)
     link.send(("SSUBSCRIBE",))
-    with pytest.raises(ResponseError, match="wrong number of arguments"):
+    with pytest.raises(ResponseError):
         await link.lost()
     assert not link.alive
     await link.close()

@@ -75,14 +75,14 @@ async def test_a_stranger_is_not_believed(
 ) -> None:
     """Nothing is said to who has no certificate of the CA for the address that was meant."""
     make_certificate(tmp_path / "other.pem", tmp_path / "key.pem")
-    url, why = {
-        "another CA": (server.url.replace("tls/ca.pem", "other.pem"), "certificate verify failed"),
-        "another name": (server.url.replace("127.0.0.1", "localhost"), "Hostname mismatch"),
+    url = {
+        "another CA": server.url.replace("tls/ca.pem", "other.pem"),
+        "another name": server.url.replace("127.0.0.1", "localhost"),
     }[stranger]
     outcome = await asyncio.to_thread(wsfleet, "check", "state", "--redis", url)
     assert outcome.code == 2
     assert outcome.stderr.count("\n") == 1
-    assert why in outcome.stderr
+    assert "CERTIFICATE_VERIFY_FAILED" in outcome.stderr
     node = await start_node(redis_url=url, wait=False)
     await settled(lambda: node.server.started, "it is there")
     assert node.node.not_ready_reason() is not None

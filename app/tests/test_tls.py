@@ -106,7 +106,7 @@ def test_nobody_else_is_served(fleet: Rig) -> None:
     url = fleet.nodes[NAME]
     with pytest.raises(httpx.RemoteProtocolError):
         httpx.get(url.replace("https", "http") + "/health", trust_env=False)
-    with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
+    with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
         httpx.get(f"{url}/health", trust_env=False)
     for version, code in (("-tls1_1", 1), ("-tls1_2", 0), ("-tls1_3", 0)):
         address = ["-connect", url.removeprefix("https://")]
@@ -184,7 +184,7 @@ def test_the_balancer_sends_nobody_to_a_stranger(own_fleet: Rig) -> None:
     assert outcome.code == 1
     problems = [text for text in outcome.document["problems"] if text.startswith(f"node {NAME}: ")]
     assert len(problems) == 1
-    assert "certificate verify failed" in problems[0]
+    assert "CERTIFICATE_VERIFY_FAILED" in problems[0]
     assert "\n" not in problems[0]
 
 
@@ -241,7 +241,7 @@ def test_a_wrong_ca_is_told(fleet: Rig, tmp_path: Path) -> None:
     """Nodes that cannot be trusted are findings, 1; a CA that cannot be read stops the command."""
     outcome = wsfleet("check", "node", fleet.nodes[NAME], "--timeout", 1, "--json")
     assert outcome.code == 1
-    assert "certificate verify failed" in "".join(outcome.document["problems"])
+    assert "CERTIFICATE_VERIFY_FAILED" in "".join(outcome.document["problems"])
     make_certificate(tmp_path / "other.pem", tmp_path / "key.pem")
     file = tmp_path / "fleet.json"
     document = json.loads(fleet.fleet_file.read_text())
@@ -249,7 +249,7 @@ def test_a_wrong_ca_is_told(fleet: Rig, tmp_path: Path) -> None:
     outcome = wsfleet("status", "--fleet", file, "--json")
     assert outcome.code == 1
     assert len(outcome.document["problems"]) == len(fleet.nodes)
-    assert all("certificate verify failed" in text for text in outcome.document["problems"])
+    assert all("CERTIFICATE_VERIFY_FAILED" in text for text in outcome.document["problems"])
     file.write_text(json.dumps(document | {"ca": str(tmp_path / "none.pem")}))
     outcome = wsfleet("status", "--fleet", file)
     assert outcome.code == 2

@@ -255,8 +255,9 @@ class Primary:
         command = ("FCALL", f"{_LIBRARY}{name}_{DIGEST}", len(keys), *keys, *args)
         try:
             return await self.call(*command, replicated=replicated)
-        except ResponseError as error:
-            if "Function not found" not in str(error):
+        except ResponseError:
+            # Redis has the same code, ERR, for an unknown function and for most other errors.
+            if await self.call("FUNCTION", "LIST", "LIBRARYNAME", f"{_LIBRARY}{DIGEST}"):
                 raise
         try:
             await self.load_functions()
@@ -271,11 +272,9 @@ class Primary:
             redis.exceptions.RedisError, OSError: it did not take them.
         """
         library = f"#!lua name={_LIBRARY}{DIGEST}\n" + _SOURCE.replace("@D@", DIGEST)
-        try:
-            await self._redis.function_load(library)
-        except ResponseError as error:
-            if "already exists" not in str(error):
-                raise
+        await self._redis.function_load(
+            library, replace=True
+        )  # the same, if another node was first
 
     async def forget_functions(self, used: set[str]) -> None:
         """Take away the functions of versions that no node uses any more, by digest.

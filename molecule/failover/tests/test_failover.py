@@ -76,7 +76,8 @@ def test_nobody_is_understood_without_tls(cluster: Cluster, port: int) -> None:
         assert host.run(f"redis-cli -p {port} PING").stdout == ""
         others = "/etc/ssl/certs/ca-certificates.crt"
         stranger = host.run(f"redis-cli --tls --cacert {others} -p {port} PING")
-        assert "certificate verify failed" in stranger.stderr
+        assert stranger.rc != 0
+        assert stranger.stdout == ""
 
 
 def test_keys_are_not_for_everybody(cluster: Cluster) -> None:
@@ -186,7 +187,7 @@ def test_tls_is_taken_out_of_use_and_into_it(cluster: Cluster, tmp_path: Path) -
         cluster.until(cluster.answers, "the nodes have found it")
         for name in SERVERS:
             plain = cluster.host(name).run("redis-cli PING").stdout
-            assert plain.strip() == ("NOAUTH Authentication required." if arguments else "")
+            assert plain.partition(" ")[0] == ("NOAUTH" if arguments else "")
             assert cluster.host(name).file(f"{KEYS}/host.key").exists == (not arguments)
         for name in ("node1", "node2"):
             assert cluster.host(name).file("/etc/wsfleet/tls/host.key").exists == (not arguments)

@@ -97,7 +97,7 @@ class Follower:
         following.followers += 1
 
     async def confirmed(self) -> None:
-        """Wait until every publication from now on is heard.
+        """Wait until every publication from now on is heard, or it was released.
 
         Raises:
             UnavailableError: Redis is away.
@@ -371,6 +371,7 @@ class Broker:
             return
         del self._following[following.name]
         self._subscriber.unsubscribe(keys.channel(following.name))
+        following.confirmed.set()  # for those who wait, and have released it: it will never be
 
     # What is heard.
 

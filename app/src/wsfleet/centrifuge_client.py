@@ -164,9 +164,8 @@ class CentrifugeClient:
                 self.disconnect(DisconnectCode.BAD_REQUEST)
                 return
             try:
-                answer = await self._answer(command)
-                if answer is not None:
-                    self._connection.uncork(self._frame(answer))
+                if answer := await self._answer(command):
+                    self._connection.uncork(self._frame(*answer))
             except DisconnectedError as error:
                 self.disconnect(error.code)
                 return
@@ -180,8 +179,8 @@ class CentrifugeClient:
             timer.cancel()
         await self._give_up()
 
-    async def _answer(self, command: Command) -> Reply | None:
-        """Carry out a command; what it is answered with, None for a pong.
+    async def _answer(self, command: Command) -> list[Reply]:
+        """Carry out a command; its one answer, and a push that belongs to it. A pong has none.
 
         Nothing is awaited between going live and the answer: no publication comes before it.
 
@@ -190,18 +189,21 @@ class CentrifugeClient:
         """
         try:
             result = await self._carry_out(command)
-        except RefusedError as error:
-            answer = Reply(command.id, error=error.error)
-        except ChannelError as error:
-            answer = Reply(command.id, error=error.code.error)
-        except (UnavailableError, RedisError) as error:
-            log.info("command failed", client_id=self.id, error=str(error))
-            answer = Reply(command.id, error=ErrorCode.INTERNAL.error)
+        except EndedError as ended:
+            # It is subscribed and unsubscribed at once, without a publication in between.
+            push = Push(ended.code.push, ended.channel)
+            return [Reply(command.id, SubscribeResult()), Reply(push=push)]
+        except RefusedError as refused:
+            error = refused.error
+        except ChannelError as refused:
+            error = refused.code.error
+        except (UnavailableError, RedisError) as failed:
+            log.info("command failed", client_id=self.id, error=str(failed))
+            error = ErrorCode.INTERNAL.error
         else:
-            return None if result is None else Reply(command.id, result)
-        if answer.error is not None:
-            self._node.metrics.reply_errors.labels(str(answer.error.code)).inc()
-        return answer
+            return [] if result is None else [Reply(command.id, result)]
+        self._node.metrics.reply_errors.labels(str(error.code)).inc()
+        return [Reply(command.id, error=error)]
 
     async def _carry_out(self, command: Command) -> Result | None:
         request = command.request
@@ -218,7 +220,9 @@ class CentrifugeClient:
             case SubscribeRequest():
                 return await self._subscribe(request)
             case UnsubscribeRequest():
-                return await self._unsubscribe(request)
+                if subscription := self.subscriptions.get(request.channel):
+                    self._end(subscription, UnsubscribeCode.CLIENT)
+                return UnsubscribeResult()
             case PublishRequest():
                 return await self._publish(request)
             case PresenceRequest():
@@ -432,12 +436,7 @@ class CentrifugeClient:
         if token:
             subscription.token_id, subscription.expire_at = token.id, token.expire_at
         self.subscriptions.reserve(subscription)
-        try:
-            return await self._join(subscription, request, grant, self._config.reply_max_size)
-        except EndedError as ended:
-            # It is subscribed and unsubscribed at once, and gets no publication in between.
-            self._loop.call_soon(self._push, ended.code.push, channel.name)  # after the answer
-            return SubscribeResult(was_recovering=request.recover)
+        return await self._join(subscription, request, grant, self._config.reply_max_size)
 
     def _permission(self, channel: Channel, request: SubscribeRequest) -> SubscriptionToken | None:
         """Check that the client may subscribe; its token, None if it needs none."""
@@ -593,12 +592,6 @@ class CentrifugeClient:
                 if subscription.ended is not None:
                     await self._be_absent(subscription)
 
-    async def _unsubscribe(self, request: UnsubscribeRequest) -> UnsubscribeResult:
-        subscription = self.subscriptions.get(request.channel)
-        if subscription and self.subscriptions.end(subscription, UnsubscribeCode.CLIENT):
-            await self._farewell(subscription)
-        return UnsubscribeResult()
-
     async def _publish(self, request: PublishRequest) -> PublishResult:
         channel = self._node.channels.resolve(request.channel)
         if not request.data or too_deep(request.data, self._node.settings.max_json_depth):
@@ -753,13 +746,14 @@ class CentrifugeClient:
         self._push(event, channel.name)
 
     def _end(self, subscription: Subscription, code: UnsubscribeCode) -> None:
-        """End a subscription, and tell its client and the others, unless that is done already.
+        """End a subscription, unless that is done, and tell everybody who has to know.
 
-        Whoever is making the subscription hears of it, and answers its client.
+        Its client knows of it if it is live, and hears of it unless it has asked for the end. Who
+        is still making the subscription hears of the end there.
         """
-        is_known = self.subscriptions.live.get(subscription.name) is subscription
+        tells = subscription.name in self.subscriptions.live and code is not UnsubscribeCode.CLIENT
         if self.subscriptions.end(subscription, code):
-            if is_known:
+            if tells:
                 self._push(code.push, subscription.name)
             if subscription.told:
                 self._hub.background.start(self._farewell(subscription))
@@ -767,8 +761,8 @@ class CentrifugeClient:
     def _push(self, event: Event, channel: str) -> None:
         self._connection.send(self._frame(Reply(push=Push(event, channel))))
 
-    def _frame(self, reply: Reply) -> bytes:
-        return frame(self.codec.opcode, self.codec.encode([reply]))
+    def _frame(self, *replies: Reply) -> bytes:
+        return frame(self.codec.opcode, self.codec.encode(replies))
 
     # Time.
 

@@ -25,10 +25,11 @@ def members_topic(codec: Codec, channel: str) -> str:
 
 
 class EndedError(Exception):
-    """A subscription ended before it was live; `code` is what its client is told."""
+    """A subscription to `channel` ended before it was live; `code` says why."""
 
-    def __init__(self, code: UnsubscribeCode) -> None:
+    def __init__(self, channel: str, code: UnsubscribeCode) -> None:
         super().__init__(code.reason)
+        self.channel = channel
         self.code = code
 
 
@@ -112,7 +113,7 @@ class Subscriptions:
             EndedError: somebody has.
         """
         if subscription.ended is not None:
-            raise EndedError(subscription.ended)
+            raise EndedError(subscription.name, subscription.ended)
 
     def go_live(self, subscription: Subscription) -> None:
         """Let the connection hear the channel from the next publication on.

@@ -1,7 +1,10 @@
 """The server's HTTP API against two nodes: what one is asked, clients of the other hear."""
 
 import asyncio
+import base64
+import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,13 @@ from typing import Any
 import httpx
 import pytest
 from centrifuge import CentrifugeError, ClientEventHandler, ClientState  # type: ignore[import-untyped]
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
-from tests.harness import StartNode, settled
+from tests.harness import RunningNode, StartNode, settled
+from tests.test_admission import centrifuge, closed
 from tests.test_centrifuge_endpoint import CONFIG, Pair, sdk, subscribed, token
+from wsfleet.api.methods import Api as Methods
 from wsfleet.records import Member
 
 KEY = "a key"
@@ -21,8 +28,63 @@ KEY = "a key"
 async def pair(start_node: StartNode, tmp_path: Path) -> Pair:
     """Two nodes with a key."""
     path = tmp_path / "config.yml"
-    path.write_text(CONFIG + f'http_api: {{key: "{KEY}"}}\n')
+    delay = "\nclient:\n  expired_sub_close_delay: 10ms\n"
+    path.write_text(CONFIG.replace("\nclient:\n", delay) + f'http_api: {{key: "{KEY}"}}\n')
     return await start_node(config=path), await start_node(config=path)
+
+
+class Raw:
+    """A client of the Centrifuge protocol that shows the lines that it is sent."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self._lines: list[str] = []
+        self._pushed: list[str] = []
+
+    async def command(self, **request: Any) -> Any:
+        """Send a command, and read its reply."""
+        await self.socket.send(json.dumps({"id": 1} | request))
+        while True:
+            line = await self._line()
+            if json.loads(line).get("id"):
+                return json.loads(line)
+            self._pushed.append(line)
+
+    async def line(self, kind: str) -> str:
+        """The next push of a kind, as it came; others before it are passed over."""
+        while True:
+            line = self._pushed.pop(0) if self._pushed else await self._line()
+            if kind in json.loads(line).get("push", {}):
+                return line
+
+    async def push(self, kind: str) -> Any:
+        """What that push says, with its channel."""
+        push = json.loads(await self.line(kind))["push"]
+        return push[kind] | {"channel": push.get("channel")}
+
+    async def closed(self) -> int | None:
+        """The code that it is closed with, whatever comes before."""
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await self._line()
+        return self.socket.close_code
+
+    async def _line(self) -> str:
+        while not self._lines:
+            self._lines = str(await asyncio.wait_for(self.socket.recv(), 5)).splitlines()
+        line = self._lines.pop(0)
+        if line == "{}":
+            await self.socket.send("{}")
+        return line
+
+
+@contextlib.asynccontextmanager
+async def raw(node: RunningNode, shown: str = "") -> AsyncIterator[Raw]:
+    """A connected one, with a token or without."""
+    async with centrifuge(node) as socket:
+        client = Raw(socket)
+        assert "connect" in await client.command(connect={"token": shown} if shown else {})
+        yield client
 
 
 class Api:
@@ -252,7 +314,261 @@ async def test_the_key_is_needed(pair: Pair, start_node: StartNode) -> None:
 
 
 async def test_a_mistake_in_a_request_is_named(api: Api) -> None:
-    """An unknown or missing field is no silent success."""
+    """A missing field or a wrong type is no silent success."""
     response = await api.http.post("/api/publish", json={"chanel": "x", "data": 1})
+    assert response.status_code == 200
+    assert response.json() == {
+        "error": {"code": 107, "message": "bad request: channel name is empty"}
+    }
+    response = await api.http.post("/api/publish", json={"channel": 1, "data": 1})
     assert response.status_code == 422
-    assert "chanel" in response.text
+    assert "$.channel" in response.json()["detail"]
+
+
+# Requests as Centrifugo's clients send them.
+
+
+async def test_data_arrives_as_it_was_sent(pair: Pair, api: Api) -> None:
+    """Byte for byte: in the channel's stream, to both protocols, and out of the history."""
+    data = b'{"n": 18446744073709551616, "d":1.10000000000000000001,"d":[ 1E2 ],"u":"\\u00fc"}'
+    async with raw(pair[1]) as client, pair[1].connect() as plain:
+        await client.command(subscribe={"channel": "broadcast"})
+        body = b'{"channel":"broadcast","data":%b ,"tags":{"a":"\\u00fc"}}' % data
+        answer = await api.http.post("/api/publish", content=body)
+        assert answer.json()["result"]["offset"] == 1
+        pushed = await client.line("pub")
+        assert data.decode() in pushed
+        assert json.loads(pushed)["push"]["pub"]["tags"] == {"a": "ü"}
+        assert data.decode() in str(await asyncio.wait_for(plain.recv(), 5))
+        history = await api.http.post("/api/history", json={"channel": "broadcast", "limit": 1})
+        assert data in history.content
+
+
+async def test_any_content_type_is_taken(api: Api) -> None:
+    """The body alone says what it is."""
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "x"):
+        body = b'{"channel": "book", "data": 1}'
+        answer = await api.http.post("/api/publish", content=body, headers={"Content-Type": kind})
+        assert "result" in answer.json()
+
+
+async def test_what_is_not_a_request(pair: Pair, api: Api) -> None:
+    """Each has its status, and a sentence that says what is wrong."""
+    methods = list(Methods(pair[0].node).methods)
+    for body in (b"hello", b'{"user":"\\ud83d"}', b'{"data":1e400}', b"\xff"):
+        for method in [*methods, "batch", ""]:
+            answer = await api.http.post(f"/api/{method}".rstrip("/"), content=body)
+            assert answer.status_code == 400, method
+            assert "the body is not JSON" in answer.json()["detail"]
+    assert (await api.http.post("/api/nothing", json={})).status_code == 404
+    answer = await api.http.get("/api/publish")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
+
+
+async def test_bytes_are_published(pair: Pair, api: Api) -> None:
+    """`b64data` is any bytes; a client whose encoding cannot carry them is closed with 3506."""
+    encoded = base64.b64encode(b"\xff\x00").decode()
+    async with raw(pair[1]) as client:
+        await client.command(subscribe={"channel": "broadcast"})
+        await api("publish", channel="broadcast", b64data=base64.b64encode(b"[1]").decode())
+        assert (await client.push("pub"))["data"] == [1]
+        await api("publish", channel="broadcast", b64data=encoded, data="ignored")
+        assert await client.closed() == 3506
+    assert await api.error("publish", channel="book", b64data="!") == 107
+
+
+async def test_a_publication_beside_the_history(pair: Pair, api: Api) -> None:
+    """With `skip_history` subscribers hear it, and nothing is kept or counted."""
+    async with raw(pair[1]) as client:
+        await client.command(subscribe={"channel": "book"})
+        await api("publish", channel="book", data=1)
+        assert await api("publish", channel="book", data=2, skip_history=True) == {}
+        await api("publish", channel="book", data=3, skip_history=False)
+        heard = [await client.push("pub") for _ in range(3)]
+        assert [(each["data"], each.get("offset", 0)) for each in heard] == [(1, 1), (2, 0), (3, 2)]
+    kept = (await api("history", channel="book", limit=10))["publications"]
+    assert [each["data"] for each in kept] == [1, 3]
+
+
+async def test_an_old_version_is_not_published(pair: Pair, api: Api) -> None:
+    """Versions only rise, within a `version_epoch` and beyond what a double counts."""
+    async with raw(pair[1]) as client:
+        await client.command(subscribe={"channel": "book"})
+        big = 2**63
+        for version, epoch, offset in (
+            (2, "", 1),
+            (1, "", 1),
+            (2, "", 1),
+            (10, "", 2),
+            (9, "", 2),
+            (1, "new", 3),
+            (1, "new", 3),
+            (1, "newer", 4),
+            (big, "newer", 5),
+            (big + 1, "newer", 6),
+            (big, "newer", 6),
+            (0, "", 7),
+        ):
+            result = await api(
+                "publish",
+                channel="book",
+                data=[version, epoch],
+                version=version,
+                version_epoch=epoch,
+            )
+            assert result["offset"] == offset, (version, epoch)
+        heard = [(await client.push("pub"))["data"] for _ in range(7)]
+        assert heard[:2] == [[2, ""], [10, ""]]
+        assert heard[-1] == [0, ""]
+    assert await api.error("publish", channel="quiet:book", data=1, version=1) == 108
+    assert await api.error("publish", channel="book", data=1, version=1, delta=True) == 108
+
+
+async def test_a_subscription_by_the_server_has_options(pair: Pair, api: Api) -> None:
+    """`data` for the client, `info` for the others, what it missed, and a time to end."""
+    for number in range(1, 4):
+        await api("publish", channel="book", data=number)
+    epoch = (await api("history", channel="book"))["epoch"]
+    async with raw(pair[1], token("ann")) as client:
+        await api(
+            "subscribe", user="ann", channel="book", info={"name": "Ann"}, data=[1],
+            recover_since={"offset": 1, "epoch": epoch}, client=None, session="", expire_at=0,
+            override={"join_leave": {"value": False}, "presence": None},
+        )  # fmt: skip
+        subscribe = await client.push("subscribe")
+        assert (subscribe["channel"], subscribe["data"], subscribe["offset"]) == ("book", [1], 1)
+        missed = [await client.push("pub") for _ in range(2)]
+        assert [(each["data"], each["offset"]) for each in missed] == [(2, 2), (3, 3)]
+        (member,) = (await api("presence", channel="book"))["presence"].values()
+        assert member["chan_info"] == {"name": "Ann"}
+
+        override = {"presence": {"value": False}}
+        await api("subscribe", user="ann", channel="unseen", override=override)
+        await client.push("subscribe")
+        assert (await api("presence", channel="unseen"))["presence"] == {}
+
+        over = int(time.time())
+        assert await api.error("subscribe", user="ann", channel="brief", expire_at=over) == 107
+        await api("subscribe", user="ann", channel="brief", expire_at=over + 2)
+        assert await client.closed() == 3006
+    async with raw(pair[1], token("bob")) as client:
+        encoded = base64.b64encode(b"\xff").decode()
+        await api("subscribe", user="bob", channel="book", b64data=encoded)
+        assert await client.closed() == 3506
+    assert await api.error("subscribe", user="ann", channel="book", b64info="!") == 107
+    assert await api.error("subscribe", user="ann", channel="unknown:book") == 102
+
+
+async def test_a_session_narrows_to_nobody(pair: Pair, api: Api) -> None:
+    """No connection has a session; a request about one answers, and concerns none of the user's."""
+    async with raw(pair[1], token("ann")) as client:
+        await api("subscribe", user="ann", channel="book", session="s")
+        await api("unsubscribe", user="ann", channel="", session="s")
+        await api("refresh", user="ann", session="s", expired=True)
+        await api("disconnect", user="ann", session="s")
+        await api("subscribe", user="ann", channel="after")
+        assert (await client.push("subscribe"))["channel"] == "after"
+    for method in ("subscribe", "unsubscribe", "disconnect", "refresh"):
+        assert await api.error(method, user="ann", channel="book", all_users=True) == 108
+        assert await api.error(method, channel="book", label_filter={"op": "x"}) == 108
+
+
+async def test_a_connection_is_refreshed_by_the_server(
+    pair: Pair, api: Api, start_node: StartNode
+) -> None:
+    """It gets another time to expire, or expires at once; of both protocols."""
+    async with (
+        raw(pair[1], token("ann", info={"a": 1})) as client,
+        raw(pair[0], token("ann")) as other,
+    ):
+        await api("refresh", user="ann", expire_at=int(time.time()) + 1000, info={"a": 2})
+        refresh = await client.push("refresh")
+        assert refresh["expires"] is True
+        assert 900 < refresh["ttl"] <= 1000
+        await client.command(subscribe={"channel": "book"})
+        members = (await api("presence", channel="book"))["presence"].values()
+        assert [member["conn_info"] for member in members] == [{"a": 2}]
+        await api("refresh", user="ann", expire_at=0)
+        assert await client.push("refresh") == {"channel": None}
+        await api("refresh", user="ann", expired=True)
+        assert await client.closed() == 3005
+        assert await other.closed() == 3005
+    headers = {"Authorization": f"Bearer {token('bob')}"}
+    async with pair[1].connect(additional_headers=headers) as plain:
+        await api("refresh", user="bob", expire_at=int(time.time()) - 1)
+        assert (await closed(plain))[0] == 3005
+
+
+async def test_a_batch(pair: Pair, api: Api) -> None:
+    """In order unless `parallel`; each command has its reply, whatever becomes of the others."""
+    commands: list[Any] = [
+        {"publish": {"channel": "book", "data": 1}},
+        {"publish": {"channel": "book", "data": 2, "skip_history": False}},
+        {"history": {"channel": "book", "limit": 10}},
+        {"publish": {"channel": "unknown:book", "data": 3}},
+        {"broadcast": {"channels": ["book", "other"], "data": 4}},
+        None,
+        {"rpc": {}},
+        {"presence_stats": {"channel": "book"}},
+        {"info": {}},
+    ]
+    for parallel in (False, None, True):
+        await api("history_remove", channel="book")
+        answer = await api.http.post(
+            "/api/batch", json={"commands": commands, "parallel": parallel}
+        )
+        assert answer.status_code == 200
+        replies = answer.json()["replies"]
+        errors = [reply.get("error", {}).get("code") for reply in replies]
+        assert errors == [None, None, None, 102, None, 107, 104, None, None]
+        assert replies[1]["publish"]["offset"] == replies[0]["publish"]["offset"] + 1
+        assert [each["result"]["offset"] > 0 for each in replies[4]["broadcast"]["responses"]]
+        assert replies[7]["presence_stats"] == {"num_clients": 0, "num_users": 0}
+        assert len(replies[8]["info"]["nodes"]) == 2
+        if not parallel:
+            assert [each["data"] for each in replies[2]["history"]["publications"]] == [1, 2]
+    assert (await api.http.post("/api/batch", json={})).json() == {"replies": []}
+    wrong = [{"publish": {"channel": 1}}]
+    assert (await api.http.post("/api/batch", json={"commands": wrong})).status_code == 422
+
+
+async def test_channels_by_pattern(pair: Pair, api: Api) -> None:
+    """An empty one is all of them, `{a,b}` a choice; what is no pattern is error 107."""
+    async with sdk(pair[0]) as client:
+        for name in ("broadcast", "small:1", "small:2", "small:3"):
+            await subscribed(client, name)
+        for pattern, names in (
+            ("", ["broadcast", "small:1", "small:2", "small:3"]),
+            (None, ["broadcast", "small:1", "small:2", "small:3"]),
+            ("small:{1,3}", ["small:1", "small:3"]),
+            ("small:[!1]", ["small:2", "small:3"]),
+            ("*cast", ["broadcast"]),
+            ("x", []),
+        ):
+            assert list((await api("channels", pattern=pattern))["channels"]) == names
+    assert await api.error("channels", pattern="{a") == 107
+
+
+@pytest.mark.parametrize("by", ["header", "configuration"])
+async def test_errors_by_status(
+    pair: Pair, api: Api, start_node: StartNode, tmp_path: Path, by: str
+) -> None:
+    """In the mode `transport` an error has a status of its own, and is the whole body."""
+    url, headers = pair[0].url, {"X-API-Key": KEY, "X-Centrifugo-Error-Mode": "transport"}
+    if by == "configuration":
+        path = tmp_path / "transport.yml"
+        path.write_text(CONFIG + f'http_api: {{key: "{KEY}", error_mode: transport}}\n')
+        url = (await start_node(config=path)).url
+        del headers["X-Centrifugo-Error-Mode"]
+    async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as http:
+        for method, request, status, code in (
+            ("publish", {"channel": "unknown:a", "data": 1}, 404, 102),
+            ("publish", {"data": 1}, 400, 107),
+            ("history", {"channel": "quiet:a"}, 400, 108),
+            ("history", {"channel": "a", "since": {"epoch": "x"}}, 416, 112),
+        ):
+            answer = await http.post(f"/api/{method}", json=request)
+            assert (answer.status_code, answer.json()["code"]) == (status, code)
+            assert set(answer.json()) == {"code", "message"}
+        answer = await http.post("/api/publish", json={"channel": "a", "data": 1})
+        assert (answer.status_code, list(answer.json())) == (200, ["result"])

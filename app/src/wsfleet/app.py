@@ -2,16 +2,18 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsfleet import __version__
-from wsfleet.api import body_limit, create_router
+from wsfleet.api import openapi
+from wsfleet.api.endpoint import Endpoint
+from wsfleet.api.methods import Api
 from wsfleet.centrifuge_endpoint import Centrifuge
 from wsfleet.console import create_console
 from wsfleet.node import Node
@@ -35,9 +37,25 @@ class HeadAsGet:
         await self._app(scope, receive, send)
 
 
+class App(FastAPI):
+    """FastAPI, whose document describes the server API as well."""
+
+    def __init__(self, api: Api, **options: Any) -> None:
+        super().__init__(**options)
+        self._api = api
+
+    def openapi(self) -> dict[str, Any]:
+        """The document of all routes."""
+        if self.openapi_schema is None:
+            self.openapi_schema = openapi.merged(super().openapi(), openapi.described(self._api))
+        return self.openapi_schema
+
+
 def create_app(node: Node) -> FastAPI:
     """Routes of one node process; the node starts and stops with the application."""
     plain, centrifuge = Plain(node), Centrifuge(node)
+    api = Api(node)
+    endpoint = Endpoint(node, api)
     websockets = {"/ws": plain.endpoint, "/connection/websocket": centrifuge.endpoint}
 
     @asynccontextmanager
@@ -46,14 +64,14 @@ def create_app(node: Node) -> FastAPI:
         yield {
             ROUTES: websockets,
             ON_REFUSED: node.metrics.refused,
-            BODY_LIMIT: partial(body_limit, node),
+            BODY_LIMIT: endpoint.body_limit,
         }
         await node.stop()
 
-    app = FastAPI(title="wsfleet", version=__version__, lifespan=lifespan)
+    app = App(api, title="wsfleet", version=__version__, lifespan=lifespan)
 
     app.add_middleware(HeadAsGet)
-    app.include_router(create_router(node))
+    app.router.routes += [Route("/api/{method}", endpoint), Route("/api", endpoint)]
     app.mount("/console", create_console(node))
 
     @app.get("/health")

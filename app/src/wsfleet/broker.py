@@ -173,12 +173,22 @@ class Broker:
             )
 
     async def publish(
-        self, channel: str, options: ChannelOptions, record: Record, idempotency_key: str = ""
+        self,
+        channel: str,
+        options: ChannelOptions,
+        record: Record,
+        idempotency_key: str = "",
+        *,
+        skip_history: bool = False,
+        version: int = 0,
+        version_epoch: str = "",
     ) -> Position:
-        """Keep a record and send it; returns its place, offset 0 in a channel without history.
+        """Keep a record and send it; returns its place, offset 0 where it is not kept.
 
         When this returns the primary has the record, with `durability: replicated` a replica too.
-        The same `idempotency_key` within five minutes publishes once.
+        The same `idempotency_key` within five minutes publishes once. With a `version`, the record
+        is published if that is above the version of the last one in the same `version_epoch` ("":
+        in any); otherwise the stream's top is returned.
 
         Raises:
             ChannelError: the record is too large, see `check`.
@@ -186,19 +196,22 @@ class Broker:
                 confirmed. Publish again with the same idempotency key.
         """
         self.check(record)
-        replicated = options.durability == "replicated" and options.has_history
+        kept = options.has_history and not skip_history
+        replicated = options.durability == "replicated" and kept
         pair = [keys.stream(channel), keys.meta(channel)]
         offset, epoch = await self._store.function(
             "publish",
             [*pair, keys.once(channel, idempotency_key)],
             keys.channel(channel),
             records.encode(record),
-            options.history_size if options.has_history else 0,
+            options.history_size if kept else 0,
             options.history_ttl,
             options.history_meta_ttl,
             _new_epoch(),
             ONCE_TTL if idempotency_key else 0,
             int(replicated),
+            version,
+            version_epoch,
             replicated=replicated,
         )
         if replicated and not await self._store.function(

@@ -58,6 +58,7 @@ from wsfleet.protocol.centrifuge.messages import (
     PublishRequest,
     PublishResult,
     Push,
+    Refresh,
     RefreshRequest,
     RefreshResult,
     Reply,
@@ -726,6 +727,8 @@ class CentrifugeClient:
                     log.info("not subscribed", client_id=self.id, error=str(error))
                 except ProtocolError as error:
                     self._cannot_be_encoded(error)
+            case "refresh":
+                self._refresh_server_side(wanted)
 
     def _cannot_be_encoded(self, error: ProtocolError) -> None:
         log.info("reply cannot be encoded", client_id=self.id, error=str(error))
@@ -738,12 +741,34 @@ class CentrifugeClient:
         request = SubscribeRequest(
             channel.name, recover=wanted.recover, epoch=wanted.epoch, offset=wanted.offset
         )
-        grant = Grant()
-        subscription = Subscription(channel, channel.options, self._member(grant), server_side=True)
+        grant = Grant(wanted.info or None, wanted.data or None, wanted.override)
+        subscription = Subscription(
+            channel,
+            grant.applied_to(channel.options),
+            self._member(grant),
+            server_side=True,
+            expire_at=wanted.expire_at,
+        )
         self.subscriptions.reserve(subscription)
         result = await self._join(subscription, request, grant, self._config.reply_max_size)
-        event = Subscribe(result.recoverable, result.epoch, result.offset, result.positioned)
+        event = Subscribe(
+            result.recoverable, result.epoch, result.offset, result.positioned, result.data
+        )
         self._push(event, channel.name)
+        for publication in result.publications:
+            self._push(publication, channel.name)
+
+    def _refresh_server_side(self, wanted: commands.Command) -> None:
+        """Let the connection expire at another time: Client.Refresh of the reference server."""
+        expire_at = wanted.expire_at
+        if wanted.expired or 0 < expire_at <= time.time():
+            self.disconnect(DisconnectCode.EXPIRED)
+            return
+        if not self.connected:  # its token is about to say when it expires
+            return
+        self.conn_info = wanted.info or self.conn_info
+        self._expire_connection_at(expire_at)
+        self._push(Refresh(expires=expire_at > 0, ttl=_ttl(expire_at)))
 
     def _end(self, subscription: Subscription, code: UnsubscribeCode) -> None:
         """End a subscription, unless that is done, and tell everybody who has to know.
@@ -758,8 +783,13 @@ class CentrifugeClient:
             if subscription.told:
                 self._hub.background.start(self._farewell(subscription))
 
-    def _push(self, event: Event, channel: str) -> None:
-        self._connection.send(self._frame(Reply(push=Push(event, channel))))
+    def _push(self, event: Event, channel: str = "") -> None:
+        try:
+            message = self._frame(Reply(push=Push(event, channel)))
+        except ProtocolError as error:  # a payload that this encoding cannot carry
+            self.disconnect(error.disconnect)
+        else:
+            self._connection.send(message)
 
     def _frame(self, *replies: Reply) -> bytes:
         return frame(self.codec.opcode, self.codec.encode(replies))

@@ -6,13 +6,15 @@ import msgspec
 
 
 class Command(msgspec.Struct, frozen=True, tag=True):
-    """Subscribe, unsubscribe or disconnect the connections of a user.
+    """Subscribe, unsubscribe, disconnect or refresh the connections of a user.
 
-    `client` narrows it to one connection, `keep` spares some. `code` and `reason` are those of a
-    disconnect. `offset` and `epoch` are where a subscription is recovered from, if `recover`.
+    `client` and `session` narrow it to one connection, `keep` spares some. `code` and `reason` are
+    those of a disconnect. `offset` and `epoch` are where a subscription is recovered from, if
+    `recover`. `expire_at` (Unix seconds, 0 is never), `info`, `data` and `override` are those of a
+    subscription, as in `auth.Grant`; the first two also those of a refresh, with `expired` for now.
     """
 
-    do: Literal["subscribe", "unsubscribe", "disconnect"]
+    do: Literal["subscribe", "unsubscribe", "disconnect", "refresh"]
     user: str
     client: str = ""
     channel: str = ""
@@ -22,6 +24,12 @@ class Command(msgspec.Struct, frozen=True, tag=True):
     recover: bool = False
     offset: int = 0
     epoch: str = ""
+    session: str = ""
+    expire_at: int = 0
+    expired: bool = False
+    info: bytes = b""
+    data: bytes = b""
+    override: dict[str, bool] = {}
 
     def concerns(self, user: str, client: str) -> bool:
         """Whether it is about this connection."""
@@ -29,6 +37,7 @@ class Command(msgspec.Struct, frozen=True, tag=True):
             user == self.user
             and (not self.client or client == self.client)
             and client not in self.keep
+            and not self.session  # no connection has one
         )
 
 

@@ -459,8 +459,11 @@ class HttpApi(Section):
     keys: list[SecretStr] = []
     """Further keys that are accepted, while callers come over from one to another. Not a key of
     Centrifugo's."""
+    error_mode: Literal["", "transport"] = ""
+    """How an error is answered: with status 200 and `error`, or, with `transport`, by an HTTP
+    status and the error alone. A request may ask for that: `X-Centrifugo-Error-Mode: transport`."""
 
-    elsewhere: ClassVar[str] = "disabled handler_prefix error_mode external insecure"
+    elsewhere: ClassVar[str] = "disabled handler_prefix external insecure"
 
     @property
     def accepted(self) -> list[str]:

@@ -119,11 +119,19 @@ local function send_held(stream, channel, at, offset)
   end
 end
 
--- publish(stream, meta, idempotency; CHANNEL, RECORD, SIZE, TTL, META_TTL, NEW_EPOCH, ONCE_TTL, HOLD):
+-- Whether version A is above B; both are decimal, and may be larger than Lua counts exactly.
+local function is_above(a, b)
+  return #a > #b or (#a == #b and a > b)
+end
+
+-- publish(stream, meta, idempotency; CHANNEL, RECORD, SIZE, TTL, META_TTL, NEW_EPOCH, ONCE_TTL, HOLD,
+-- VERSION, VERSION_EPOCH):
 -- give RECORD the next offset of its stream, keep it there, and send it to the subscribers, or, if
 -- HOLD is 1, leave that to `confirm`. With ONCE_TTL above 0, a second publication under the same
 -- idempotency key within that many seconds is none: it gets the position of the first. SIZE 0 is a
--- channel without history: offset 0, nothing kept. Returns {offset, epoch}.
+-- channel without history: offset 0, nothing kept. A VERSION other than 0 that is not above that of the
+-- last versioned publication is not published, unless VERSION_EPOCH is given and another one than then:
+-- the stream's top is returned. Returns {offset, epoch}.
 local function publish(keys, args)
   local channel, record, size, once_ttl = args[1], args[2], tonumber(args[3]), tonumber(args[7])
   if once_ttl > 0 then
@@ -136,6 +144,15 @@ local function publish(keys, args)
   local offset, epoch = 0, ''
   if size > 0 then
     local at = position(keys[1], keys[2], args[6], args[5])
+    local version, version_epoch = args[9], args[10]
+    if version ~= '0' then
+      local last = redis.call('HMGET', keys[2], 'version', 'version_epoch')
+      local same = version_epoch == '' or version_epoch == last[2]
+      if last[1] and same and not is_above(version, last[1]) then
+        return { at.sent or at.offset, at.epoch }
+      end
+      redis.call('HSET', keys[2], 'version', version, 'version_epoch', version_epoch)
+    end
     local previous, hold = at.offset, args[8] == '1'
     local length = hold and size + HELD or size
     offset, epoch = previous + 1, at.epoch

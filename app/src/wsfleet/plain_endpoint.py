@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 
 import structlog
 from redis.exceptions import RedisError
@@ -108,10 +109,7 @@ class PlainClient:
             return
         self._node.hub.subscribe(self._connection, TOPIC)
         await self._node.sessions.open(self._connection)
-        if expire_at := self._identity.expire_at:
-            delay = max(0.0, expire_at - time.time())
-            loop = asyncio.get_running_loop()
-            self._expiry = loop.call_later(delay, self.disconnect, DisconnectCode.EXPIRED)
+        self._expire_at(self._identity.expire_at)
         with contextlib.suppress(UnavailableError, RedisError):  # it was asked a moment ago
             objection = await self._node.denylist.objection(self.user, self._identity.token_id)
             if objection is not None:
@@ -122,9 +120,15 @@ class PlainClient:
         self._connection.close(code.code, code.reason)
 
     async def command(self, wanted: commands.Command) -> None:
-        """Carry out a disconnect; there is nothing to subscribe to."""
+        """Carry out a disconnect or a refresh; there is nothing to subscribe to."""
         if wanted.do == "disconnect":
             self._connection.close(wanted.code, wanted.reason)
+        elif wanted.do == "refresh" and wanted.expired:
+            self.disconnect(DisconnectCode.EXPIRED)
+        elif wanted.do == "refresh":
+            info = wanted.info or self._identity.info
+            self._identity = replace(self._identity, info=info, expire_at=wanted.expire_at)
+            self._expire_at(wanted.expire_at)
 
     async def receive(self, message: str | bytes) -> None:
         """Answer one message with an ack or an error."""
@@ -162,6 +166,16 @@ class PlainClient:
         if self._expiry is not None:
             self._expiry.cancel()
         self._node.users.remove(self)
+
+    def _expire_at(self, expire_at: int) -> None:
+        """End the connection at a moment in Unix seconds; 0 is never."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        if expire_at:
+            delay = max(0.0, expire_at - time.time())
+            loop = asyncio.get_running_loop()
+            self._expiry = loop.call_later(delay, self.disconnect, DisconnectCode.EXPIRED)
 
     async def _keep(self, message: plain.Message, now: int) -> None:
         node, connection = self._node, self._connection

@@ -4,14 +4,18 @@ import asyncio
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+
+import structlog
 
 from wsfleet import commands
 from wsfleet.background import Background
 from wsfleet.broker import Broker
 from wsfleet.commands import Count, Survey
+from wsfleet.glob import compile_glob
 from wsfleet.listener import Census, Listener, Listeners
 from wsfleet.store import UnavailableError
+
+log = structlog.get_logger(__name__)
 
 TIMEOUT = 3.0
 """Seconds that the nodes have for their answers."""
@@ -46,7 +50,7 @@ class Surveys(Listener):
     async def ask(self, nodes: Iterable[str], pattern: str = "") -> dict[str, Count]:
         """What each of the nodes counts at this moment, by name.
 
-        Only channels that match `pattern`, as in a shell, are listed.
+        Only channels that match `pattern`, see `compile_glob`, are listed.
 
         Raises:
             UnavailableError: a node did not answer, so that the sum would be wrong.
@@ -68,7 +72,11 @@ class Surveys(Listener):
         """Answer a survey, or take an answer to one of this node's."""
         match command:
             case Survey():
-                answer = commands.encode(self._count(command))
+                try:
+                    answer = commands.encode(self._count(command))
+                except ValueError as error:  # of an older node, which has other patterns
+                    log.warning("survey not understood", error=str(error))
+                    return
                 self._background.start(self._broker.command(answer, command.asker))
             case Count():
                 asked = self._asked.get(command.survey)
@@ -81,6 +89,7 @@ class Surveys(Listener):
     def _count(self, survey: Survey) -> Count:
         census = Census()
         self._listeners.count(census)
+        matches = compile_glob(survey.pattern).fullmatch
         return Count(
             survey=survey.id,
             node=self._node,
@@ -91,6 +100,6 @@ class Surveys(Listener):
             subscribers={
                 channel: subscribers
                 for channel, subscribers in census.subscribers.items()
-                if fnmatchcase(channel, survey.pattern)
+                if matches(channel)
             },
         )

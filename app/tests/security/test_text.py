@@ -21,7 +21,10 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from tests.harness import RedisServer
+from tests.security.conftest import CONFIG
 from tests.security.victim import Victim
+from tests.test_admission import API_KEY as KEY
 from tests.test_admission import SECRET, bearer
 
 AMBIGUOUS = [r'"\ud83d"', r'"a\udc00\ud83d"', "1e400", "-1e309", "1" * 400]
@@ -39,6 +42,17 @@ live = settings(
 def open_client(victim: Victim, path: str, **options: Any) -> Any:
     """A client in this thread: hypothesis does not know of event loops."""
     return connect(f"ws://127.0.0.1:{victim.port}{path}", proxy=None, **options)
+
+
+@pytest.fixture(scope="module")
+def running(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
+    """A node whose API has a key."""
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "config.yml").write_text(CONFIG + f'http_api: {{key: "{KEY}"}}\n')
+    node = Victim(folder, redis, {"config": folder / "config.yml", "max_connections": 400})
+    node.start()
+    yield node
+    node.stop()
 
 
 @pytest.fixture
@@ -163,3 +177,52 @@ def test_queries_and_headers(running: Victim, bystander: ClientConnection) -> No
         for headers in ({b"X-API-Key": b"\xed\xa0\xbd"}, {b"Authorization": b"apikey \xff"}):
             assert http.post("/api/info", content=b"{}", headers=headers).status_code in (401, 403)
         assert http.post("/api/info?api_key=%ed%a0%bd", content=b"{}").status_code in (401, 403)
+
+
+def test_requests_to_the_api(running: Victim, bystander: ClientConnection) -> None:
+    """200, 400 or 422 with a sentence: never an error of the node, in no method and no field."""
+    methods = {
+        "publish": ("channel", "data", "b64data", "tags", "idempotency_key", "version_epoch"),
+        "broadcast": ("channels", "data", "tags"),
+        "subscribe": ("user", "channel", "client", "session", "info", "b64info", "data"),
+        "unsubscribe": ("user", "channel", "client"),
+        "disconnect": ("user", "client", "whitelist", "disconnect"),
+        "refresh": ("user", "info", "expire_at"),
+        "block_user": ("user", "expire_at"),
+        "unblock_user": ("user",),
+        "revoke_token": ("uid",),
+        "presence": ("channel",),
+        "presence_stats": ("channel",),
+        "history": ("channel", "limit", "since"),
+        "history_remove": ("channel",),
+        "channels": ("pattern",),
+        "info": ("x",),
+        "batch": ("commands", "parallel"),
+        "": ("method", "params", "id"),
+    }
+    with httpx.Client(base_url=running.url, trust_env=False, headers={"X-API-Key": KEY}) as http:
+
+        def call(method: str, field: str, value: str) -> httpx.Response:
+            others = {
+                "channel": '"a"',
+                "data": "1",
+                "user": '"u"',
+                "uid": '"t"',
+                "method": '"info"',
+            }
+            fields = ",".join(f'"{k}":{v}' for k, v in (others | {field: value}).items())
+            path = f"/api/{method}" if method else "/api"
+            return http.post(path, content=f"{{{fields}}}".encode())
+
+        @live
+        @given(TEXTS, st.sampled_from([(m, f) for m, fields in methods.items() for f in fields]))
+        def each(text: str, place: tuple[str, str]) -> None:
+            assert call(*place, text).status_code in (200, 400, 422)
+
+        each()
+        for method, fields in methods.items():
+            for field in fields:
+                for value in AMBIGUOUS:
+                    answer = call(method, field, value)
+                    assert answer.status_code == 400, (method, field, value)
+                    assert "the body is not JSON: " in answer.json()["detail"]

@@ -7,14 +7,15 @@ key of the server API.
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Response
-from pydantic import BaseModel
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
+from msgspec import Struct
 from redis.exceptions import RedisError
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from wsfleet import __version__, keys
-from wsfleet.api import key_check
+from wsfleet.api.key_check import KeyCheck
+from wsfleet.api.requests import Reader, RequestError
 from wsfleet.console.cluster import Cluster, LastReadyNodeError
 from wsfleet.console.samples import Recorder
 from wsfleet.node import Node
@@ -30,7 +31,7 @@ HEADERS = {
 }
 
 
-class Wish(BaseModel):
+class Wish(Struct):
     """Which node; `force` drains the last ready one as well."""
 
     node: str
@@ -51,7 +52,13 @@ def create_console(node: Node) -> FastAPI:
     """The application below `/console`."""
     cluster = Cluster(node)
     node.background.append(Recorder(node).run)
-    api = APIRouter(prefix="/api", dependencies=[Depends(key_check(node))])
+    keys_of_api, wishes = KeyCheck(node.config.http_api.accepted), Reader(Wish)
+
+    async def check_key(request: Request) -> None:
+        if (refusal := keys_of_api.refusal(request.headers.raw, request.scope["query_string"])) is not None:
+            raise HTTPException(*refusal)
+
+    api = APIRouter(prefix="/api", dependencies=[Depends(check_key)])
 
     @api.get("/cluster")
     async def look(
@@ -72,16 +79,20 @@ def create_console(node: Node) -> FastAPI:
         }
 
     @api.post("/drain", status_code=204)
-    async def drain(wish: Wish) -> None:
+    async def drain(request: Request) -> None:
         """Have a node send its clients elsewhere, as `wsfleet drain`."""
-        await want(wish, keys.DRAIN)
+        await want(request, keys.DRAIN)
 
     @api.post("/undrain", status_code=204)
-    async def undrain(wish: Wish) -> None:
+    async def undrain(request: Request) -> None:
         """Have it serve again."""
-        await want(wish, keys.SERVE)
+        await want(request, keys.SERVE)
 
-    async def want(wish: Wish, wanted: str) -> None:
+    async def want(request: Request, wanted: str) -> None:
+        try:
+            wish: Wish = wishes.read(await request.body())
+        except RequestError as error:
+            raise HTTPException(error.status, str(error)) from None
         try:
             await cluster.want(wish.node, wanted, force=wish.force)
         except KeyError:

@@ -1,0 +1,166 @@
+"""The API over HTTP: an ASGI application, since most of a backend's messages come this way.
+
+A method answers 200 with `result` or `error`, or in the error mode `transport` an error by a status
+of its own. Another status is for what is not a request (400, 422), is not POST (405), or is not
+allowed (401; 403 where no key is configured).
+"""
+
+import orjson
+from msgspec import Struct
+from starlette.types import Receive, Scope, Send
+
+from wsfleet.api.key_check import KeyCheck
+from wsfleet.api.methods import Api, Call, Result, failure
+from wsfleet.api.requests import OldCommand, Reader, RequestError, batch_of
+from wsfleet.node import Node
+from wsfleet.protocol.centrifuge.codes import ErrorCode
+from wsfleet.websocket import KEYLESS_BODY_LIMIT, Request
+
+ERROR_MODE = b"x-centrifugo-error-mode"
+STATUS = {
+    ErrorCode.UNKNOWN_CHANNEL.code: 404,
+    ErrorCode.METHOD_NOT_FOUND.code: 404,
+    ErrorCode.BAD_REQUEST.code: 400,
+    ErrorCode.NOT_AVAILABLE.code: 400,
+    ErrorCode.UNRECOVERABLE_POSITION.code: 416,
+}
+"""HTTP status of an error in the mode `transport`; of any other it is 500.
+
+Source: MapErrorToHTTPCode in internal/apiproto/errors.go of github.com/centrifugal/centrifugo.
+"""
+OLD_METHODS = (
+    *("publish", "broadcast", "unsubscribe", "disconnect", "presence", "presence_stats"),
+    *("history", "history_remove", "channels", "info", "rpc", "subscribe", "refresh"),
+)
+"""The methods that old clients name by a number: internal/api/handler_legacy.go, as above."""
+
+Answer = tuple[int, bytes]
+"""Status and JSON of a response."""
+
+
+class Endpoint:
+    """Carries out requests to `/api/METHOD`, and to `/api` itself."""
+
+    def __init__(self, node: Node, api: Api) -> None:
+        self._api = api
+        self._keys = KeyCheck(node.config.http_api.accepted)
+        self._max_size = node.settings.max_request_size
+        self._transport_errors = node.config.http_api.error_mode == "transport"
+        self._readers = {name: Reader(kind) for name, (_, kind) in api.methods.items()}
+        self._batches = Reader(batch_of(api.requests))
+        self._old_commands = Reader(OldCommand)
+
+    def body_limit(self, request: Request) -> int:
+        """Bytes that the body of a request may have, by the key that it shows."""
+        refused = self._keys.refusal(request.headers.raw, request.query.encode("latin-1"))
+        return KEYLESS_BODY_LIMIT if refused else self._max_size
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; its body is read once its key is known to be right."""
+        name = scope["path_params"].get("method")
+        refusal = self._refusal(scope, name)
+        if refusal is not None:
+            await respond(send, *refusal)
+            return
+        body = await read_body(receive)
+        if body is None:
+            return
+        try:
+            status, answer = await self._answer(name, body, scope)
+        except RequestError as error:
+            status, answer = _refused(error.status, str(error))
+        await respond(send, status, answer)
+
+    def _refusal(self, scope: Scope, name: str | None) -> Answer | None:
+        if name is not None and name != "batch" and name not in self._readers:
+            return _refused(404, f"there is no method {name}")
+        if scope["method"] != "POST":
+            return _refused(405, "methods of the API are called with POST")
+        refusal = self._keys.refusal(scope["headers"], scope["query_string"])
+        return _refused(*refusal) if refusal is not None else None
+
+    async def _answer(self, name: str | None, body: bytes, scope: Scope) -> Answer:
+        if name is None:
+            answers = await self._old(body)
+            return 200, b"\n".join(map(orjson.dumps, answers))
+        if name == "batch":
+            return 200, orjson.dumps({"replies": await self._batch(body)})
+        answer = await self._api.answer(name, self._readers[name].read(body))
+        error = answer.get("error")
+        if error is not None and self._wants_status(scope):
+            return STATUS.get(error["code"], 500), orjson.dumps(error)
+        return 200, orjson.dumps(answer)
+
+    def _wants_status(self, scope: Scope) -> bool:
+        return self._transport_errors or (ERROR_MODE, b"transport") in scope["headers"]
+
+    async def _batch(self, body: bytes) -> list[Result]:
+        batch = self._batches.read(body)
+        commands = batch.commands or []
+        calls = [self._call(command) for command in commands]
+        answers = await self._api.answer_all(calls, parallel=bool(batch.parallel))
+        return [
+            answer if isinstance(call, dict) or "error" in answer else {call[0]: answer["result"]}
+            for call, answer in zip(calls, answers, strict=True)
+        ]
+
+    def _call(self, command: Struct | None) -> Call:
+        if command is None:
+            return failure(ErrorCode.BAD_REQUEST, "the command is null")
+        for name in self._readers:
+            if (request := getattr(command, name)) is not None:
+                return name, request
+        return failure(ErrorCode.METHOD_NOT_FOUND, "the command has no known method")
+
+    async def _old(self, body: bytes) -> list[Result]:
+        """Carry out the commands of a body: one, or one on each line."""
+        try:
+            commands = [self._old_commands.read(body)]
+        except RequestError:
+            lines = [line for line in body.splitlines() if line.strip()]
+            if len(lines) < 2:
+                raise
+            commands = [self._old_commands.read(line) for line in lines]
+        answers = await self._api.answer_all([self._old_call(each) for each in commands])
+        return [
+            {"id": each.id} | answer if each.id else answer
+            for each, answer in zip(commands, answers, strict=True)
+        ]
+
+    def _old_call(self, command: OldCommand) -> Call:
+        method = command.method or 0
+        if isinstance(method, int):
+            method = OLD_METHODS[method] if method < len(OLD_METHODS) else str(method)
+        name = method.lower()
+        if name not in self._readers:
+            return failure(ErrorCode.METHOD_NOT_FOUND, f"there is no method {name}")
+        params = bytes(command.params)
+        try:
+            return name, self._readers[name].read(b"{}" if params in (b"", b"null") else params)
+        except RequestError as error:
+            return failure(ErrorCode.BAD_REQUEST, str(error))
+
+
+async def read_body(receive: Receive) -> bytes | None:
+    """Read a request's body; None if the client is gone."""
+    chunks: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        chunks.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+async def respond(send: Send, status: int, body: bytes) -> None:
+    """Send JSON."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    if status == 405:
+        headers.append((b"allow", b"POST"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _refused(status: int, message: str) -> Answer:
+    return status, orjson.dumps({"detail": message})

@@ -1,0 +1,339 @@
+"""The methods of the API; each gives its `result`, or raises what becomes an `error`."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import orjson
+import structlog
+from msgspec import Struct
+from redis.exceptions import RedisError
+
+from wsfleet import commands, glob, records
+from wsfleet.api import requests
+from wsfleet.api.requests import bad_request
+from wsfleet.broker import ReplyTooLargeError
+from wsfleet.channels import ChannelError
+from wsfleet.limits import too_deep
+from wsfleet.node import Node
+from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode
+from wsfleet.records import Member, Record
+from wsfleet.store import UnavailableError
+from wsfleet.stream import Entry
+
+log = structlog.get_logger(__name__)
+
+Result = dict[str, Any]
+Method = Callable[[Any], Awaitable[Result]]
+Call = tuple[str, Struct] | Result
+"""A method's name and its request, or the answer to what is not one."""
+
+
+PUBLISHING = ("publish", "broadcast")
+
+
+class Api:
+    """What backends may do; `methods` has each by its name, with the type of its request."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.methods: dict[str, tuple[Method, type[Struct]]] = {
+            "publish": (self.publish, requests.Publish),
+            "broadcast": (self.broadcast, requests.Broadcast),
+            "subscribe": (self.subscribe, requests.Subscribe),
+            "unsubscribe": (self.unsubscribe, requests.Unsubscribe),
+            "disconnect": (self.disconnect, requests.Disconnect),
+            "refresh": (self.refresh, requests.Refresh),
+            "block_user": (self.block_user, requests.BlockUser),
+            "unblock_user": (self.unblock_user, requests.UnblockUser),
+            "revoke_token": (self.revoke_token, requests.RevokeToken),
+            "presence": (self.presence, requests.Channel),
+            "presence_stats": (self.presence_stats, requests.Channel),
+            "history": (self.history, requests.History),
+            "history_remove": (self.history_remove, requests.Channel),
+            "channels": (self.channels, requests.Channels),
+            "info": (self.info, requests.Nothing),
+        }
+        self.requests = {name: kind for name, (_, kind) in self.methods.items()}
+
+    async def answer(self, name: str, request: Struct) -> Result:
+        """Call a method; its `result`, or the `error` that it ended with."""
+        return await _outcome(self.methods[name][0](request))
+
+    async def answer_all(self, calls: Sequence[Call], *, parallel: bool = False) -> list[Result]:
+        """Call methods one after the other, or in no order; their answers in the order of `calls`.
+
+        Publications that follow each other share round trips to Redis, which keeps their order.
+        """
+        answers: list[Result] = []
+        together: list[Awaitable[Result]] = []
+        for call in calls:
+            if isinstance(call, dict):
+                together.append(_given(call))
+                continue
+            if not parallel and call[0] not in PUBLISHING:
+                answers += await asyncio.gather(*together)
+                together.clear()
+                answers.append(await self.answer(*call))
+            else:
+                together.append(self.answer(*call))
+        return answers + await asyncio.gather(*together)
+
+    async def publish(self, request: requests.Publish) -> Result:
+        """Publish to a channel."""
+        return await self._publish(request.channel or "", request, self._record(request))
+
+    async def broadcast(self, request: requests.Broadcast) -> Result:
+        """Publish to several channels."""
+        if not request.channels:
+            raise bad_request("channels is empty")
+        record = self._record(request)
+
+        published = (self._publish(channel, request, record) for channel in request.channels)
+        return {"responses": await asyncio.gather(*map(_outcome, published))}
+
+    async def _publish(self, name: str, request: requests.Publication, record: Record) -> Result:
+        channel = self._node.channels.find(name)
+        options = channel.options
+        if request.version and not options.has_history:
+            raise ChannelError(ErrorCode.NOT_AVAILABLE, "version needs a channel with history")
+        position = await self._node.broker.publish(
+            channel.name,
+            options,
+            record,
+            request.idempotency_key or "",
+            skip_history=bool(request.skip_history),
+            version=request.version or 0,
+            version_epoch=request.version_epoch or "",
+        )
+        if not position.offset and not position.epoch:
+            return {}
+        return {"offset": position.offset, "epoch": position.epoch}
+
+    def _record(self, request: requests.Publication) -> Record:
+        data = request.payload()
+        most = self._node.settings.max_json_depth
+        if too_deep(data, most):
+            raise bad_request(f"data nests deeper than {most} levels (WSFLEET_MAX_JSON_DEPTH)")
+        return Record(
+            data=data,
+            time=time.time_ns() // 1_000_000,
+            tags=request.tags or {},
+            node=self._node.settings.name,
+        )
+
+    async def subscribe(self, request: requests.Subscribe) -> Result:
+        """Subscribe connections to a channel."""
+        self._node.channels.find(request.channel or "")
+        since = request.recover_since
+        await self._command(
+            do="subscribe",
+            **request.target(),
+            channel=request.channel,
+            recover=since is not None,
+            offset=(since.offset or 0) if since else 0,
+            epoch=(since.epoch or "") if since else "",
+            expire_at=self._future(request.expire_at),
+            info=requests.payload("info", request.info, request.b64info) or b"",
+            data=requests.payload("data", request.data, request.b64data) or b"",
+            override=request.override.flags() if request.override else {},
+        )
+        return {}
+
+    async def unsubscribe(self, request: requests.Unsubscribe) -> Result:
+        """End subscriptions."""
+        if request.channel:
+            self._node.channels.find(request.channel)
+        await self._command(do="unsubscribe", **request.target(), channel=request.channel or "")
+        return {}
+
+    async def disconnect(self, request: requests.Disconnect) -> Result:
+        """Close connections."""
+        code, reason = request.reason()
+        await self._command(
+            do="disconnect",
+            **request.target(),
+            keep=request.whitelist or [],
+            code=code,
+            reason=reason,
+        )
+        return {}
+
+    async def refresh(self, request: requests.Refresh) -> Result:
+        """Give connections another time to expire."""
+        await self._command(
+            do="refresh",
+            **request.target(),
+            expired=bool(request.expired),
+            expire_at=request.expire_at or 0,
+            info=requests.payload("info", request.info, None) or b"",
+        )
+        return {}
+
+    async def block_user(self, request: requests.BlockUser) -> Result:
+        """Block a user, and disconnect them."""
+        if not request.user:
+            raise bad_request("user is empty")
+        expire_at = self._future(request.expire_at)
+        await self._node.denylist.block(request.user, expire_at)
+        code = DisconnectCode.PERMISSION_DENIED
+        await self._command(do="disconnect", user=request.user, code=code.code, reason=code.reason)
+        return {}
+
+    async def unblock_user(self, request: requests.UnblockUser) -> Result:
+        """Unblock a user."""
+        await self._node.denylist.unblock(request.user or "")
+        return {}
+
+    async def revoke_token(self, request: requests.RevokeToken) -> Result:
+        """Revoke a token, and end the connections and subscriptions that rest on it."""
+        if not request.uid:
+            raise bad_request("uid is empty")
+        await self._node.denylist.revoke(request.uid, self._future(request.expire_at))
+        await self._node.broker.command(commands.encode(commands.Revocation(request.uid)))
+        return {}
+
+    async def presence(self, request: requests.Channel) -> Result:
+        """List who is in a channel."""
+        members = await self._members(request, self._node.config.client.reply_max_size)
+        return {"presence": {client: _member(member) for client, member in members.items()}}
+
+    async def presence_stats(self, request: requests.Channel) -> Result:
+        """Count who is in a channel."""
+        members = await self._members(request, 0)
+        users = {member.user for member in members.values()}
+        return {"num_clients": len(members), "num_users": len(users)}
+
+    async def history(self, request: requests.History) -> Result:
+        """Read publications of a channel."""
+        channel = self._node.channels.find(request.channel or "")
+        if not channel.options.has_history:
+            raise ChannelError(ErrorCode.NOT_AVAILABLE, "the channel has no history")
+        since = request.since or requests.StreamPosition()
+        limit = request.limit or 0
+        size = self._node.config.client.reply_max_size
+        reading = await self._node.broker.history(
+            channel.name,
+            channel.options,
+            since.offset or 0,
+            limit if limit >= 0 else channel.options.history_size,
+            max_size=size,
+            reverse=bool(request.reverse),
+        )
+        if reading.cut:
+            raise ReplyTooLargeError(size)
+        if since.epoch and since.epoch != reading.epoch:
+            raise ChannelError(ErrorCode.UNRECOVERABLE_POSITION, "another epoch")
+        publications = [
+            _publication(entry, record)
+            for entry, record in records.all_understood(channel.name, reading.entries)
+        ]
+        return {"publications": publications, "epoch": reading.epoch, "offset": reading.offset}
+
+    async def history_remove(self, request: requests.Channel) -> Result:
+        """Remove a channel's publications; offsets go on."""
+        channel = self._node.channels.find(request.channel or "")
+        await self._node.broker.forget_history(channel.name)
+        return {}
+
+    async def channels(self, request: requests.Channels) -> Result:
+        """List channels with subscribers, and how many they have."""
+        pattern = request.pattern or "*"
+        try:
+            glob.compile_glob(pattern)
+        except ValueError as error:
+            raise bad_request(f"pattern: {error}") from None
+        counts = await self._node.surveys.ask(await self._node.registry.nodes(), pattern)
+        subscribers: Counter[str] = Counter()
+        for count in counts.values():
+            subscribers.update(count.subscribers)
+        return {
+            "channels": {name: {"num_clients": subscribers[name]} for name in sorted(subscribers)}
+        }
+
+    async def info(self, _: requests.Nothing) -> Result:
+        """List the live nodes."""
+        nodes = await self._node.registry.nodes()
+        counts = await self._node.surveys.ask(nodes)
+        return {
+            "nodes": [
+                {
+                    "uid": name,
+                    "name": name,
+                    "version": described.get("version", ""),
+                    "num_clients": counts[name].clients,
+                    "num_users": counts[name].users,
+                    "num_subs": counts[name].subscriptions,
+                    "num_channels": counts[name].channels,
+                    "uptime": max(0, int(time.time() - float(described.get("started", 0)))),
+                }
+                for name, described in sorted(nodes.items())
+            ]
+        }
+
+    def _future(self, expire_at: int | None) -> int:
+        if expire_at and expire_at <= time.time():
+            raise bad_request("expire_at is over: it is in Unix seconds")
+        return expire_at or 0
+
+    async def _members(self, request: requests.Channel, max_size: int) -> dict[str, Member]:
+        channel = self._node.channels.find(request.channel or "")
+        if not channel.options.presence:
+            raise ChannelError(ErrorCode.NOT_AVAILABLE, "the channel has no presence")
+        return await self._node.broker.members(channel.name, max_size=max_size)
+
+    async def _command(self, **fields: Any) -> None:
+        await self._node.broker.command(commands.encode(commands.Command(**fields)))
+
+
+async def _outcome(work: Awaitable[Result]) -> Result:
+    try:
+        return {"result": await work}
+    except ChannelError as error:
+        return failure(error.code, str(error))
+    except (UnavailableError, RedisError) as error:
+        log.warning("api request failed", error=str(error))
+        return failure(ErrorCode.INTERNAL, str(error))
+
+
+async def _given(answer: Result) -> Result:
+    return answer
+
+
+def failure(code: ErrorCode, message: str) -> Result:
+    """The answer of a method that ended with an error."""
+    # Clients of Centrifugo compare the message of this one; there is nothing to add to it either.
+    if code is not ErrorCode.UNKNOWN_CHANNEL:
+        message = f"{code.message}: {message}"
+    else:
+        message = code.message
+    return {"error": {"code": code.code, "message": message}}
+
+
+def _member(member: Member) -> Result:
+    described: Result = {"client": member.client, "user": member.user}
+    for name, data in (("conn_info", member.conn_info), ("chan_info", member.chan_info)):
+        if data:
+            described[name] = _fragment(data)
+    return described
+
+
+def _publication(entry: Entry) -> dict[str, Any]:
+    record = records.decode_record(entry.record)
+    described: dict[str, Any] = {"data": _fragment(record.data), "offset": entry.offset}
+    if record.publisher is not None:
+        described["info"] = _member(record.publisher)
+    if record.tags:
+        described["tags"] = record.tags
+    return described
+
+
+def _fragment(data: bytes) -> Any:
+    """Payload as JSON; one of a Protobuf client that is not JSON becomes a string."""
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return data.decode(errors="replace")
+    return orjson.Fragment(data)

@@ -1,0 +1,321 @@
+"""Requests of the API, as JSON has them.
+
+Unknown fields are ignored, and `null` is as good as absent. A field's default is what Centrifugo
+takes an absent field for; payloads stay the bytes that they came as.
+
+Source: internal/apiproto/api.proto of github.com/centrifugal/centrifugo.
+"""
+
+import base64
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Raw, Struct, defstruct, field
+
+from wsfleet.channels import ChannelError
+from wsfleet.protocol import strict_json
+from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode
+
+Unsigned = Annotated[int, Meta(ge=0)]
+Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+MAX_IDEMPOTENCY_KEY = 128
+MAX_UINT64 = 2**64 - 1
+
+
+class RequestError(Exception):
+    """A body is not a request; `status` is that of the HTTP response, the text says why."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class StreamPosition(Struct):
+    """A place in a channel's stream."""
+
+    offset: Unsigned | None = 0
+    epoch: str | None = ""
+
+
+class Publication(Struct):
+    """What is published: `data`, any JSON, or `b64data`, any bytes in Base64.
+
+    The same `idempotency_key` within five minutes publishes once. A `version` that is not above
+    that of the last publication, in the same `version_epoch`, is not published; it needs a channel
+    with history. `delta` is not supported.
+    """
+
+    data: Raw = field(default_factory=Raw)
+    b64data: str | None = ""
+    skip_history: bool | None = False
+    tags: dict[str, str] | None = None
+    idempotency_key: str | None = ""
+    delta: bool | None = False
+    version: Unsigned | None = 0
+    version_epoch: str | None = ""
+
+    def payload(self) -> bytes:
+        """Bytes to publish.
+
+        Raises:
+            ChannelError: there are none, or the request asks for what is not supported.
+        """
+        if self.delta:
+            raise ChannelError(ErrorCode.NOT_AVAILABLE, "delta compression is not supported")
+        if len(self.idempotency_key or "") > MAX_IDEMPOTENCY_KEY:
+            raise bad_request(f"idempotency_key is longer than {MAX_IDEMPOTENCY_KEY} characters")
+        if (self.version or 0) > MAX_UINT64:
+            raise bad_request("version is above 2^64 - 1")
+        if self.version and self.skip_history:
+            raise bad_request("version needs history: leave out skip_history")
+        data = payload("data", self.data, self.b64data)
+        if data is None:
+            raise bad_request("data is missing")
+        return data
+
+
+class Publish(Publication):
+    """Publish to a channel."""
+
+    channel: str | None = ""
+
+
+class Broadcast(Publication):
+    """Publish the same to several channels; one may fail and another not."""
+
+    channels: list[str] | None = None
+
+
+class Target(Struct):
+    """The connections of a user ("" are those without one), or only `client` or `session`.
+
+    No connection has a session yet: a request about one concerns nobody. The fields of
+    Centrifugo PRO, `label_filter` and `all_users`, are not supported.
+    """
+
+    user: str | None = ""
+    client: str | None = ""
+    session: str | None = ""
+    label_filter: dict[str, Any] | None = None
+    all_users: bool | None = False
+
+    def target(self) -> dict[str, str]:
+        """What a command to the nodes says of it.
+
+        Raises:
+            ChannelError: the request asks for what is not supported.
+        """
+        if self.label_filter or self.all_users:
+            raise ChannelError(
+                ErrorCode.NOT_AVAILABLE, "label_filter and all_users are not supported"
+            )
+        return {
+            "user": self.user or "",
+            "client": self.client or "",
+            "session": self.session or "",
+        }
+
+
+class Flag(Struct):
+    """A boolean that may be absent."""
+
+    value: bool | None = False
+
+
+class Override(Struct):
+    """Options of the channel that are others for one subscription."""
+
+    presence: Flag | None = None
+    join_leave: Flag | None = None
+    force_recovery: Flag | None = None
+    force_positioning: Flag | None = None
+    force_push_join_leave: Flag | None = None
+
+    def flags(self) -> dict[str, bool]:
+        """Those that are given."""
+        names = self.__struct_fields__
+        return {n: bool(f.value) for n in names if (f := getattr(self, n)) is not None}
+
+
+class Subscribe(Target):
+    """Subscribe connections to a channel, until `expire_at`, in Unix seconds; 0 is for ever.
+
+    `info` goes into presence, join and leave, `data` to the subscriber.
+    """
+
+    channel: str | None = ""
+    expire_at: Whole | None = 0
+    info: Raw = field(default_factory=Raw)
+    b64info: str | None = ""
+    data: Raw = field(default_factory=Raw)
+    b64data: str | None = ""
+    recover_since: StreamPosition | None = None
+    override: Override | None = None
+
+
+class Unsubscribe(Target):
+    """End the subscriptions of connections to a channel; without a channel, all of them."""
+
+    channel: str | None = ""
+
+
+class DisconnectReason(Struct):
+    """Close code, 3000 to 4999, and reason; of 3500 to 3999 and 4500 to 4999 SDKs stay away.
+
+    0 and "" stand for 3503, force disconnect. A reason of over 123 bytes is cut.
+    """
+
+    code: Unsigned | None = 0
+    reason: str | None = ""
+
+
+class Disconnect(Target):
+    """Disconnect connections, but those of the clients in `whitelist`."""
+
+    whitelist: list[str] | None = None
+    disconnect: DisconnectReason | None = None
+    # gocent v3 sends this name; Go reads keys without regard to case.
+    gocent_disconnect: DisconnectReason | None = field(default=None, name="Disconnect")
+
+    def reason(self) -> tuple[int, str]:
+        """Close code and reason.
+
+        Raises:
+            ChannelError: the code is not one of a close.
+        """
+        given = self.disconnect or self.gocent_disconnect or DisconnectReason()
+        default = DisconnectCode.FORCE_NO_RECONNECT
+        code = given.code or default.code
+        if not 3000 <= code <= 4999:
+            raise bad_request("the code of disconnect must be from 3000 to 4999")
+        return code, given.reason or default.reason
+
+
+class Refresh(Target):
+    """Let connections expire at `expire_at`, in Unix seconds; 0 is never. `expired` is now.
+
+    `info` replaces that of the connection, where it subscribes and publishes from now on.
+    """
+
+    expired: bool | None = False
+    expire_at: Whole | None = 0
+    info: Raw = field(default_factory=Raw)
+
+
+class BlockUser(Struct):
+    """Keep a user out until `expire_at`, in Unix seconds; 0 is until `unblock_user`."""
+
+    user: str | None = ""
+    expire_at: Whole | None = 0
+
+
+class UnblockUser(Struct):
+    """Let a user come again."""
+
+    user: str | None = ""
+
+
+class RevokeToken(Struct):
+    """Refuse the token whose claim `jti` is `uid` until `expire_at`, which may be the token's."""
+
+    uid: str | None = ""
+    expire_at: Whole | None = 0
+
+
+class Channel(Struct):
+    """A request about one channel."""
+
+    channel: str | None = ""
+
+
+class History(Channel):
+    """Publications after (in reverse: before) `since`.
+
+    A limit of 0 is the top position alone, a negative one all that is kept.
+    """
+
+    limit: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = 0
+    since: StreamPosition | None = None
+    reverse: bool | None = False
+
+
+class Channels(Struct):
+    r"""The channels that somebody is subscribed to, whose names match `pattern`.
+
+    `*` is any text, `?` a character, `[a-z]` and `[!a-z]` one of a set, `{a,b}` a choice, and `\`
+    escapes. "" matches all.
+    """
+
+    pattern: str | None = ""
+
+
+class Nothing(Struct):
+    """A request without parameters."""
+
+
+class OldCommand(Struct):
+    """One command to `/api` itself, as clients of Centrifugo before version 5 send it."""
+
+    method: str | int | None = ""
+    params: Raw = field(default_factory=Raw)
+    id: Unsigned | None = 0
+
+
+def batch_of(requests: Mapping[str, type[Struct]]) -> type[Struct]:
+    """The type of a batch: commands, each with one method of these and its request.
+
+    Commands that are `parallel` may be carried out in any order.
+    """
+    members: list[Any] = [(name, kind | None, None) for name, kind in requests.items()]
+    commands: Any = list[defstruct("Command", members) | None]  # type: ignore[misc]
+    return defstruct(
+        "Batch", [("commands", commands | None, None), ("parallel", bool | None, False)]
+    )
+
+
+class Reader:
+    """Reads the requests of one type."""
+
+    __slots__ = ("_decoder",)
+
+    def __init__(self, kind: type[Struct]) -> None:
+        self._decoder = msgspec.json.Decoder(kind)
+
+    def read(self, body: bytes) -> Any:
+        """Read a request.
+
+        Raises:
+            RequestError: 400 if it is not JSON, 422 if the JSON is not such a request.
+        """
+        try:
+            strict_json.loads(body)
+        except strict_json.InvalidJSONError as error:
+            raise RequestError(400, f"the body is not JSON: {error}") from None
+        try:
+            return self._decoder.decode(body)
+        except msgspec.DecodeError as error:
+            raise RequestError(422, f"the request is not valid: {error}") from None
+        except RecursionError:
+            raise RequestError(422, "the request is not valid: it nests too deep") from None
+
+
+def payload(name: str, json: Raw, encoded: str | None) -> bytes | None:
+    """The payload of a request: the bytes in Base64 where they are given, else the JSON.
+
+    Raises:
+        ChannelError: it is not Base64, or JSON to some parsers only.
+    """
+    if not encoded:
+        return bytes(json) or None
+    try:
+        data = base64.b64decode(encoded, validate=True)
+        strict_json.check_opaque(data)
+    except ValueError as error:
+        raise bad_request(f"b64{name}: {error}") from None
+    return data
+
+
+def bad_request(message: str) -> ChannelError:
+    """The error of a request with a value that it must not have."""
+    return ChannelError(ErrorCode.BAD_REQUEST, message)

@@ -102,7 +102,7 @@ def test_the_reference_shows_value_default_and_meaning() -> None:
         "| `namespaces` | list | see below | Options ",
         "| `token` | mapping | see below | How ",
         "| `name` | string |  | The namespace's name",
-        "- `http_api`: `disabled`, `error_mode`, `external`, `handler_prefix`, `insecure`.",
+        "- `http_api`: `disabled`, `external`, `handler_prefix`, `insecure`.",
     ):
         assert f"\n{line}" in config.reference()
 
@@ -175,7 +175,9 @@ def test_a_key_in_the_wrong_place_is_sent_to_the_right_one() -> None:
 
 def test_a_key_like_no_other_is_answered_with_the_known_ones() -> None:
     """There is no nearest one then."""
-    assert mistakes("http_api: {zzz: 1}") == ["http_api.zzz: unknown key; known are key, keys"]
+    assert mistakes("http_api: {zzz: 1}") == [
+        "http_api.zzz: unknown key; known are key, keys, error_mode"
+    ]
 
 
 def test_a_key_without_value_is_absent_but_must_be_known() -> None:

@@ -725,8 +725,6 @@ class CentrifugeClient:
                     await self._subscribe_server_side(wanted)
                 except (ChannelError, DisconnectedError, EndedError) as error:
                     log.info("not subscribed", client_id=self.id, error=str(error))
-                except ProtocolError as error:
-                    self._cannot_be_encoded(error)
             case "refresh":
                 self._refresh_server_side(wanted)
 
@@ -786,8 +784,8 @@ class CentrifugeClient:
     def _push(self, event: Event, channel: str = "") -> None:
         try:
             message = self._frame(Reply(push=Push(event, channel)))
-        except ProtocolError as error:  # a payload that this encoding cannot carry
-            self.disconnect(error.disconnect)
+        except ProtocolError as error:
+            self._cannot_be_encoded(error)
         else:
             self._connection.send(message)
 

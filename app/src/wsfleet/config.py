@@ -608,6 +608,8 @@ def _paths(section: type[Section], prefix: str = "") -> Iterator[str]:
             yield from _paths(inner, f"{prefix}{key}{'[]' if is_list else ''}.")
 
 
+EMPTY = '""'
+"""How an empty string is shown."""
 _TABLES: list[tuple[str, type[Section], type[Section]]] = [  # the third: keys not to repeat
     ("`channel`", ChannelConfig, Section),
     ("`channel.without_namespace`, and each of `channel.namespaces`", ChannelOptions, Section),
@@ -665,7 +667,7 @@ def _kind(annotation: Any, metadata: list[Any]) -> str:
         if isinstance(note, str):
             return note
     if typing.get_origin(annotation) is Literal:
-        return " or ".join(f"`{choice}`" for choice in typing.get_args(annotation))
+        return " or ".join(f"`{choice or EMPTY}`" for choice in typing.get_args(annotation))
     if isinstance(annotation, types.GenericAlias):
         return "list of strings"
     return {bool: "true or false", int: "number"}.get(annotation, "string")
@@ -676,7 +678,7 @@ def _shown(default: Any, kind: str) -> str:
         return f"{default // 3600}h" if default and default % 3600 == 0 else f"{default:g}s"
     if isinstance(default, bool):
         return str(default).lower()
-    return f'"{default}"' if kind in ("string", "RE2 expression") else str(default)
+    return f'"{default}"' if kind in ("string", "RE2 expression") else str(default) or EMPTY
 
 
 REFERENCE_BEGINS = "<!-- Below: python -m wsfleet.config docs/configuration.md -->\n"

@@ -24,7 +24,8 @@ class KeyCheck:
         if not self._keys:
             return CLOSED
         # All of them, whether or not one is right: the time that it takes tells nothing.
-        matches = [hmac.compare_digest(s, key) for s in _shown(headers, query) for key in self._keys]
+        pairs = ((shown, key) for shown in _shown(headers, query) for key in self._keys)
+        matches = [hmac.compare_digest(shown, key) for shown, key in pairs]
         return None if any(matches) else WRONG
 
 

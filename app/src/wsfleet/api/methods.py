@@ -320,9 +320,8 @@ def _member(member: Member) -> Result:
     return described
 
 
-def _publication(entry: Entry) -> dict[str, Any]:
-    record = records.decode_record(entry.record)
-    described: dict[str, Any] = {"data": _fragment(record.data), "offset": entry.offset}
+def _publication(entry: Entry, record: Record) -> Result:
+    described: Result = {"data": _fragment(record.data), "offset": entry.offset}
     if record.publisher is not None:
         described["info"] = _member(record.publisher)
     if record.tags:

@@ -55,7 +55,8 @@ def create_console(node: Node) -> FastAPI:
     keys_of_api, wishes = KeyCheck(node.config.http_api.accepted), Reader(Wish)
 
     async def check_key(request: Request) -> None:
-        if (refusal := keys_of_api.refusal(request.headers.raw, request.scope["query_string"])) is not None:
+        query = request.scope["query_string"]
+        if (refusal := keys_of_api.refusal(request.headers.raw, query)) is not None:
             raise HTTPException(*refusal)
 
     api = APIRouter(prefix="/api", dependencies=[Depends(check_key)])

@@ -135,7 +135,8 @@ async def test_the_blocking_client_of_cent(node: RunningNode) -> None:
 
     def publish() -> int:
         with cent.Client(f"{node.url}/api", KEY) as client:
-            return client.publish(cent.PublishRequest(channel="book", data=1)).offset
+            offset: int = client.publish(cent.PublishRequest(channel="book", data=1)).offset
+            return offset
 
     assert await asyncio.to_thread(publish) == 1
 

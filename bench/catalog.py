@@ -59,7 +59,8 @@ def _node(file: str, *arguments: str) -> tuple[str, ...]:
 
 
 _SERVE = (str(PROGRAMS / "wsfleet"), "serve")
-# The real path: limits are on, but so high that neither all connections nor a publisher meets them.
+# All others are those of production. Limits are on, but so high that neither all connections nor a
+# publisher meets them; the node need not wait for balancers when it is stopped.
 _SETTINGS = {
     "WSFLEET_PORT": "{port}",
     "WSFLEET_NODE_NAME": "node-{port}",
@@ -68,7 +69,6 @@ _SETTINGS = {
     "WSFLEET_MESSAGE_RATE": "1000000",
     "WSFLEET_BYTE_RATE": "1000000000",
     "WSFLEET_DRAIN_DELAY": "0",
-    "WSFLEET_LOG_LEVEL": "warning",
 }
 # Pings are frames of RFC 6455, which client.c answers.
 _CENTRIFUGE_PATH = "/connection/websocket?cf_ws_frame_ping_pong=true"

@@ -31,8 +31,9 @@ _HTTP = "HTTP and RFC 6455"
 _PROTOCOL = "client protocol, rights, limits"
 _REDIS = "Redis: commands, replies, pub/sub"
 _FAN_OUT = "hub and outboxes"
+_LOG = "log"
 _OTHER = "anything else"
-GROUPS = (_WRITES, _LOOP, _HTTP, _PROTOCOL, _REDIS, _FAN_OUT, _OTHER)
+GROUPS = (_WRITES, _LOOP, _HTTP, _PROTOCOL, _REDIS, _FAN_OUT, _LOG, _OTHER)
 _OF_MODULE = {
     **dict.fromkeys(("websocket", "frames", "endpoints", "app", "server"), _HTTP),
     **dict.fromkeys(("centrifuge_endpoint", "centrifuge_client", "auth"), _PROTOCOL),
@@ -42,6 +43,7 @@ _OF_MODULE = {
     **dict.fromkeys(("broker", "store", "primary", "link", "subscriber", "stream"), _REDIS),
     **dict.fromkeys(("records", "registry"), _REDIS),
     **dict.fromkeys(("hub", "listener", "connection"), _FAN_OUT),
+    **dict.fromkeys(("logs", "log_output"), _LOG),
 }
 
 
@@ -59,6 +61,8 @@ def group(stack: list[str]) -> str:
             return _OF_MODULE[module]
         if "uvicorn/protocols/" in place:
             return _HTTP
+        if "structlog/" in place:
+            return _LOG
     return _OTHER
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
+import yaml
+from wsfleet.settings import Settings
 
 from bench.catalog import HERE, PEERS
 from bench.goals import GOALS
 from bench.modes import MODES
-from bench.rig import Shape, fill
+from bench.rig import ROOT, Shape, fill
 
 
 def test_words_take_the_place_of_their_names() -> None:
@@ -44,6 +47,25 @@ def test_a_peer_is_whole(name: str) -> None:
     texts = [*peer.subscriber.words, *(peer.publisher or peer.subscriber).words, peer.publish]
     assert ("%r" in " ".join(texts)) == peer.rooms
     assert not re.search("%[^rmn]", " ".join(texts))
+
+
+@pytest.mark.parametrize("name", ["wsfleet", "wsfleet-centrifuge"])
+def test_the_node_has_the_settings_of_production(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but those that docs/performance.md names: what is measured is what the role deploys."""
+    for variable in {variable for variable in os.environ if variable.startswith("WSFLEET_")}:
+        monkeypatch.delenv(variable)
+    deployed = Settings().model_dump(mode="json")
+    role = yaml.safe_load((ROOT / "roles/wsnode/defaults/main.yml").read_text())
+    deployed |= {key: role.get(f"wsnode_{key}", value) for key, value in deployed.items()}
+    for variable, value in PEERS[name].environment.items():
+        monkeypatch.setenv(variable, fill(value, {"port": 1, "redis": 2}))
+    measured = Settings().model_dump(mode="json")
+    others = {"port", "node_name", "redis_url", "trusted_proxies", "config"}  # of each node
+    others |= {"max_connections", "message_rate", "byte_rate", "drain_delay"}
+    differ = {key for key, value in measured.items() if value != deployed[key]}
+    assert differ <= others
 
 
 def test_goals_are_of_known_modes_and_peers() -> None:

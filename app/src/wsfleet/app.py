@@ -7,12 +7,11 @@ from typing import Any
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsfleet import __version__
 from wsfleet.api import openapi
-from wsfleet.api.endpoint import Endpoint
+from wsfleet.api.endpoint import PREFIX, Endpoint
 from wsfleet.api.methods import Api
 from wsfleet.centrifuge_endpoint import Centrifuge
 from wsfleet.console import create_console
@@ -38,11 +37,19 @@ class HeadAsGet:
 
 
 class App(FastAPI):
-    """FastAPI, whose document describes the server API as well."""
+    """FastAPI, and beside it the server API, which needs none of its middleware."""
 
-    def __init__(self, api: Api, **options: Any) -> None:
+    def __init__(self, api: Api, endpoint: Endpoint, **options: Any) -> None:
         super().__init__(**options)
         self._api = api
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] == "http" and f"{scope['path']}/".startswith(f"{PREFIX}/"):
+            await self._endpoint(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """The document of all routes."""
@@ -68,10 +75,9 @@ def create_app(node: Node) -> FastAPI:
         }
         await node.stop()
 
-    app = App(api, title="wsfleet", version=__version__, lifespan=lifespan)
+    app = App(api, endpoint, title="wsfleet", version=__version__, lifespan=lifespan)
 
     app.add_middleware(HeadAsGet)
-    app.router.routes += [Route("/api/{method}", endpoint), Route("/api", endpoint)]
     app.mount("/console", create_console(node))
 
     @app.get("/health")

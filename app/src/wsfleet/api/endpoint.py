@@ -16,6 +16,7 @@ from wsfleet.node import Node
 from wsfleet.protocol.centrifuge.codes import ErrorCode
 from wsfleet.websocket import KEYLESS_BODY_LIMIT, Request
 
+PREFIX = "/api"
 ERROR_MODE = b"x-centrifugo-error-mode"
 STATUS = {
     ErrorCode.UNKNOWN_CHANNEL.code: 404,
@@ -57,7 +58,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; its body is read once its key is known to be right."""
-        name = scope["path_params"].get("method")
+        name = scope["path"].removeprefix(PREFIX).removeprefix("/") or None
         refusal = self._refusal(scope, name)
         if refusal is not None:
             await respond(send, *refusal)

@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +72,7 @@ class Following:
     name: str
     options: ChannelOptions
     on_unused: Callable[["Following"], None]
+    patience: Callable[[float, str], AbstractAsyncContextManager[None]]
     stream: Stream = field(default_factory=Stream)
     confirmed: asyncio.Event = field(default_factory=asyncio.Event)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -102,15 +103,11 @@ class Follower:
         Raises:
             UnavailableError: Redis is away.
         """
-        if self.following.confirmed.is_set():
-            return
-        try:
-            async with asyncio.timeout(FOLLOW_TIMEOUT):
-                await self.following.confirmed.wait()
-        except TimeoutError:
-            raise UnavailableError(
-                "the channel cannot be followed: Redis does not answer"
-            ) from None
+        following = self.following
+        if not following.confirmed.is_set():
+            excuse = "the channel cannot be followed: Redis does not answer"
+            async with following.patience(FOLLOW_TIMEOUT, excuse):
+                await following.confirmed.wait()
 
     def release(self) -> None:
         """Give the share back; to do so again does nothing."""
@@ -146,6 +143,7 @@ class Broker:
         )
         self._control = {keys.CONTROL, keys.control(node)}
         self._subscriber.want(*self._control)
+        self.patience = self._subscriber.patience
 
     @property
     def subscribed(self) -> bool:
@@ -318,7 +316,8 @@ class Broker:
 
     def keep(self, channel: str, options: ChannelOptions) -> None:
         """Follow a channel for as long as the process lives; call it before the loops run."""
-        self._following[channel] = Following(channel, options, self._unfollow_later, followers=1)
+        self._following[channel] = self._new_following(channel, options)
+        self._following[channel].followers += 1
         self._subscriber.want(keys.channel(channel))
 
     def follow(self, channel: str, options: ChannelOptions) -> Follower:
@@ -329,10 +328,12 @@ class Broker:
         """
         following = self._following.get(channel)
         if following is None:
-            following = Following(channel, options, self._unfollow_later)
-            self._following[channel] = following
+            following = self._following[channel] = self._new_following(channel, options)
             self._subscriber.subscribe(keys.channel(channel))
         return Follower(following)
+
+    def _new_following(self, channel: str, options: ChannelOptions) -> Following:
+        return Following(channel, options, self._unfollow_later, self.patience)
 
     @asynccontextmanager
     async def joining(

@@ -174,10 +174,19 @@ class CentrifugeClient:
                 self._cannot_be_encoded(error)
                 return
 
-    async def left(self) -> None:
-        """Leave all channels; the connection is gone."""
+    async def enter(self) -> None:
+        """Do nothing: a client of this protocol enters by its connect command."""
+
+    def gone(self) -> None:
+        """Be counted out, and carry out nothing more: the connection has ended."""
+        self._unusable = True
+        self._hub.remove(self)
         for timer in self._timers.values():
             timer.cancel()
+
+    async def left(self) -> None:
+        """Leave all channels."""
+        self.gone()  # once more: what was under way may have started a timer
         await self._give_up()
 
     async def _answer(self, command: Command) -> list[Reply]:
@@ -352,11 +361,10 @@ class CentrifugeClient:
         """
         only_this = commands.SingleConnection(self.user, self.id)
         await self._node.broker.command(commands.encode(only_this))
-        try:
-            async with asyncio.timeout(SINGLE_CONNECTION_TIMEOUT):
-                await self._others_ended.wait()
-        except TimeoutError:
-            raise UnavailableError("the nodes do not hear of the connection") from None
+        async with self._node.broker.patience(
+            SINGLE_CONNECTION_TIMEOUT, "the nodes do not hear of the connection"
+        ):
+            await self._others_ended.wait()
 
     def only_one_stays(self, client: str) -> None:
         """Hear that of the user's connections only one stays."""

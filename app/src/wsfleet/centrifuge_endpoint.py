@@ -58,7 +58,7 @@ class Centrifuge(Listener):
         negotiated = negotiate(request.subprotocols, request.query)
         codec = self.codecs[negotiated.encoding]
 
-        async def create(connection: Connection) -> CentrifugeClient:
+        def create(connection: Connection) -> CentrifugeClient:
             if not negotiated.frame_ping_pong:
                 connection.answer_pings_itself()
             return CentrifugeClient(self, connection, codec, not negotiated.frame_ping_pong)

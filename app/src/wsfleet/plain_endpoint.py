@@ -46,14 +46,8 @@ class Plain(Listener):
             refuse(node, websocket, admitted)
             return
 
-        async def create(connection: Connection) -> PlainClient:
-            client = PlainClient(node, connection, admitted)
-            try:
-                await client.enter()
-            except BaseException:
-                await client.left()
-                raise
-            return client
+        def create(connection: Connection) -> PlainClient:
+            return PlainClient(node, connection, admitted)
 
         await serve(node, websocket, "plain", plain.CLOSES, create)
 
@@ -161,11 +155,14 @@ class PlainClient:
             )
             node.metrics.publish_seconds.observe(time.monotonic() - received_at)
 
-    async def left(self) -> None:
+    def gone(self) -> None:
         """Be counted out."""
+        self._node.users.remove(self)
+
+    async def left(self) -> None:
+        """Clean up."""
         if self._expiry is not None:
             self._expiry.cancel()
-        self._node.users.remove(self)
 
     def _expire_at(self, expire_at: int) -> None:
         """End the connection at a moment in Unix seconds; 0 is never."""

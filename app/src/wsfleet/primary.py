@@ -99,7 +99,8 @@ class Lane:
     async def _send_batches(self) -> None:
         while True:
             await self._queued.wait()
-            batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+            taken, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+            batch = [call for call in taken if not call[1].done()]  # the others are given up
             if not self._queue:
                 self._queued.clear()
             try:

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import itertools
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -23,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 PROBES_MISSED = 3
 RECONNECT_PAUSE = 0.2
+BLIP = 1.0
+"""Seconds without pub/sub in which it may be back before anybody notices."""
 PORTION_COUNT, PORTION_BYTES = 500, 65_536
 """Of the channels that Redis is asked for at once. It answers each one by itself, and cuts the
 connection when more answers wait than `client-output-buffer-limit pubsub` allows."""
@@ -125,12 +128,43 @@ class Subscriber:
         self._on_subscribed = on_subscribed
         self._wanted: set[str] = set()
         self._listening: dict[Primary, Listening] = {}
+        self._patient_until = math.inf
+        self._deadlines: set[asyncio.Timeout] = set()
 
     @property
     def subscribed(self) -> bool:
         """Whether everything that is wanted is heard, from all primaries there are."""
         listening = [self._listening.get(primary) for primary in self._store.primaries]
         return bool(listening) and all(each is not None and each.complete for each in listening)
+
+    @contextlib.asynccontextmanager
+    async def patience(self, seconds: float, excuse: str) -> AsyncIterator[None]:
+        """Wait inside the block for what comes by pub/sub, so many seconds at the most.
+
+        When pub/sub is known to be away, wait for `BLIP` seconds from then on: whoever comes later
+        does not wait at all.
+
+        Raises:
+            UnavailableError: it did not come; the message is `excuse`.
+        """
+        now = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(min(now + seconds, self._patient_until)) as deadline:
+                self._deadlines.add(deadline)
+                try:
+                    yield
+                finally:
+                    self._deadlines.discard(deadline)
+        except TimeoutError:
+            raise UnavailableError(excuse) from None
+
+    def _be_away(self) -> None:
+        """Note that pub/sub is away."""
+        self._patient_until = asyncio.get_running_loop().time() + BLIP
+        for deadline in self._deadlines:
+            when = deadline.when()
+            if when is not None and not deadline.expired() and when > self._patient_until:
+                deadline.reschedule(self._patient_until)
 
     def want(self, *channels: str) -> None:
         """Hear pub/sub channels from the next connection on."""
@@ -161,6 +195,7 @@ class Subscriber:
 
     async def run(self) -> None:
         """Listen to all primaries; what breaks is made anew."""
+        self._be_away()
         while True:
             primaries = self._store.primaries
             if not primaries:
@@ -177,7 +212,8 @@ class Subscriber:
             except (UnavailableError, RedisError, OSError, TimeoutError) as error:
                 log.warning("subscription lost", error=str(error) or type(error).__name__)
             finally:
-                self._listening.pop(primary, None)
+                if self._listening.pop(primary, None) is not None:
+                    self._be_away()
             await asyncio.sleep(RECONNECT_PAUSE)
 
     async def _listen(self, primary: Primary) -> None:
@@ -188,6 +224,8 @@ class Subscriber:
         try:
             listening.begin(link, filter(primary.owns, self._wanted))
             self._listening[primary] = listening
+            if all(each in self._listening for each in self._store.primaries):
+                self._patient_until = math.inf
             while time.monotonic() - listening.heard_at < PROBES_MISSED * self._probe_interval:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._probe_interval):

@@ -59,11 +59,12 @@ class Surveys(Listener):
         asked = self._asked[survey.id] = _Asked(set(nodes))
         try:
             await self._broker.command(commands.encode(survey))
-            async with asyncio.timeout(TIMEOUT):
-                await asked.complete.wait()
-        except TimeoutError:
-            silent = ", ".join(sorted(asked.missing))
-            raise UnavailableError(f"no answer within {TIMEOUT:g} s from {silent}") from None
+            try:
+                async with self._broker.patience(TIMEOUT, "no answer in time"):
+                    await asked.complete.wait()
+            except UnavailableError as error:
+                silent = ", ".join(sorted(asked.missing))
+                raise UnavailableError(f"{error} from {silent}") from None
         finally:
             del self._asked[survey.id]
         return asked.counts

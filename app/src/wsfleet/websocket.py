@@ -57,6 +57,8 @@ CHUNK_OVERHEAD = 16
 """Bytes around a chunk that do not count: its size in hexadecimal, and line ends."""
 CLOSE_TIMEOUT = 10.0
 """Seconds for the closing handshake; then the socket is cut."""
+END_TIMEOUT = 1.0
+"""Seconds for each message of a client that is gone; one that takes longer is the last."""
 BACKLOG_LIMIT = 65_536
 """Bytes of messages that wait for their turn, when no more is read."""
 OVERHEAD = 64
@@ -75,13 +77,19 @@ Endpoint = Callable[["WebSocket", "Request"], Awaitable[None]]
 class Handler(Protocol):
     """What becomes of a client's messages, one after the other, and of its end."""
 
+    async def begin(self) -> None:
+        """Prepare for the first message."""
+
     async def receive(self, message: str | bytes) -> None:
         """Take one message."""
 
     def pong_withheld(self) -> None:
         """Hear that a ping was not answered: too many pongs wait for the client."""
 
-    async def closed(self, code: int, reason: str) -> None:
+    def ended(self, code: int, reason: str) -> None:
+        """Hear at once that the connection has ended, whatever is still under way; said once."""
+
+    async def closed(self) -> None:
         """Clean up; said once, after the last message."""
 
 
@@ -430,6 +438,7 @@ class WebSocket(asyncio.Protocol):
 
     __slots__ = (
         "_backlog",
+        "_carried_out",
         "_close_timer",
         "_config",
         "_early",
@@ -472,6 +481,7 @@ class WebSocket(asyncio.Protocol):
         self._end: tuple[int, str] | None = None
         self._failed = False  # nothing is read any more
         self._finishing: Callable[[], None] | None = None
+        self._carried_out = 0
         self._keepalive: asyncio.TimerHandle | None = None
         self._close_timer: asyncio.TimerHandle | None = None
         # uvicorn asks all that are in here to shut down, and waits for them.
@@ -497,10 +507,10 @@ class WebSocket(asyncio.Protocol):
         state[ON_REFUSED](mistake[0])
         self.deny(*mistake)
 
-    def accept(self, subprotocol: str | None = None) -> None:
-        """Open it; what it is given to is told by `attend`. Does nothing if the client is gone."""
+    def accept(self, subprotocol: str | None = None) -> bool:
+        """Open it, and then `attend` to it; False if the client is gone."""
         if self.state is not State.CONNECTING:
-            return
+            return False
         # SHA-1 is what RFC 6455, section 4.2.2 says; it protects nothing.
         digest = hashlib.sha1(self._key + _GUID, usedforsecurity=False).digest()
         chosen = b"Sec-WebSocket-Protocol: %b\r\n" % subprotocol.encode() if subprotocol else b""
@@ -513,6 +523,7 @@ class WebSocket(asyncio.Protocol):
         early, self._key, self._early = self._early, b"", b""
         if early:
             self.data_received(early)
+        return True
 
     def deny(
         self, status: HTTPStatus, reason: str, headers: Mapping[str, str] | None = None
@@ -523,10 +534,13 @@ class WebSocket(asyncio.Protocol):
             self.transport.write(response(status, reason, headers))
             self._close_transport()
 
-    def attend(self, handler: Handler) -> None:
+    async def attend(self, handler: Handler) -> None:
         """Give the messages to `handler` from now on, those that came already first."""
-        self._handler = handler
-        self._work()
+        self._handler, self._worker = handler, asyncio.current_task()
+        if self._end is not None:
+            handler.ended(*self._end)
+            self._limit_work()
+        await self._carry_out(handler, begin=True)
 
     # To the client.
 
@@ -673,6 +687,9 @@ class WebSocket(asyncio.Protocol):
     def _ended(self, code: int, reason: str) -> None:
         if self._end is None:
             self._end = (code, reason)
+            if self._handler is not None:
+                self._handler.ended(code, reason)
+            self._limit_work()
             self._work()
 
     def _ping_later(self) -> None:
@@ -695,12 +712,21 @@ class WebSocket(asyncio.Protocol):
         if self._worker is None and self._handler is not None and (self._messages or self._end):
             self._worker = self._start(self._carry_out(self._handler))
 
-    async def _carry_out(self, handler: Handler) -> None:
+    async def _carry_out(self, handler: Handler, *, begin: bool = False) -> None:
         try:
+            if begin:
+                await handler.begin()
             while self._messages:
                 payload = self._messages.popleft()
                 self._backlog -= len(payload) + OVERHEAD
+                self._carried_out += 1
+                if self._end is not None:
+                    self._limit_work()
                 await handler.receive(payload)
+        except asyncio.CancelledError:
+            if self._end is None:  # not by `_give_up`
+                raise
+            cast("asyncio.Task[None]", self._worker).uncancel()
         except Exception:
             log.exception("message failed")
             self.start_close(1011, "internal error")
@@ -710,9 +736,18 @@ class WebSocket(asyncio.Protocol):
         if self._end is not None:
             self._handler = None
             try:
-                await handler.closed(*self._end)
+                await handler.closed()
             except Exception:
                 log.exception("clean-up failed")
+
+    def _limit_work(self) -> None:
+        """Give up the message that is being carried out if it takes long: the client is gone."""
+        if self._worker is not None:
+            self._loop.call_later(END_TIMEOUT, self._give_up, self._carried_out)
+
+    def _give_up(self, carried_out: int) -> None:
+        if self._worker is not None and self._carried_out == carried_out:
+            self._worker.cancel()
 
     def _resume(self) -> None:
         if self._paused and not self.transport.is_closing():

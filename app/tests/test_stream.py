@@ -10,10 +10,12 @@ class Server:
     """A model of Redis: one stream that is trimmed and may be lost, and what it published.
 
     `replicated` is the offset that survives a failover; what is above it is lost then. One reading
-    has at most `portion` entries.
+    has at most `portion` entries. Where nobody has published yet, the epoch is told only if it is
+    `remembered`.
     """
 
-    def __init__(self, size: int, portion: int = 1000) -> None:
+    def __init__(self, size: int, portion: int = 1000, *, remembered: bool = True) -> None:
+        self.remembered = remembered
         self.size = size
         self.portion = portion
         self.number = 1
@@ -48,7 +50,8 @@ class Server:
         """What the history function answers."""
         entries = [entry for entry in self.entries if entry.offset > after]
         cut = len(entries) > self.portion
-        return Reading(self.epoch, self.offset, entries[: self.portion], cut)
+        epoch = self.epoch if self.remembered or self.offset else ""
+        return Reading(epoch, self.offset, entries[: self.portion], cut)
 
 
 class Follower:
@@ -109,12 +112,12 @@ steps = st.lists(
 )
 
 
-@given(steps=steps, size=st.integers(1, 8), portion=st.integers(1, 9))
+@given(steps=steps, size=st.integers(1, 8), portion=st.integers(1, 9), remembered=st.booleans())
 def test_every_interleaving_is_in_order_and_nothing_twice(
-    steps: list[tuple[str, int]], size: int, portion: int
+    steps: list[tuple[str, int]], size: int, portion: int, remembered: bool
 ) -> None:
     """Arrivals are late, doubled or missing; readings overlap with them; the stream may be lost."""
-    server = Server(size, portion)
+    server = Server(size, portion, remembered=remembered)
     follower = Follower(server)
     queue: list[tuple[str, Entry]] = []
     for step in steps:
@@ -146,7 +149,7 @@ def test_every_interleaving_is_in_order_and_nothing_twice(
         assert follower.reading is not None
         follower.finish_reading(follower.reading)
     assert not follower.stream.behind
-    assert follower.stream.epoch == server.epoch
+    assert follower.stream.epoch == server.read(0).epoch
     assert follower.stream.offset >= server.offset  # above: at what a failover has lost
     follower.check_nothing_is_missing()
 
@@ -230,3 +233,34 @@ def test_an_arrival_that_a_failover_lost_behind_a_gap_is_dropped() -> None:
     assert not stream.behind
     after = Entry(1000, 0, b"after")
     assert stream.receive("e", after) == [after]
+
+
+def test_a_stream_that_begins_continues_where_nobody_had_published() -> None:
+    """Its first publications are delivered, whatever its epoch is, live or from the history."""
+    server = Server(size=10, remembered=False)
+    live, late = Stream(), Stream()
+    for stream in (live, late):
+        assert stream.fill(server.read(stream.read_after())) == ([], False)
+    server.publish()
+    server.publish()
+    assert [live.receive(*sent) for sent in server.sent] == [[e] for e in server.entries]
+    assert late.receive(*server.sent[1]) == []  # the first one is missing
+    assert late.fill(server.read(late.read_after())) == (server.entries, False)
+    assert live.epoch == late.epoch == server.epoch
+
+
+def test_a_stream_that_was_lost_is_not_continued_by_another_one() -> None:
+    """That it is gone is told at once; what was sent before is no beginning of the next one."""
+    server = Server(size=10, remembered=False)
+    stream = Stream()
+    stream.fill(server.read(stream.read_after()))
+    server.publish()
+    server.publish()
+    stream.receive(*server.sent[0])
+    server.wipe()
+    assert stream.fill(server.read(stream.read_after())) == ([], True)
+    assert stream.receive(*server.sent[1]) == []
+    assert stream.behind
+    assert stream.fill(server.read(stream.read_after())) == ([], False)
+    server.publish()
+    assert stream.receive(*server.sent[2]) == server.entries

@@ -7,6 +7,7 @@ it, and so does every channel that was quiet for a while.
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -26,7 +27,7 @@ from wsfleet.listener import Listeners
 from wsfleet.metrics import Metrics
 from wsfleet.protocol.centrifuge.codes import ErrorCode
 from wsfleet.records import Member, Record
-from wsfleet.store import Store, UnavailableError
+from wsfleet.store import FullError, Store, UnavailableError
 from wsfleet.stream import Entry, Reading, Stream
 from wsfleet.subscriber import Subscriber
 
@@ -36,6 +37,9 @@ ONCE_TTL = 300
 """Seconds in which a publication with the same idempotency key is taken for the same."""
 CHECK_AFTER = 25.0
 """Seconds of silence in a channel after which its stream's top is looked at."""
+REMEMBERED = 60
+"""Seconds beyond the `history_ttl` that the epoch of a channel is remembered where nobody has
+published: longer than from one look at its top to the next."""
 FOLLOW_TIMEOUT = 5.0
 LINGER = 1.0
 """Seconds that a channel without subscribers is still followed."""
@@ -77,14 +81,19 @@ class Following:
     confirmed: asyncio.Event = field(default_factory=asyncio.Event)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     buffers: list[list[Entry]] = field(default_factory=list)
+    positioned: bool = False
     losses: int = 0
     followers: int = 0
     heard_at: float = field(default_factory=time.monotonic)
 
     @property
     def position(self) -> Position:
-        """Up to where subscribers have been served."""
-        return Position(self.stream.offset, self.stream.epoch)
+        """Up to where subscribers have been served.
+
+        Where nobody has published, and Redis has no room for an epoch, it is of an epoch of its
+        own: nobody recovers from there, rather than from where something may be missing.
+        """
+        return Position(self.stream.offset, self.stream.epoch or _new_epoch())
 
 
 class Follower:
@@ -231,19 +240,19 @@ class Broker:
         """Read at most `limit` publications after offset `since` (in reverse: before it).
 
         The reading is cut before the records have more than `max_size` bytes together, but has at
-        least one. Redis stops there as well.
+        least one. Redis stops there as well. Where nobody has published, the epoch is empty.
 
         Raises:
             UnavailableError: Redis is away.
         """
+        if not options.has_history:
+            return Reading("", 0)
         offset, epoch, flat, cut = await self._store.function(
             "history",
             [keys.stream(channel), keys.meta(channel)],
             since,
             limit,
             int(reverse),
-            options.history_meta_ttl,
-            _new_epoch(),
             max_size,
         )
         entries = [Entry(*flat[i : i + FIELDS]) for i in range(0, len(flat), FIELDS)]
@@ -377,6 +386,19 @@ class Broker:
         position = following.position
         yield Reading(missed.epoch, position.offset, entries), position
 
+    async def need_position(self, following: Following) -> None:
+        """Make sure that the channel has an epoch, since a subscriber is to have a position in it.
+
+        One that nobody has published to gets it now, and keeps it as long as a subscriber may come
+        back to it.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        following.positioned = True
+        if not following.stream.epoch:
+            await self._read(following)
+
     def _unfollow_later(self, following: Following) -> None:
         asyncio.get_running_loop().call_later(LINGER, self._unfollow, following)
 
@@ -437,6 +459,8 @@ class Broker:
             stream = following.stream
             first = not following.confirmed.is_set()
             if following.options.has_history:
+                if following.positioned and not stream.offset:
+                    await self._begin(following)
                 while True:
                     reading = await self.history(
                         following.name,
@@ -455,6 +479,13 @@ class Broker:
                         break
             following.heard_at = time.monotonic()
             following.confirmed.set()
+
+    async def _begin(self, following: Following) -> None:
+        """Give the channel an epoch if nobody has published, or remember the one it has longer."""
+        pair = [keys.stream(following.name), keys.meta(following.name)]
+        ttl = following.options.history_ttl + REMEMBERED
+        with contextlib.suppress(FullError):
+            await self._store.function("begin", pair, _new_epoch(), ttl)
 
     async def _check_tops(self) -> None:
         """Look at the streams of channels that were quiet, in case pub/sub lost their last word."""

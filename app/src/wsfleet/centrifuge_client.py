@@ -509,6 +509,9 @@ class CentrifugeClient:
         )
         await follower.confirmed()
         check(subscription)
+        if subscription.positioned:
+            await broker.need_position(follower.following)
+            check(subscription)
         if subscription.options.presence:
             subscription.present = True
             await broker.join(subscription.name, self.id, subscription.member)

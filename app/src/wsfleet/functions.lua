@@ -79,17 +79,24 @@ local LEAP = 1000000
 local HELD = 1000
 
 -- What is known of a stream: its `epoch`, its top `offset`, the `life` that wrote last, and, where
--- publications are held until they are replicated, the offset up to which they were `sent`. A stream
--- without an epoch is new, or was lost: what is left of it goes, and it begins again at 0.
-local function position(stream, meta, new_epoch, meta_ttl)
+-- publications are held until they are replicated, the offset up to which they were `sent`. Of a
+-- stream that nobody has written to, or that was lost, nothing is known: nil.
+local function known(meta)
   local found = redis.call('HMGET', meta, 'epoch', 'offset', 'life', 'sent')
-  if found[1] then
-    return {
-      epoch = found[1],
-      offset = tonumber(found[2]),
-      life = found[3],
-      sent = tonumber(found[4]),
-    }
+  return found[1] and {
+    epoch = found[1],
+    offset = tonumber(found[2]),
+    life = found[3],
+    sent = tonumber(found[4]),
+  }
+end
+
+-- The same, for who writes: a stream of which nothing is known begins at 0, and what is left of one
+-- that was lost goes.
+local function position(stream, meta, new_epoch, meta_ttl)
+  local at = known(meta)
+  if at then
+    return at
   end
   redis.call('DEL', stream)
   redis.call('HSET', meta, 'epoch', new_epoch, 'offset', 0, 'life', this_life())
@@ -206,20 +213,21 @@ end
 -- Entries that are read at a time while their sizes are added up.
 local PORTION = 16
 
--- history(stream, meta; SINCE, LIMIT, REVERSE, META_TTL, NEW_EPOCH, MAX_SIZE): at most LIMIT records
+-- history(stream, meta; SINCE, LIMIT, REVERSE, MAX_SIZE): at most LIMIT records
 -- after offset SINCE, or in reverse before it (0: from the newest), and at most MAX_SIZE bytes of them,
 -- but never less than one record; what is held is not there yet. Returns
 -- {offset, epoch, {offset, previous, record, ...}, cut}: the first two are the stream's top, and cut is
--- 1 where MAX_SIZE left out records.
+-- 1 where MAX_SIZE left out records. Of a stream of which nothing is known the epoch is empty: a read
+-- writes nothing, or whoever asks for names at random would fill Redis.
 local function history(keys, args)
   local since, left, reverse = tonumber(args[1]), tonumber(args[2]), args[3] == '1'
-  local at = position(keys[1], keys[2], args[5], args[4])
+  local at = known(keys[2]) or { epoch = '', offset = 0 }
   local top = at.sent or at.offset
   local first, last = since + 1, top
   if reverse then
     first, last = 1, since > 0 and math.min(since - 1, top) or top
   end
-  local flat, room, cut = {}, tonumber(args[6]), 0
+  local flat, room, cut = {}, tonumber(args[4]), 0
   while left > 0 and first <= last and cut == 0 do
     local count = math.min(left, PORTION)
     local entries = reverse
@@ -246,8 +254,28 @@ local function history(keys, args)
   return { top, at.epoch, flat, cut }
 end
 
--- join(presence, expiry; CLIENT, INFO, TTL, META_TTL): CLIENT is in the channel for TTL seconds.
+-- begin(stream, meta; NEW_EPOCH, TTL): give a stream that nobody has published to an epoch, so that
+-- a subscriber has a position in it; it is remembered for TTL seconds more. Returns 1, or 0 if there
+-- are publications.
+local function begin(keys, args)
+  if position(keys[1], keys[2], args[1], args[2]).offset > 0 then
+    return 0
+  end
+  return redis.call('EXPIRE', keys[2], args[2])
+end
+
+-- Members that are cleared away when one joins, at the most.
+local CLEARED = 100
+
+-- join(presence, expiry; CLIENT, INFO, TTL, META_TTL): CLIENT is in the channel for TTL seconds. The
+-- expired are cleared away.
 local function join(keys, args)
+  local limit = string.format('%.3f', now())
+  local gone = redis.call('ZRANGEBYSCORE', keys[2], '-inf', limit, 'LIMIT', 0, CLEARED)
+  if #gone > 0 then
+    redis.call('HDEL', keys[1], unpack(gone))
+    redis.call('ZREM', keys[2], unpack(gone))
+  end
   redis.call('HSET', keys[1], args[1], args[2])
   redis.call('ZADD', keys[2], string.format('%.3f', now() + tonumber(args[3])), args[1])
   redis.call('EXPIRE', keys[1], args[3])
@@ -261,15 +289,21 @@ local function leave(keys, args)
   return redis.call('HDEL', keys[1], args[1])
 end
 
--- members(presence, expiry; MAX_SIZE): who is in the channel: {client, info, ...}; the expired are
--- cleared away. Returns nil if they have more than MAX_SIZE bytes; 0 is no limit.
+-- members(presence, expiry; MAX_SIZE): who is in the channel: {client, info, ...}, without
+-- the expired. Returns nil if they have more than MAX_SIZE bytes; 0 is no limit.
 local function members(keys, args)
   local limit = string.format('%.3f', now())
+  local expired = {}
   for _, client in ipairs(redis.call('ZRANGEBYSCORE', keys[2], '-inf', limit)) do
-    redis.call('HDEL', keys[1], client)
-    redis.call('ZREM', keys[2], client)
+    expired[client] = true
   end
-  local flat, room = redis.call('HGETALL', keys[1]), tonumber(args[1])
+  local found, flat, room = redis.call('HGETALL', keys[1]), {}, tonumber(args[1])
+  for i = 1, #found, 2 do
+    if not expired[found[i]] then
+      flat[#flat + 1] = found[i]
+      flat[#flat + 1] = found[i + 1]
+    end
+  end
   if room > 0 then
     for _, text in ipairs(flat) do
       room = room - #text
@@ -282,11 +316,13 @@ local function members(keys, args)
 end
 
 redis.register_function('wsfleet_publish_@D@', publish)
+redis.register_function('wsfleet_begin_@D@', begin)
 redis.register_function('wsfleet_join_@D@', join)
 redis.register_function('wsfleet_claim_@D@', claim)
 
--- What adds next to nothing is done in a Redis whose memory is full as well: who is there stays, who
--- leaves makes room, and what was kept can be read.
+-- What only reads, or adds next to nothing, is done in a Redis whose memory is full as well: who is
+-- there stays, who leaves makes room, and what was kept can be read. The functions that only read are
+-- not marked `no-writes`: a primary that has become a replica would answer them, with what is old.
 local function also_when_full(name, callback)
   redis.register_function({
     function_name = 'wsfleet_' .. name .. '_@D@',

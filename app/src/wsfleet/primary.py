@@ -40,6 +40,10 @@ class UnavailableError(Exception):
         super().__init__(message)
 
 
+class FullError(UnavailableError):
+    """Redis has no room for it, and can be read all the same."""
+
+
 class MovedOnError(UnavailableError):
     """This is not the primary to ask any more, or it cannot do its work: find the right one."""
 
@@ -325,5 +329,5 @@ def _translated(result: Any) -> Any:
     if isinstance(result, AskError | TryAgainError):  # of which MovedError is a kind
         return UnavailableError("this part of the Redis Cluster is being moved")
     if str(result).startswith("OOM"):  # it can be read, and room may come
-        return UnavailableError(f"Redis has no room: {result}")
+        return FullError(f"Redis has no room: {result}")
     return result

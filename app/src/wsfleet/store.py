@@ -9,12 +9,12 @@ from typing import Any
 import structlog
 from redis.exceptions import RedisError
 
-from wsfleet.primary import Primary, UnavailableError
+from wsfleet.primary import FullError, Primary, UnavailableError
 from wsfleet.settings import Settings
 from wsfleet.tasks import race
 from wsfleet.topology import RedisURL, Topology
 
-__all__ = ["Store", "UnavailableError"]
+__all__ = ["FullError", "Store", "UnavailableError"]
 
 log = structlog.get_logger(__name__)
 

@@ -49,7 +49,8 @@ class Stream:
     """One channel as one process has followed it: everything up to `offset` of `epoch`.
 
     While it is `behind`, arrivals wait until the history was read from `read_after` on and given to
-    `fill`. It begins behind, and without an epoch.
+    `fill`. It begins behind, and without an epoch. A reading without an epoch says that nobody has
+    published yet: the stream that begins then, with whichever epoch, is its continuation.
     """
 
     epoch: str = ""
@@ -57,9 +58,12 @@ class Stream:
     behind: bool = True
     _waiting: list[tuple[str, Entry]] = field(default_factory=list)
     _arrived_before_reading: int = 0
+    _unpublished: bool = False
 
     def receive(self, epoch: str, entry: Entry) -> list[Entry]:
         """Take one arrival; returns what may be delivered now."""
+        if self._unpublished and not self.behind and entry.previous == 0:
+            self.epoch, self._unpublished = epoch, False
         if not self.behind and epoch == self.epoch:
             if entry.offset <= self.offset:
                 return []
@@ -84,6 +88,9 @@ class Stream:
         subscribers must be told. It may be behind again afterwards, and is after a reading that
         was cut: read on from where it ended.
         """
+        if self._unpublished:
+            self.epoch = reading.epoch
+        self._unpublished = not reading.epoch
         if reading.cut and reading.epoch == self.epoch:
             first, last = reading.entries[0], reading.entries[-1]
             if first.previous <= self.offset:

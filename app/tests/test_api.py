@@ -572,3 +572,13 @@ async def test_errors_by_status(
             assert set(answer.json()) == {"code", "message"}
         answer = await http.post("/api/publish", json={"channel": "a", "data": 1})
         assert (answer.status_code, list(answer.json())) == (200, ["result"])
+
+
+async def test_more_than_is_done_at_once(api: Api) -> None:
+    """A broadcast to thousands, and a batch of thousands, are carried out in portions, in order."""
+    names = [f"c{number}" for number in range(2100)]
+    responses = (await api("broadcast", channels=names, data=1))["responses"]
+    assert [each["result"]["offset"] for each in responses] == [1] * 2100
+    commands = [{"publish": {"channel": "book", "data": number}} for number in range(2100)]
+    replies = (await api.http.post("/api/batch", json={"commands": commands})).json()["replies"]
+    assert [each["publish"]["offset"] for each in replies] == list(range(1, 2101))

@@ -238,6 +238,8 @@ async def test_what_older_clients_send(node: RunningNode) -> None:
             ('{"params":{"channel":"quiet:a","data":1}}', [{"result": {}}]),
             ('{\n "method": 2,\n "params": {"user": "u"}\n}\n', [{"result": {}}]),
             ('{"method":"unsubscribe"}', [{"result": {}}]),
+            (' {"id":1,"method":3}{"id":2,\n"method":"disconnect"}\r\n ',
+             [{"id": 1, "result": {}}, {"id": 2, "result": {}}]),
         ):  # fmt: skip
             answer = await http.post("/api", content=body)
             assert [json.loads(line) for line in answer.text.split("\n")] == expected
@@ -249,7 +251,7 @@ async def test_what_older_clients_send(node: RunningNode) -> None:
             ('{"method":"publish","params":[]}', 107),
         ):
             assert (await http.post("/api", content=body)).json()["error"]["code"] == code
-        for body in ("", "x", '{"method":"info"}\nx', "{}{}"):
+        for body in ("", "x", '{"method":"info"}\nx', '{"method":"info"},{}', "[" * 5000):
             assert (await http.post("/api", content=body)).status_code == 400
         assert (await http.post("/api", content="[]")).status_code == 422
         answer = await http.post("/api?api_key=a", content="{}", headers={"X-API-Key": ""})

@@ -46,6 +46,34 @@ async def test_nodes_register_and_leave(start_node: StartNode, store: Any) -> No
     assert not await store.exists("wsfleet:node:node2")
 
 
+async def test_what_somebody_else_wrote_into_redis_ends_no_node(
+    start_node: StartNode, store: Any
+) -> None:
+    """Names that are not UTF-8 are nobody's, and the heartbeat goes on: a dead node is reaped."""
+    node = await start_node(node_dead_after=1.0)
+    await store.zadd("wsfleet:nodes", {b"\xff": 1, "dead": 2})
+    await store.hset("wsfleet:node:node1", b"\xfe", b"\xfd")
+    await store.hset("wsfleet:desired", b"\xff", b"\xff")
+    await store.sadd("wsfleet:node:dead:clients", "gone")
+    await store.set("connection:gone", "dead")
+
+    async def reaped() -> bool:
+        return await store.zscore("wsfleet:nodes", "dead") is None
+
+    await settled(reaped, "the dead node is reaped")
+    assert not await store.exists("connection:gone")
+    await store.zadd("wsfleet:nodes", {"dead": 2})
+    await store.sadd("wsfleet:node:dead:clients", b"\xff")
+    before = await store.zscore("wsfleet:nodes", "node1")
+
+    async def alive() -> bool:
+        return float(await store.zscore("wsfleet:nodes", "node1")) > float(before) + 0.5
+
+    await settled(alive, "signs of life")
+    assert not node.task.done()
+    assert node.node.not_ready_reason() is None
+
+
 async def test_a_node_that_left_does_not_come_back(start_node: StartNode, store: Any) -> None:
     """A sign of life that was due while it stopped is not given any more."""
     node = await start_node()

@@ -104,6 +104,20 @@ async def test_nothing_without_the_key(pair: Pair, store: Any) -> None:
     assert await store.hgetall(keys.DESIRED) == {}
 
 
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(rb'{"node":"\ud83d"}', 400), (b'{"node":1e400}', 400), (b"\xff", 400), (b"", 400),
+     (b"{}", 422), (b'{"node":1}', 422), (b"[]", 422)],
+)  # fmt: skip
+async def test_a_wish_that_is_not_one_is_refused(pair: Pair, body: bytes, status: int) -> None:
+    """With a sentence, and no error of the node."""
+    async with client(pair[0].url, KEY) as http:
+        for action in ("drain", "undrain"):
+            answer = await http.post(f"/api/{action}", content=body)
+            assert answer.status_code == status
+            assert "not" in answer.json()["detail"]
+
+
 async def test_a_console_without_a_key_is_closed(start_node: StartNode) -> None:
     """Who configures no key has opened nothing; the answer says what is missing."""
     node = await start_node()

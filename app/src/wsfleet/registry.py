@@ -67,10 +67,10 @@ class Registry:
         Raises:
             UnavailableError: Redis is away.
         """
-        names = [name.decode() for name in await self._store.call("ZRANGE", keys.NODES, 0, -1)]
+        names = [_text(name) for name in await self._store.call("ZRANGE", keys.NODES, 0, -1)]
         hashes = await asyncio.gather(*(self._store.call("HGETALL", keys.node(n)) for n in names))
         return {
-            name: {field.decode(): value.decode() for field, value in fields.items()}
+            name: {_text(field): _text(value) for field, value in fields.items()}
             for name, fields in zip(names, hashes, strict=True)
             if fields  # that of a node that is silent has expired
         }
@@ -82,7 +82,7 @@ class Registry:
             UnavailableError: Redis is away.
         """
         answer = await self._store.call("HGETALL", keys.DESIRED)
-        return {name.decode(): wanted.decode() for name, wanted in answer.items()}
+        return {_text(name): _text(wanted) for name, wanted in answer.items()}
 
     async def want(self, name: str, wanted: str) -> None:
         """Say what is wanted of a node: an operator's word, which an autoscaler leaves alone.
@@ -126,9 +126,14 @@ class Registry:
                 "describe", [keys.node(self._name)], math.ceil(self._dead_after), *fields
             ),
         )
-        self.on_wanted(wanted.decode() if wanted is not None else None)
+        self.on_wanted(_text(wanted) if wanted is not None else None)
         if not known:
             await self.on_unknown()
-        for name in (name.decode() for name in stale):
+        for name in (_text(name) for name in stale):
             await self.on_dead(name)
             await self._store.function("forget", [keys.NODES], name, self._dead_after)
+
+
+def _text(stored: bytes) -> str:
+    """Decode what Redis has; what is not UTF-8 is not of a node, and matches no name."""
+    return stored.decode(errors="replace")

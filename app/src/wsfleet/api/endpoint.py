@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from wsfleet.api.key_check import KeyCheck
 from wsfleet.api.methods import Api, Call, Result, failure
-from wsfleet.api.requests import OldCommand, Reader, RequestError, batch_of
+from wsfleet.api.requests import OldCommand, Reader, RequestError, batch_of, documents
 from wsfleet.node import Node
 from wsfleet.protocol.centrifuge.codes import ErrorCode
 from wsfleet.websocket import KEYLESS_BODY_LIMIT, Request
@@ -114,14 +114,8 @@ class Endpoint:
         return failure(ErrorCode.METHOD_NOT_FOUND, "the command has no known method")
 
     async def _old(self, body: bytes) -> list[Result]:
-        """Carry out the commands of a body: one, or one on each line."""
-        try:
-            commands = [self._old_commands.read(body)]
-        except RequestError:
-            lines = [line for line in body.splitlines() if line.strip()]
-            if len(lines) < 2:
-                raise
-            commands = [self._old_commands.read(line) for line in lines]
+        """Carry out the commands of a body, which follow each other."""
+        commands = [self._old_commands.read(each) for each in documents(body)]
         answers = await self._api.answer_all([self._old_call(each) for each in commands])
         return [
             {"id": each.id} | answer if each.id else answer

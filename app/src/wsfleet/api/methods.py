@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import structlog
@@ -25,6 +25,7 @@ from wsfleet.stream import Entry
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
 Result = dict[str, Any]
 Method = Callable[[Any], Awaitable[Result]]
 Call = tuple[str, Struct] | Result
@@ -32,6 +33,8 @@ Call = tuple[str, Struct] | Result
 
 
 PUBLISHING = ("publish", "broadcast")
+CONCURRENCY = 1024
+"""Commands of a batch, and channels of a broadcast, that are carried out at the same time."""
 
 
 class Api:
@@ -68,18 +71,18 @@ class Api:
         Publications that follow each other share round trips to Redis, which keeps their order.
         """
         answers: list[Result] = []
-        together: list[Awaitable[Result]] = []
+        together: list[Call] = []
         for call in calls:
-            if isinstance(call, dict):
-                together.append(_given(call))
+            if isinstance(call, dict) or parallel or call[0] in PUBLISHING:
+                together.append(call)
                 continue
-            if not parallel and call[0] not in PUBLISHING:
-                answers += await asyncio.gather(*together)
-                together.clear()
-                answers.append(await self.answer(*call))
-            else:
-                together.append(self.answer(*call))
-        return answers + await asyncio.gather(*together)
+            answers += await _at_once(self._answer, together)
+            together.clear()
+            answers.append(await self._answer(call))
+        return answers + await _at_once(self._answer, together)
+
+    async def _answer(self, call: Call) -> Result:
+        return call if isinstance(call, dict) else await self.answer(*call)
 
     async def publish(self, request: requests.Publish) -> Result:
         """Publish to a channel."""
@@ -91,8 +94,10 @@ class Api:
             raise bad_request("channels is empty")
         record = self._record(request)
 
-        published = (self._publish(channel, request, record) for channel in request.channels)
-        return {"responses": await asyncio.gather(*map(_outcome, published))}
+        async def publish(channel: str) -> Result:
+            return await _outcome(self._publish(channel, request, record))
+
+        return {"responses": await _at_once(publish, request.channels)}
 
     async def _publish(self, name: str, request: requests.Publication, record: Record) -> Result:
         channel = self._node.channels.find(name)
@@ -298,8 +303,12 @@ async def _outcome(work: Awaitable[Result]) -> Result:
         return failure(ErrorCode.INTERNAL, str(error))
 
 
-async def _given(answer: Result) -> Result:
-    return answer
+async def _at_once(work: Callable[[T], Awaitable[Result]], things: Sequence[T]) -> list[Result]:
+    """Do something with each of `things`, many at the same time, which keeps their order."""
+    results: list[Result] = []
+    for start in range(0, len(things), CONCURRENCY):
+        results += await asyncio.gather(*map(work, things[start : start + CONCURRENCY]))
+    return results
 
 
 def failure(code: ErrorCode, message: str) -> Result:

@@ -300,6 +300,18 @@ class Reader:
             raise RequestError(422, "the request is not valid: it nests too deep") from None
 
 
+def documents(body: bytes) -> list[bytes]:
+    """Split a body into its JSON documents, of which there is at least one.
+
+    Raises:
+        RequestError: 400 if it has something else.
+    """
+    try:
+        return strict_json.split(body)
+    except strict_json.InvalidJSONError as error:
+        raise RequestError(400, f"the body is not JSON: {error}") from None
+
+
 def payload(name: str, json: Raw, encoded: str | None) -> bytes | None:
     """The payload of a request: the bytes in Base64 where they are given, else the JSON.
 

@@ -28,6 +28,29 @@ def loads(text: str | bytes) -> Any:
         raise InvalidJSONError(_reason(error)) from None
 
 
+def split(text: bytes) -> list[bytes]:
+    """Split JSON documents that follow each other, with or without whitespace; `loads` reads each.
+
+    Raises:
+        InvalidJSONError: there is none, or something else.
+    """
+    documents: list[bytes] = []
+    try:
+        whole = text.decode().strip(_WHITESPACE)
+        position = 0
+        while position < len(whole) or not documents:
+            _, end = _lenient.raw_decode(whole, position)
+            documents.append(whole[position:end].encode())
+            position = end
+            while whole[position : position + 1] in tuple(_WHITESPACE):
+                position += 1
+    except RecursionError:
+        raise InvalidJSONError("it nests too deep") from None
+    except ValueError as error:
+        raise InvalidJSONError(str(error)) from None
+    return documents
+
+
 def is_ambiguous(text: str | bytes) -> bool:
     """Whether text that `loads` refuses is JSON to another parser; `NaN` alone is just a word."""
     try:
@@ -56,6 +79,7 @@ def _reason(error: orjson.JSONDecodeError) -> str:
     return f"{error.msg} at character {error.pos}"
 
 
+_WHITESPACE = " \t\r\n"
 _WORD = object()
 # Numbers stay text: their size is not what is asked here.
 _lenient = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=lambda name: _WORD)

@@ -73,7 +73,7 @@ def test_defaults_are_centrifugos() -> None:
     assert (clients.ping_interval, clients.pong_timeout) == (25, 8)
     assert (clients.expired_close_delay, clients.expired_sub_close_delay) == (25, 25)
     assert (clients.stale_close_delay, clients.presence_update_interval) == (10, 27)
-    assert (clients.queue_max_size, clients.channel_limit) == (1_048_576, 128)
+    assert (clients.queue_max_size, clients.channel_limit) == (8_388_608, 128)
     assert clients.history_max_publication_limit == 300
     assert clients.recovery_max_publication_limit == 0
 

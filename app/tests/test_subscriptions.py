@@ -23,6 +23,7 @@ from wsfleet.centrifuge_client import CentrifugeClient
 from wsfleet.centrifuge_endpoint import CLOSES, Centrifuge
 from wsfleet.connection import Connection
 from wsfleet.node import Node
+from wsfleet.outbox import Limits
 from wsfleet.records import Record
 from wsfleet.sessions import new_client_id
 from wsfleet.settings import Settings
@@ -115,7 +116,7 @@ class Peer:
         self.connection = Connection(
             self,  # type: ignore[arg-type]
             client_id=new_client_id(),
-            outbox_limit=1 << 20,
+            limits=Limits(),
             closes=CLOSES,
         )
         self.client = CentrifugeClient(
@@ -132,6 +133,15 @@ class Peer:
         self.node.hub.add(self.connection)
 
     # As a transport.
+
+    def limit_outbox(self, limits: Limits) -> None:
+        """Wait for nothing: what is written is taken."""
+
+    async def drained(self) -> None:
+        """Return at once, for the same reason."""
+
+    def discard_outbox(self) -> None:
+        """Forget nothing."""
 
     def get_write_buffer_size(self) -> int:
         """Nothing waits."""

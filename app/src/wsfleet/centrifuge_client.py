@@ -236,6 +236,7 @@ class CentrifugeClient:
             case PublishRequest():
                 return await self._publish(request)
             case PresenceRequest():
+                await self._replies_taken()
                 members = await self._members(request, self._config.reply_max_size)
                 return PresenceResult({c: client_info(m) for c, m in members.items()})
             case PresenceStatsRequest():
@@ -517,6 +518,9 @@ class CentrifugeClient:
             await broker.join(subscription.name, self.id, subscription.member)
             check(subscription)
         recovering = request.recover and subscription.options.force_recovery
+        if recovering:
+            await self._replies_taken()
+            check(subscription)
         since = Position(request.offset, request.epoch) if recovering else None
         limit = self._config.recovery_max_publication_limit or subscription.options.history_size
         async with broker.joining(follower.following, since, limit, max_size) as (
@@ -634,6 +638,15 @@ class CentrifugeClient:
             raise RefusedError(refusal)
         return await self._node.broker.members(channel.name, max_size=max_size)
 
+    async def _replies_taken(self) -> None:
+        """Wait before a reply that may be large, until the client has taken those before it.
+
+        So a client that asks for much and reads nothing costs the node one such reply.
+        """
+        await self._connection.drained()
+        if self._unusable:
+            raise DisconnectedError(DisconnectCode.CONNECTION_CLOSED)
+
     async def _history(self, request: HistoryRequest) -> HistoryResult:
         channel = self._node.channels.resolve(request.channel)
         subscribed = request.channel in self.subscriptions.live
@@ -644,6 +657,7 @@ class CentrifugeClient:
             raise RefusedError(ErrorCode.BAD_REQUEST)
         most = self._config.history_max_publication_limit
         limit = request.limit if 0 <= request.limit <= most else most
+        await self._replies_taken()
         reading = await self._node.broker.history(
             channel.name,
             channel.options,

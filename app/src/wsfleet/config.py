@@ -408,8 +408,10 @@ class ClientConfig(Section):
     presence_update_interval: Seconds = 27.0
     """Between two renewals of a client's presence, which lives for 60 s: 30 s at the most, so that
     one of them may fail."""
-    queue_max_size: PositiveInt = 1_048_576
-    """Bytes that may wait for one client; a slower one is disconnected."""
+    queue_max_size: PositiveInt = 8_388_608
+    """Bytes that may wait for one client, where one write counts for half of them at most; a slower
+    one is disconnected with 3008. 1 MiB in Centrifugo, where the size of one write alone
+    disconnects."""
     user_connection_limit: NonNegativeInt = 0
     """Connections that one user may have on a node process, of both protocols together; 0 is no
     limit."""

@@ -6,6 +6,7 @@ import secrets
 import time
 from typing import NamedTuple
 
+from wsfleet.outbox import Limits
 from wsfleet.websocket import WebSocket
 
 NORMAL = 1000
@@ -40,13 +41,14 @@ class Closes(NamedTuple):
 class Connection:
     """An open WebSocket and the little that the node keeps for it.
 
-    The outgoing queue is the transport's own write buffer: it is bounded here in bytes.
+    What the client does not take waits in the transport's write buffer, and then in an `Outbox`.
     """
 
     __slots__ = (
         "_closes",
         "_corked",
-        "_outbox_limit",
+        "_corked_size",
+        "_limits",
         "_websocket",
         "client_id",
         "close_code",
@@ -59,12 +61,14 @@ class Connection:
     )
 
     def __init__(
-        self, websocket: WebSocket, *, client_id: str, outbox_limit: int, closes: Closes
+        self, websocket: WebSocket, *, client_id: str, limits: Limits, closes: Closes
     ) -> None:
         self._websocket = websocket
-        self._outbox_limit = outbox_limit
+        self._limits = limits
         self._closes = closes
         self._corked: list[bytes] | None = None
+        self._corked_size = 0
+        websocket.limit_outbox(limits)
         self.number = next(_numbers)
         self.client_id = client_id
         self.state = State.OPEN
@@ -84,17 +88,33 @@ class Connection:
         if writer is None:
             return False
         if self._corked is not None:
-            self._corked.append(frames)
-            return True
-        if writer.get_write_buffer_size() + len(frames) > self._outbox_limit:
-            self.close(*self._closes.slow)
+            return self._cork_in(self._corked, frames)
+        if writer.write(frames) is False:
+            self.slow()
             return False
-        writer.write(frames)
         return True
+
+    def _cork_in(self, held: list[bytes], frames: bytes) -> bool:
+        self._corked_size += len(frames)
+        if self._corked_size > self._limits.size:
+            self.slow()
+            return False
+        held.append(frames)
+        return True
+
+    async def drained(self) -> None:
+        """Wait until the client has taken what waited for it, or is gone."""
+        await self._websocket.drained()
+
+    def slow(self) -> None:
+        """Close the connection: the client takes too little of what waits, and gets no more."""
+        self._corked = None
+        self._websocket.discard_outbox()
+        self.close(*self._closes.slow)
 
     def cork(self) -> None:
         """Hold back what is sent, until `uncork`."""
-        self._corked = []
+        self._corked, self._corked_size = [], 0
 
     def uncork(self, first: bytes) -> None:
         """Send `first`, and then what was held back."""

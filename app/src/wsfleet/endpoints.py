@@ -9,6 +9,7 @@ from wsfleet.admission import Refusal
 from wsfleet.connection import Closes, Connection
 from wsfleet.limits import TOO_MANY, Meter
 from wsfleet.node import Node
+from wsfleet.outbox import Limits
 from wsfleet.sessions import new_client_id
 from wsfleet.websocket import WebSocket
 
@@ -63,6 +64,10 @@ class Attendance:
         """Count it."""
         self._node.metrics.pongs_withheld.inc()
 
+    def slow(self) -> None:
+        """End the connection."""
+        self._connection.slow()
+
     def ended(self, code: int, reason: str) -> None:
         """Count the client out."""
         self._connection.closed(code, reason)
@@ -101,7 +106,7 @@ async def serve(
     connection = Connection(
         websocket,
         client_id=new_client_id(),
-        outbox_limit=outbox_limit or node.settings.outbox_limit,
+        limits=Limits(outbox_limit or node.settings.outbox_limit, node.settings.write_timeout),
         closes=closes,
     )
     await websocket.attend(Attendance(node, connection, protocol, create(connection)))

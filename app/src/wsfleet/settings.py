@@ -79,8 +79,12 @@ class Settings(BaseSettings):
     """Seconds to wait for a pong until the connection is closed with 1011."""
     idle_timeout: float = Field(default=0.0, ge=0)
     """Seconds without a message from a client until it is closed with 1000; 0 is never."""
-    outbox_limit: PositiveInt = 1_048_576
-    """Bytes that may wait for one client; a slower one is closed with 1013."""
+    outbox_limit: PositiveInt = 8_388_608
+    """Bytes that may wait for one client of `/ws`, where one write counts for half of them at most;
+    a slower one is closed with 1013."""
+    write_timeout: PositiveFloat = 10.0
+    """Seconds in which a client must take something of what waits, once that is more than 64 KiB;
+    a slower one is closed with 1013 or 3008."""
     drain_delay: float = Field(default=3.0, ge=0)
     """Seconds in which the balancers see that a node drains, before it sends clients away."""
     drain_timeout: float = Field(default=30.0, ge=0)

@@ -36,6 +36,7 @@ from wsfleet.frames import (
     frame,
     parse_close,
 )
+from wsfleet.outbox import HIGH_WATER, Limits, Outbox, Writer
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +86,9 @@ class Handler(Protocol):
 
     def pong_withheld(self) -> None:
         """Hear that a ping was not answered: too many pongs wait for the client."""
+
+    def slow(self) -> None:
+        """Hear that the client takes nothing of what waits for it."""
 
     def ended(self, code: int, reason: str) -> None:
         """Hear at once that the connection has ended, whatever is still under way; said once."""
@@ -315,6 +319,8 @@ class HTTP(HttpToolsProtocol):
         early, self._unread = self._unread, b""
         self.flow.resume_reading()
         websocket = WebSocket(self.transport, self.config, self.server_state)
+        if self.flow.write_paused:  # by answers before; it is told of that once
+            websocket.pause_writing()
         self.transport.set_protocol(websocket)
         self.parser = self._last = None  # type: ignore[assignment]  # they refer to this object
         websocket.begin(request, self.app_state)
@@ -405,31 +411,6 @@ class Request:
         return None
 
 
-class Waiting:
-    """The frames for a peer that does not keep up, written in place of its transport.
-
-    uvloop makes some objects of each write that waits: of a hundred peers who do not read they were
-    half a million, and each pass of Python's collector over them took 50 ms from everybody. In here
-    a frame is one reference to bytes that all peers share.
-    """
-
-    __slots__ = ("_size", "_transport", "frames")
-
-    def __init__(self, transport: asyncio.WriteTransport) -> None:
-        self._transport = transport
-        self._size = 0
-        self.frames: list[bytes] = []
-
-    def write(self, frames: bytes) -> None:
-        """Keep whole frames until the transport takes them."""
-        self.frames.append(frames)
-        self._size += len(frames)
-
-    def get_write_buffer_size(self) -> int:
-        """Bytes that wait, with those that the transport has."""
-        return self._transport.get_write_buffer_size() + self._size
-
-
 class WebSocket(asyncio.Protocol):
     """One client's socket, from the handshake to the end.
 
@@ -438,6 +419,7 @@ class WebSocket(asyncio.Protocol):
 
     __slots__ = (
         "_backlog",
+        "_blocked",
         "_carried_out",
         "_close_timer",
         "_config",
@@ -448,9 +430,11 @@ class WebSocket(asyncio.Protocol):
         "_handler",
         "_keepalive",
         "_key",
+        "_limits",
         "_loop",
         "_messages",
         "_paused",
+        "_progress_timer",
         "_reader",
         "_server_state",
         "_worker",
@@ -466,7 +450,10 @@ class WebSocket(asyncio.Protocol):
         self.transport = transport
         # Where whole frames may be written; None as long as, and as soon as, none may be sent:
         # before the handshake is over, and after a close frame (RFC 6455, section 5.5.1).
-        self.writer: asyncio.Transport | Waiting | None = None
+        self.writer: Writer | None = None
+        self._blocked = False  # the transport has enough that the peer did not take
+        self._limits = Limits()
+        self._progress_timer: asyncio.TimerHandle | None = None
         self._config = config
         self._server_state = server_state
         self._loop = asyncio.get_running_loop()
@@ -519,6 +506,8 @@ class WebSocket(asyncio.Protocol):
             b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (base64.b64encode(digest), chosen)
         )
         self.state, self.writer = State.OPEN, self.transport
+        if self._blocked:
+            self.pause_writing()
         self._ping_later()
         early, self._key, self._early = self._early, b"", b""
         if early:
@@ -567,16 +556,55 @@ class WebSocket(asyncio.Protocol):
         self.deny(HTTPStatus.SERVICE_UNAVAILABLE, "stopping")
         self.start_close(1012, "stopping")
 
+    def limit_outbox(self, limits: Limits) -> None:
+        """Say when the peer is too slow: `Outbox.write` refuses, and the handler hears of it."""
+        self._limits = limits
+        self.transport.set_write_buffer_limits(high=min(HIGH_WATER, limits.size))
+
+    async def drained(self) -> None:
+        """Wait until the peer has taken what waited for it, or may be sent nothing any more."""
+        if isinstance(self.writer, Outbox):
+            await self.writer.emptied.wait()
+
+    def discard_outbox(self) -> None:
+        """Forget the frames that wait for the peer, but for those that the transport has."""
+        if isinstance(self.writer, Outbox):
+            self.writer.discard()
+
     def pause_writing(self) -> None:
         """Let what is written wait here: the transport has enough that the peer did not take."""
+        self._blocked = True
         if self.writer is self.transport:
-            self.writer = Waiting(self.transport)
+            self.writer = Outbox(self.transport, self._limits.size)
+            self._watch_progress(self.writer)
 
     def resume_writing(self) -> None:
-        """Give what waited to the transport, which may have enough again."""
-        if isinstance(self.writer, Waiting):
-            waiting, self.writer = self.writer, self.transport
-            self.transport.writelines(waiting.frames)
+        """Give what waited to the transport, until it has enough again."""
+        self._blocked = False
+        outbox = self.writer
+        if isinstance(outbox, Outbox):
+            while not self._blocked and outbox.give():
+                pass
+            if not self._blocked:
+                self._stop_waiting(outbox, self.transport)
+
+    def _stop_waiting(self, outbox: Outbox, writer: Writer | None) -> None:
+        """Write to `writer` from now on: nothing waits any more."""
+        self.writer = writer
+        outbox.emptied.set()
+        if self._progress_timer is not None:
+            self._progress_timer.cancel()
+            self._progress_timer = None
+
+    def _watch_progress(self, outbox: Outbox) -> None:
+        self._progress_timer = self._loop.call_later(
+            self._limits.timeout, self._check_progress, outbox, outbox.progress()
+        )
+
+    def _check_progress(self, outbox: Outbox, before: tuple[int, int]) -> None:
+        self._watch_progress(outbox)
+        if outbox.progress() == before and self._handler is not None:
+            self._handler.slow()
 
     # From the client.
 
@@ -605,7 +633,10 @@ class WebSocket(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Clean up."""
-        self.state, self.writer, self._finishing = State.CLOSED, None, None
+        self.state, self._finishing = State.CLOSED, None
+        if isinstance(self.writer, Outbox):
+            self._stop_waiting(self.writer, None)
+        self.writer = None
         self._server_state.connections.discard(cast(Any, self))
         self.stop_keepalive()
         if self._close_timer is not None:
@@ -671,7 +702,10 @@ class WebSocket(asyncio.Protocol):
             end()
 
     def _say_close(self, code: int, reason: str) -> None:
-        self.resume_writing()  # what waits goes before the close frame
+        if isinstance(outbox := self.writer, Outbox):  # what waits goes before the close frame
+            while outbox.give():
+                pass
+            self._stop_waiting(outbox, None)
         self.state, self.writer = State.CLOSING, None
         self.stop_keepalive()
         self.transport.write(close_frame(code, reason))

@@ -100,7 +100,8 @@ def configure(level: str, node: str) -> None:
         return encode({"lines": lines, "event": "log lines dropped"}, __name__, "warning")
 
     # Nobody may have opened a standard output; another file can have its number then.
-    output = Output(sys.stdout.fileno() if sys.stdout else os.open(os.devnull, os.O_WRONLY), report)
+    stdout = sys.__stdout__
+    output = Output(stdout.fileno() if stdout else os.open(os.devnull, os.O_WRONLY), report)
     atexit.register(output.drain)
     for number in FATAL_SIGNALS:
         if signal.getsignal(number) is signal.SIG_DFL:

@@ -133,13 +133,14 @@ class Api:
         """Subscribe connections to a channel."""
         self._node.channels.find(request.channel or "")
         since = request.recover_since
+        offset, epoch = since.position() if since else (0, "")
         await self._command(
             do="subscribe",
             **request.target(),
             channel=request.channel,
             recover=since is not None,
-            offset=(since.offset or 0) if since else 0,
-            epoch=(since.epoch or "") if since else "",
+            offset=offset,
+            epoch=epoch,
             expire_at=self._future(request.expire_at),
             info=requests.payload("info", request.info, request.b64info) or b"",
             data=requests.payload("data", request.data, request.b64data) or b"",
@@ -216,20 +217,20 @@ class Api:
         channel = self._node.channels.find(request.channel or "")
         if not channel.options.has_history:
             raise ChannelError(ErrorCode.NOT_AVAILABLE, "the channel has no history")
-        since = request.since or requests.StreamPosition()
+        offset, epoch = (request.since or requests.StreamPosition()).position()
         limit = request.limit or 0
         size = self._node.config.client.reply_max_size
         reading = await self._node.broker.history(
             channel.name,
             channel.options,
-            since.offset or 0,
+            offset,
             limit if limit >= 0 else channel.options.history_size,
             max_size=size,
             reverse=bool(request.reverse),
         )
         if reading.cut:
             raise ReplyTooLargeError(size)
-        if since.epoch and since.epoch != reading.epoch:
+        if epoch not in ("", reading.epoch):
             raise ChannelError(ErrorCode.UNRECOVERABLE_POSITION, "another epoch")
         publications = [
             _publication(entry, record)

@@ -17,10 +17,10 @@ from wsfleet.channels import ChannelError
 from wsfleet.protocol import strict_json
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode
 
-Unsigned = Annotated[int, Meta(ge=0)]
-Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+UInt32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+UInt64 = Annotated[int, Meta(ge=0)]  # Meta knows no limit beyond int64: see `in_uint64`
+UnixSeconds = Annotated[int, Meta(ge=-(2**53), le=2**53)]  # Redis counts milliseconds in int64
 MAX_IDEMPOTENCY_KEY = 128
-MAX_UINT64 = 2**64 - 1
 
 
 class RequestError(Exception):
@@ -34,8 +34,16 @@ class RequestError(Exception):
 class StreamPosition(Struct):
     """A place in a channel's stream."""
 
-    offset: Unsigned | None = 0
+    offset: UInt64 | None = 0
     epoch: str | None = ""
+
+    def position(self) -> tuple[int, str]:
+        """Offset and epoch.
+
+        Raises:
+            ChannelError: the offset is too large.
+        """
+        return in_uint64("offset", self.offset), self.epoch or ""
 
 
 class Publication(Struct):
@@ -52,7 +60,7 @@ class Publication(Struct):
     tags: dict[str, str] | None = None
     idempotency_key: str | None = ""
     delta: bool | None = False
-    version: Unsigned | None = 0
+    version: UInt64 | None = 0
     version_epoch: str | None = ""
 
     def payload(self) -> bytes:
@@ -65,9 +73,7 @@ class Publication(Struct):
             raise ChannelError(ErrorCode.NOT_AVAILABLE, "delta compression is not supported")
         if len(self.idempotency_key or "") > MAX_IDEMPOTENCY_KEY:
             raise bad_request(f"idempotency_key is longer than {MAX_IDEMPOTENCY_KEY} characters")
-        if (self.version or 0) > MAX_UINT64:
-            raise bad_request("version is above 2^64 - 1")
-        if self.version and self.skip_history:
+        if in_uint64("version", self.version) and self.skip_history:
             raise bad_request("version needs history: leave out skip_history")
         data = payload("data", self.data, self.b64data)
         if data is None:
@@ -145,7 +151,7 @@ class Subscribe(Target):
     """
 
     channel: str | None = ""
-    expire_at: Whole | None = 0
+    expire_at: UnixSeconds | None = 0
     info: Raw = field(default_factory=Raw)
     b64info: str | None = ""
     data: Raw = field(default_factory=Raw)
@@ -166,7 +172,7 @@ class DisconnectReason(Struct):
     0 and "" stand for 3503, force disconnect. A reason of over 123 bytes is cut.
     """
 
-    code: Unsigned | None = 0
+    code: UInt32 | None = 0
     reason: str | None = ""
 
 
@@ -199,7 +205,7 @@ class Refresh(Target):
     """
 
     expired: bool | None = False
-    expire_at: Whole | None = 0
+    expire_at: UnixSeconds | None = 0
     info: Raw = field(default_factory=Raw)
 
 
@@ -207,7 +213,7 @@ class BlockUser(Struct):
     """Keep a user out until `expire_at`, in Unix seconds; 0 is until `unblock_user`."""
 
     user: str | None = ""
-    expire_at: Whole | None = 0
+    expire_at: UnixSeconds | None = 0
 
 
 class UnblockUser(Struct):
@@ -220,7 +226,7 @@ class RevokeToken(Struct):
     """Refuse the token whose claim `jti` is `uid` until `expire_at`, which may be the token's."""
 
     uid: str | None = ""
-    expire_at: Whole | None = 0
+    expire_at: UnixSeconds | None = 0
 
 
 class Channel(Struct):
@@ -257,9 +263,9 @@ class Nothing(Struct):
 class OldCommand(Struct):
     """One command to `/api` itself, as clients of Centrifugo before version 5 send it."""
 
-    method: str | int | None = ""
+    method: str | UInt32 | None = ""
     params: Raw = field(default_factory=Raw)
-    id: Unsigned | None = 0
+    id: UInt32 | None = 0
 
 
 def batch_of(requests: Mapping[str, type[Struct]]) -> type[Struct]:
@@ -326,6 +332,17 @@ def payload(name: str, json: Raw, encoded: str | None) -> bytes | None:
     except ValueError as error:
         raise bad_request(f"b64{name}: {error}") from None
     return data
+
+
+def in_uint64(name: str, value: int | None) -> int:
+    """The value of a field of 64 bits.
+
+    Raises:
+        ChannelError: it is larger.
+    """
+    if (value or 0) >= 2**64:
+        raise bad_request(f"{name} is above 2^64 - 1")
+    return value or 0
 
 
 def bad_request(message: str) -> ChannelError:

@@ -9,7 +9,7 @@ from typing import Any
 import jwt
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.harness import RunningNode, StartNode, settled
@@ -74,7 +74,12 @@ async def pair(start_node: StartNode, tmp_path: Path) -> Pair:
     """Two nodes, patient with pub/sub: structlog's tracebacks for developers take a while."""
     path = tmp_path / "config.yml"
     path.write_text(CONFIG)
-    options = {"config": path, "heartbeat_interval": 1.0, "node_dead_after": 8.0}
+    options = {
+        "config": path,
+        "redis_timeout": 2.0,
+        "heartbeat_interval": 2.0,
+        "node_dead_after": 8.0,
+    }
     return await start_node(**options), await start_node(**options)
 
 
@@ -305,6 +310,7 @@ messages = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), messages), max_size=20))
 @example([(False, garbage) for garbage in GARBAGE])
 @example([(True, garbage) for garbage in GARBAGE])
@@ -317,10 +323,10 @@ def test_no_message_raises_or_silences_a_channel(received: list[tuple[bool, byte
             heard.append(record.data)
 
     async def hear() -> None:
-        settings, metrics = Settings(node_name="node1"), Metrics()
+        metrics = Metrics()
         listeners = Listeners(metrics.handler_failed)
         listeners.add(Ear())
-        broker = Broker(Store(settings), "node1", listeners, metrics, 1.0, 65536, lambda: None)
+        broker = Broker(Store(Settings()), "node1", listeners, metrics, 1.0, 65536, lambda: None)
         broker.keep("quiet:room", ChannelOptions())
         for is_control, message in received:
             channel = "wsfleet:control" if is_control else "wsfleet:channel:{quiet:room}"
@@ -353,3 +359,21 @@ async def test_the_top_of_one_stream_does_not_end_the_checks(
         await ann.ask(PublishRequest("quiet:room", b"1"))
         await ann.until(lambda: ann.data("quiet:room") == [b"1"])
     assert not one.task.done()
+
+
+async def test_a_close_code_that_there_is_not_closes_nobody_by_half(pair: Pair) -> None:
+    """A command that asks for it is not understood; its user's connection works on."""
+    one, two = pair
+    async with Peer(two, token=_token("bob")) as bob:
+        for code in (70_000, -1, 2**63):
+            command = {"type": "Command", "do": "disconnect", "user": "bob", "code": code}
+            await one.node.broker.command(msgspec.msgpack.encode(command))
+        await one.node.broker.command(commands.encode(commands.Revocation("nobody's")))
+        await bob.subscribe("quiet:room")
+        await bob.ask(PublishRequest("quiet:room", b"1"))
+        await bob.until(lambda: bob.data("quiet:room") == [b"1"])
+        assert bob.close_code is None
+
+
+def _token(user: str) -> str:
+    return jwt.encode({"sub": user}, SECRET, algorithm="HS256")

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 import redis.asyncio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.harness import RedisServer, StartNode, settled
@@ -64,6 +64,7 @@ steps = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(st.sets(names), steps, st.booleans())
 def test_any_order_of_changes_and_answers_ends_as_wanted(
     first: set[bytes], changes: list[tuple[bytes, int]], by_slot: bool
@@ -117,7 +118,8 @@ async def test_thousands_of_long_names_fit_into_small_buffers(
     server = RedisServer(tmp_path / "small", **limits)
     server.start()
     try:
-        node = await start_node(redis_url=server.url, heartbeat_interval=1.0, node_dead_after=8.0)
+        patient = {"redis_timeout": 5.0, "heartbeat_interval": 2.0, "node_dead_after": 8.0}
+        node = await start_node(redis_url=server.url, **patient)
         broker = node.node.broker
         names = [f"{number:05}".ljust(230, "x") for number in range(4000)]
         heard: list[str] = []

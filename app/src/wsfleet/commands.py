@@ -1,8 +1,11 @@
 """What is wanted of whichever node it applies to, as it travels between the nodes."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+
+CloseCode = Annotated[int, msgspec.Meta(ge=0, le=4999)]
+"""RFC 6455, section 7.4: there are no others."""
 
 
 class Command(msgspec.Struct, frozen=True, tag=True):
@@ -18,7 +21,7 @@ class Command(msgspec.Struct, frozen=True, tag=True):
     user: str
     client: str = ""
     channel: str = ""
-    code: int = 0
+    code: CloseCode = 0
     reason: str = ""
     keep: list[str] = []
     recover: bool = False

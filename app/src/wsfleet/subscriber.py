@@ -76,13 +76,13 @@ class Listening:
         if self._sent.get(channel) is not subscribed:
             return False
         del self._sent[channel]
+        if not self._sent and self._waiting and self.link is not None:
+            self._send_portion(self.link)
         if not self.complete:  # changes are made in order: those of the beginning come first
             self._missing -= 1
             if not self._missing:
                 self.complete = True
                 self._on_complete()
-        if not self._sent and self._waiting and self.link is not None:
-            self._send_portion(self.link)
         return True
 
     def _send_portion(self, link: Link) -> None:

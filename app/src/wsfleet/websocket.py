@@ -721,10 +721,10 @@ class WebSocket(asyncio.Protocol):
     def _ended(self, code: int, reason: str) -> None:
         if self._end is None:
             self._end = (code, reason)
-            if self._handler is not None:
-                self._handler.ended(code, reason)
             self._limit_work()
             self._work()
+            if self._handler is not None:
+                self._handler.ended(code, reason)
 
     def _ping_later(self) -> None:
         interval = cast(float, self._config.ws_ping_interval)

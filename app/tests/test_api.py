@@ -375,6 +375,11 @@ async def test_bytes_are_published(pair: Pair, api: Api) -> None:
         await api("publish", channel="broadcast", b64data=encoded, data="ignored")
         assert await client.closed() == 3506
     assert await api.error("publish", channel="book", b64data="!") == 107
+    brackets = base64.b64encode(b"[{" * 5000).decode()
+    assert (await api("publish", channel="book", b64data=brackets))["offset"] == 1
+    for field in ({"data": json.loads("[" * 200 + "]" * 200)},
+                  {"b64data": base64.b64encode(b"[" * 200 + b"]" * 200).decode()}):  # fmt: skip
+        assert await api.error("publish", channel="book", **field) == 107
 
 
 async def test_a_publication_beside_the_history(pair: Pair, api: Api) -> None:

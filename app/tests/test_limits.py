@@ -16,7 +16,7 @@ from tests.harness import RunningNode, StartNode, settled
 from tests.test_admission import centrifuge, closed, command, config, token
 from tests.test_metrics import value
 from tests.test_plain_endpoint import exchange
-from wsfleet.limits import BURST, Meter, Rates, too_deep
+from wsfleet.limits import BURST, Meter, Rates, payload_too_deep, too_deep
 
 __all__ = ["config"]
 
@@ -63,6 +63,16 @@ json_values = st.recursive(
 def test_depth_is_that_of_the_value(value: object, most: int) -> None:
     """Brackets in strings are none, and width is no depth."""
     assert too_deep(orjson.dumps(value), most) is (depth(value) > most)
+
+
+@given(st.binary() | st.binary(max_size=40).map(lambda some: b"[{" * 200 + some))
+def test_bytes_that_are_not_json_have_no_depth(data: bytes) -> None:
+    """However many brackets are among them: a Protobuf client, or `b64data`, publishes anything."""
+    try:
+        json.loads(data)
+    except ValueError:
+        assert not payload_too_deep(data, 1)
+    assert payload_too_deep(b"[[1]]", 1)
 
 
 async def flood(node: RunningNode, client: ClientConnection, message: str, times: int) -> None:

@@ -37,7 +37,7 @@ from wsfleet.channels import (
 from wsfleet.config import ChannelOptions
 from wsfleet.connection import Connection
 from wsfleet.frames import frame
-from wsfleet.limits import too_deep
+from wsfleet.limits import payload_too_deep
 from wsfleet.protocol.centrifuge.codec import Codec, ProtocolError
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode, UnsubscribeCode
 from wsfleet.protocol.centrifuge.messages import (
@@ -610,7 +610,7 @@ class CentrifugeClient:
 
     async def _publish(self, request: PublishRequest) -> PublishResult:
         channel = self._node.channels.resolve(request.channel)
-        if not request.data or too_deep(request.data, self._node.settings.max_json_depth):
+        if not request.data or payload_too_deep(request.data, self._node.settings.max_json_depth):
             raise RefusedError(ErrorCode.BAD_REQUEST)
         subscription = self.subscriptions.live.get(request.channel)
         refusal = may_publish(channel, self.user, subscribed=subscription is not None)

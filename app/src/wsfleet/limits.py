@@ -5,6 +5,7 @@ import time
 from typing import NamedTuple
 
 from wsfleet.connection import Close
+from wsfleet.protocol import strict_json
 
 BURST = 10.0
 """Seconds over which a rate is averaged: who was silent for so long may say it all at once."""
@@ -64,3 +65,8 @@ def too_deep(data: bytes, most: int) -> bool:
             return False
         brackets = brackets.replace(b"()", b"")
     return bool(brackets)
+
+
+def payload_too_deep(payload: bytes, most: int) -> bool:
+    """Whether a payload, which may be anything, is JSON that nests deeper than `most` levels."""
+    return too_deep(payload, most) and strict_json.is_json(payload)

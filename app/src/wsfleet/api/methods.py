@@ -16,7 +16,7 @@ from wsfleet.api import requests
 from wsfleet.api.requests import bad_request
 from wsfleet.broker import ReplyTooLargeError
 from wsfleet.channels import ChannelError
-from wsfleet.limits import too_deep
+from wsfleet.limits import payload_too_deep
 from wsfleet.node import Node
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode
 from wsfleet.records import Member, Record
@@ -120,7 +120,7 @@ class Api:
     def _record(self, request: requests.Publication) -> Record:
         data = request.payload()
         most = self._node.settings.max_json_depth
-        if too_deep(data, most):
+        if payload_too_deep(data, most):
             raise bad_request(f"data nests deeper than {most} levels (WSFLEET_MAX_JSON_DEPTH)")
         return Record(
             data=data,

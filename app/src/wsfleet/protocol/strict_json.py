@@ -28,6 +28,15 @@ def loads(text: str | bytes) -> Any:
         raise InvalidJSONError(_reason(error)) from None
 
 
+def is_json(data: bytes) -> bool:
+    """Whether `loads` takes it."""
+    try:
+        orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
 def split(text: bytes) -> list[bytes]:
     """Split JSON documents that follow each other, with or without whitespace; `loads` reads each.
 

@@ -321,6 +321,24 @@ async def test_what_ends_connections_holds_for_a_connect_under_way(
         assert await node.node.broker.members("one") == {}
 
 
+async def test_refresh_holds_for_a_connect_under_way(
+    node: RunningNode, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reply to connect has the lifetime that the API gave, not that of the token."""
+    async with raw(node, connected=False) as client:
+        called, go_on = pause(monkeypatch, node.node.broker, "join")
+        number = await client.tell(connect={"token": token("v")})
+        await asyncio.wait_for(called.wait(), 10)
+        await api("refresh", user="v", expire_at=int(time.time()) + 600)
+        await settled(lambda: client_of(node, "v")._expire_at > 0, "heard")
+        go_on.set()
+        await settled(lambda: client.answers(number), "connected")
+        result = client.answers(number)[0]["connect"]
+        assert result["expires"]
+        assert 0 < result["ttl"] <= 600
+        assert "expiry" in client_of(node, "v")._timers
+
+
 async def test_disconnect_holds_for_a_plain_client_that_is_just_in(
     node: RunningNode, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ What the protocol says to a token that is not taken:
     | TokenExpiredError | error 109 | expired | error 109 | expired |
     | TokenInvalidError | disconnect 3500 | disconnect 3500 | error 103 | disconnect 3500 |
     | TokenMismatchError | | disconnect 3500 | disconnect 3500 | disconnect 3500 |
+    | it is revoked | disconnect 3500 | disconnect 3500 | error 103 | error 103 |
 """
 
 import base64

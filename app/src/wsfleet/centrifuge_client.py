@@ -145,6 +145,7 @@ class CentrifugeClient:
         self.codec = codec
         self.id = connection.client_id
         self.connected = False
+        self._expire_at = 0
         self.user = ""
         self.token_id = ""
         self.conn_info = b""
@@ -268,18 +269,17 @@ class CentrifugeClient:
             await self._give_up()
             self._connection.cork()  # what was held back is for a connection that was not made
             raise
-        expire_at = token.expire_at if token else 0
         self.connected = True
         self._cancel("stale")
-        self._expire_connection_at(expire_at)
+        self._expire_connection_at(self._expire_at)
         if self._app_pings:
             first = random.uniform(0.5, 1.0) * self._config.ping_interval  # noqa: S311 - jitter
             self._later("ping", first, self._ping)
         return ConnectResult(
             client=self.id,
             version=f"wsfleet {__version__}",
-            expires=expire_at > 0,
-            ttl=_ttl(expire_at),
+            expires=self._expire_at > 0,
+            ttl=_ttl(self._expire_at),
             subs=subs,
             ping=int(self._config.ping_interval) if self._app_pings else 0,
             pong=self._app_pings and self._config.pong_timeout > 0,
@@ -302,6 +302,7 @@ class CentrifugeClient:
         if not token.user and self._config.disallow_anonymous_connection_tokens:
             raise DisconnectedError(DisconnectCode.PERMISSION_DENIED)
         self.user, self.conn_info, self.token_id = token.user, token.info or b"", token.id
+        self._expire_at = token.expire_at
         return token
 
     async def _enter(
@@ -406,10 +407,7 @@ class CentrifugeClient:
             raise DisconnectedError(DisconnectCode.EXPIRED) from None
         except TokenError:
             raise DisconnectedError(DisconnectCode.INVALID_TOKEN) from None
-        before, self.token_id = (
-            self.token_id,
-            token.id,
-        )  # it hears of it if it is revoked from now on
+        before, self.token_id = self.token_id, token.id  # a revocation from now on finds it
         try:
             await self._check_denylist(token.id)
         except BaseException:
@@ -787,9 +785,10 @@ class CentrifugeClient:
         if wanted.expired or 0 < expire_at <= time.time():
             self.disconnect(DisconnectCode.EXPIRED)
             return
-        if not self.connected:  # its token is about to say when it expires
-            return
         self.conn_info = wanted.info or self.conn_info
+        if not self.connected:  # the reply to connect says when it expires
+            self._expire_at = expire_at
+            return
         self._expire_connection_at(expire_at)
         self._push(Refresh(expires=expire_at > 0, ttl=_ttl(expire_at)))
 

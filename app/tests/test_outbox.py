@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
@@ -83,6 +83,10 @@ class FakeTransport:
         if len(self.buffer) > self.high and not self.paused:
             self.paused = True
             self.protocol.pause_writing()
+
+    def writelines(self, frames: Iterable[bytes]) -> None:
+        """As asyncio does it."""
+        self.write(b"".join(frames))
 
     def take(self, size: int) -> None:
         """Let the peer take this much, and resume the protocol below a quarter of the limit."""

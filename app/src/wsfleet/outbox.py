@@ -84,6 +84,13 @@ class Outbox:
             self._transport.write(batch[0] if len(batch) == 1 else b"".join(batch))
         return bool(batch)
 
+    def give_all(self) -> None:
+        """Give the transport all that waits, without a copy: a node that stops closes many."""
+        if self._frames:
+            self._transport.writelines(self._frames)
+        self._given += self._size
+        self.discard()
+
     def discard(self) -> None:
         """Forget what the transport does not have yet."""
         self._frames.clear()

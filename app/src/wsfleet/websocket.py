@@ -703,8 +703,7 @@ class WebSocket(asyncio.Protocol):
 
     def _say_close(self, code: int, reason: str) -> None:
         if isinstance(outbox := self.writer, Outbox):  # what waits goes before the close frame
-            while outbox.give():
-                pass
+            outbox.give_all()
             self._stop_waiting(outbox, None)
         self.state, self.writer = State.CLOSING, None
         self.stop_keepalive()

@@ -96,6 +96,21 @@ async def test_a_recovery_of_the_whole_history_arrives(node: RunningNode) -> Non
         assert connections.count == 2
 
 
+async def test_the_largest_publication_is_recovered(node: RunningNode) -> None:
+    """What may be published can be carried by every way to a client."""
+    size = node.settings.max_publication_size - len('""')
+    async with sdk(node) as client:
+        _, events = await subscribed(client, "news")
+        await published(node, "news", size)
+        await settled(partial(has, events.publications, 1), "heard")
+        await client.disconnect()
+        await published(node, "news", size)
+        await client.connect()
+        await settled(partial(has, events.publications, 2), "recovered")
+        assert events.subscribed[-1].recovered
+        assert [len(data) for data in events.data] == [size, size]
+
+
 async def test_a_burst_and_a_gap_that_come_in_one_tick_arrive(
     node: RunningNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

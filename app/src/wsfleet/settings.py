@@ -63,8 +63,9 @@ class Settings(BaseSettings):
     """Open WebSockets; more are refused with 503, and `/ready` says so."""
     max_message_size: PositiveInt = 65_536
     """Bytes of one message from a client; a larger one closes with 1009."""
-    max_publication_size: PositiveInt = 2_097_152
-    """Bytes of one publication, data and tags; a larger one is refused with error 107."""
+    max_publication_size: PositiveInt = 2_000_000
+    """Bytes of one publication, data and tags; a larger one is refused with error 107. Keep it
+    below `client.reply_max_size`, or a publication may be too large to be recovered."""
     max_request_size: int = Field(default=8_388_608, ge=65_536)
     """Bytes of the body of an HTTP request with a key of the API; more is refused with 413."""
     max_json_depth: PositiveInt = 128

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import httpx
@@ -427,6 +428,25 @@ async def test_an_old_version_is_not_published(pair: Pair, api: Api) -> None:
         assert heard[-1] == [0, ""]
     assert await api.error("publish", channel="quiet:book", data=1, version=1) == 108
     assert await api.error("publish", channel="book", data=1, version=1, delta=True) == 108
+
+
+async def test_versions_are_whole_numbers(api: Api) -> None:
+    """In any order: only what is above the last version, in its epoch, is published."""
+    numbers = [1, 2, 9, 10, 99, 2**53, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 2, 2**64 - 1]
+    random = Random(1)  # noqa: S311 - the same each time
+    said = [(random.choice(numbers), random.choice(["", "", "a", "b"])) for _ in range(500)]
+    last, expected, offset = (0, ""), [], 0
+    for version, epoch in said:
+        if epoch not in ("", last[1]) or version > last[0]:
+            last, offset = (version, epoch), offset + 1
+        expected.append(offset)
+    commands = [
+        {"publish": {"channel": "book", "data": 1, "version": version, "version_epoch": epoch}}
+        for version, epoch in said
+    ]
+    replies = (await api.http.post("/api/batch", json={"commands": commands})).json()["replies"]
+    assert [each["publish"]["offset"] for each in replies] == expected
+    assert offset > 100
 
 
 async def test_a_subscription_by_the_server_has_options(pair: Pair, api: Api) -> None:

@@ -214,8 +214,8 @@ async def test_what_is_not_understood_is_passed_over(start_node: StartNode, stor
     node = await start_node()
     async with node.connect() as sender, node.connect() as other:
         for garbage in ("", "p", "p x y\nz", "p 0 \nnot msgpack", "j\nnot msgpack", "l\n"):
-            await store.publish("wsfleet:channel:{broadcast}", garbage)
-            await store.publish("wsfleet:control", garbage)
+            await store.execute_command("SPUBLISH", "wsfleet:channel:{broadcast}", garbage)
+            await store.execute_command("SPUBLISH", "wsfleet:control", garbage)
         await sender.send("heard")
         assert json.loads(await asyncio.wait_for(other.recv(), 5))["data"] == "heard"
         await store.xadd("wsfleet:stream:{broadcast}", {"r": "not msgpack"}, id="2-0")

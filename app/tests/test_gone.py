@@ -126,6 +126,28 @@ async def test_a_plain_message_before_the_close_is_carried_out(
                 assert f'"data":{{"n": {number}}}' in await listener.recv()
 
 
+async def test_a_name_that_a_gone_client_asked_for_is_free(
+    start_node: StartNode, redis_process: RedisServer, store: Any
+) -> None:
+    """Its claim may still come to Redis, and is undone; so is its first name."""
+    node = await start_node(redis_timeout=5.0, heartbeat_interval=1.0, node_dead_after=8.0)
+    async with node.connect() as client:
+        await client.send("hello")
+        assert '"type":"ack"' in str(await client.recv())
+        redis_process.freeze()
+        await client.send('{"client_id": "bob"}')
+        await settled(lambda: "bob" in node.node.sessions._local, "it asks for another one")
+    await settled(lambda: "bob" not in node.node.sessions._local, "it was given up")
+    redis_process.thaw()
+    await settled(lambda: not node.server.server_state.tasks, "the clean-up is done")
+
+    async def free() -> bool:
+        return not await store.keys("connection:*")
+
+    await settled(free, "both names are free")
+    assert not await store.smembers("wsfleet:node:node1:clients")
+
+
 async def test_subscribing_fails_at_once_where_redis_is_known_to_be_away(
     start_node: StartNode,
     redis_process: RedisServer,

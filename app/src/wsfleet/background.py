@@ -23,11 +23,16 @@ class Background:
         self._tasks: set[asyncio.Task[None]] = set()
         self._on_failed = on_failed
 
-    def start(self, work: Awaitable[Any]) -> None:
+    def start(self, work: Awaitable[Any]) -> asyncio.Task[None]:
         """Begin with something; that Redis is away is only noted, whoever reconnects makes up."""
         task = asyncio.create_task(self._run(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def finish(self, *work: Awaitable[Any]) -> None:
+        """Do something, and wait for it; it goes on when whoever waits is cancelled."""
+        await asyncio.shield(asyncio.gather(*map(self.start, work)))
 
     async def _run(self, work: Awaitable[Any]) -> None:
         try:

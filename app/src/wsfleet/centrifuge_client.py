@@ -344,7 +344,8 @@ class CentrifugeClient:
         self._hub.remove(self)
         code = UnsubscribeCode.DISCONNECT
         ended = [each for each in self.subscriptions if self.subscriptions.end(each, code)]
-        await asyncio.gather(*(self._farewell(each) for each in ended if each.told))
+        farewells = [self._farewell(each) for each in ended if each.told]
+        await self._hub.background.finish(*farewells)
 
     async def _check_denylist(self, token_id: str) -> None:
         objection = await self._node.denylist.objection(self.user, token_id)
@@ -486,7 +487,8 @@ class CentrifugeClient:
             result = await self._make(subscription, request, max_size)
         except BaseException as error:
             own = self.subscriptions.end(subscription, UnsubscribeCode.CLIENT)
-            await self._farewell(subscription)  # what was told to Redis after it was ended, too
+            # What was told to Redis after it was ended, too.
+            await self._hub.background.finish(self._farewell(subscription))
             if not own and isinstance(error, Exception):
                 self.subscriptions.check(subscription)
             raise

@@ -6,6 +6,7 @@ import secrets
 import structlog
 
 from wsfleet import keys
+from wsfleet.background import Background
 from wsfleet.connection import Connection
 from wsfleet.registry import Registry
 from wsfleet.store import Store, UnavailableError
@@ -35,6 +36,7 @@ class Sessions:
         self._node = node
         self._window = resume_window
         self._local: dict[str, Connection] = {}
+        self._background = Background()
         registry.on_dead = self.reap
         registry.on_unknown = self.reconcile
 
@@ -61,12 +63,13 @@ class Sessions:
             taken = await self._claim(client_id)
         except BaseException:
             del self._local[client_id]
+            self._background.start(self._undo_claim(client_id))
             raise
         if not taken:
             del self._local[client_id]
             return False
         old, connection.client_id = connection.client_id, client_id
-        await self._let_go(old)
+        await self._background.finish(self._let_go(old))
         return True
 
     async def keep(self, connection: Connection, text: str) -> None:
@@ -137,6 +140,13 @@ class Sessions:
         elif not new:
             await self._store.call("PERSIST", keys.state(client_id))
         return holder == self._node
+
+    async def _undo_claim(self, client_id: str) -> None:
+        """Release a name whose claim was given up, but may have come to Redis all the same."""
+        if client_id not in self._local:
+            await self._release(self._node, client_id)
+        if client_id in self._local:  # another client of this node has taken it meanwhile
+            await self._claim(client_id)
 
     async def _fclaim(self, client_id: str, dead: str = "") -> str:
         name = keys.connection(client_id)

@@ -450,3 +450,24 @@ def test_any_interleaving_of_all_ends_leaves_the_counts_right(
             stage.redis.fail()
 
     asyncio.run(run())
+
+
+def test_nothing_is_delivered_between_a_loss_and_the_unsubscribe_push(config: Path) -> None:
+    """An SDK that heard a later publication would recover from there, and miss what was lost."""
+
+    async def run() -> None:
+        stage = Stage(config)
+        peer = stage.peers[2]
+        await stage.settle()
+        for channel in ("one", "two"):
+            peer.send(subscribe={"channel": channel})
+        await stage.settle()
+        other = stage.publish("two")  # a flush is due before any task that is started now
+        stage.centrifuge.lost("one")
+        stage.publish("one")
+        await stage.settle()
+        await asyncio.sleep(0.002)
+        assert peer.heard == [("two", other)]
+        assert peer.view == {"two"}
+
+    asyncio.run(run())

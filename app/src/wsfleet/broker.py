@@ -407,7 +407,7 @@ class Broker:
             return
         del self._following[following.name]
         self._subscriber.unsubscribe(keys.channel(following.name))
-        following.confirmed.set()  # for those who wait, and have released it: it will never be
+        following.confirmed.set()  # wakes followers that were released while they waited
 
     # What is heard.
 

@@ -191,7 +191,9 @@ class CentrifugeClient:
         await self._give_up()
 
     async def _answer(self, command: Command) -> list[Reply]:
-        """Carry out a command; its one answer, and a push that belongs to it. A pong has none.
+        """Carry out a command, and return its one answer with a push that follows it, if any.
+
+        A pong has no answer.
 
         Nothing is awaited between going live and the answer: no publication comes before it.
 
@@ -287,7 +289,7 @@ class CentrifugeClient:
         )
 
     def _identify(self, request: ConnectRequest) -> ConnectionToken | None:
-        """Take over who the client is from its token; None where it comes without one."""
+        """Take the client's identity from its token; returns None if it has no token."""
         if not request.token:
             if not self._config.allow_anonymous_connect_without_token:
                 raise DisconnectedError(DisconnectCode.BAD_REQUEST)
@@ -310,7 +312,7 @@ class CentrifugeClient:
     ) -> dict[str, SubscribeResult]:
         """Register the client, and make its server-side subscriptions, by channel.
 
-        All of them are reserved first: whoever ends one before it is made prevents it.
+        All of them are reserved first, so that one that is ended before its turn is not made.
         """
         if not self._hub.add(self):
             raise DisconnectedError(DisconnectCode.CONNECTION_LIMIT)
@@ -339,7 +341,7 @@ class CentrifugeClient:
         return subs
 
     async def _give_up(self) -> None:
-        """Undo what is done for the connection on this node, and in Redis as far as it answers."""
+        """Undo all that is done for the connection, on this node and in Redis, if Redis answers."""
         self._unusable = True
         self._hub.remove(self)
         code = UnsubscribeCode.DISCONNECT
@@ -570,10 +572,10 @@ class CentrifugeClient:
             await self._node.broker.tell_members(subscription.name, True, subscription.member)
 
     async def _farewell(self, subscription: Subscription) -> None:
-        """Tell Redis and the other members that a subscription has ended, as far as Redis answers.
+        """Tell Redis and the other members that a subscription has ended, if Redis answers.
 
-        Where the client has subscribed again, this may come after what the newer subscription told
-        them: so they are told of that one again.
+        If the client has subscribed again, this may arrive after the newer subscription's entry:
+        so the newer one is told again.
         """
         broker, name = self._node.broker, subscription.name
         with contextlib.suppress(UnavailableError, RedisError):
@@ -795,10 +797,11 @@ class CentrifugeClient:
         self._push(Refresh(expires=expire_at > 0, ttl=_ttl(expire_at)))
 
     def _end(self, subscription: Subscription, code: UnsubscribeCode) -> None:
-        """End a subscription, unless that is done, and tell everybody who has to know.
+        """End a subscription, and tell its client, Redis and the other members.
 
-        Its client knows of it if it is live, and hears of it unless it has asked for the end. Who
-        is still making the subscription hears of the end there.
+        It does nothing if the subscription has ended already. The client is told if the
+        subscription is live and the client has not asked for the end. If the subscription is still
+        being made, `_join` raises EndedError.
         """
         tells = subscription.name in self.subscriptions.live and code is not UnsubscribeCode.CLIENT
         if self.subscriptions.end(subscription, code):

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from wsfleet import commands, keys, records
 from wsfleet.centrifuge_client import CentrifugeClient
 from wsfleet.centrifuge_endpoint import CLOSES, Centrifuge
+from wsfleet.config import ChannelOptions
 from wsfleet.connection import Connection
 from wsfleet.node import Node
 from wsfleet.outbox import Limits
@@ -54,18 +55,31 @@ EPOCH = b"epoch"
 
 
 class FakeRedis:
-    """Runs commands in their order, each when it is told to; then the caller gets the answer."""
+    """Runs commands in their order, each when it is told to; then the caller gets the answer.
+
+    `told` are the members of each channel as the joins and leaves say that were told.
+    """
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[asyncio.Future[Any], Callable[[], Any]]] = deque()
         self.presence: dict[str, set[str]] = {}
+        self.told: dict[str, set[str]] = {}
         self.denied: set[str] = set()
         self.failed = self.away = False
 
     async def call(self, *command: Any, key: str | None = None) -> Any:
         """As `Store.call`; what nobody in these tests asks for is 1."""
-        exists = command[0] == "EXISTS"
-        return await self._answered(lambda: int(command[1] in self.denied) if exists else 1)
+        if command[0] == "EXISTS":
+            return await self._answered(lambda: int(command[1] in self.denied))
+        if command[0] == "SPUBLISH":
+            return await self._answered(lambda: self._hear(*command[1:]))
+        return await self._answered(lambda: 1)
+
+    def _hear(self, redis_channel: str, message: bytes) -> None:
+        kind, _, member = message.partition(b"\n")
+        told = self.told.setdefault(keys.channel_name(redis_channel), set())
+        change = told.add if kind == b"j" else told.discard
+        change(records.decode_member(member).client)
 
     async def function(self, name: str, names: list[str], *args: Any, **options: bool) -> Any:
         """As `Store.function`."""
@@ -303,6 +317,7 @@ class Stage:
             present = self.redis.presence.get(keys.presence(channel), set())
             if ":" not in channel and not self.redis.failed:
                 assert present == {peer.client.id for peer in there}, channel
+                assert self.redis.told.get(channel, set()) == present, channel
             for peer in self.peers:
                 peer.heard.clear()
             number = self.publish(channel)
@@ -469,5 +484,22 @@ def test_nothing_is_delivered_between_a_loss_and_the_unsubscribe_push(config: Pa
         await asyncio.sleep(0.002)
         assert peer.heard == [("two", other)]
         assert peer.view == {"two"}
+
+    asyncio.run(run())
+
+
+def test_a_share_in_a_channel_is_given_back_once(config: Path) -> None:
+    """Whoever releases it again takes nothing from the other followers."""
+
+    async def run() -> None:
+        broker, options = Stage(config).node.broker, ChannelOptions()
+        one, two = broker.follow("room", options), broker.follow("room", options)
+        for _ in range(3):
+            one.release()
+        await asyncio.sleep(0.01)
+        assert broker._following["room"].followers == 1
+        two.release()
+        await asyncio.sleep(0.01)
+        assert "room" not in broker._following
 
     asyncio.run(run())

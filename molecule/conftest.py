@@ -1,5 +1,6 @@
 """What the scenarios' tests share: addresses, and a cluster as its operator handles it."""
 
+import hashlib
 import json
 import os
 import re
@@ -24,6 +25,20 @@ ROOT = Path(__file__).parents[1]
 PROGRAMS = Path(sys.executable).parent
 #: What `wsfleet verify-delivery` must not find.
 FAULTS = ("lost", "duplicated", "reordered", "recovered_wrongly", "unacknowledged")
+#: Makes DHCP slow on a machine where nothing waits for it, not even network-online.target.
+LATE_ADDRESS = """\
+[Unit]
+DefaultDependencies=no
+Before=sysinit.target network-pre.target
+[Service]
+Type=exec
+ExecStartPre=/usr/sbin/ip address flush dev eth0
+ExecStart=/usr/bin/sleep 10
+ExecStopPost=/usr/sbin/ip address add {address}/24 dev eth0
+ExecStopPost=/usr/sbin/ip route add default via {gateway}
+[Install]
+WantedBy=sysinit.target
+"""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -66,6 +81,35 @@ class Cluster:
         """Where a machine is."""
         found: str = self.host(name).ansible.get_variables()["ansible_host"]
         return found
+
+    def podman(self, verb: str, name: str) -> None:
+        """Do something to a machine's container, as its host would."""
+        sudo = [] if os.geteuid() == 0 else ["sudo"]
+        checkout = hashlib.sha1(str(ROOT).encode(), usedforsecurity=False).hexdigest()[:8]
+        fleet = self.host(name).ansible.get_variables()["vm_fleet"]
+        container = f"wsfleet-{checkout}-{fleet}-{name}"
+        command = [*sudo, "podman", *verb.split(), container]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    def boot_without_an_address(self, *names: str) -> None:
+        """Start machines again whose address comes after all services have tried for a while."""
+        for name in names:
+            address = self.address(name)
+            gateway = address.rpartition(".")[0] + ".1"
+            unit = LATE_ADDRESS.format(address=address, gateway=gateway).replace("\n", "\\n")
+            path = "/etc/systemd/system/late-address.service"
+            self.on(name, f"printf '{unit}' > {path} && systemctl --quiet enable late-address")
+        for name in names:
+            self.podman("restart --time 20", name)
+        for name in names:
+            self.until(lambda: self._is_up(name), f"{name} has its address", 60)  # noqa: B023
+            self.on(name, "systemctl --quiet disable late-address")
+
+    def _is_up(self, name: str) -> bool:
+        try:
+            return self.host(name).run("true").rc == 0
+        except RuntimeError:  # ssh does not answer yet
+            return False
 
     def on(self, host: str, command: str) -> str:
         """Run a command on a machine as root, and give its output."""

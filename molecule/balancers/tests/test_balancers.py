@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +10,6 @@ import pytest
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
 
-ROOT = Path(__file__).resolve().parents[3]
 BALANCERS = ["lb1", "lb2"]
 
 
@@ -60,14 +55,6 @@ def other(name: str) -> str:
     """The other balancer."""
     (result,) = set(BALANCERS) - {name}
     return result
-
-
-def podman(command: str, name: str) -> None:
-    """Do something to a machine's container, as its host would."""
-    sudo = [] if os.geteuid() == 0 else ["sudo"]
-    checkout = hashlib.sha1(str(ROOT).encode(), usedforsecurity=False).hexdigest()[:8]
-    container = f"wsfleet-{checkout}-balancers-{name}"
-    subprocess.run([*sudo, "podman", command, container], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_the_check_is_not_roots(cluster: Cluster, active: str) -> None:
@@ -120,11 +107,11 @@ def test_a_service_fails(cluster: Cluster, active: str, fault: str) -> None:
 def test_a_machine_dies(cluster: Cluster, active: str) -> None:
     """The other balancer serves; the dead one comes back without the address."""
     alive = other(active)
-    podman("kill", active)
+    cluster.podman("kill", active)
     try:
         cluster.until(lambda: has_address(cluster, alive) and cluster.answers(), "it serves")
     finally:
-        podman("start", active)
+        cluster.podman("start", active)
     cluster.until(lambda: runs_keepalived(cluster, active), "it is back")
     assert holders(cluster) == [alive]
 

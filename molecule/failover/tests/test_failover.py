@@ -61,6 +61,17 @@ def test_one_primary_two_replicas_three_sentinels(cluster: Cluster) -> None:
         assert quorum.startswith("OK 3 usable Sentinels")
 
 
+def test_all_machines_boot_before_the_network(cluster: Cluster) -> None:
+    """As after a power cut: Redis, Sentinels and nodes try until they have their address."""
+    cluster.boot_without_an_address(*SERVERS, "lb1", "node1", "node2")
+    cluster.until(lambda: in_sync(cluster), "the replicas have what the primary has", 60)
+    for name in SERVERS:
+        show = "systemctl show --property NRestarts --value"
+        for unit in ("redis-server", "redis-sentinel"):
+            assert cluster.on(name, f"{show} {unit}") != "0"
+    cluster.well()
+
+
 @pytest.mark.parametrize("port", [6379, 26379])
 def test_nobody_enters_without_the_password(cluster: Cluster, port: int) -> None:
     """Neither Redis nor Sentinel tells anything, also from the machine itself."""

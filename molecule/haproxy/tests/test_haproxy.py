@@ -204,6 +204,38 @@ def test_a_reload_keeps_serving(host: Host) -> None:
 A, B, C = "n-9001", "n-9002", "n-9003"
 
 
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"haproxy_port": 8888}, "cannot bind"),
+        ({"haproxy_maxconn": 2_000_000}, "Cannot raise FD limit"),
+    ],
+)
+def test_a_reload_that_fails_is_told(
+    host: Host,
+    cluster: Cluster,
+    become: Callable[..., str],
+    variables: dict[str, int],
+    words: str,
+) -> None:
+    """A port that is taken, a limit: the play fails with HAProxy's words, each time."""
+    become([A])
+    host.run("systemd-run --unit=taken python3 -m http.server 8888")
+    host.check_output("timeout 5 sh -c 'until ss -ltn | grep :8888; do sleep 0.1; done'")
+    name = host.ansible.get_variables()["inventory_hostname"]
+    extra = json.dumps({"events": [[A]]} | variables)
+    try:
+        for _ in range(2):
+            result = cluster.playbook("molecule/haproxy/servers.yml", "--limit", name, "-e", extra)
+            assert result.returncode != 0
+            assert "haproxy.service does not run with what is configured" in result.stdout
+            assert words in result.stdout
+            assert body(host)[:2] == (200, "9001")
+    finally:
+        host.check_output("systemctl stop taken")
+        become([A])
+
+
 def test_servers_come_and_go_without_a_reload(host: Host, become: Callable[..., str]) -> None:
     """After ten changes the process is the same, with the right servers; nobody was cut off."""
     become([A])

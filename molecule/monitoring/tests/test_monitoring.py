@@ -52,13 +52,18 @@ def told(cluster: Cluster, status: str) -> dict[str, set[str]]:
     return news
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _receiver(cluster: Cluster) -> None:
-    """Somebody who is told, on one of the machines."""
+def start_receiver(cluster: Cluster) -> None:
+    """Have somebody who is told, on one of the machines."""
     cluster.on("trixie", f"touch {RECEIVED}")
     cluster.host("trixie").check_output(
         "systemctl is-active webhook || systemd-run --unit webhook python3 -c %s", RECEIVER
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _receiver(cluster: Cluster) -> None:
+    """Somebody who is told."""
+    start_receiver(cluster)
 
 
 @pytest.mark.parametrize("host", WATCHERS)
@@ -105,6 +110,24 @@ def test_each_certificate_has_an_end(cluster: Cluster) -> None:
     found = cluster.query(WATCHERS[0], query)
     counts = {each["metric"]["instance"]: each["value"][1] for each in found}
     assert counts == {"trixie": "2", "bookworm": "1"}
+
+
+def test_all_services_come_back_when_the_machine_boots_before_the_network(
+    cluster: Cluster,
+) -> None:
+    """Balancer, node, Redis and what watches over them, of which the machine has all."""
+    cluster.boot_without_an_address("trixie")
+    cluster.until(cluster.answers, "a client is answered", 60)
+    for service in ("haproxy", "redis-server", "prometheus", "prometheus-alertmanager"):
+        show = f"systemctl show --property NRestarts --value {service}"
+        assert cluster.on("trixie", show) != "0", service
+    test_every_target_is_up(cluster, "trixie")
+    test_every_target_is_up(cluster, "bookworm")
+    assert cluster.on("trixie", "systemctl list-units --failed --no-legend --plain") == ""
+    assert cluster.on("trixie", "systemctl is-active keepalived systemd-journal-upload") == (
+        "active\nactive"
+    )
+    start_receiver(cluster)
 
 
 def logs(cluster: Cluster, *options: str) -> list[dict[str, Any]]:

@@ -1,0 +1,193 @@
+"""A unit that runs with what is configured: what is compared, what is done, what is told."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "library"))
+
+import fleet_unit
+from fleet_unit import FailedError, Page, State, Unit, telling, timestamp, wait, why
+
+STARTED = "Sun 2026-11-29 20:00:00.250000 UTC"
+RELOADED = "Sun 2026-11-29 21:00:00.500000 UTC"
+MOMENT = timestamp(STARTED)
+
+
+def shown(**changes: str) -> str:
+    """What systemctl shows of a unit that was started, and reloaded an hour later."""
+    properties = {
+        "LoadState": "loaded",
+        "ActiveState": "active",
+        "MainPID": "100",
+        "NeedDaemonReload": "no",
+        "UnitFileState": "enabled",
+        "ConditionResult": "yes",
+        "ConditionTimestamp": STARTED,
+        "InactiveExitTimestamp": STARTED,
+        "ExecMainStartTimestamp": STARTED,
+        "StateChangeTimestamp": RELOADED,
+    }
+    return "\n".join(f"{name}={value}" for name, value in (properties | changes).items())
+
+
+def written(path: Path, seconds: float) -> str:
+    """Make a file that was written so many seconds after the unit was started."""
+    path.touch()
+    os.utime(path, (MOMENT + seconds, MOMENT + seconds))
+    return str(path)
+
+
+class Systemd:
+    """Stands in for systemctl and journalctl: states one after the other, the last one for ever."""
+
+    def __init__(self, *states: str, journal: str = "") -> None:
+        self.states = list(states)
+        self.journal = journal
+        self.commands: list[str] = []
+
+    def __call__(self, command: Sequence[str]) -> tuple[int, str, str]:
+        """Answer a command."""
+        if command[0] == "journalctl":
+            return 0, self.journal, ""
+        if command[1] == "show":
+            return 0, self.states.pop(0) if len(self.states) > 1 else self.states[0], ""
+        self.commands.append(command[1])
+        return 0, "", ""
+
+
+def test_times_are_read_with_their_fractions() -> None:
+    """What systemd writes is a time to the microsecond; `n/a` and nothing are no time."""
+    assert timestamp(STARTED) % 60 == 0.25
+    assert timestamp("Sun 2026-11-29 20:00:00 UTC") == MOMENT - 0.25
+    assert timestamp("n/a") == timestamp("") == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted", "verb"),
+    [
+        ({}, "current", ""),
+        ({"ActiveState": "inactive"}, "current", "start"),
+        ({"ActiveState": "failed"}, "started", "start"),
+        ({"ActiveState": "activating"}, "current", "restart"),
+        ({}, "restarted", "restart"),
+        ({}, "reloaded", "reload"),
+        ({"ActiveState": "inactive"}, "reloaded", "start"),
+        ({"ActiveState": "inactive", "ConditionResult": "no"}, "current", ""),
+    ],
+)
+def test_what_does_not_run_is_started(changes: dict[str, str], wanted: str, verb: str) -> None:
+    """Also what is between two attempts; not what a condition of the unit keeps from it."""
+    assert why(State.parse(shown(**changes)), wanted, [], [])[0] == verb
+
+
+@pytest.mark.parametrize(
+    ("restart_file", "reload_file", "wanted", "verb"),
+    [
+        (-1, -1, "current", ""),
+        (1, -1, "current", "restart"),
+        (1, 4000, "current", "restart"),
+        (-1, 1, "current", ""),
+        (-1, 4000, "current", "reload"),
+        (1, 4000, "started", ""),
+    ],
+)
+def test_what_is_older_than_its_files_is_not_current(
+    tmp_path: Path, restart_file: int, reload_file: int, wanted: str, verb: str
+) -> None:
+    """A start is compared with all that it reads, a reload with what it reads as well."""
+    restart = written(tmp_path / "restart", restart_file)
+    reload = written(tmp_path / "reload", reload_file)
+    missing = str(tmp_path / "missing")
+    chosen = why(State.parse(shown()), wanted, [restart, missing], [reload, missing])
+    assert chosen[0] == verb
+    assert bool(chosen[1]) == bool(verb)
+
+
+def test_a_condition_is_asked_again_when_a_file_is_new(tmp_path: Path) -> None:
+    """What systemd skipped is tried once for each change."""
+    skipped = State.parse(shown(ActiveState="inactive", ConditionResult="no"))
+    assert why(skipped, "current", [written(tmp_path / "new", 1)], [])[0] == "start"
+    assert why(skipped, "current", [written(tmp_path / "old", -1)], []) == ("", "")
+
+
+def test_a_process_that_stays_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is waited for where the process is an hour old."""
+    monkeypatch.setattr("time.time", lambda: MOMENT + 3600)
+    wait(Unit("x.service", Systemd(shown())), Page("", ""), 0, 0, timeout=0)
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        [shown(ActiveState="failed", MainPID="0")],
+        [shown(ActiveState="activating", MainPID="0")],
+        [shown(), shown(ActiveState="activating")],
+    ],
+)
+def test_a_process_that_ends_is_told_with_its_own_words(
+    monkeypatch: pytest.MonkeyPatch, states: list[str]
+) -> None:
+    """Also one that lived for a moment: systemd has started it well."""
+    moments = iter([MOMENT + 0.1] + [MOMENT + 60] * 100)
+    monkeypatch.setattr("time.time", lambda: next(moments))
+    journal = "Starting x\nbind: Address already in use\nStopped x"
+    unit = Unit("x.service", Systemd(*states, journal=journal))
+    with pytest.raises(
+        FailedError, match=r"(?s)x\.service .*bind: Address already in use"
+    ) as error:
+        wait(unit, Page("", ""), 0, 0, timeout=0)
+    assert "Stopped" not in str(error.value)
+
+
+def test_a_page_that_says_otherwise_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that stays and does not answer does not work."""
+    monkeypatch.setattr("time.time", lambda: MOMENT + 3600)
+    unit = Unit("x.service", Systemd(shown()))
+    with pytest.raises(FailedError, match="does not answer"):
+        wait(unit, Page("http://127.0.0.1:9/metrics", ""), 0, 0, timeout=0)
+
+
+def test_a_unit_knows_its_own_files() -> None:
+    """What the roles write of a unit, and not what an operator added."""
+    assert Unit("a.service", Systemd("")).own_files == [
+        "/etc/systemd/system/a.service",
+        "/etc/systemd/system/a.service.d/wsfleet.conf",
+    ]
+
+
+def test_an_instance_has_the_files_of_its_template() -> None:
+    """Both are read."""
+    own = Unit("a@1.service", Systemd("")).own_files
+    assert {Path(path).name for path in own if ".d/" not in path} == {"a@1.service", "a@.service"}
+
+
+def test_systemd_is_told_of_files_that_it_does_not_know(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of a folder of settings that is new it knows nothing by itself."""
+    monkeypatch.setattr(fleet_unit, "FOLDER", tmp_path)
+    unit = Unit("a@1.service", Systemd(""))
+    assert not unit.needs_daemon_reload(State.parse(shown()))
+    assert unit.needs_daemon_reload(State.parse(shown(NeedDaemonReload="yes")))
+    assert unit.needs_daemon_reload(State.parse(shown(LoadState="not-found")))
+    (tmp_path / "a@.service.d").mkdir()
+    settings = tmp_path / "a@.service.d" / "x.conf"
+    settings.touch()
+    assert unit.needs_daemon_reload(State.parse(shown()))
+    assert not unit.needs_daemon_reload(State.parse(shown(DropInPaths=str(settings))))
+
+
+def test_lines_that_tell_are_chosen() -> None:
+    """Each once, the last ones; where no word tells, the end of what was said."""
+    lines = [f"line {number}" for number in range(50)]
+    assert telling(lines) == lines[-fleet_unit.MOST_LINES :]
+    assert telling([*lines, "[ALERT] a", "[ALERT] a", "Loading failure!"]) == [
+        "[ALERT] a",
+        "Loading failure!",
+    ]

@@ -1,0 +1,143 @@
+"""Rules that all task files follow, of which no linter knows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+CREATING = ("file", "copy", "template", "unarchive", "get_url", "assemble", "blockinfile")
+EARLY = {"systemd-journald", "systemd-sysctl", "wsfleet-firewall"}
+"""Units that are there before the network."""
+CONTROL_MACHINE = re.compile(r"playbooks/local/certificate|fleet/tasks/make_")
+"""What is included by plays on the control machine."""
+
+Node = dict[str, Any]
+
+
+class Task(NamedTuple):
+    """A task, with what it has from the blocks and the play around it."""
+
+    path: str
+    body: Node
+    inherited: Node
+
+    def module(self, *names: str) -> Node | None:
+        """The arguments of a module, if the task has one of these."""
+        for key, value in self.body.items():
+            if key.removeprefix("ansible.builtin.") in names:
+                return value if isinstance(value, dict) else {"_": value}
+        return None
+
+    def get(self, key: str) -> Any:
+        """What a keyword is here."""
+        return self.body.get(key, self.inherited.get(key))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it works on the control machine."""
+        variables = self.inherited.get("vars", {}) | self.body.get("vars", {})
+        return (
+            self.get("delegate_to") == "localhost"
+            or variables.get("ansible_connection") == "local"
+            or bool(CONTROL_MACHINE.search(self.path))
+        )
+
+    def __str__(self) -> str:
+        """Where it is."""
+        return f"{self.path}: {self.body.get('name')}"
+
+
+def walk(path: str, nodes: list[Node], inherited: Node) -> Iterator[Task]:
+    """Every task of a file, those in blocks as well."""
+    for node in nodes:
+        here = inherited | {"delegate_to": node.get("delegate_to", inherited.get("delegate_to"))}
+        here["vars"] = inherited.get("vars", {}) | node.get("vars", {})
+        if "vars_files" in node:
+            here["vars"] |= yaml.safe_load((ROOT / path).with_name(node["vars_files"]).read_text())
+        parts = [node[key] for key in ("tasks", "pre_tasks", "post_tasks") if key in node]
+        parts += [node[key] for key in ("block", "rescue", "always") if key in node]
+        for part in parts:
+            yield from walk(path, part, here)
+        if not parts:
+            yield Task(path, node, here)
+
+
+def tasks() -> list[Task]:
+    """Every task of all roles and playbooks."""
+    files = [*ROOT.glob("roles/*/tasks/*.yml"), *ROOT.glob("playbooks/**/*.yml")]
+    found: list[Task] = []
+    for file in sorted(files):
+        nodes = yaml.safe_load(file.read_text())
+        if isinstance(nodes, list):
+            found += walk(str(file.relative_to(ROOT)), nodes, {})
+    return found
+
+
+TASKS = tasks()
+
+
+def test_all_tasks_are_found() -> None:
+    """A rule that is asked of nothing is always kept."""
+    assert len(TASKS) > 200
+    assert sum(task.module(*CREATING) is not None for task in TASKS) > 40
+
+
+@pytest.mark.parametrize(
+    "task", [task for task in TASKS if task.module(*CREATING) is not None], ids=str
+)
+def test_what_is_made_has_an_owner_and_a_mode(task: Task) -> None:
+    """A umask, which hardened machines have, decides nothing."""
+    arguments = task.module(*CREATING)
+    assert arguments is not None
+    if arguments.get("state") != "absent":
+        wanted = {"mode"} if task.is_local else {"mode", "owner", "group"}
+        assert wanted <= arguments.keys()
+
+
+def test_units_are_started_in_one_way() -> None:
+    """By fleet_unit, which sees whether it was a success, and says why not."""
+    for task in TASKS:
+        systemd = task.module("systemd_service", "systemd", "service")
+        assert systemd is None or systemd.get("state") == "stopped", task
+
+
+def test_units_wait_for_the_network_and_try_again_for_ever() -> None:
+    """Each service that a role starts, unless it is there before the network."""
+    files = "\n".join(path.read_text() for path in ROOT.glob("roles/*/tasks/*.yml"))
+    booting = set(re.findall(r"([\w@-]+)\.service", "".join(re.findall("boot_units: (.*)", files))))
+    assert {"redis-server", "redis-sentinel", "haproxy", "keepalived", "wsnode@"} <= booting
+    for task in TASKS:
+        unit = task.module("fleet_unit")
+        if unit is None or not unit["name"].endswith(".service") or "{{" in unit["name"]:
+            continue
+        name = unit["name"].removesuffix(".service")
+        assert name in booting | EARLY | {"grafana-server"}, task
+
+
+def test_packages_are_installed_in_one_way() -> None:
+    """So that none of the machine's own is removed for them, and no service starts by itself."""
+    for task in TASKS:
+        assert task.module("apt") is None or task.path == "roles/fleet/tasks/packages.yml", task
+
+
+def test_what_is_waited_for_can_be_missed() -> None:
+    """`changed_when` and `failed_when` are decided before `until` is asked."""
+    for task in TASKS:
+        condition = str(task.body.get("until", ""))
+        assert not re.search(r"\bis (not )?(changed|failed|succe\w+)", condition), task
+        assert not condition or task.body.get("failed_when") is not False, task
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task.is_local], ids=str)
+def test_the_control_machine_is_not_roots(task: Task) -> None:
+    """A variable of the inventory, ansible_become, beats the keyword: the task's own beats both."""
+    assert "become" not in task.body
+    if not CONTROL_MACHINE.search(task.path):
+        variables = task.inherited.get("vars", {}) | task.body.get("vars", {})
+        assert variables["ansible_become"] in (False, "{{ vm_become }}")

@@ -174,7 +174,8 @@ FOUND_OUT = {
     "_haproxy_tls_copied": {"results": []},
     "_keepalived_public": "eth0",
     "_keepalived_peers": ["10.0.0.12"],
-    "_wsnode_release": {"stdout": "1"},
+    "_wsnode_id": {"stdout": "1"},
+    "_wsnode_asked": {"stdout": "3.13.5 x86_64"},
 }
 
 

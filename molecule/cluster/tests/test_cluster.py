@@ -188,6 +188,41 @@ def test_a_stranger_reaches_what_is_public_alone(
     assert reached == public
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "systemctl restart nftables",
+        "systemctl reload nftables",
+        "systemctl stop nftables",
+        "systemctl start nftables",
+        "nft flush ruleset",
+        "nft delete table inet wsfleet",
+        "systemctl kill --signal KILL wsfleet-firewall",
+        "systemctl restart wsfleet-firewall",
+    ],
+)
+def test_the_rules_hold_as_long_as_their_unit_is_active(cluster: Cluster, command: str) -> None:
+    """Whatever else empties the tables, and however its program ends."""
+    rules = "nft list chain inet wsfleet input"
+    before = cluster.on("node1", rules)
+    cluster.on("node1", command)
+    cluster.until(lambda: cluster.host("node1").run(rules).stdout == before, "they hold", 5)
+    cluster.until(
+        lambda: cluster.host("node1").run("systemctl is-active wsfleet-firewall").rc == 0,
+        "their unit is active",
+    )
+
+
+def test_the_firewall_can_be_opened(cluster: Cluster) -> None:
+    """Stopping its unit is how, and it stays open until the unit is started."""
+    cluster.on("node1", "systemctl stop wsfleet-firewall")
+    try:
+        assert cluster.host("node1").run("nft list table inet wsfleet").rc != 0
+    finally:
+        cluster.on("node1", "systemctl start wsfleet-firewall")
+    cluster.on("node1", "nft list table inet wsfleet")
+
+
 def test_a_node_does_not_read_what_opens_more(cluster: Cluster) -> None:
     """Its user has the password of its own Redis user, and not that of the command line."""
     for path in ("/etc/wsfleet/fleet.json", "/etc/wsfleet-firewall.nft"):

@@ -114,7 +114,9 @@ remove_vms() {
     local filter=(--quiet --filter "label=wsfleet.checkout=$checkout")
     [ $# -eq 0 ] || filter+=(--filter "label=wsfleet.fleet=$1")
     "${sudo[@]}" podman ps --all "${filter[@]}" | xargs --no-run-if-empty "${sudo[@]}" podman rm --force --time 0 > /dev/null
-    "${sudo[@]}" podman volume ls "${filter[@]}" | xargs --no-run-if-empty "${sudo[@]}" podman volume rm --force > /dev/null
+    # By name: podman 4 takes two labels for one or the other.
+    "${sudo[@]}" podman volume ls --quiet --filter "name=^$checkout-${1+$1-}" |
+        xargs --no-run-if-empty "${sudo[@]}" podman volume rm > /dev/null
     "${sudo[@]}" podman network ls "${filter[@]}" | xargs --no-run-if-empty "${sudo[@]}" podman network rm > /dev/null
 }
 

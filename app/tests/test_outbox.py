@@ -155,8 +155,9 @@ class Peer:
 sizes = st.integers(1, 3 * LIMIT) | st.integers(1, 200_000) | st.integers(1, 300)
 steps = st.lists(
     st.tuples(st.just("write"), sizes)
-    | st.tuples(st.just("take"), sizes)
-    | st.tuples(st.just("time"), st.integers(1, 25)),
+    | st.tuples(st.just("write"), sizes)
+    | st.tuples(st.just("take"), st.integers(0, LIMIT // 2))
+    | st.tuples(st.just("time"), st.integers(1, 6)),
     max_size=40,
 )
 

@@ -199,6 +199,7 @@ def test_what_waits_is_bounded_and_nothing_else_is(script: list[tuple[str, int]]
                 break
             if isinstance(peer.websocket.writer, Outbox):
                 assert silent < 2 * TIMEOUT
+        assert peer.connection.buffered == sum(map(len, accepted)) - len(peer.transport.taken)
         if not isinstance(peer.websocket.writer, Outbox):
             taken_at = peer.clock.time
             assert peer.connection.buffered <= HIGH_WATER

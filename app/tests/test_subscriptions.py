@@ -46,6 +46,7 @@ channel:
     allow_subscribe_for_client: true
   namespaces:
     - name: plain
+      join_leave: true
       allow_subscribe_for_client: true
 """
 USERS = ("ann", "bob")
@@ -315,9 +316,10 @@ class Stage:
             following = node.broker._following.get(channel)
             assert (following.followers if following else 0) == len(there), channel
             present = self.redis.presence.get(keys.presence(channel), set())
-            if ":" not in channel and not self.redis.failed:
-                assert present == {peer.client.id for peer in there}, channel
-                assert self.redis.told.get(channel, set()) == present, channel
+            clients = {peer.client.id for peer in there}
+            if not self.redis.failed:
+                assert present == (clients if ":" not in channel else set()), channel
+                assert self.redis.told.get(channel, set()) == clients, channel
             for peer in self.peers:
                 peer.heard.clear()
             number = self.publish(channel)
@@ -339,7 +341,7 @@ def subscription_token(user: str, channel: str, name: str) -> str:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A configuration with channels that have everything, and some that have nothing."""
+    """A configuration with a channel that has everything, and one that only tells of joins."""
     path = tmp_path_factory.mktemp("subscriptions") / "config.yml"
     path.write_text(CONFIG)
     return path
@@ -501,5 +503,24 @@ def test_a_share_in_a_channel_is_given_back_once(config: Path) -> None:
         two.release()
         await asyncio.sleep(0.01)
         assert "room" not in broker._following
+
+    asyncio.run(run())
+
+
+def test_an_end_right_after_going_live_is_not_followed_by_a_join(config: Path) -> None:
+    """The others would believe that the client is there for good."""
+
+    async def run() -> None:
+        stage = Stage(config)
+        peer = stage.peers[2]
+        await stage.settle()
+        peer.send(subscribe={"channel": "plain:three"})
+        while "plain:three" not in peer.client.subscriptions.live:
+            stage.redis.answer(1)
+            await asyncio.sleep(0)
+        assert not peer.client.subscriptions.live["plain:three"].announced
+        act(stage, ("expire", 2, "plain:three"))
+        await stage.settle()
+        await stage.check()
 
     asyncio.run(run())

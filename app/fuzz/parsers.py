@@ -12,7 +12,7 @@ from functools import partial
 import atheris
 
 with atheris.instrument_imports(include=["wsfleet"]):
-    from wsfleet import frames
+    from wsfleet import deflate, frames
     from wsfleet.protocol import centrifuge
 
 LIMIT = 1000
@@ -21,7 +21,7 @@ CODECS = (centrifuge.JSONCodec(), centrifuge.ProtobufCodec())
 
 def read(pieces: Iterable[bytes]) -> list[object]:
     """What a reader of frames makes of bytes in pieces; a violation's code is the last."""
-    reader, found = frames.Reader(LIMIT), list[object]()
+    reader, found = frames.Reader(LIMIT, deflate.inflate), list[object]()
     try:
         for piece in pieces:
             for message in reader.feed(piece):

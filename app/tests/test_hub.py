@@ -18,6 +18,7 @@ class Ear:
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.deflates = number % 2 == 1
         self.heard: list[int] = []
         self.writes = 0
 
@@ -29,6 +30,7 @@ class Ear:
 
 
 CHANNELS = ["a", "b", "c"]
+REGISTERS = ["_channels", "_channels_of", "_connections", "_deflated", "_deflating"]
 ears = st.integers(0, 3)
 channels = st.sampled_from(CHANNELS)
 steps = st.lists(
@@ -58,6 +60,8 @@ def test_everybody_hears_what_was_published_while_they_listened(
     async def play() -> None:
         hub = Hub(on_delivered=count)
         listeners = [Ear(number) for number in range(4)]
+        for listener in listeners:
+            hub.add(cast(Connection, listener))
         due: dict[tuple[int, str], list[int]] = {}
         pending: list[tuple[str, int | None, int]] = []
         subscribed: set[tuple[int, str]] = set()
@@ -82,6 +86,7 @@ def test_everybody_hears_what_was_published_while_they_listened(
                     subscribed.discard((ear.number, channel))
                 case "remove":
                     hub.remove(ear)
+                    hub.add(ear)
                     subscribed -= {(ear.number, each) for each in CHANNELS}
                 case "publish":
                     hub.publish(channel, bytes([message]), exclude=who)
@@ -104,7 +109,7 @@ def test_everybody_hears_what_was_published_while_they_listened(
             assert hub.has(channel) == bool(there)
         for listener in listeners:
             hub.remove(cast(Connection, listener))
-        assert not any(vars(hub)[name] for name in ("_channels", "_channels_of", "_connections"))
+        assert not any(vars(hub)[name] for name in REGISTERS)
 
     with patch("wsfleet.hub.LONGEST_WINDOW", 0.0):  # a slow machine is none that waits
         asyncio.run(play())

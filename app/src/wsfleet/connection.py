@@ -52,6 +52,7 @@ class Connection:
         "_websocket",
         "client_id",
         "close_code",
+        "deflates",
         "last_message_at",
         "message_count",
         "number",
@@ -69,6 +70,7 @@ class Connection:
         self._corked: list[bytes] | None = None
         self._corked_size = 0
         websocket.limit_outbox(limits)
+        self.deflates = websocket.deflates
         self.number = next(_numbers)
         self.client_id = client_id
         self.state = State.OPEN

@@ -1,7 +1,7 @@
 """WebSocket frames (RFC 6455, section 5): a server's are written, a client's are read; no I/O."""
 
 from codecs import utf_8_decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from websockets.frames import EXTERNAL_CLOSE_CODES
@@ -10,6 +10,8 @@ from websockets.speedups import apply_mask
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 NO_STATUS, ABNORMAL = 1005, 1006
 """Never sent: a close frame without a code, and none at all (RFC 6455, section 7.4.1)."""
+RSV1 = 0x40
+"""Bit of a message's first frame: its payload is deflated (RFC 7692, section 6)."""
 _FIN, _RSV, _OPCODE, _MASK, _LENGTH = 0x80, 0x70, 0x0F, 0x80, 0x7F
 _CONTROL = 0x08
 _LONGEST_CONTROL = 125
@@ -40,13 +42,21 @@ class Closing(NamedTuple):
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
-    """One whole message around `payload`, made once and written to any number of clients."""
+    """One whole message around `payload`, made once and written to any number of clients.
+
+    `opcode` has the bit `RSV1` where the payload is deflated.
+    """
     size = len(payload)
     if size < 126:
         return bytes((_FIN | opcode, size)) + payload
     if size < 65_536:
         return bytes((_FIN | opcode, 126)) + size.to_bytes(2, "big") + payload
     return bytes((_FIN | opcode, 127)) + size.to_bytes(8, "big") + payload
+
+
+def payload_of(whole: bytes) -> bytes:
+    """The payload of what `frame` returned."""
+    return whole[{126: 4, 127: 10}.get(whole[1], 2) :]
 
 
 def close_frame(code: int, reason: str) -> bytes:
@@ -76,14 +86,26 @@ class Reader:
 
     It keeps what has arrived of one message, and of one head or control frame: never more than
     `max_size` bytes and what the transport reads at once. Text is checked as it arrives.
+    `inflate` is given a payload that the client deflated, and `max_size`; without it, none may be.
     """
 
-    __slots__ = ("_checked", "_fin", "_left", "_mask", "_max_size", "_opcode", "_parts", "_rest")
+    __slots__ = (
+        "_checked",
+        "_fin",
+        "_inflate",
+        "_left",
+        "_mask",
+        "_max_size",
+        "_opcode",
+        "_parts",
+        "_rest",
+    )
 
-    def __init__(self, max_size: int) -> None:
+    def __init__(self, max_size: int, inflate: Callable[[bytes, int], bytes] | None = None) -> None:
         self._max_size = max_size
+        self._inflate = inflate
         self._rest = b""  # a head or a control frame that is not complete
-        # The message that is not complete: its payload, and how much of it was checked.
+        # The message that is not complete: its opcode with RSV1, its payload, how much was checked.
         self._opcode = CONTINUATION
         self._parts: bytearray | None = None
         self._checked = 0
@@ -107,7 +129,7 @@ class Reader:
                 message = self._go_on(data[start:stop])
             else:
                 needed, payload_at = self._head(data, start, end)
-                stop, opcode = start + needed, data[start] & _OPCODE
+                stop, opcode = start + needed, data[start] & (RSV1 | _OPCODE)
                 if stop <= end:
                     payload = apply_mask(data[payload_at:stop], data[payload_at - 4 : payload_at])
                     message = self._take(data[start] & _FIN != 0, opcode, payload)
@@ -129,7 +151,9 @@ class Reader:
         if end - start < 2:
             return 2, 0
         first, second = data[start], data[start + 1]
-        if first & _RSV:
+        if first & _RSV and (
+            first & (_RSV | _CONTROL) != RSV1 or not first & _OPCODE or self._inflate is None
+        ):
             raise ViolationError(1002, "reserved bits are set")
         if not second & _MASK:
             raise ViolationError(1002, "frame is not masked")
@@ -161,17 +185,22 @@ class Reader:
         if opcode & _CONTROL:
             return Message(opcode, payload)
         if opcode != CONTINUATION and fin:
-            return Message(opcode, _text(payload) if opcode == TEXT else payload)
+            return self._message(opcode, payload)
         if self._parts is None:
             self._opcode, self._parts, self._checked = opcode, bytearray(payload), 0
         else:
             self._parts += payload
         if fin:
             whole, self._parts = bytes(self._parts), None
-            return Message(self._opcode, _text(whole) if self._opcode == TEXT else whole)
+            return self._message(self._opcode, whole)
         if self._opcode == TEXT:
             self._checked += _whole_characters(self._parts[self._checked :])
         return None
+
+    def _message(self, opcode: int, payload: bytes) -> Message:
+        if opcode & RSV1 and self._inflate is not None:
+            opcode, payload = opcode & _OPCODE, self._inflate(payload, self._max_size)
+        return Message(opcode, _text(payload) if opcode == TEXT else payload)
 
     def _go_on(self, masked: bytes) -> Message | None:
         """Take the next bytes of a data frame that did not come at once."""

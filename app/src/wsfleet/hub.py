@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from wsfleet.connection import Connection
+from wsfleet.deflate import deflate
 
 QUICK, LONGEST_WINDOW = 0.001, 0.005
 """Seconds of a flush that nothing waits for, and those that a publication waits at the most."""
@@ -19,11 +20,16 @@ class Hub:
     subscriber: a tick costs one write a connection, however many messages it carries. While many
     come, and writing them takes its time, a flush waits a little for those that are about to come;
     a publication that comes by itself never waits.
+
+    Clients that agreed to permessage-deflate have their own place in each channel: a publication is
+    deflated once for all of them, and costs the others nothing.
     """
 
     def __init__(self, on_delivered: Callable[[int], None] = lambda n: None) -> None:
         self._connections: dict[int, Connection] = {}
         self._channels: dict[str, dict[int, Connection]] = {}
+        self._deflated: dict[str, dict[int, Connection]] = {}
+        self._deflating: set[int] = set()
         self._channels_of: dict[int, set[str]] = {}
         self._pending: dict[str, list[tuple[bytes, int | None]]] = {}
         self._scheduled = False
@@ -41,38 +47,43 @@ class Hub:
     def add(self, connection: Connection) -> None:
         """Count a connection in."""
         self._connections[connection.number] = connection
+        if connection.deflates:
+            self._deflating.add(connection.number)
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection and all its subscriptions."""
         self._connections.pop(connection.number, None)
         for channel in list(self._channels_of.get(connection.number, ())):
             self.unsubscribe(connection, channel)
+        self._deflating.discard(connection.number)
 
     def has(self, channel: str) -> bool:
         """Whether anybody on this process hears `channel`."""
-        return channel in self._channels
+        return channel in self._channels or channel in self._deflated
 
     def subscribers(self, channel: str) -> list[Connection]:
         """The connections on this process that hear `channel`."""
-        return list(self._channels.get(channel, {}).values())
+        both = (self._channels.get(channel, {}), self._deflated.get(channel, {}))
+        return [connection for group in both for connection in group.values()]
 
     def count(self, channel: str) -> int:
         """How many on this process hear `channel`."""
-        return len(self._channels.get(channel, ()))
+        return len(self._channels.get(channel, ())) + len(self._deflated.get(channel, ()))
 
     def subscribe(self, connection: Connection, channel: str) -> None:
         """Let `connection` hear `channel` from the next publication on, but nothing pending."""
         if channel in self._pending:
             self._flush()
-        self._channels.setdefault(channel, {})[connection.number] = connection
+        self._group(connection).setdefault(channel, {})[connection.number] = connection
         self._channels_of.setdefault(connection.number, set()).add(channel)
 
     def unsubscribe(self, connection: Connection, channel: str) -> None:
         """Stop hearing `channel`; a channel without subscribers is forgotten."""
-        subscribers = self._channels.get(channel, {})
+        group = self._group(connection)
+        subscribers = group.get(channel, {})
         subscribers.pop(connection.number, None)
         if not subscribers:
-            self._channels.pop(channel, None)
+            group.pop(channel, None)
         channels = self._channels_of.get(connection.number, set())
         channels.discard(channel)
         if not channels:
@@ -80,7 +91,7 @@ class Hub:
 
     def publish(self, channel: str, frame: bytes, exclude: int | None = None) -> None:
         """Send `frame` to the channel's subscribers at the end of this tick, except `exclude`."""
-        if channel not in self._channels:
+        if not self.has(channel):
             return
         if not self._scheduled:
             self._scheduled = True
@@ -90,6 +101,9 @@ class Hub:
             else:
                 loop.call_soon(self._flush)
         self._pending.setdefault(channel, []).append((frame, exclude))
+
+    def _group(self, connection: Connection) -> dict[str, dict[int, Connection]]:
+        return self._deflated if connection.number in self._deflating else self._channels
 
     def _window(self) -> float:
         """Seconds to wait for more, after a flush that was slow, just now, and of several."""
@@ -102,18 +116,31 @@ class Hub:
         pending, self._pending = self._pending, {}
         delivered = 0
         for channel, publications in pending.items():
-            joined = b"".join(frame for frame, _ in publications)
-            origins = {exclude for _, exclude in publications}
-            for number, connection in list(self._channels.get(channel, {}).items()):
-                if number not in origins:
-                    count, frames = len(publications), joined
-                else:
-                    others = [frame for frame, exclude in publications if exclude != number]
-                    count, frames = len(others), b"".join(others)
-                if frames and connection.send(frames):
-                    delivered += count
+            if channel in self._channels:
+                delivered += _deliver(self._channels[channel], publications)
+            if channel in self._deflated:
+                deflated = [(deflate(frame), exclude) for frame, exclude in publications]
+                delivered += _deliver(self._deflated[channel], deflated)
         self._on_delivered(delivered)
         self._flushed_at = time.perf_counter()
         took = self._flushed_at - began
         several = any(len(publications) > 1 for publications in pending.values())
         self._flush_took = took if several and took > QUICK else 0.0
+
+
+def _deliver(
+    subscribers: dict[int, Connection], publications: list[tuple[bytes, int | None]]
+) -> int:
+    """Write publications to each of the subscribers; how many were written, over all of them."""
+    joined = b"".join(frame for frame, _ in publications)
+    origins = {exclude for _, exclude in publications}
+    delivered = 0
+    for number, connection in list(subscribers.items()):
+        if number not in origins:
+            count, frames = len(publications), joined
+        else:
+            others = [frame for frame, exclude in publications if exclude != number]
+            count, frames = len(others), b"".join(others)
+        if frames and connection.send(frames):
+            delivered += count
+    return delivered

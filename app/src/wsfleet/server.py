@@ -56,6 +56,7 @@ def create_server(settings: Settings) -> Server:
         http=HTTP,
         ws=WebSocket,
         ws_max_size=settings.max_message_size,
+        ws_per_message_deflate=settings.compression,
         ws_ping_interval=settings.ping_interval,
         ws_ping_timeout=settings.ping_timeout,
         ssl_certfile=settings.tls_certificate,

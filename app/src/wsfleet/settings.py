@@ -68,6 +68,8 @@ class Settings(BaseSettings):
     below `client.reply_max_size`, or a publication may be too large to be recovered."""
     max_request_size: int = Field(default=8_388_608, ge=65_536)
     """Bytes of the body of an HTTP request with a key of the API; more is refused with 413."""
+    compression: bool = False
+    """Whether clients that offer permessage-deflate are sent compressed publications."""
     max_json_depth: PositiveInt = 128
     """Levels that JSON from a client may nest: other clients' parsers must take it, too."""
     message_rate: float = Field(default=1000.0, ge=0)

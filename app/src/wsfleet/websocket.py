@@ -24,6 +24,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from wsfleet import deflate
 from wsfleet.frames import (
     ABNORMAL,
     CLOSE,
@@ -425,6 +426,7 @@ class WebSocket(asyncio.Protocol):
         "_config",
         "_early",
         "_end",
+        "_extension",
         "_failed",
         "_finishing",
         "_handler",
@@ -438,6 +440,7 @@ class WebSocket(asyncio.Protocol):
         "_reader",
         "_server_state",
         "_worker",
+        "deflates",
         "state",
         "transport",
         "writer",
@@ -458,6 +461,8 @@ class WebSocket(asyncio.Protocol):
         self._server_state = server_state
         self._loop = asyncio.get_running_loop()
         self._reader = Reader(config.ws_max_size)
+        self._extension = ""
+        self.deflates = False  # the peer reads what `deflate.deflate` makes
         self._key = b""
         self._early = b""
         self._messages: deque[str | bytes] | None = None  # an empty one is 600 bytes
@@ -487,12 +492,20 @@ class WebSocket(asyncio.Protocol):
         mistake, endpoint = request.mistake(), routes.get(request.path)
         if mistake is None and endpoint is not None:
             self._key = request.headers["sec-websocket-key"].encode()
+            if self._config.ws_per_message_deflate:
+                self._negotiate(request)
             self._start(self._shake_hands(endpoint, request))
             return
         if mistake is None:
             mistake = HTTPStatus.NOT_FOUND, f"WebSockets are at {' and '.join(routes)}", {}
         state[ON_REFUSED](mistake[0])
         self.deny(*mistake)
+
+    def _negotiate(self, request: Request) -> None:
+        agreement = deflate.negotiate(request.headers.getlist("sec-websocket-extensions"))
+        if agreement is not None:
+            self._extension, self.deflates = agreement
+            self._reader = Reader(self._config.ws_max_size, deflate.inflate)
 
     def accept(self, subprotocol: str | None = None) -> bool:
         """Open it, and then `attend` to it; False if the client is gone."""
@@ -501,6 +514,9 @@ class WebSocket(asyncio.Protocol):
         # SHA-1 is what RFC 6455, section 4.2.2 says; it protects nothing.
         digest = hashlib.sha1(self._key + _GUID, usedforsecurity=False).digest()
         chosen = b"Sec-WebSocket-Protocol: %b\r\n" % subprotocol.encode() if subprotocol else b""
+        if self._extension:
+            chosen += b"Sec-WebSocket-Extensions: %b\r\n" % self._extension.encode()
+            self._extension = ""
         self.transport.write(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (base64.b64encode(digest), chosen)

@@ -44,6 +44,7 @@ def running(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "max_connections": 400,
         "message_rate": 50,
         "outbox_limit": 200_000,
+        "compression": True,  # for those who offer it
     }
     node = Victim(folder, redis, settings)
     (folder / "config.yml").write_text(CONFIG.replace("PORT", str(node.port)))

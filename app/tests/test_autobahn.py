@@ -23,6 +23,9 @@ class Echo:
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
 
+    async def begin(self) -> None:
+        """Do nothing."""
+
     async def receive(self, message: str | bytes) -> None:
         """Send it back."""
         text = isinstance(message, str)
@@ -36,14 +39,17 @@ class Echo:
     def slow(self) -> None:
         """Do nothing."""
 
-    async def closed(self, code: int, reason: str) -> None:
+    def ended(self, code: int, reason: str) -> None:
+        """Do nothing."""
+
+    async def closed(self) -> None:
         """Do nothing."""
 
 
 async def echo(websocket: WebSocket, _: Request) -> None:
     """Accept whoever comes."""
     websocket.accept()
-    websocket.attend(Echo(websocket))
+    await websocket.attend(Echo(websocket))
 
 
 class Lifespan:

@@ -57,9 +57,9 @@ class Peer:
         async with asyncio.timeout(10):
             return await self._reader.readexactly(size)
 
-    async def rest(self) -> bytes:
-        """All until the node closes."""
-        async with asyncio.timeout(10):
+    async def rest(self, seconds: float = 10) -> bytes:
+        """All until the node closes, which it must in this time."""
+        async with asyncio.timeout(seconds):
             return await self._reader.read()
 
 

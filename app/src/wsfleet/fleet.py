@@ -35,5 +35,7 @@ class Fleet(Hosts):
     base_url: HttpUrl
     #: PEM file of the CA whose certificates the machines have, where they speak TLS.
     ca: Path | None = None
-    #: What ssh takes to get to the machine that collects the logs.
+    #: The command that runs a shell command on the machine that collects the logs.
     logs: list[str] = Field(default_factory=list)
+    #: The hostname of each host of the inventory, as far as it is known.
+    hosts: dict[str, str] = Field(default_factory=dict)

@@ -20,6 +20,8 @@ from urllib.parse import urlencode, urlsplit
 # Ansible loads a filter by its file: modules that filters share are not found without this.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugin_utils"))
 
+from ansible import constants
+from ansible.plugins.loader import connection_loader
 from role_variables import WrongTypeError, defaults, options, typed
 
 GROUPS = {
@@ -45,7 +47,7 @@ class Host:
 
     def __init__(self, name: str, variables: Variables) -> None:
         self.name = name
-        self._variables = variables
+        self.variables = variables
 
     def get(self, key: str) -> Any:
         """The host's own value, or the default, in its type; never a default that is a template.
@@ -53,8 +55,8 @@ class Host:
         Raises:
             WrongTypeError: the value is not, and cannot be converted to, the variable's type.
         """
-        if key in self._variables:
-            value = self._variables[key]
+        if key in self.variables:
+            value = self.variables[key]
             return typed(value, key, self.name) if key in options() else value
         value = defaults().get(key)
         return None if isinstance(value, str) and "{{" in value else value
@@ -63,9 +65,9 @@ class Host:
     def type_mistakes(self) -> list[str]:
         """Which of its variables are not of their type."""
         mistakes = []
-        for name in options().keys() & set(self._variables):
+        for name in options().keys() & set(self.variables):
             try:
-                typed(self._variables[name], name, self.name)
+                typed(self.variables[name], name, self.name)
             except WrongTypeError as error:
                 mistakes.append(str(error))
             except Exception:  # noqa: S112 - a template of what is known in the role alone
@@ -87,7 +89,7 @@ class Host:
     @property
     def tls_files(self) -> dict[str, Path]:
         """What is to be on the control machine for it to speak TLS with the others, by name."""
-        folder = self.get("fleet_tls_directory") or f"{self._variables.get('inventory_dir')}/tls"
+        folder = self.get("fleet_tls_directory") or f"{self.variables.get('inventory_dir')}/tls"
         return {
             name: Path(folder, name) for name in ("ca.pem", f"{self.name}.pem", f"{self.name}.key")
         }
@@ -116,12 +118,16 @@ def _hosts(groups: Groups, group: str, hostvars: HostVars) -> list[Host]:
 def fleet_members(groups: Groups, hostvars: HostVars, ca: str = "") -> dict[str, Any]:
     """Describe the cluster: node processes, balancers and Redis servers, and where they are.
 
-    `ca` is where those who speak TLS with it find the CA.
+    `ca` is where those who speak TLS with it find the CA. Only `hostnames` come from facts: of the
+    hosts that this run gathers them from.
     """
     redis = _hosts(groups, "redis", hostvars)
     loadbalancers = _hosts(groups, "loadbalancers", hostvars)
     collectors = _hosts(groups, "monitoring", hostvars)[:1]
     first = loadbalancers[0].get("keepalived_virtual_address") if loadbalancers else ""
+    everybody = [
+        host for group in (*GROUPS, "monitoring") for host in _hosts(groups, group, hostvars)
+    ]
     nodes = [
         _node(host, port)
         for host in _hosts(groups, "wsnodes", hostvars)
@@ -142,7 +148,12 @@ def fleet_members(groups: Groups, hostvars: HostVars, ca: str = "") -> dict[str,
         "journal": _netloc(collectors[0].address, collectors[0].get("journal_port"))
         if collectors
         else "",
-        "logs": _ssh(collectors[0]) if collectors else [],
+        "logs": _shell(collectors[0]) if collectors else [],
+        "hostnames": {
+            host.name: str(facts["nodename"])
+            for host in everybody
+            if (facts := host.get("ansible_facts")) and "nodename" in facts
+        },
     }
 
 
@@ -258,15 +269,35 @@ def _loadbalancer(host: Host) -> dict[str, Any]:
     }
 
 
-def _ssh(host: Host) -> list[str]:
-    """What ssh takes to get to a machine, as Ansible does from here."""
-    user = host.get("ansible_user")
-    address = str(host.get("ansible_host") or host.name)
-    options = shlex.split(str(host.get("ansible_ssh_common_args") or ""))
-    for flag, name in (("-p", "ansible_port"), ("-i", "ansible_ssh_private_key_file")):
-        if value := host.get(name):
-            options += [flag, str(value)]
-    return [*options, f"{user}@{address}" if user else address]
+def _shell(host: Host) -> list[str]:
+    """The command that runs a shell command on a host, connected to it as Ansible is from here.
+
+    Ansible itself says what its options are: they come from the host's variables by all their
+    names, from the command line, the environment and ansible.cfg.
+    """
+    if host.get("ansible_connection") == "local":
+        return ["sh", "-c"]
+    connection_loader.get("ssh", class_only=True)  # which makes its options known
+
+    def option(name: str) -> Any:
+        return constants.config.get_config_value(
+            name, plugin_type="connection", plugin_name="ssh", variables=host.variables
+        )
+
+    command = [str(option("ssh_executable")), "-o", "BatchMode=yes"]
+    command += shlex.split(option("ssh_args") or "")
+    if option("host_key_checking") is False:
+        command += ["-o", "StrictHostKeyChecking=no"]
+    if port := option("port"):
+        command += ["-p", str(port)]
+    if key := option("private_key_file"):
+        command += ["-i", str(Path(key).expanduser().absolute())]
+    if user := option("remote_user"):
+        command += ["-l", str(user)]
+    command += ["-o", f"ConnectTimeout={option('timeout')}"]
+    for name in ("ssh_common_args", "ssh_extra_args"):
+        command += shlex.split(option(name) or "")
+    return [*command, str(option("host"))]
 
 
 def _base_url(loadbalancers: list[Host]) -> str:

@@ -559,22 +559,72 @@ def test_the_fleet_file_is_json_that_the_command_line_reads() -> None:
     )
 
 
-def test_logs_are_read_as_ansible_gets_there() -> None:
-    """By ssh to the first host of the group `monitoring`, to which all machines send them."""
+def way_to(**variables: Any) -> list[str]:
+    """The command that reaches the host that collects the logs, with these variables."""
     groups = GROUPS | {"monitoring": ["mon1", "lb1"]}
-    way = {
-        "ansible_host": "203.0.113.41",
-        "fleet_address": "10.0.0.41",
-        "ansible_user": "deploy",
-        "ansible_port": 2222,
-        "ansible_ssh_private_key_file": "/keys/of us",
-        "ansible_ssh_common_args": "-o 'ProxyCommand=nc %h %p'",
-    }
-    members = fleet_members(groups, hosts(mon1=way))
-    assert members["journal"] == "10.0.0.41:19532"
-    assert members["logs"] == [
-        *("-o", "ProxyCommand=nc %h %p", "-p", "2222", "-i", "/keys/of us"),
-        "deploy@203.0.113.41",
-    ]
-    assert fleet_members(groups, hosts(mon1={}))["logs"] == ["mon1"]
+    variables["inventory_hostname"] = "mon1"
+    command: list[str] = fleet_members(groups, hosts(mon1=variables))["logs"]
+    return command
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"ansible_host": "203.0.113.41", "fleet_address": "10.0.0.41"}, ["203.0.113.41"]),
+        ({"ansible_ssh_host": "203.0.113.41"}, ["203.0.113.41"]),
+        ({"ansible_port": 2222}, ["-p", "2222"]),
+        ({"ansible_ssh_port": "2222"}, ["-p", "2222"]),
+        ({"ansible_user": "deploy"}, ["-l", "deploy"]),
+        ({"ansible_ssh_user": "deploy"}, ["-l", "deploy"]),
+        ({"ansible_private_key_file": "/keys/of us"}, ["-i", "/keys/of us"]),
+        ({"ansible_ssh_private_key_file": "/key"}, ["-i", "/key"]),
+        ({"ansible_private_key_file": "~/key"}, ["-i", str(Path("~/key").expanduser())]),
+        ({"ansible_private_key_file": "keys/us"}, ["-i", str(Path("keys/us").absolute())]),
+        ({"ansible_ssh_args": "-F /etc/ours"}, ["-F", "/etc/ours"]),
+        (
+            {"ansible_ssh_common_args": "-o 'ProxyCommand=nc %h %p'"},
+            ["-o", "ProxyCommand=nc %h %p"],
+        ),
+        ({"ansible_ssh_extra_args": "-J jump"}, ["-J", "jump"]),
+        ({"ansible_ssh_timeout": 3}, ["-o", "ConnectTimeout=3"]),
+        ({"ansible_host_key_checking": False}, ["-o", "StrictHostKeyChecking=no"]),
+        ({"ansible_ssh_executable": "/opt/ssh"}, ["/opt/ssh"]),
+    ],
+)
+def test_logs_are_read_as_ansible_gets_there(variables: dict[str, Any], words: list[str]) -> None:
+    """The first host of `monitoring` is reached by the ssh variables of the inventory."""
+    command = " ".join(f"<{word}>" for word in way_to(**variables))
+    assert " ".join(f"<{word}>" for word in words) in command
+
+
+def test_logs_are_read_by_a_command_that_ends_with_the_host() -> None:
+    """The shell command follows; without a collector there is none, and here it needs no ssh."""
+    program, *options, host = way_to()
+    assert (program, options[:2], host) == ("ssh", ["-o", "BatchMode=yes"], "mon1")
+    assert way_to(ansible_connection="local") == ["sh", "-c"]
     assert fleet_members(GROUPS, HOSTS)["logs"] == []
+
+
+def test_the_fleet_file_keeps_the_hostnames_of_hosts_outside_of_a_run(tmp_path: Path) -> None:
+    """A run with `--limit` adds those it knows; a host that the inventory lost goes."""
+    inventory = tmp_path / "hosts.yml"
+    variables = hosts()
+    for name in variables:
+        variables[name]["ansible_connection"] = "local"
+    inventory.write_text(yaml.safe_dump(inventory_of(GROUPS, variables)))
+    before = {"node2": "second", "lb1": "old", "gone": "first"}
+    (tmp_path / ".fleet.json").write_text(json.dumps({"hosts": before}))
+    play = {
+        "hosts": "lb1",
+        "gather_facts": False,
+        "tasks": [
+            {"ansible.builtin.set_fact": {"cacheable": True, "nodename": "balancer"}},
+            {"ansible.builtin.import_role": {"name": "fleet", "tasks_from": "file"}},
+        ],
+    }
+    playbook = tmp_path / "file.yml"
+    playbook.write_text(yaml.safe_dump([play]))
+    done = run_ansible("-i", str(inventory), str(playbook))
+    assert done.returncode == 0, done.stdout
+    document = json.loads((tmp_path / ".fleet.json").read_text())
+    assert document["hosts"] == {"node2": "second", "lb1": "balancer"}

@@ -226,12 +226,15 @@ def logs_command(
         typer.Option(
             "--node",
             metavar="NAME",
-            help="Only of this node, or of this host; repeat it for several.",
+            help="Only of this node, or of this host of the inventory; repeat it for several.",
             show_default=False,
         ),
     ] = None,
     since: Annotated[
-        str, typer.Option(help="10m, 2h, 1d, or a time that journalctl knows.")
+        str,
+        typer.Option(
+            help="10m, 2h, 1d, '2026-11-26 14:00', 14:00 or yesterday, in your time zone."
+        ),
     ] = "10m",
     follow: Annotated[bool, typer.Option("--follow", help="Wait for more, until Ctrl-C.")] = False,
     ssh: Annotated[
@@ -248,15 +251,24 @@ def logs_command(
     ] = False,
 ) -> None:
     """Show the journals of all machines in one: connections, what nodes and balancers say."""
-    import shlex
-
     from wsfleet.cli import logs
     from wsfleet.cli.fleet import load_fleet
 
-    where = shlex.split(ssh) if ssh else load_fleet(fleet).logs
-    if not where:
-        raise CannotRun("nothing collects the logs: it takes a host in the group `monitoring`")
-    logs.run(logs.Plan(where, node or [], since, follow, as_json))
+    shell: list[str] = logs.ssh(ssh) if ssh else []
+    hostnames: dict[str, str] = {}
+    try:
+        known = load_fleet(fleet)
+        shell, hostnames = shell or known.logs, known.hosts
+    except CannotRun:
+        if fleet or not ssh:  # with --ssh it is needed for the hosts' names alone
+            raise
+    if not shell:
+        raise CannotRun(
+            "the fleet file names no machine that collects the logs: have a host in the group "
+            "`monitoring`, run site.yml and read the logs on the machine where that runs, or say "
+            "--ssh USER@HOST"
+        )
+    logs.run(logs.Plan(shell, node or [], since, follow, as_json, hostnames))
 
 
 @app.command("drain")

@@ -4,10 +4,12 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import orjson
 from rich.console import Console
@@ -26,7 +28,9 @@ UNITS = (
     "redis-sentinel",
     "prometheus*",
 )
-_AGO = re.compile(r"(\d+(s|m|min|h|d))+")
+_UNITS = r"(s|sec|m|min|h|hr|hours?|minutes?|seconds?|d|days?|w|weeks?)"
+_AGO = re.compile(rf"-?((?:\d+ ?{_UNITS} ?)+?)( ago)?")
+_DAYS = {"today": 0, "yesterday": -1}
 #: What the journal has besides, or what would say nothing on every line.
 _DULL = ("event", "level", "logger", "node", "timestamp")
 _LEVELS = ("critical", "critical", "critical", "error", "warning", "info", "info", "debug")
@@ -34,29 +38,102 @@ _LEVELS = ("critical", "critical", "critical", "error", "warning", "info", "info
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to read: of `names` alone (nodes or hosts; none: all), and whether to wait for more."""
+    """Which entries to read, and how.
 
-    ssh: list[str]
+    `shell` is the command that runs a shell command where the journals are; `names` are nodes or
+    hosts, empty for all; `hostnames` are those of the inventory's hosts.
+    """
+
+    shell: list[str]
     names: list[str]
     since: str = "10m"
     follow: bool = False
     as_json: bool = False
+    hostnames: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def hosts(self) -> dict[str, str]:
+        """The inventory's hosts by hostname; a hostname of several hosts names none of them."""
+        count = Counter(self.hostnames.values())
+        return {name: host for host, name in self.hostnames.items() if count[name] == 1}
 
     @property
     def command(self) -> list[str]:
-        """The command that reads the journals."""
-        since = f"-{self.since}" if _AGO.fullmatch(self.since) else self.since
+        """The command that reads the journals.
+
+        Raises:
+            CannotRun: `since` is no time.
+
+        """
         journalctl = [
             *("sudo", "-n", "journalctl", f"--directory={DIRECTORY}", "--output=json", "--merge"),
-            *("--no-pager", f"--since={since}", *(f"--unit={unit}" for unit in UNITS)),
+            *("--no-pager", f"--since={_since(self.since)}", *(f"--unit={unit}" for unit in UNITS)),
             *(("--follow", "--no-tail") if self.follow else ()),
         ]
-        return ["ssh", "-o", "BatchMode=yes", *self.ssh, shlex.join(journalctl)]
+        return [*self.shell, shlex.join(journalctl)]
+
+
+def ssh(arguments: str) -> list[str]:
+    """Return the command that runs a shell command on another machine, with arguments of ssh.
+
+    Raises:
+        CannotRun: a quotation mark is not closed.
+
+    """
+    try:
+        return ["ssh", "-o", "BatchMode=yes", *shlex.split(arguments)]
+    except ValueError as error:
+        raise CannotRun(f"--ssh cannot be read: {error}") from error
+
+
+def _since(text: str) -> str:
+    """Return a time as journalctl takes it, the same in every time zone.
+
+    A duration is subtracted from the time of the machine with the journals; a date is a time of
+    this machine's zone if it names no other.
+
+    Raises:
+        CannotRun: it is neither.
+
+    """
+    text = " ".join(text.split())
+    if ago := _AGO.fullmatch(text):
+        return f"-{ago[1].strip()}"
+    try:
+        return f"@{_moment(text).timestamp():.6f}"
+    except (ValueError, OverflowError, LookupError, OSError) as error:
+        raise CannotRun(
+            f"--since {text!r} is no time: take a duration (10m, 2h, 1d), or a date and time, "
+            "'2026-11-26 14:00', 14:00 or yesterday, in this machine's time zone; "
+            "'2026-11-26T14:00:00Z' and '2026-11-26 14:00 Europe/Berlin' name another"
+        ) from error
+
+
+def _moment(text: str) -> datetime:
+    """Read an absolute time, with the forms of systemd.time(7) that people type."""
+    if text.startswith("@"):
+        return datetime.fromtimestamp(float(text[1:]), UTC)
+    first, _, last = text.rpartition(" ")
+    zone: tzinfo | None = None
+    if last[:1].isalpha() and first:
+        zone, text = UTC if last in ("UTC", "GMT") else ZoneInfo(last), first
+    now = datetime.now(zone)
+    day, _, clock = text.partition(" ")
+    if day in _DAYS:
+        text = f"{now.date() + timedelta(_DAYS[day])} {clock or '00:00'}"
+    elif re.match(r"\d?\d:", text):
+        text = f"{now.date()} {text.zfill(5)}"
+    moment = now if text == "now" else datetime.fromisoformat(text)
+    if zone is not None:
+        if moment.tzinfo is not None and text != "now":
+            raise ValueError("two time zones")
+        moment = moment.replace(tzinfo=zone)
+    return moment
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An entry: `node` is empty where none wrote it, `fields` is what a node said besides."""
+    """An entry of a journal: `node` is empty where no node wrote it, `fields` is a node's own."""
 
     time: datetime
     host: str
@@ -118,7 +195,9 @@ def run(plan: Plan) -> None:
 
     """
     console = Console(highlight=False, soft_wrap=True)
-    for line in _read(plan.command):
+    hosts = plan.hosts
+    for entry in _read(plan.command):
+        line = replace(entry, host=hosts.get(entry.host, entry.host))
         if plan.names and not line.is_of(plan.names):
             continue
         if plan.as_json:
@@ -134,16 +213,20 @@ def _read(command: list[str]) -> Iterator[Line]:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
     except FileNotFoundError as error:
-        raise CannotRun("there is no ssh: install openssh-client") from error
+        raise CannotRun(
+            f"there is no program {command[0]}: install it (ssh is in openssh-client), or run "
+            "site.yml again, which writes the fleet file, if that file is an older version's"
+        ) from error
     with process:
         try:
             assert process.stdout is not None  # noqa: S101 - asked for above
             assert process.stderr is not None  # noqa: S101
             yield from map(parse, process.stdout)
             if process.wait():
-                said = process.stderr.read().decode("utf-8", "replace").strip().splitlines()
+                text = process.stderr.read().decode("utf-8", "replace").strip()
+                said = (text or f"{command[0]} failed").splitlines()[-1]
                 raise CannotRun(
-                    f"cannot read the journals: {said[-1] if said else 'ssh failed'}. Tried "
+                    f"cannot read the journals: {said}. Tried "
                     f"{shlex.join(command[:-1])}; --ssh names another way."
                 )
         finally:

@@ -44,6 +44,8 @@ def running(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "max_connections": 400,
         "message_rate": 50,
         "outbox_limit": 200_000,
+        # Those who do not read are to end by what waits for them, on a busy machine as well.
+        "ping_timeout": 120,
         "compression": True,  # for those who offer it
     }
     node = Victim(folder, redis, settings)

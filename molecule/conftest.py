@@ -25,7 +25,8 @@ ROOT = Path(__file__).parents[1]
 PROGRAMS = Path(sys.executable).parent
 #: What `wsfleet verify-delivery` must not find.
 FAULTS = ("lost", "duplicated", "reordered", "recovered_wrongly", "unacknowledged")
-#: Makes DHCP slow on a machine where nothing waits for it, not even network-online.target.
+#: Makes DHCP slow on a machine where nothing waits for it, not even network-online.target: the
+#: address comes when everything has been started, and has tried again for some seconds.
 LATE_ADDRESS = """\
 [Unit]
 DefaultDependencies=no
@@ -33,7 +34,7 @@ Before=sysinit.target network-pre.target
 [Service]
 Type=exec
 ExecStartPre=/usr/sbin/ip address flush dev eth0
-ExecStart=/usr/bin/sleep 10
+ExecStart=/bin/sh -c "systemctl is-system-running --wait; sleep 8"
 ExecStopPost=/usr/sbin/ip address add {address}/24 dev eth0
 ExecStopPost=/usr/sbin/ip route add default via {gateway}
 [Install]
@@ -102,7 +103,7 @@ class Cluster:
         for name in names:
             self.podman("restart --time 20", name)
         for name in names:
-            self.until(lambda: self._is_up(name), f"{name} has its address", 60)  # noqa: B023
+            self.until(lambda: self._is_up(name), f"{name} has its address", 120)  # noqa: B023
             self.on(name, "systemctl --quiet disable late-address")
 
     def _is_up(self, name: str) -> bool:

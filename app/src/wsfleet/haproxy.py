@@ -10,6 +10,8 @@ Rows = list[dict[str, str]]
 
 PUBLIC = "public"
 """The frontend that clients come to."""
+NODES = "nodes"
+"""The backend that they are sent to."""
 
 
 async def statistics(client: httpx.AsyncClient, url: str) -> Rows:
@@ -29,7 +31,7 @@ def rows(text: str) -> Rows:
 
 
 def servers(statistics: Rows) -> list[dict[str, Any]]:
-    """The servers, and how they are."""
+    """The nodes, and how they are."""
     return [
         {
             "backend": row["pxname"],
@@ -42,7 +44,8 @@ def servers(statistics: Rows) -> list[dict[str, Any]]:
             "seconds_in_status": int(row["lastchg"]) if row.get("lastchg") else None,
         }
         for row in statistics
-        if row.get("type") == "2"  # 0 frontend, 1 backend, 2 server, 3 listener
+        if row["pxname"] == NODES
+        and row.get("type") == "2"  # 0 frontend, 1 backend, 2 server, 3 listener
     ]
 
 

@@ -287,6 +287,7 @@ def haproxy_config(
     stats: int,
     tls: int = 0,
     certificate: Path | None = None,
+    balancers: tuple[str, ...] = (),
     **variables: object,
 ) -> str:
     """The role's own configuration, without its `global` section, and on the loopback alone."""
@@ -305,6 +306,10 @@ def haproxy_config(
         "_haproxy_tls": [certificate] if certificate else [],
         "_haproxy_tls_sums": "",
         "fleet_members": {
+            "loadbalancers": [
+                {"name": f"lb{number}", "address": address}
+                for number, address in enumerate(balancers, 1)
+            ],
             "nodes": [
                 {
                     "name": name,
@@ -314,7 +319,7 @@ def haproxy_config(
                     "tls": url.scheme == "https",
                 }
                 for name, url in urls.items()
-            ]
+            ],
         },
         "fleet_nodes_tls": any(url.scheme == "https" for url in urls.values()),
         "ansible_managed": "",

@@ -227,6 +227,8 @@ def _flows(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, Any]]
     for host in members["loadbalancers"]:
         public = ["haproxy_port", *(["haproxy_tls_port"] if host.has_tls else [])]
         open_ports(host, "clients", map(host.get, public), None)
+        if port := host.get("haproxy_acme_port"):
+            open_ports(host, "ACME client", [port], balancers)
         open_ports(host, "HAProxy's stats", [host.get("haproxy_stats_port")], watchers + commands)
     for host in scalers:
         open_ports(host, "autoscaler", [host.get("autoscale_metrics_port")], watchers)
@@ -399,6 +401,9 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
             [host for host in readable if host.name in groups.get("loadbalancers", ())]
         ),
         *_tls_mistakes(readable, groups),
+        *_front_mistakes(
+            [host for host in readable if host.name in groups.get("loadbalancers", ())]
+        ),
     ]
 
 
@@ -488,6 +493,7 @@ def _port_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
                 "haproxy_port",
                 "haproxy_stats_port",
                 *(["haproxy_tls_port"] if host.has_tls else []),
+                *(["haproxy_acme_port"] if host.get("haproxy_acme_port") else []),
                 *(["autoscale_metrics_port"] if host.get("autoscale_enabled") else []),
             ],
             "monitoring": [
@@ -546,6 +552,48 @@ def _certificate_mistakes(balancers: list[Host]) -> list[str]:
         "into it, or leave the variable out, and clients connect without TLS."
         for file in dict.fromkeys(missing)
     ]
+
+
+def _front_mistakes(balancers: list[Host]) -> list[str]:
+    """What does not fit to that which is in front of the balancers."""
+    mistakes = [
+        f"{variable} is not the same on all balancers: set it once, for the group 'loadbalancers'."
+        for variable in ("haproxy_acme_port", "haproxy_cookie_samesite", "haproxy_cookie_secure")
+        if len({host.get(variable) for host in balancers}) > 1
+    ]
+    for host in balancers:
+        secure = host.get("haproxy_cookie_secure")
+        is_secure = secure == "true" or (secure == "auto" and host.has_tls)
+        if host.get("haproxy_cookie_samesite") == "none" and not is_secure:
+            mistakes.append(
+                f"haproxy_cookie_samesite of the host '{host.name}' is none, and browsers take "
+                "such a cookie only with Secure: set haproxy_cookie_secure: true (clients then "
+                "need TLS), or haproxy_cookie_samesite: lax."
+            )
+        mistakes += [
+            mistake
+            for text in host.get("haproxy_accept_proxy")
+            if (mistake := _proxy_mistake(host, text))
+        ]
+    return mistakes
+
+
+def _proxy_mistake(host: Host, text: str) -> str:
+    """What is wrong with an element of haproxy_accept_proxy, or nothing."""
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return (
+            f"haproxy_accept_proxy of the host '{host.name}' has '{text}', which is no address and "
+            "no network: write 10.0.0.5 or 10.0.0.0/24."
+        )
+    if network.num_addresses == 1 and str(network[0]) in ("127.0.0.1", "::1"):
+        return (
+            f"haproxy_accept_proxy of the host '{host.name}' has {text}, by which the balancer's "
+            "own checks come, without the PROXY protocol: let the proxy on this machine connect "
+            f"to {host.address}, and name that address."
+        )
+    return ""
 
 
 def _tls_mistakes(hosts: list[Host], groups: Groups) -> list[str]:

@@ -58,6 +58,8 @@ def typed(value: Any, name: str, host: str = "") -> Any:
     """
     option = options()[name]
     try:
+        if value is None and "none" in option.get("choices", ()):
+            return "none"  # as an INI inventory gives None
         converted = _CONVERSIONS[option["type"]](value)
         if option["type"] == "list":
             convert = _CONVERSIONS[option.get("elements", "raw")]
@@ -143,12 +145,19 @@ def _dictionary(value: Any) -> Mapping[Any, Any]:
 
 
 def _chosen(value: Any, choices: Sequence[str] | None) -> Any:
-    """One of the choices. YAML takes an unquoted `no` for false, so false is the choice `no`."""
+    """One of the choices, in whatever case.
+
+    YAML takes an unquoted `no` for false, so what says false is the choice `no`, or `false`.
+    """
     if not choices or value in choices:
         return value
-    meant = [choice for choice in choices if _BOOLEANS.get(choice) is _BOOLEANS.get(value.lower())]
-    if value in ("True", "False") and len(meant) == 1:
-        return meant[0]
+    text = value.strip().lower()
+    same = [choice for choice in choices if choice.lower() == text]
+    truth = _BOOLEANS.get(text)
+    meant = [choice for choice in choices if truth is not None and _BOOLEANS.get(choice) is truth]
+    for found in (same, meant):
+        if len(found) == 1:
+            return found[0]
     raise _wrong(value, f"one of {', '.join(choices)}")
 
 

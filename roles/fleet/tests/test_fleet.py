@@ -179,6 +179,45 @@ def test_a_sound_inventory_has_no_mistake() -> None:
         ),
         (
             {},
+            {"lb1": {"haproxy_cookie_samesite": "none"}},
+            "browsers take such a cookie only with Secure: set haproxy_cookie_secure: true",
+        ),
+        (
+            {},
+            {
+                "lb1": {
+                    "haproxy_cookie_samesite": None,
+                    "haproxy_cookie_secure": False,
+                    "haproxy_tls_acme_certificates": ["/ws.pem"],
+                }
+            },
+            "browsers take such a cookie only with Secure",
+        ),
+        (
+            TWO_BALANCERS,
+            {
+                "lb1": WITH_ADDRESS["lb1"] | {"haproxy_cookie_samesite": "strict"},
+                "lb2": WITH_ADDRESS["lb2"],
+            },
+            "haproxy_cookie_samesite is not the same on all balancers",
+        ),
+        (
+            {},
+            {"lb1": {"haproxy_accept_proxy": "10.0.0.0/8,proxy.test"}},
+            "has 'proxy.test', which is no address and no network",
+        ),
+        (
+            {},
+            {"lb1": {"haproxy_accept_proxy": ["::1"]}},
+            "let the proxy on this machine connect to 10.0.0.11",
+        ),
+        (
+            {},
+            {"lb1": {"haproxy_acme_port": 8404}},
+            "wanted twice, by 'haproxy_stats_port' and 'haproxy_acme_port'",
+        ),
+        (
+            {},
             {"lb1": {"haproxy_tls_certificates": [__file__, "/nowhere/ws.pem"]}},
             "haproxy_tls_certificates names /nowhere/ws.pem, which is not here",
         ),
@@ -281,6 +320,25 @@ def test_ports_are_open_to_those_who_use_them(
     address = variables.get(source, {}).get("ansible_host", "203.0.113.1")
     found = {host: ports_from(flows[host], address) for host in ("lb1", "node1", "redis1")}
     assert found == {"lb1": lb1, "node1": node1, "redis1": redis1}
+
+
+def test_challenges_get_from_each_balancer_to_each() -> None:
+    """The firewall lets HAProxy in to the other balancer's ACME client, and nobody else."""
+    acme = {"haproxy_acme_port": 8888}
+    flows = fleet_members(TWO_BALANCERS, hosts(lb1=acme, lb2=LB2["lb2"] | acme))["flows"]
+    for address, ports in (("10.0.0.11", [80, 8888]), ("10.0.0.12", [80, 8888]), ("any", [80])):
+        assert ports_from(flows["lb2"], address) == ports
+
+
+def test_a_cookie_for_pages_of_other_sites_is_no_mistake_with_tls() -> None:
+    """By a certificate here, or where something in front ends TLS."""
+    for secure in (
+        {"haproxy_cookie_secure": True},
+        {"haproxy_cookie_secure": "yes"},
+        {"haproxy_tls_acme_certificates": ["/ws.pem"]},
+    ):
+        variables = hosts(lb1={"haproxy_cookie_samesite": "None"} | secure)
+        assert fleet_mistakes(GROUPS, variables) == []
 
 
 def test_the_autoscaler_is_let_in() -> None:

@@ -33,10 +33,14 @@ class _Answer:
         return any(re.fullmatch(r"db\d+", field) for field in self.info)
 
     @property
+    def is_primary(self) -> bool:
+        return self.info.get("role") == "master"
+
+    @property
     def is_used(self) -> bool:
         """Whether it is a primary that somebody would miss."""
         followers = int(self.info.get("connected_slaves", 0))
-        return self.info.get("role") == "master" and (self.has_data or followers > 0)
+        return self.is_primary and (self.has_data or followers > 0)
 
     @property
     def follows(self) -> str | None:
@@ -68,18 +72,24 @@ def redis_primary(said: Mapping[str, str], members: Iterable[Mapping[str, Any]])
 
 
 def _primary(answers: Mapping[str, _Answer], names: Mapping[str, str]) -> str:
-    views = [answer.sentinel for answer in answers.values() if answer.sentinel]
-    if views:
-        newest = max(views, key=lambda view: int(view["config-epoch"]))
-        return _named(f"{newest['ip']}:{newest['port']}", names)
     used = [host for host, answer in answers.items() if answer.is_used]
+    views = {host: answer.sentinel for host, answer in answers.items() if answer.sentinel}
+    if views:
+        newest = max(views.values(), key=lambda view: int(view["config-epoch"]))
+        address = f"{newest['ip']}:{newest['port']}"
+        if address not in names and len(used) == 1:
+            raise AnsibleFilterError(_renumbered(address, list(views), used[0]))
+        return _named(address, names)
     if len(used) > 1:
         raise AnsibleFilterError(
-            f"{' and '.join(used)} have data of their own, and a replica loses its own: back up "
+            f"{_and(used)} have data of their own, and a replica loses its own: back up "
             "and empty (redis-cli-auth FLUSHALL) all but the one whose data is to stay."
         )
     followed = [answer.follows for answer in answers.values() if answer.follows]
     if not used and followed:
+        if followed[0] not in names and not any(answer.has_data for answer in answers.values()):
+            masters = [host for host, answer in answers.items() if answer.is_primary]
+            return (masters or list(answers))[0]
         return _named(followed[0], names)
     return (used or list(answers))[0]
 
@@ -91,6 +101,22 @@ def _named(address: str, names: Mapping[str, str]) -> str:
             "back, or make another one primary first (SENTINEL FAILOVER, see docs/operations.md)."
         )
     return names[address]
+
+
+def _renumbered(address: str, hosts: Iterable[str], primary: str) -> str:
+    return (
+        f"the Sentinels know the primary as {address}, which no host of the inventory's group "
+        f"'redis' has, and {primary} is a primary with data. If the hosts have new addresses, let "
+        f"the Sentinels of {_and(hosts)} forget the old ones, on each: systemctl stop "
+        "redis-sentinel redis-server && rm /var/lib/redis/sentinel.conf. Then run site.yml again: "
+        f"{primary} stays the primary, and the others follow it. If a host {address} still runs, "
+        "put it back into the inventory instead."
+    )
+
+
+def _and(hosts: Iterable[str]) -> str:
+    *first, last = hosts
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _check_versions(answers: Mapping[str, _Answer], primary: str) -> None:

@@ -67,6 +67,16 @@ def sentinel(primary: int, epoch: int) -> str:
             id="the old primary is back, and its Sentinel knows nothing yet",
         ),
         pytest.param(
+            (replica(9, db0="keys=1"), info(db0="keys=1"), replica(9, db0="keys=1")),
+            "redis2",
+            id="all have new addresses, and the Sentinels know nothing any more",
+        ),
+        pytest.param(
+            (replica(9), info(), replica(9)),
+            "redis2",
+            id="the same, and nobody has anything",
+        ),
+        pytest.param(
             (
                 "sh: redis-cli-auth: not found",
                 'error:"ERR No such master with that name"',
@@ -91,6 +101,10 @@ def test_the_primary_is_found(said: tuple[str, str, str], expected: str) -> None
         ),
         (("", sentinel(9, 1), ""), "the primary is 10.0.0.9:6379, which is no host"),
         (
+            (info(), replica(9, db0="keys=1"), replica(9, db0="keys=1")),
+            "the primary is 10.0.0.9:6379, which is no host",
+        ),
+        (
             (info(db0="keys=1"), info(version="7.0.15"), ""),
             "redis2 has Redis 7.0.15 and the primary, redis1, 8.0.2",
         ),
@@ -100,6 +114,23 @@ def test_what_would_lose_data_is_refused(said: tuple[str, str, str], expected: s
     """Nothing is changed, and the message says how to go on."""
     with pytest.raises(AnsibleFilterError, match=expected):
         primary_of(*said)
+
+
+def test_new_addresses_of_all_have_one_way() -> None:
+    """The message names whose Sentinels know old ones; without these the way is free."""
+    servers = [replica(9, db0="keys=1"), info(db0="keys=1"), replica(9, db0="keys=1")]
+    known = [sentinel(9, 4), sentinel(9, 3), sentinel(9, 4)]
+    for left in (3, 2, 1):
+        views = ["", "", "", *known[-left:]][-3:]
+        said = [server + view for server, view in zip(servers, views, strict=True)]
+        hosts = {3: "redis1, redis2 and redis3", 2: "redis2 and redis3", 1: "redis3"}[left]
+        with pytest.raises(AnsibleFilterError) as error:
+            primary_of(*said)
+        assert "know the primary as 10.0.0.9:6379, which no host" in str(error.value)
+        assert f"the Sentinels of {hosts} forget the old ones" in str(error.value)
+        assert "redis2 stays the primary" in str(error.value)
+        assert "FAILOVER" not in str(error.value)
+    assert primary_of(*servers) == "redis2"
 
 
 def test_an_older_primary_has_newer_replicas() -> None:

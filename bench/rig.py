@@ -252,9 +252,10 @@ def _haproxy_template() -> str:
         "haproxy_websocket_rate": 0,
     }
     variables = {f"_{name}": value for name, value in settings.items()} | {
-        "fleet_members": {"nodes": [node]},
+        "fleet_members": {"nodes": [node], "virtual_address": ""},
         "fleet_nodes_tls": False,
         "fleet_address": "127.0.0.1",
+        "_haproxy_public": [""],
         "_haproxy_tls": [],
         "_haproxy_tls_sums": "",
     }
@@ -263,7 +264,10 @@ def _haproxy_template() -> str:
         command = [str(PROGRAMS / "ansible"), "localhost", "--connection", "local"]
         command += ["--module-name", "template", "--extra-vars", json.dumps(variables)]
         command += ["--args", f"src={role}/templates/haproxy.cfg.j2 dest={rendered}"]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+        filters = os.environ | {"ANSIBLE_FILTER_PLUGINS": str(ROOT / "roles/fleet/filter_plugins")}
+        result = subprocess.run(
+            command, capture_output=True, text=True, cwd=ROOT, timeout=60, env=filters
+        )
         if result.returncode:
             raise BenchError(f"HAProxy's template: {result.stdout}{result.stderr}")
         text = rendered.read_text()

@@ -119,7 +119,8 @@ class Cluster:
 
     def prometheus(self, host: str, path: str, **parameters: str) -> Any:
         """What the Prometheus of a machine answers on a path behind `/api/v1/`."""
-        url = f"http://{self.address(host)}:9090/api/v1/{path}"
+        address = self.address(host)
+        url = f"http://{f'[{address}]' if ':' in address else address}:9090/api/v1/{path}"
         answer = httpx.get(url, params=parameters, timeout=10).raise_for_status()
         return answer.json()["data"]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: Ports that one balancer has for its connections to one node process (ip_local_port_range).
-PORTS = 28_000
+PORTS = 54_000
 #: What `scripts/bench costs` measured, in CPU microseconds.
 MEASURED = Path(__file__).resolve().parents[1] / "bench/results/costs.json"
 #: What has a cost, in CPU microseconds.

@@ -12,6 +12,8 @@ PUBLIC = "public"
 """The frontend that clients come to."""
 NODES = "nodes"
 """The backend that they are sent to."""
+VIRTUAL_ADDRESS = "virtual_address"
+"""The backend whose server is up where the balancer has the virtual address."""
 
 
 async def statistics(client: httpx.AsyncClient, url: str) -> Rows:
@@ -44,9 +46,22 @@ def servers(statistics: Rows) -> list[dict[str, Any]]:
             "seconds_in_status": int(row["lastchg"]) if row.get("lastchg") else None,
         }
         for row in statistics
-        if row["pxname"] == NODES
-        and row.get("type") == "2"  # 0 frontend, 1 backend, 2 server, 3 listener
+        if _is_server(row) and row["pxname"] == NODES
     ]
+
+
+def has_virtual_address(statistics: Rows) -> bool | None:
+    """Tell whether the balancer has the virtual address; None where there is none."""
+    found = [
+        row["status"].startswith("UP")
+        for row in statistics
+        if _is_server(row) and row["pxname"] == VIRTUAL_ADDRESS
+    ]
+    return found[0] if found else None
+
+
+def _is_server(row: dict[str, str]) -> bool:
+    return row.get("type") == "2"  # 0 frontend, 1 backend, 2 server, 3 listener
 
 
 def sessions(statistics: Rows) -> int:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import selectors
 import shutil
 import signal
@@ -288,6 +287,7 @@ def haproxy_config(
     tls: int = 0,
     certificate: Path | None = None,
     balancers: tuple[str, ...] = (),
+    virtual_address: str = "",
     **variables: object,
 ) -> str:
     """The role's own configuration, without its `global` section, and on the loopback alone."""
@@ -303,6 +303,8 @@ def haproxy_config(
         **variables,
     }
     context = {f"_{name.lstrip('_')}": value for name, value in settings.items()} | {
+        "_haproxy_public": ["127.0.0.1"],
+        "_haproxy_loopback": "127.0.0.1",
         "_haproxy_tls": [certificate] if certificate else [],
         "_haproxy_tls_sums": "",
         "fleet_members": {
@@ -310,6 +312,7 @@ def haproxy_config(
                 {"name": f"lb{number}", "address": address}
                 for number, address in enumerate(balancers, 1)
             ],
+            "virtual_address": virtual_address,
             "nodes": [
                 {
                     "name": name,
@@ -327,11 +330,11 @@ def haproxy_config(
     environment = Environment(  # noqa: S701 - no HTML
         trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
     )
+    environment.filters["netloc"] = "{}:{}".format
     environment.filters["hash"] = lambda text, name: hashlib.new(name, text.encode()).hexdigest()
     template = (HAPROXY_ROLE / "templates/haproxy.cfg.j2").read_text()
     text = environment.from_string(template).render(context)
-    text = text[text.index("\ndefaults\n") + 1 :]
-    return re.sub(r"bind :(?=\d)", "bind 127.0.0.1:", text)
+    return text[text.index("\ndefaults\n") + 1 :]
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

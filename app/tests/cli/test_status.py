@@ -6,10 +6,21 @@ import pty
 import signal
 import subprocess
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from tests.cli.rig import COMMAND, Rig, until, wsfleet
+import pytest
+
+from tests.cli.rig import (
+    COMMAND,
+    HAPROXY_PROGRAM,
+    Rig,
+    haproxy_config,
+    process,
+    until,
+    wsfleet,
+)
+from tests.harness import free_port
 from wsfleet import haproxy
 
 CSV = """# pxname,svname,scur,status,lastchg,type,check_status,last_chk
@@ -77,6 +88,48 @@ def test_a_killed_node_is_found(own_fleet: Rig) -> None:
         )
 
     until(both_named, "the node and its server are reported")
+
+
+@pytest.mark.parametrize(
+    ("addresses", "expected"),
+    [
+        (("127.0.0.1", "192.0.2.1"), []),
+        (
+            ("127.0.0.1", "127.0.0.1"),
+            [
+                "load balancers lb1 and lb2 have the virtual address at the same time: "
+                "VRRP (IP protocol 112) does not pass between them"
+            ],
+        ),
+        (("192.0.2.1", "192.0.2.1"), ["no load balancer has the virtual address"]),
+    ],
+)
+def test_one_balancer_has_the_virtual_address(
+    fleet: Rig, tmp_path: Path, addresses: tuple[str, ...], expected: list[str]
+) -> None:
+    """Two that have it at the same time are named, and so it is if nobody has it: exit code 1."""
+    document = json.loads(fleet.fleet_file.read_text()) | {"loadbalancers": {}}
+    path = tmp_path / "fleet.json"
+    with ExitStack() as stack:
+        for number, address in enumerate(addresses, 1):
+            public, stats = free_port(), free_port()
+            config = tmp_path / f"lb{number}.cfg"
+            text = haproxy_config(
+                fleet.nodes, public, stats, virtual_address=address, _haproxy_ca=fleet.ca
+            )
+            config.write_text(text)
+            command = [str(HAPROXY_PROGRAM), "-db", "-f", str(config)]
+            stack.enter_context(process(command, tmp_path / f"lb{number}.log"))
+            document["loadbalancers"][f"lb{number}"] = f"http://127.0.0.1:{stats}"
+        path.write_text(json.dumps(document))
+
+        def problems() -> list[str]:
+            outcome = wsfleet("status", "--fleet", path, "--json")
+            found: list[str] = outcome.document["problems"]
+            assert outcome.code == bool(found)
+            return found
+
+        until(lambda: problems() == expected, "the checks have been made, and status says it")
 
 
 def test_a_node_that_never_came_is_found(fleet: Rig, tmp_path: Path) -> None:

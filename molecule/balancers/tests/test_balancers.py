@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 if TYPE_CHECKING:
@@ -55,6 +57,42 @@ def other(name: str) -> str:
     """The other balancer."""
     (result,) = set(BALANCERS) - {name}
     return result
+
+
+def test_each_network_has_its_own(cluster: Cluster, active: str) -> None:
+    """The address is in the clients' network, VRRP and the statistics in the machines' own."""
+    for name in BALANCERS:
+        machine = cluster.host(name)
+        public = machine.check_output("ip -json -4 address show eth1")
+        assert (machine.check_output("ip -json -4 address show eth0")).count('"local"') == 1
+        addresses = [found["local"] for found in json.loads(public)[0]["addr_info"]]
+        assert (cluster.url.removeprefix("http://") in addresses) == (name == active)
+        assert httpx.get(f"http://{addresses[0]}/balancer").status_code == 200
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://{addresses[0]}:8404/stats", timeout=1)
+        configured = machine.check_output("cat /etc/keepalived/keepalived.conf")
+        assert "interface eth0" in configured
+        assert "dev eth1" in configured
+
+
+def test_two_masters_are_seen(cluster: Cluster, active: str) -> None:
+    """Balancers that do not hear each other have the address both, and `wsfleet status` says so."""
+    rules = (
+        "nft add table ip deaf; nft add chain ip deaf in '{ type filter hook input priority -1; }'"
+    )
+    cluster.on(other(active), f"{rules} && nft add rule ip deaf in ip protocol 112 drop")
+    try:
+        cluster.until(lambda: holders(cluster) == BALANCERS, "both have the address")
+
+        def said() -> bool:
+            code, output = cluster.run("status", "--json")
+            return code == 1 and "lb1 and lb2 have the virtual address" in output
+
+        cluster.until(said, "status says so")
+    finally:
+        cluster.on(other(active), "nft delete table ip deaf")
+    cluster.until(lambda: len(holders(cluster)) == 1, "one gives it back")
+    cluster.well()
 
 
 def test_the_check_is_not_roots(cluster: Cluster, active: str) -> None:

@@ -1,7 +1,13 @@
 """What the role `redis` leaves on a machine."""
 
+from typing import TYPE_CHECKING
+
 from testinfra.host import Host
 
+if TYPE_CHECKING:
+    from molecule.conftest import Cluster
+
+CONVERGE = "molecule/redis/converge.yml"
 testinfra_hosts = ["ansible://redis"]
 
 
@@ -75,3 +81,13 @@ def test_a_wrong_configuration_is_refused(host: Host) -> None:
     refused = host.run(f"{check} /tmp/wrong.conf")
     assert refused.rc == 1
     assert "maxmemory" in refused.stderr
+
+
+def test_a_configuration_that_is_refused_says_why(host: Host, cluster: "Cluster") -> None:
+    """Redis's own words are shown, also where no_log hides the task, and no password is."""
+    variables = host.ansible.get_variables()
+    name = variables["inventory_hostname"]
+    result = cluster.playbook(CONVERGE, "--limit", name, "-e", "redis_maxmemory=1gbb")
+    assert result.returncode != 0
+    assert "maxmemory 1gbb" in result.stdout
+    assert variables["redis_password"] not in result.stdout

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from molecule.conftest import Cluster
 
 testinfra_hosts = ["ansible://wsnodes"]
+CONVERGE = "molecule/wsnode/converge.yml"
 
 
 def get(host: Host, path: str) -> str:
@@ -147,3 +148,12 @@ def test_what_its_user_cannot_use_is_not_installed(host: Host, cluster: Cluster)
     assert host.run("runuser -u wsfleet -- wsfleet --version").rc != 0
     cluster.play("playbooks/rolling_update.yml", "--limit", name)
     host.check_output("runuser -u wsfleet -- wsfleet --version")
+
+
+def test_a_configuration_that_is_refused_says_why(cluster: Cluster) -> None:
+    """The node's own words are shown, also where no_log hides the task, and no key is."""
+    config = {"http_api": {"key": "a-key-of-this-test", "kye": 1}}
+    result = cluster.playbook(CONVERGE, "-e", json.dumps({"wsnode_config": config}))
+    assert result.returncode != 0
+    assert "http_api.kye: unknown key; did you mean key?" in result.stdout
+    assert "a-key-of-this-test" not in result.stdout

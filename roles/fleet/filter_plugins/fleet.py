@@ -20,8 +20,17 @@ from urllib.parse import urlencode, urlsplit
 # Ansible loads a filter by its file: modules that filters share are not found without this.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugin_utils"))
 
+from addresses import (
+    all_addresses,
+    interface_of,
+    interface_towards,
+    is_ip,
+    missing_addresses,
+    netloc,
+)
 from ansible import constants
 from ansible.plugins.loader import connection_loader
+from refusal import refusal
 from role_variables import WrongTypeError, defaults, options, typed
 
 GROUPS = {
@@ -36,6 +45,25 @@ REDIS_USERS = ("admin", "cli", "exporter", "node", "replica", "sentinel")
 """What each may do is in the vars of the roles `redis` and `sentinel`."""
 SHORTEST_PASSWORD = 16
 """Whoever has one user's password can try guesses at what all are made from."""
+
+OPEN_FILES = 1_048_576
+"""What the kernel allows a process (fs.nr_open)."""
+SPARE_FILES = 5000
+"""As `fleet_spare_files`."""
+SOURCE_PORTS = 54_000
+"""Of one balancer to one node process, by net.ipv4.ip_local_port_range of the role `base`."""
+_TOO_MANY_FILES = f"a process may have {OPEN_FILES} open files (fs.nr_open)"
+LIMITS = (
+    ("loadbalancers", "haproxy_maxconn", (OPEN_FILES - SPARE_FILES) // 2, _TOO_MANY_FILES),
+    (
+        "wsnodes",
+        "wsnode_max_connections",
+        SOURCE_PORTS,
+        "a balancer has no more ports for its connections to one process",
+    ),
+    ("redis", "redis_maxclients", OPEN_FILES - SPARE_FILES, _TOO_MANY_FILES),
+)
+"""Of each kind of host: the variable with its number of connections, the most, and why."""
 
 Groups = Mapping[str, Iterable[str]]
 Variables = Mapping[str, Any]
@@ -78,6 +106,17 @@ class Host:
     def address(self) -> str:
         """Where the other hosts reach it."""
         return str(self.get("fleet_address") or self.get("ansible_host") or self.name)
+
+    def addresses(self, key: str) -> list[str]:
+        """What a variable says to listen on; what is a template of the role alone is left out."""
+        try:
+            value = self.get(key) or []
+            found = [value] if isinstance(value, str) else list(value)
+        except WrongTypeError:
+            raise
+        except Exception:  # a template of what is known in the role alone
+            return []
+        return [address for address in found if "{{" not in address]
 
     @property
     def has_tls(self) -> bool:
@@ -137,6 +176,13 @@ def fleet_members(groups: Groups, hostvars: HostVars, ca: str = "") -> dict[str,
         "virtual_address": str(first or ""),
         "targets": _targets(nodes, groups, hostvars),
         "flows": _flows(groups, hostvars),
+        "listens": _listens(groups, hostvars),
+        "talks": _talks(groups, hostvars),
+        "ports": {
+            name: sorted({port for port, _ in _ports(Host(name, hostvars[name]), groups)})
+            for group in (*GROUPS, "monitoring")
+            for name in groups.get(group, ())
+        },
         "base_url": _base_url(loadbalancers),
         "nodes": nodes,
         "loadbalancers": [_loadbalancer(host) for host in loadbalancers],
@@ -145,7 +191,7 @@ def fleet_members(groups: Groups, hostvars: HostVars, ca: str = "") -> dict[str,
             host.get("fleet_tls") for group in GROUPS for host in _hosts(groups, group, hostvars)
         ),
         "redis_urls": {user: _redis_url(redis, user, ca) for user in ("cli", "node")},
-        "journal": _netloc(collectors[0].address, collectors[0].get("journal_port"))
+        "journal": netloc(collectors[0].address, collectors[0].get("journal_port"))
         if collectors
         else "",
         "logs": _shell(collectors[0]) if collectors else [],
@@ -164,7 +210,7 @@ def _targets(
 
     def ports(group: str, variable: str, only: str = "") -> list[dict[str, str]]:
         return [
-            {"name": host.name, "address": _netloc(host.address, host.get(variable))}
+            {"name": host.name, "address": netloc(host.address, host.get(variable))}
             for host in _hosts(groups, group, hostvars)
             if not only or host.get(only)
         ]
@@ -173,7 +219,7 @@ def _targets(
         return [
             {
                 "name": host.name,
-                "address": f"{host.redis_scheme}://{_netloc(host.address, host.get(variable))}",
+                "address": f"{host.redis_scheme}://{netloc(host.address, host.get(variable))}",
             }
             for host in _hosts(groups, "redis", hostvars)
         ]
@@ -188,7 +234,7 @@ def _targets(
         "wsfleet": [
             {
                 "name": node["name"],
-                "address": _netloc(node["address"], node["port"]),
+                "address": netloc(node["address"], node["port"]),
                 "scheme": urlsplit(node["url"]).scheme,
             }
             for node in nodes
@@ -250,6 +296,47 @@ def _flows(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, Any]]
     return dict(flows)
 
 
+def _talks(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, Any]]]:
+    """By host, the addresses and ports of other hosts that it connects to."""
+    flows = _flows(groups, hostvars)
+    addresses = {name: Host(name, hostvars[name]).address for name in flows}
+    talks: dict[str, list[dict[str, Any]]] = {}
+    for name, address in addresses.items():
+        ports = {
+            other: {port for flow in theirs if address in flow["sources"] for port in flow["ports"]}
+            for other, theirs in flows.items()
+            if other != name
+        }
+        talks[name] = [
+            {"address": addresses[other], "ports": sorted(open_to)}
+            for other, open_to in ports.items()
+            if open_to
+        ]
+    return talks
+
+
+def _listens(groups: Groups, hostvars: HostVars) -> dict[str, dict[str, str]]:
+    """By host, the addresses that its services listen on, and the variable that says so."""
+    variables = {
+        "loadbalancers": ["haproxy_bind", "haproxy_stats_bind"],
+        "redis": ["redis_bind", "sentinel_bind"],
+        "monitoring": ["monitoring_bind"],
+    }
+    everybody = [name for group in (*GROUPS, "monitoring") for name in groups.get(group, ())]
+    listens = {
+        name: {Host(name, hostvars[name]).address: "fleet_address"}
+        for name in dict.fromkeys(everybody)
+    }
+    for group, names in variables.items():
+        for host in _hosts(groups, group, hostvars):
+            virtual = host.get("keepalived_virtual_address")
+            for name in (*names, "node_exporter_bind"):
+                for address in host.addresses(name):
+                    if address != virtual:
+                        listens[host.name].setdefault(address, name)
+    return listens
+
+
 def _node(host: Host, port: int) -> dict[str, Any]:
     tls = bool(host.get("fleet_tls"))
     return {
@@ -258,7 +345,7 @@ def _node(host: Host, port: int) -> dict[str, Any]:
         "address": host.address,
         "port": port,
         "tls": tls,
-        "url": f"{'https' if tls else 'http'}://{_netloc(host.address, port)}",
+        "url": f"{'https' if tls else 'http'}://{netloc(host.address, port)}",
     }
 
 
@@ -311,17 +398,12 @@ def _base_url(loadbalancers: list[Host]) -> str:
     if first.get("fleet_base_url"):
         return str(first.get("fleet_base_url"))
     if first.has_tls and first.get("haproxy_tls_redirect"):
-        return f"https://{_netloc(address, first.get('haproxy_tls_port'))}".removesuffix(":443")
+        return f"https://{netloc(address, first.get('haproxy_tls_port'))}".removesuffix(":443")
     return _http(address, first.get("haproxy_port"))
 
 
 def _http(address: str, port: Any) -> str:
-    return f"http://{_netloc(address, port)}".removesuffix(":80")
-
-
-def _netloc(address: str, port: Any) -> str:
-    host = f"[{address}]" if ":" in address else address
-    return f"{host}:{int(port)}"
+    return f"http://{netloc(address, port)}".removesuffix(":80")
 
 
 def _redis(host: Host) -> dict[str, Any]:
@@ -354,9 +436,9 @@ def _redis_url(hosts: list[Host], user: str, ca: str) -> str:
     credentials = f"{user}:{password}@" if password else ""
     options = {"ssl_ca_certs": ca} if first.get("fleet_tls") else {}
     if len(hosts) == 1:
-        where = f"://{credentials}{_netloc(first.address, first.get('redis_port'))}/0"
+        where = f"://{credentials}{netloc(first.address, first.get('redis_port'))}/0"
     else:
-        sentinels = ",".join(_netloc(host.address, host.get("sentinel_port")) for host in hosts)
+        sentinels = ",".join(netloc(host.address, host.get("sentinel_port")) for host in hosts)
         where = f"+sentinel://{credentials}{sentinels}/{first.get('sentinel_master')}/0"
         if password:
             options = {"sentinel_username": user, "sentinel_password": password} | options
@@ -365,8 +447,10 @@ def _redis_url(hosts: list[Host], user: str, ca: str) -> str:
 
 def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
     """List what is wrong with the inventory, each line with the way to mend it."""
+    others = sorted(set(groups) - {*GROUPS, "monitoring", "all", "ungrouped"})
+    hint = f" It has the groups {_and(others)}." if others else ""
     mistakes = [
-        f"The group '{group}' has no host ({purpose}): add one to the inventory."
+        f"The group '{group}' has no host ({purpose}): add one to the inventory.{hint}"
         for group, purpose in GROUPS.items()
         if not groups.get(group)
     ]
@@ -396,6 +480,7 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
         *_virtual_address_mistakes(readable, groups),
         *_name_mistakes([host for host in readable if host.name in groups.get("wsnodes", ())]),
         *_port_mistakes(readable, groups),
+        *_limit_mistakes(readable, groups),
         *_password_mistakes([host for host in readable if host.name in groups.get("redis", ())]),
         *_certificate_mistakes(
             [host for host in readable if host.name in groups.get("loadbalancers", ())]
@@ -411,17 +496,45 @@ def _address_mistakes(hosts: list[Host]) -> list[str]:
     by_address = defaultdict(list)
     for host in hosts:
         by_address[host.address].append(host.name)
-    named = [host for host in hosts if host.get("firewall_enabled") and not _is_ip(host.address)]
-    return [
-        f"The host '{host.name}' is known by a name, {host.address}, and a firewall wants an "
-        "address: give it a fleet_address, or say firewall_enabled: false."
-        for host in named
-    ] + [
-        f"The hosts {_and(names)} have one address, {address}: give each its own ansible_host "
-        "(or fleet_address). One machine with several tasks is one host in several groups."
-        for address, names in by_address.items()
-        if len(names) > 1
-    ]
+    named = [host for host in hosts if host.get("firewall_enabled") and not is_ip(host.address)]
+    return (
+        [
+            mistake
+            for host in hosts
+            for mistake in _spelling_mistakes(
+                f"The address of the host '{host.name}'", host.address
+            )
+        ]
+        + [
+            f"The host '{host.name}' is known by a name, {host.address}, and a firewall wants an "
+            "address: give it a fleet_address, or say firewall_enabled: false."
+            for host in named
+        ]
+        + [
+            f"The hosts {_and(names)} have one address, {address}: give each its own ansible_host "
+            "(or fleet_address). One machine with several tasks is one host in several groups."
+            for address, names in by_address.items()
+            if len(names) > 1
+        ]
+    )
+
+
+def _spelling_mistakes(what: str, address: str) -> list[str]:
+    """IPv6 has many spellings of one address, and programs compare them as text."""
+    if not is_ip(address):
+        return []
+    ip = ipaddress.ip_address(address)
+    if ip.is_link_local:
+        return [
+            f"{what} is link-local, {address}: other hosts do not reach it without the name of an "
+            "interface. Take another one."
+        ]
+    if str(ip) != address:
+        return [
+            f"{what} is {address}, which is usually written {ip}: write it so (RFC 5952), since "
+            "programs compare it as text."
+        ]
+    return []
 
 
 def _virtual_address_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
@@ -441,22 +554,23 @@ def _virtual_address_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
             "keepalived_virtual_address for the group 'loadbalancers', or fleet_base_url if "
             "something else leads the clients to them, or leave one."
         ]
-    if not _is_ip(address):
+    if spelled := _spelling_mistakes("keepalived_virtual_address", address):
+        return spelled
+    if not is_ip(address):
         return [f"keepalived_virtual_address is no IP address: '{address}'."]
+    others = [host.name for host in balancers if (":" in host.address) != (":" in address)]
+    if others:
+        return [
+            f"keepalived_virtual_address is {address}, and the address of {_and(others)} is of the "
+            "other family: balancers speak of an IPv6 address by IPv6, and of an IPv4 "
+            "address by IPv4. Give them a fleet_address of that family."
+        ]
     return [
         f"keepalived_virtual_address {address} is the host '{host.name}' itself: take one that no "
         "machine has."
         for host in hosts
         if address in (host.address, host.get("ansible_host"))
     ]
-
-
-def _is_ip(address: str) -> bool:
-    try:
-        ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return True
 
 
 def _name_mistakes(nodes: list[Host]) -> list[str]:
@@ -478,37 +592,42 @@ def _name_mistakes(nodes: list[Host]) -> list[str]:
     return mistakes
 
 
+def _ports(host: Host, groups: Groups) -> list[tuple[int, str]]:
+    """The TCP ports that a host's services listen on, with the variable of each."""
+    wanted: list[tuple[int, str]] = []
+    if host.name in groups.get("wsnodes", ()):
+        wanted += [(port, "wsnode_port") for port in host.wsnode_ports]
+    replicated = len(list(groups.get("redis", ()))) > 1
+    for group, variables in {
+        "redis": ["redis_port", *(["sentinel_port"] if replicated else [])],
+        "loadbalancers": [
+            "haproxy_port",
+            "haproxy_stats_port",
+            *(["haproxy_tls_port"] if host.has_tls else []),
+            *(["haproxy_acme_port"] if host.get("haproxy_acme_port") else []),
+            *(["autoscale_metrics_port"] if host.get("autoscale_enabled") else []),
+        ],
+        "monitoring": [
+            "monitoring_prometheus_port",
+            "monitoring_alertmanager_port",
+            "monitoring_redis_exporter_port",
+            "journal_port",
+        ],
+    }.items():
+        if host.name in groups.get(group, ()):
+            wanted += [(int(host.get(variable)), variable) for variable in variables]
+    if groups.get("monitoring"):
+        wanted.append((int(host.get("node_exporter_port")), "node_exporter_port"))
+    return wanted
+
+
 def _port_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
     mistakes = []
-    replicated = len(list(groups.get("redis", ()))) > 1
     for host in hosts:
-        wanted: list[tuple[int, str]] = []
-        if host.name in groups.get("wsnodes", ()):
-            if len(host.wsnode_ports) < 1:
-                mistakes.append(f"wsnode_processes of the host '{host.name}' must be 1 or more.")
-            wanted += [(port, "wsnode_port") for port in host.wsnode_ports]
-        for group, variables in {
-            "redis": ["redis_port", *(["sentinel_port"] if replicated else [])],
-            "loadbalancers": [
-                "haproxy_port",
-                "haproxy_stats_port",
-                *(["haproxy_tls_port"] if host.has_tls else []),
-                *(["haproxy_acme_port"] if host.get("haproxy_acme_port") else []),
-                *(["autoscale_metrics_port"] if host.get("autoscale_enabled") else []),
-            ],
-            "monitoring": [
-                "monitoring_prometheus_port",
-                "monitoring_alertmanager_port",
-                "monitoring_redis_exporter_port",
-                "journal_port",
-            ],
-        }.items():
-            if host.name in groups.get(group, ()):
-                wanted += [(int(host.get(variable)), variable) for variable in variables]
-        if groups.get("monitoring"):
-            wanted.append((int(host.get("node_exporter_port")), "node_exporter_port"))
+        if host.name in groups.get("wsnodes", ()) and len(host.wsnode_ports) < 1:
+            mistakes.append(f"wsnode_processes of the host '{host.name}' must be 1 or more.")
         users = defaultdict(list)
-        for port, variable in wanted:
+        for port, variable in _ports(host, groups):
             users[port].append(variable)
             if not 0 < port < 65536:
                 mistakes.append(f"{variable} of the host '{host.name}' is no port: {port}.")
@@ -518,6 +637,28 @@ def _port_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
             for port, variables in users.items()
             if len(variables) > 1
         ]
+    return mistakes
+
+
+def _limit_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
+    """Numbers of connections that the kernel does not give."""
+    mistakes = []
+    for host in hosts:
+        for group, variable, most, why in LIMITS:
+            if host.name in groups.get(group, ()) and not 0 < host.get(variable) <= most:
+                mistakes.append(
+                    f"{variable} of the host '{host.name}' is {host.get(variable)}, and must be "
+                    f"between 1 and {most}: {why}."
+                )
+        if host.get("autoscale_enabled") and host.name in groups.get("loadbalancers", ()):
+            nodes = [node for node in hosts if node.name in groups.get("wsnodes", ())]
+            least = min((node.get("wsnode_max_connections") for node in nodes), default=None)
+            high = host.get("autoscale_connections_high")
+            if least is not None and high >= least:
+                mistakes.append(
+                    f"autoscale_connections_high of the host '{host.name}' is {high}, and a node "
+                    f"is full with {least} (wsnode_max_connections) before: make it less."
+                )
     return mistakes
 
 
@@ -621,7 +762,7 @@ def _tls_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
 def fleet_subjects(addresses: Iterable[str]) -> list[str]:
     """What a certificate says of whose it is: addresses and names."""
     return [
-        f"{'IP' if _is_ip(address) else 'DNS'}:{address}" for address in dict.fromkeys(addresses)
+        f"{'IP' if is_ip(address) else 'DNS'}:{address}" for address in dict.fromkeys(addresses)
     ]
 
 
@@ -636,8 +777,14 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         """Filters by name."""
         return {
+            "all_addresses": all_addresses,
             "fleet_members": fleet_members,
             "fleet_mistakes": fleet_mistakes,
             "fleet_subjects": fleet_subjects,
+            "interface_of": interface_of,
+            "interface_towards": interface_towards,
+            "missing_addresses": missing_addresses,
+            "netloc": netloc,
             "redis_passwords": redis_passwords,
+            "refusal": refusal,
         }

@@ -95,6 +95,8 @@ def quiet() -> Series:
             f'node_filesystem_size_bytes{{{of},fstype="tmpfs",mountpoint="/run"}}': always(1e9),
             f"node_memory_MemAvailable_bytes{{{of}}}": always(5e9),
             f"node_memory_MemTotal_bytes{{{of}}}": always(8e9),
+            f"node_nf_conntrack_entries{{{of}}}": always(40),
+            f"node_nf_conntrack_entries_limit{{{of}}}": always(32768),
         }
     return series
 
@@ -142,6 +144,7 @@ TROUBLES: dict[str, Series] = {
             always(5e8)
         )
     },
+    "ConntrackNearlyFull": {'node_nf_conntrack_entries{job="node",instance="lb1"}': always(3e4)},
     "MemoryNearlyFull": {'node_memory_MemAvailable_bytes{job="node",instance="lb1"}': always(7e8)},
 }
 """What differs from `quiet` where an alert fires."""

@@ -26,6 +26,7 @@ def written(folder: Path, *, tls: bool) -> dict[str, dict[str, Any]]:
         trim_blocks=True,
         autoescape=False,  # noqa: S701 - no HTML
     )
+    environment.filters["netloc"] = "{}:{}".format
     rules = folder / "rules.yml"
     rules.write_text("groups: []\n")
     text = environment.from_string(TEMPLATE.read_text()).render(

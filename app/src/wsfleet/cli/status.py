@@ -59,8 +59,13 @@ def run(fleet: Fleet) -> Report:
         for name in sorted(urls | registered)
     ]
     servers = [
-        {"loadbalancer": name, **row} for name, (rows, _) in balancers.items() for row in rows or []
+        {"loadbalancer": name, **row}
+        for name, (rows, _) in balancers.items()
+        for row in haproxy.servers(rows or [])
     ]
+    virtual = {
+        name: haproxy.has_virtual_address(rows or []) for name, (rows, _) in balancers.items()
+    }
     report.data.update(
         nodes=nodes,
         loadbalancers=[
@@ -69,7 +74,8 @@ def run(fleet: Fleet) -> Report:
                 "url": fleet.loadbalancers[name],
                 "reachable": rows is not None,
                 "error": error,
-                "servers": rows or [],
+                "virtual_address": virtual[name],
+                "servers": haproxy.servers(rows or []),
             }
             for name, (rows, error) in balancers.items()
         ],
@@ -89,6 +95,7 @@ def run(fleet: Fleet) -> Report:
         for row in servers
         if not row["well"] and row["server"] not in drained
     ]
+    report.problems += _virtual_address_problems(virtual)
     if len(drained) == len(nodes):
         report.problems.append("no node takes clients: all of them are drained")
     if redis["error"]:
@@ -216,7 +223,7 @@ def _counted_keys(client: Any) -> dict[str, int]:
 
 async def _ask(
     nodes: Mapping[str, str], fleet: Fleet
-) -> tuple[dict[str, Answer[dict[str, Any]]], dict[str, Answer[list[dict[str, Any]]]]]:
+) -> tuple[dict[str, Answer[dict[str, Any]]], dict[str, Answer[haproxy.Rows]]]:
     """Fetch every node's /health and every load balancer's statistics, all at once."""
     balancers = fleet.loadbalancers
     async with httpx.AsyncClient(
@@ -224,7 +231,7 @@ async def _ask(
     ) as client:
         health, stats = await asyncio.gather(
             asyncio.gather(*(_health(client, url) for url in nodes.values())),
-            asyncio.gather(*(_servers(client, url) for url in balancers.values())),
+            asyncio.gather(*(_statistics(client, url) for url in balancers.values())),
         )
     return dict(zip(nodes, health, strict=True)), dict(zip(balancers, stats, strict=True))
 
@@ -239,12 +246,27 @@ async def _health(client: httpx.AsyncClient, url: str) -> Answer[dict[str, Any]]
     return (answer, None) if isinstance(answer, dict) else (None, "no JSON object")
 
 
-async def _servers(client: httpx.AsyncClient, url: str) -> Answer[list[dict[str, Any]]]:
+async def _statistics(client: httpx.AsyncClient, url: str) -> Answer[haproxy.Rows]:
     try:
-        servers = haproxy.servers(await haproxy.statistics(client, url))
+        rows = await haproxy.statistics(client, url)
     except httpx.HTTPError as error:
         return None, f"no statistics from {url}: {str(error) or type(error).__name__}"
-    return servers, None if servers else "it has no servers"
+    return rows, None if haproxy.servers(rows) else "it has no servers"
+
+
+def _virtual_address_problems(balancers: Mapping[str, bool | None]) -> list[str]:
+    """Say who has the virtual address if not one balancer alone has it."""
+    known = {name: has for name, has in balancers.items() if has is not None}
+    having = [name for name, has in known.items() if has]
+    if not known or len(having) == 1:
+        return []
+    if having:
+        return [
+            f"load balancers {' and '.join(having)} have the virtual address at the same time: "
+            "VRRP (IP protocol 112) does not pass between them"
+        ]
+    # One that was not reached may have it.
+    return ["no load balancer has the virtual address"] if len(known) == len(balancers) else []
 
 
 def _node(

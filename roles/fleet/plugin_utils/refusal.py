@@ -1,0 +1,34 @@
+"""What a validator said of a file with secrets, without them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+SHORTEST = 4
+"""Characters of a text that is taken for a secret; without shorter ones nothing could be read."""
+
+
+def refusal(result: Mapping[str, Any], secrets: Any) -> str:
+    """Say why a task has failed, with stars in the place of each text in `secrets`.
+
+    `result` is what the task registered, `secrets` any lists and dictionaries of what went into the
+    file. `no_log` would hide the message together with the secrets.
+    """
+    parts = [str(result.get(part) or "").strip() for part in ("msg", "stdout", "stderr")]
+    text = "\n".join(dict.fromkeys(filter(None, parts)))
+    for secret in sorted(set(_texts(secrets)), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        if len(value) >= SHORTEST:
+            yield str(value)
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _texts(each)
+    elif isinstance(value, Sequence):
+        for each in value:
+            yield from _texts(each)

@@ -290,3 +290,10 @@ def test_an_ipv6_address_is_in_brackets_before_a_port(tmp_path: Path) -> None:
     text = "\n".join(files.values())
     assert text.count("[fd00::") > 20
     assert re.findall(r"(?<!\[)fd00::\d\d\]?:\d+|fd00::\d\d:%i", text) == []
+
+
+def test_no_port_is_joined_to_an_address_by_hand() -> None:
+    """Tasks that ask a service use the filter as well."""
+    by_hand = re.compile(r"(?:address|bind) \}\}:")
+    files = [path for path in ROOT.glob("roles/*/*/**/*") if path.suffix in (".yml", ".j2")]
+    assert [str(path) for path in files if by_hand.search(path.read_text())] == []

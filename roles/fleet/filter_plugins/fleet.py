@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import json
 import re
 import shlex
 import sys
@@ -201,6 +202,19 @@ def fleet_members(groups: Groups, hostvars: HostVars, ca: str = "") -> dict[str,
             if (facts := host.get("ansible_facts")) and "nodename" in facts
         },
     }
+
+
+def fleet_hostnames(found: Mapping[str, str], path: str, hosts: Iterable[str]) -> dict[str, str]:
+    """Add the hostnames that this run does not gather, as the fleet file on this machine has them.
+
+    A host that is not in the inventory is left out.
+    """
+    try:
+        before = json.loads(Path(path).read_text())["hosts"]
+        known = {**before, **found}
+    except (OSError, ValueError, KeyError, TypeError):  # the first run, or a file that is replaced
+        known = dict(found)
+    return {host: known[host] for host in hosts if host in known}
 
 
 def _targets(
@@ -778,6 +792,7 @@ class FilterModule:
         """Filters by name."""
         return {
             "all_addresses": all_addresses,
+            "fleet_hostnames": fleet_hostnames,
             "fleet_members": fleet_members,
             "fleet_mistakes": fleet_mistakes,
             "fleet_subjects": fleet_subjects,

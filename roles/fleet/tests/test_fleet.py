@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "roles" / "fleet" / "filter_plugins"))
 
-from fleet import fleet_members, fleet_mistakes, redis_passwords  # noqa: E402
+from fleet import fleet_hostnames, fleet_members, fleet_mistakes, redis_passwords  # noqa: E402
 
 GROUPS = {"loadbalancers": ["lb1"], "wsnodes": ["node1", "node2"], "redis": ["redis1"]}
 HOSTS: dict[str, dict[str, Any]] = {
@@ -686,3 +686,13 @@ def test_the_fleet_file_keeps_the_hostnames_of_hosts_outside_of_a_run(tmp_path: 
     assert done.returncode == 0, done.stdout
     document = json.loads((tmp_path / ".fleet.json").read_text())
     assert document["hosts"] == {"node2": "second", "lb1": "balancer"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"hosts": 5}', '{"hosts": null}'])
+def test_a_broken_fleet_file_is_replaced(tmp_path: Path, text: str) -> None:
+    """It has no hostnames then but those of this run."""
+    path = tmp_path / "fleet.json"
+    path.write_text(text)
+    found = {"node1": "first"}
+    for each in (path, tmp_path / "missing"):
+        assert fleet_hostnames(found, str(each), ["node1", "node2"]) == found

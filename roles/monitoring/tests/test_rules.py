@@ -116,6 +116,9 @@ TROUBLES: dict[str, Series] = {
         f'wsfleet_delivery_seconds_bucket{{{NODE1},le="0.01"}}': rising(9),
     },
     "PubSubStalled": {f"wsfleet_pubsub_probe_seconds_count{{{NODE1}}}": always(7)},
+    "HandlerErrors": {
+        f'wsfleet_handler_errors_total{{{NODE1},event="published"}}': rising(1),
+    },
     "NodeMemoryGrows": {f"process_resident_memory_bytes{{{NODE1}}}": rising(1e6)},
     "RedisDown": {'redis_up{job="sentinel",instance="redis3"}': always(0)},
     "RedisWithoutPrimary": {

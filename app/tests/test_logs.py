@@ -25,6 +25,7 @@ HEAD = """
 import asyncio, logging, os, signal, sys, threading, uvloop, structlog
 from wsfleet import logs
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, which may have started the tests, ignores it
 logs.configure("info", "node1")
 log = structlog.get_logger("wsfleet.some")
 """

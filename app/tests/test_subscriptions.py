@@ -124,6 +124,7 @@ class Peer:
     """
 
     buffered = 0
+    deflates = False
 
     def __init__(self, centrifuge: Centrifuge, user: str) -> None:
         self.node = centrifuge.node

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import random
 import signal
 import socket
 import subprocess
@@ -76,12 +77,22 @@ def description() -> dict[str, str]:
     }
 
 
+_ports_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a TCP port that nobody listens on, on any address, and that was not returned before.
+
+    It is below those that Linux gives to outgoing connections (ip_local_port_range): one of these
+    could take it before its server does.
+    """
+    while True:
+        port = random.randrange(10_000, 32_768)  # noqa: S311 - it protects nothing
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("", port))
+            if port not in _ports_given:
+                _ports_given.add(port)
+                return port
 
 
 def pinned(core: int, command: Sequence[str]) -> list[str]:

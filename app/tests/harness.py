@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import resource
 import shutil
 import signal
@@ -26,14 +27,18 @@ _ports_given: set[int] = set()
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on, and that was not given before."""
+    """Return a TCP port that nobody listens on, on any address, and that was not returned before.
+
+    It is below those that Linux gives to outgoing connections (ip_local_port_range): one of these
+    could take it before its server does.
+    """
     while True:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port: int = sock.getsockname()[1]
-        if port not in _ports_given:
-            _ports_given.add(port)
-            return port
+        port = random.randrange(10_000, 32_768)  # noqa: S311 - it protects nothing
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("", port))
+            if port not in _ports_given:
+                _ports_given.add(port)
+                return port
 
 
 def redis_rights() -> dict[str, str]:

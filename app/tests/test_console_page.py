@@ -259,7 +259,7 @@ def test_drain_and_undrain_by_the_buttons(console: Page, fleet: Rig) -> None:
 def test_nothing_is_shown_or_done_without_the_key(page: Page, fleet: Rig) -> None:
     """A wrong key shows why, and nothing else; who asks around the page is refused as well."""
     unlock(page, "another")
-    expect(page.get_by_role("alert").first).to_contain_text("X-API-Key is missing or wrong")
+    expect(page.get_by_role("alert").first).to_contain_text("the API key is missing or wrong")
     expect(page.locator("#live")).to_be_hidden()
     expect(page.get_by_role("button", name="Drain")).to_have_count(0)
     for path in ("cluster", "drain"):

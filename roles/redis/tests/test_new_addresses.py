@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import time
@@ -17,16 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "filter_plugins"))
 
 from redis_primary import redis_primary
 
+from bench.machine import free_port
+
 HOSTS = ("redis1", "redis2", "redis3")
 MASTER = "wsfleet"
-
-
-def free_port() -> int:
-    """A port that nobody has, on any address."""
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def until(condition: Callable[[], bool]) -> None:

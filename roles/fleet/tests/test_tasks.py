@@ -60,6 +60,7 @@ def walk(path: str, nodes: list[Node], inherited: Node) -> Iterator[Task]:
         here["vars"] = inherited.get("vars", {}) | node.get("vars", {})
         if "vars_files" in node:
             here["vars"] |= yaml.safe_load((ROOT / path).with_name(node["vars_files"]).read_text())
+        here["when"] = [inherited.get("when"), node.get("when")]
         parts = [node[key] for key in ("tasks", "pre_tasks", "post_tasks") if key in node]
         parts += [node[key] for key in ("block", "rescue", "always") if key in node]
         for part in parts:
@@ -124,6 +125,32 @@ def test_packages_are_installed_in_one_way() -> None:
     """So that none of the machine's own is removed for them, and no service starts by itself."""
     for task in TASKS:
         assert task.module("apt") is None or task.path == "roles/fleet/tasks/packages.yml", task
+
+
+@pytest.mark.parametrize(
+    "task", [task for task in TASKS if task.module("command", "shell") is not None], ids=str
+)
+def test_a_check_reads_what_later_tasks_ask_for(task: Task) -> None:
+    """`--check` leaves a command out, unless the task says otherwise: nothing is registered."""
+    conditions = str((task.get("when"), task.inherited.get("when")))
+    if task.body.get("changed_when") is False and not task.path.startswith("playbooks/local/"):
+        assert task.body.get("check_mode") is False or "not ansible_check_mode" in conditions
+
+
+@pytest.mark.parametrize(
+    "task", [task for task in TASKS if task.path.startswith("roles/")], ids=str
+)
+def test_a_check_needs_no_folder(task: Task) -> None:
+    """A fresh machine has none; these modules look for it before they leave the work out."""
+    command = task.module("command", "shell") or {}
+    assert command.get("chdir", "/") == "/"
+    assert task.module("unarchive") is None
+
+
+def test_a_diff_shows_no_secret() -> None:
+    """Also not the one that was in the file, where the new one has none."""
+    for task in TASKS:
+        assert "no_log" not in task.body or task.body.get("diff") is False, task
 
 
 def test_what_is_waited_for_can_be_missed() -> None:

@@ -182,7 +182,6 @@ def test_site_stops_before_it_touches_a_host(
 FOUND_OUT = {
     "_firewall_ssh": [22],
     "_haproxy_ipv6": {"stat": {"exists": True}},
-    "_haproxy_tls_copied": {"results": []},
     "fleet_shown_addresses": {
         "stdout": json.dumps(
             [

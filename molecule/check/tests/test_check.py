@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Check = Callable[[Path, tuple[str, ...]], dict[str, set[str]]]
 
-FRESH = Path(__file__).parents[1] / "fresh.yml"
+FRESH = Path(__file__).parents[1] / "fresh" / "inventory"
 #: All that the roles can do.
 SETTINGS: dict[str, Any] = {
     "autoscale_enabled": True,

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,11 @@ class Cluster:
             self.ask(host, self.port, "REPLICAOF", self.address(primary), str(self.port))
             self.ask(host, self.port, "CONFIG", "REWRITE")
         for host in set(HOSTS) - {primary}:
-            until(lambda host=host: "master_link_status:up" in self.info(host))
+            until(partial(self.has_link, host))
+
+    def has_link(self, host: str) -> bool:
+        """Return whether a replica is connected to its primary."""
+        return "master_link_status:up" in self.info(host)
 
     def start_sentinels(self, primary: str) -> None:
         """Do what the role `sentinel` does: a Sentinel without a file watches the primary."""

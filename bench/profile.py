@@ -34,16 +34,12 @@ _FAN_OUT = "hub and outboxes"
 _LOG = "log"
 _OTHER = "anything else"
 GROUPS = (_WRITES, _LOOP, _HTTP, _PROTOCOL, _REDIS, _FAN_OUT, _LOG, _OTHER)
-_OF_MODULE = {
-    **dict.fromkeys(("websocket", "frames", "endpoints", "app", "server"), _HTTP),
-    **dict.fromkeys(("centrifuge_endpoint", "centrifuge_client", "auth"), _PROTOCOL),
-    **dict.fromkeys(("limits", "users", "channels"), _PROTOCOL),
-    **dict.fromkeys(("admission", "denylist", "metrics", "sessions", "config"), _PROTOCOL),
-    **dict.fromkeys(("json_codec", "messages", "codec"), _PROTOCOL),
-    **dict.fromkeys(("broker", "store", "primary", "link", "subscriber", "stream"), _REDIS),
-    **dict.fromkeys(("records", "registry"), _REDIS),
-    **dict.fromkeys(("hub", "listener", "connection"), _FAN_OUT),
-    **dict.fromkeys(("logs", "log_output"), _LOG),
+_OF_FOLDER = {
+    **dict.fromkeys(("transports", "server"), _HTTP),
+    **dict.fromkeys(("clients", "protocol", "api", "auth", "node", "config"), _PROTOCOL),
+    **dict.fromkeys(("redis", "broker", "channels", "cluster"), _REDIS),
+    "hub": _FAN_OUT,
+    "telemetry": _LOG,
 }
 
 
@@ -56,9 +52,9 @@ def group(stack: list[str]) -> str:
         return _LOOP
     for frame in reversed(stack):
         place = frame.partition(" (")[2]
-        module = place.rpartition("/")[2].partition(".py")[0]
-        if "wsfleet/" in place and module in _OF_MODULE:
-            return _OF_MODULE[module]
+        folder = place.rpartition("wsfleet/")[2].partition("/")[0]
+        if folder in _OF_FOLDER:
+            return _OF_FOLDER[folder]
         if "uvicorn/protocols/" in place:
             return _HTTP
         if "structlog/" in place:

@@ -9,9 +9,9 @@ import threading
 from pathlib import Path
 
 from wsfleet.cli import EXIT_NOT_RUN, EXIT_WELL, EXIT_WRONG, CannotRun
-from wsfleet.cli.client import parse_url
-from wsfleet.cli.output import emit
-from wsfleet.cli.report import check, write
+from wsfleet.cli.access.websocket_client import parse_url
+from wsfleet.cli.measure.page import check, write
+from wsfleet.cli.measure.report import emit
 
 from chaos.clients import Clients
 from chaos.cluster import ROOT, Cluster, CommandError

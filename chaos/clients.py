@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from wsfleet.cli.delivery import MOST_DELIVERIES
-from wsfleet.cli.histogram import Histogram, Timeline
+from wsfleet.cli.measure.delivery_account import MOST_DELIVERIES
+from wsfleet.cli.measure.histogram import Histogram, Timeline
 
 from chaos.cluster import PROGRAMS, CommandError
 

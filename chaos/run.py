@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from wsfleet.cli import verify
-from wsfleet.cli.output import Criterion, Figure, Report, table
-from wsfleet.cli.report import Course, Mark, Spread
+from wsfleet.cli.commands import verify_delivery
+from wsfleet.cli.measure.page import Course, Mark, Spread
+from wsfleet.cli.measure.report import Criterion, Figure, Report, table
 
 from chaos.clients import Clients, over_time, read_events, what_clients_saw
 from chaos.cluster import Cluster, CommandError
@@ -21,7 +21,7 @@ from chaos.schedule import Step
 #: Seconds for the cluster to become well again after a fault was healed.
 WELL_WITHIN = 90.0
 #: Counts of verify-delivery's report that are the run's own totals; those of `FAULTS` must be 0.
-TOTALS = ("acknowledged", "delivered", *verify.FAULTS, "reconnects")
+TOTALS = ("acknowledged", "delivered", *verify_delivery.FAULTS, "reconnects")
 COLUMNS = ("dropped", "reconnect_p50_ms", "reconnect_p99_ms", "delivery_p50_ms", "delivery_p99_ms")
 
 
@@ -165,8 +165,8 @@ def _report(
             wanted=planned,
         ),
         *(
-            Criterion(f"{name.replace('_', ' ')}: {verify.FAULTS[name]}", data[name])
-            for name in verify.FAULTS
+            Criterion(f"{name.replace('_', ' ')}: {verify_delivery.FAULTS[name]}", data[name])
+            for name in verify_delivery.FAULTS
         ),
         Criterion("messages that were not acknowledged", verdict.get("unacknowledged")),
         Criterion("subscribers that did not come back", verdict.get("absent")),

@@ -12,8 +12,8 @@ from functools import partial
 import atheris
 
 with atheris.instrument_imports(include=["wsfleet"]):
-    from wsfleet import deflate, frames
     from wsfleet.protocol import centrifuge
+    from wsfleet.transports import deflate, frames
 
 LIMIT = 1000
 CODECS = (centrifuge.JSONCodec(), centrifuge.ProtobufCodec())

@@ -11,8 +11,8 @@ import redis.asyncio
 
 from tests.harness import RedisServer, RunningNode, StartNode, free_port
 from tests.topologies import SentinelTopology, started
-from wsfleet.server import create_server
-from wsfleet.settings import Settings
+from wsfleet.config.settings import Settings
+from wsfleet.server.server import create_server
 
 JAVASCRIPT = Path(__file__).parent / "js"
 

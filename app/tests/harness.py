@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 from websockets.asyncio.client import ClientConnection, connect
 
-from wsfleet.server import Server
-from wsfleet.settings import Settings
+from wsfleet.config.settings import Settings
+from wsfleet.server.server import Server
 from wsfleet.tasks import end
 
 REDIS_ROLE = Path(__file__).parents[2] / "roles" / "redis"

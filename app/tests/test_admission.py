@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from tests.harness import RedisServer, RunningNode, StartNode, settled
 from tests.test_metrics import value
 from tests.test_plain_endpoint import exchange
-from wsfleet import users
+from wsfleet.node import users
 
 SECRET = "a secret of thirty-two bytes or more"  # noqa: S105 - the tests' own
 API_KEY, NEXT_API_KEY = "the key of today", "the key of tomorrow"

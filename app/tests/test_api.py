@@ -20,7 +20,7 @@ from tests.harness import RunningNode, StartNode, settled
 from tests.test_admission import centrifuge, closed
 from tests.test_centrifuge_endpoint import CONFIG, Pair, sdk, subscribed, token
 from wsfleet.api.methods import Api as Methods
-from wsfleet.records import Member
+from wsfleet.channels.publication import Member
 
 KEY = "a key"
 
@@ -292,7 +292,7 @@ async def test_a_count_without_a_node_is_none(
     pair: Pair, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a live node does not answer the error names it; a sum without it would be wrong."""
-    monkeypatch.setattr("wsfleet.survey.TIMEOUT", 0.2)
+    monkeypatch.setattr("wsfleet.broker.survey.TIMEOUT", 0.2)
     monkeypatch.setattr(pair[1].node.listeners, "commanded", lambda command: None)
     for method in ("channels", "info"):
         error = (await api.http.post(f"/api/{method}", json={})).json()["error"]

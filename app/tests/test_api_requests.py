@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wsfleet.api import requests
 from wsfleet.api.key_check import KeyCheck
 from wsfleet.api.requests import Reader, RequestError
-from wsfleet.channels import ChannelError
+from wsfleet.channels.permissions import ChannelError
 
 PUBLISH = Reader(requests.Publish)
 KINDS: list[Any] = [

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from structlog.testing import capture_logs
 
-from wsfleet.auth import (
+from wsfleet.auth.tokens import (
     Grant,
     TokenExpiredError,
     TokenInvalidError,
@@ -26,7 +26,7 @@ from wsfleet.auth import (
     origin_allowed,
     verifiers,
 )
-from wsfleet.config import ChannelOptions, ClientConfig, ConfigError, TokenConfig
+from wsfleet.config.file import ChannelOptions, ClientConfig, ConfigError, TokenConfig
 
 KEY = "a secret of more than thirty-two bytes, and of more than sixty-four too"
 OTHER_KEY = KEY[::-1]

@@ -13,8 +13,8 @@ import uvicorn
 from kosoku import run_fuzzingclient
 
 from tests.harness import free_port
-from wsfleet.frames import BINARY, TEXT, frame
-from wsfleet.websocket import BODY_LIMIT, HTTP, ON_REFUSED, ROUTES, Request, WebSocket
+from wsfleet.transports.frames import BINARY, TEXT, frame
+from wsfleet.transports.websocket import BODY_LIMIT, HTTP, ON_REFUSED, ROUTES, Request, WebSocket
 
 
 class Echo:

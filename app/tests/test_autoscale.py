@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsfleet.autoscale import (
+from wsfleet.cluster.autoscale_policy import (
     NOT_RUNNING,
     Action,
     Decision,

@@ -29,7 +29,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.harness import RedisServer, RunningNode, StartNode, settled
-from wsfleet.records import Record
+from wsfleet.channels.publication import Record
 
 SECRET = "a secret of thirty-two bytes or more"  # noqa: S105 - the tests' own
 
@@ -436,7 +436,7 @@ async def test_a_connection_that_the_nodes_cannot_hear_of_is_not_made(
     single_pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would not end when the next one comes: its client is told to come again."""
-    monkeypatch.setattr("wsfleet.centrifuge_client.SINGLE_CONNECTION_TIMEOUT", 0.1)
+    monkeypatch.setattr("wsfleet.clients.centrifuge.client.SINGLE_CONNECTION_TIMEOUT", 0.1)
     one, _ = single_pair
     monkeypatch.setattr(one.node.listeners, "commanded", lambda command: None)
     url = one.url.replace("http", "ws") + "/connection/websocket"

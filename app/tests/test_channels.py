@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsfleet.channels import (
+from wsfleet.channels.permissions import (
     Channel,
     ChannelError,
     Channels,
@@ -16,7 +16,7 @@ from wsfleet.channels import (
     may_subscribe,
     subscription_options,
 )
-from wsfleet.config import ChannelConfig, ChannelOptions
+from wsfleet.config.file import ChannelConfig, ChannelOptions
 from wsfleet.protocol.centrifuge.codes import ErrorCode
 
 HISTORY: dict[str, Any] = {"history_size": 10, "history_ttl": "60s"}

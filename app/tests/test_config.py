@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from wsfleet import config
-from wsfleet.config import ConfigError, load, parse
-from wsfleet.settings import Settings
+from wsfleet.config import file
+from wsfleet.config.file import ConfigError, load, parse
+from wsfleet.config.settings import Settings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -104,44 +104,44 @@ def test_the_reference_shows_value_default_and_meaning() -> None:
         "| `name` | string |  | The namespace's name",
         "- `http_api`: `disabled`, `external`, `handler_prefix`, `insecure`.",
     ):
-        assert f"\n{line}" in config.reference()
+        assert f"\n{line}" in file.reference()
 
 
 def test_the_document_is_made_from_the_models() -> None:
-    """If this fails: `python -m wsfleet.config docs/configuration.md`."""
-    prose, mark, reference = DOCUMENT.read_text().partition(config.REFERENCE_BEGINS)
+    """If this fails: `python -m wsfleet.config.file docs/configuration.md`."""
+    prose, mark, reference = DOCUMENT.read_text().partition(file.REFERENCE_BEGINS)
     assert prose
     assert mark
-    assert reference == "\n" + config.reference()
+    assert reference == "\n" + file.reference()
 
 
 def test_the_document_can_be_made_anew(tmp_path: Path) -> None:
     """Updating keeps the prose, and updating twice changes nothing."""
     copy = tmp_path / "configuration.md"
-    copy.write_text("Prose.\n\n" + config.REFERENCE_BEGINS + "outdated\n")
-    config._update(copy)
+    copy.write_text("Prose.\n\n" + file.REFERENCE_BEGINS + "outdated\n")
+    file._update(copy)
     once = copy.read_text()
     assert once.startswith("Prose.\n")
     assert "outdated" not in once
-    config._update(copy)
+    file._update(copy)
     assert copy.read_text() == once
 
 
-def sections(model: type[config.Section]) -> list[type[config.Section]]:
+def sections(model: type[file.Section]) -> list[type[file.Section]]:
     """The section and all within it."""
     found = [model]
     for key in model.model_fields:
-        if inner := config._section_of(model, key):
+        if inner := file._section_of(model, key):
             found += sections(inner)
     return found
 
 
-@pytest.mark.parametrize("section", sections(config.Config))
-def test_every_key_is_documented_and_none_is_refused_too(section: type[config.Section]) -> None:
+@pytest.mark.parametrize("section", sections(file.Config))
+def test_every_key_is_documented_and_none_is_refused_too(section: type[file.Section]) -> None:
     """A key has a text, and is either supported or on the list of those that are not."""
     for key, field in section.model_fields.items():
         assert (field.description or "").strip(), key
-        assert section is config.Config or f"| `{key}` |" in config.reference()
+        assert section is file.Config or f"| `{key}` |" in file.reference()
     assert not set(section.elsewhere.split()) & set(section.model_fields)
 
 
@@ -214,11 +214,11 @@ def test_a_key_of_centrifugos_that_is_none_here_is_refused(text: str, line: str)
 
 def test_hints_are_about_refused_keys() -> None:
     """A hint for a key that is supported would never be seen."""
-    for path in config.HERE:
+    for path in file.HERE:
         *parents, key = path.split(".")
-        section: type[config.Section] = config.Config
+        section: type[file.Section] = file.Config
         for parent in parents:
-            inner = config._section_of(section, parent)
+            inner = file._section_of(section, parent)
             assert inner
             section = inner
         assert key in section.elsewhere.split()
@@ -269,7 +269,7 @@ def test_any_text_is_a_configuration_or_a_clear_error(text: str) -> None:
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text())
 
 
-@given(st.sampled_from(list(config._paths(config.Config))), PLAIN)
+@given(st.sampled_from(list(file._paths(file.Config))), PLAIN)
 def test_any_value_of_any_key_is_taken_or_refused(path: str, value: Any) -> None:
     """A mistake names the key, or the section whose rule the value breaks."""
     for key in reversed(path.split(".")):
@@ -365,7 +365,7 @@ def test_durations_add_up(hours: int, minutes: int, seconds: int) -> None:
     """Each quantity counts."""
     text = f"{hours}h{minutes}m{seconds}s"
     wanted = hours * 3600 + minutes * 60 + seconds
-    assert config._nanoseconds(text) == wanted * 10**9
+    assert file._nanoseconds(text) == wanted * 10**9
 
 
 @pytest.mark.parametrize("value", [0, "0", "0s"])
@@ -513,6 +513,6 @@ def test_personal_channels_need_their_namespace() -> None:
 
 def test_a_configuration_does_not_change() -> None:
     """It is shared by all connections."""
-    for model in sections(config.Config):
+    for model in sections(file.Config):
         assert issubclass(model, BaseModel)
         assert model.model_config["frozen"]

@@ -14,10 +14,10 @@ import pytest
 import wsfleet.console
 from tests.harness import RunningNode, StartNode, settled
 from tests.topologies import SentinelTopology
-from wsfleet import keys
 from wsfleet.console import samples
 from wsfleet.console.samples import STEP, Sample, quantile, series
-from wsfleet.metrics import SECONDS
+from wsfleet.redis import key_names
+from wsfleet.telemetry.metrics import SECONDS
 
 KEY = "a key"
 STATIC = Path(wsfleet.console.__file__).parent / "static"
@@ -101,7 +101,7 @@ async def test_nothing_without_the_key(pair: Pair, store: Any) -> None:
             for action in ("drain", "undrain"):
                 answer = await http.post(f"/api/{action}", json={"node": "node1"})
                 assert answer.status_code == 401
-    assert await store.hgetall(keys.DESIRED) == {}
+    assert await store.hgetall(key_names.DESIRED) == {}
 
 
 @pytest.mark.parametrize(
@@ -149,9 +149,9 @@ async def test_an_operators_word_is_not_the_autoscalers(
     pair: Pair, http: httpx.AsyncClient, store: Any
 ) -> None:
     """What was drained by the autoscaler is an operator's as soon as he says something."""
-    await store.sadd(keys.AUTOSCALE_DRAINED, "node2")
+    await store.sadd(key_names.AUTOSCALE_DRAINED, "node2")
     await http.post("/api/drain", json={"node": "node2"})
-    assert await store.smembers(keys.AUTOSCALE_DRAINED) == set()
+    assert await store.smembers(key_names.AUTOSCALE_DRAINED) == set()
 
 
 async def test_a_dead_node_is_down_at_once(start_node: StartNode, config: Path) -> None:
@@ -282,7 +282,7 @@ async def test_what_a_node_did_is_kept_for_the_charts(pair: Pair, http: httpx.As
     assert drawn["connections"].keys() == {"node1", "node2"}
     assert any(drawn["publish_p99"])
     assert any(drawn["delivery_p99"])
-    assert await pair[0].node.store.call("TTL", keys.samples("node1")) > 0
+    assert await pair[0].node.store.call("TTL", key_names.samples("node1")) > 0
 
 
 def test_a_quantile_is_prometheus_s() -> None:
@@ -326,7 +326,7 @@ async def test_samples_of_another_release_are_left_out(pair: Pair, store: Any) -
             '"publish": [1], "delivery": [1]}',
         )
     ):
-        await store.xadd(keys.samples("old"), {"sample": text}, id=f"{step + offset}-1")
+        await store.xadd(key_names.samples("old"), {"sample": text}, id=f"{step + offset}-1")
     assert await samples.read(pair[0].node.store, ["old"]) == {"old": {}}
 
 

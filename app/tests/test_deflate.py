@@ -22,9 +22,19 @@ from tests.conftest import JAVASCRIPT
 from tests.harness import StartNode, settled
 from tests.test_frames import masked
 from tests.test_websocket import HANDSHAKE, Peer, tcp
-from wsfleet import hub
-from wsfleet.deflate import MIN_SIZE, deflate, inflate, negotiate
-from wsfleet.frames import (
+from wsfleet.hub import hub
+from wsfleet.protocol.centrifuge.codec import Codec
+from wsfleet.protocol.centrifuge.json_codec import JSONCodec
+from wsfleet.protocol.centrifuge.messages import (
+    Command,
+    ConnectRequest,
+    Publication,
+    PublishRequest,
+    SubscribeRequest,
+)
+from wsfleet.protocol.centrifuge.protobuf_codec import ProtobufCodec
+from wsfleet.transports.deflate import MIN_SIZE, deflate, inflate, negotiate
+from wsfleet.transports.frames import (
     BINARY,
     CONTINUATION,
     PING,
@@ -37,16 +47,6 @@ from wsfleet.frames import (
     frame,
     payload_of,
 )
-from wsfleet.protocol.centrifuge.codec import Codec
-from wsfleet.protocol.centrifuge.json_codec import JSONCodec
-from wsfleet.protocol.centrifuge.messages import (
-    Command,
-    ConnectRequest,
-    Publication,
-    PublishRequest,
-    SubscribeRequest,
-)
-from wsfleet.protocol.centrifuge.protobuf_codec import ProtobufCodec
 
 LIMIT = 70_000
 ANSWER = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"

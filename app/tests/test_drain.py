@@ -12,14 +12,14 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.harness import RedisServer, RunningNode, StartNode, settled, silent
-from wsfleet import keys
-from wsfleet.drain import State
-from wsfleet.store import Store
+from wsfleet.node.drain import State
+from wsfleet.redis import key_names
+from wsfleet.redis.store import Store
 
 
 async def want(store: Any, wish: str, node: str = "node1") -> None:
     """Say what is wanted of a node."""
-    await store.hset(keys.DESIRED, node, wish)
+    await store.hset(key_names.DESIRED, node, wish)
 
 
 async def reached(node: RunningNode, state: State) -> None:
@@ -81,7 +81,7 @@ async def test_a_node_drains_when_that_is_wanted(start_node: StartNode, store: A
     assert refused.value.response.status_code == 503
 
     async def registered() -> bool:
-        return bool(await store.hget(keys.node("node1"), "state") == "drained")
+        return bool(await store.hget(key_names.node("node1"), "state") == "drained")
 
     await settled(registered, "the registry says so")
     assert [key async for key in store.scan_iter("connection:*")] == []
@@ -156,7 +156,7 @@ async def test_a_standby_waits_until_it_is_wanted(start_node: StartNode, store: 
     assert node.node.not_ready_reason() == "drained"
     await want(store, "serve")
     await node.wait_ready()
-    await store.hdel(keys.DESIRED, "node1")
+    await store.hdel(key_names.DESIRED, "node1")
     await reached(node, State.DRAINED)
 
 
@@ -206,7 +206,7 @@ async def test_a_stopping_node_drains(start_node: StartNode, store: Any) -> None
     await stopping
     assert node.node.drain.state is State.DRAINED
     assert [key async for key in store.scan_iter("connection:*")] == []
-    assert await store.zrange(keys.NODES, 0, -1) == []
+    assert await store.zrange(key_names.NODES, 0, -1) == []
 
 
 async def test_a_drain_under_way_is_finished_by_a_stop(start_node: StartNode, store: Any) -> None:

@@ -16,9 +16,9 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.harness import RedisServer, RunningNode, StartNode, settled
 from tests.test_centrifuge_endpoint import CONFIG, sdk, subscribed, token
-from wsfleet import keys
-from wsfleet.centrifuge_client import CentrifugeClient
-from wsfleet.centrifuge_endpoint import Centrifuge
+from wsfleet.clients.centrifuge.client import CentrifugeClient
+from wsfleet.clients.centrifuge.endpoint import Centrifuge
+from wsfleet.redis import key_names
 
 KEY = "a key"
 SHARED = [f"room{number}" for number in range(60)]
@@ -459,7 +459,12 @@ class Fault:
         self.at = 0
         self.strike: Callable[[], None] = lambda: None
         name = node.settings.name
-        self._own = {keys.NODES, keys.DESIRED, keys.node(name), keys.samples(name)}
+        self._own = {
+            key_names.NODES,
+            key_names.DESIRED,
+            key_names.node(name),
+            key_names.samples(name),
+        }
         store = node.node.store
         owner = store.owner
 
@@ -481,7 +486,7 @@ async def test_redis_is_lost_at_each_step_of_a_client(
     fault: str,
 ) -> None:
     """Each command has one answer or the connection is closed; who is in has all timers."""
-    monkeypatch.setattr("wsfleet.broker.FOLLOW_TIMEOUT", 0.5)
+    monkeypatch.setattr("wsfleet.broker.broker.FOLLOW_TIMEOUT", 0.5)
     faults = Fault(node, monkeypatch)
     faults.strike = getattr(redis_process, fault)
     claims = {"exp": int(time.time()) + 600, "subs": {"one": {}}, "jti": "id"}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.speedups import apply_mask
 
-from wsfleet.frames import (
+from wsfleet.transports.frames import (
     BINARY,
     CLOSE,
     CONTINUATION,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsfleet.glob import compile_glob
+from wsfleet.channels.glob import compile_glob
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ async def test_subscribing_fails_at_once_where_redis_is_known_to_be_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nobody waits for the confirmation of a Redis that cannot give it."""
-    monkeypatch.setattr("wsfleet.broker.FOLLOW_TIMEOUT", 3600.0)
+    monkeypatch.setattr("wsfleet.broker.broker.FOLLOW_TIMEOUT", 3600.0)
     node = await start_node(config=config)
     async with Peer(node) as ann:
         redis_process.kill()

@@ -12,9 +12,9 @@ from tests.harness import RunningNode, StartNode, settled
 from tests.test_frames import masked
 from tests.test_metrics import value
 from tests.test_websocket import HANDSHAKE, Peer, tcp
-from wsfleet import websocket
-from wsfleet.frames import TEXT
-from wsfleet.websocket import HTTP
+from wsfleet.transports import websocket
+from wsfleet.transports.frames import TEXT
+from wsfleet.transports.websocket import HTTP
 
 KEY = "a-key-of-the-api"
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"

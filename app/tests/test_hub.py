@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.harness import settled
-from wsfleet.connection import Connection
-from wsfleet.hub import Hub
+from wsfleet.hub.connection import Connection
+from wsfleet.hub.hub import Hub
 
 
 class Ear:
@@ -111,7 +111,7 @@ def test_everybody_hears_what_was_published_while_they_listened(
             hub.remove(cast(Connection, listener))
         assert not any(vars(hub)[name] for name in REGISTERS)
 
-    with patch("wsfleet.hub.LONGEST_WINDOW", 0.0):  # a slow machine is none that waits
+    with patch("wsfleet.hub.hub.LONGEST_WINDOW", 0.0):  # a slow machine is none that waits
         asyncio.run(play())
 
 

@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 
 from tests.harness import RunningNode, StartNode, settled
 from tests.peer import PROTOBUF, Peer
-from wsfleet import commands, records
-from wsfleet.broker import Broker
-from wsfleet.config import ChannelOptions
-from wsfleet.listener import Listener, Listeners
-from wsfleet.metrics import Metrics
+from wsfleet.broker import control
+from wsfleet.broker.broker import Broker
+from wsfleet.broker.events import Listener, Listeners
+from wsfleet.channels import publication
+from wsfleet.channels.publication import Member, Record
+from wsfleet.channels.stream import Entry
+from wsfleet.config.file import ChannelOptions
+from wsfleet.config.settings import Settings
 from wsfleet.protocol.centrifuge.messages import (
     HistoryRequest,
     Join,
@@ -27,10 +30,8 @@ from wsfleet.protocol.centrifuge.messages import (
     PublishRequest,
     UnsubscribeRequest,
 )
-from wsfleet.records import Member, Record
-from wsfleet.settings import Settings
-from wsfleet.store import Store
-from wsfleet.stream import Entry
+from wsfleet.redis.store import Store
+from wsfleet.telemetry.metrics import Metrics
 
 SECRET = "a secret of thirty-two bytes or more"  # noqa: S105 - the tests' own
 CONFIG = f"""
@@ -199,7 +200,7 @@ class Broken(Listener):
         """Fail."""
         raise RuntimeError("lost")
 
-    def commanded(self, command: commands.Message) -> None:
+    def commanded(self, command: control.Message) -> None:
         """Fail."""
         raise RuntimeError("commanded")
 
@@ -331,7 +332,7 @@ def test_no_message_raises_or_silences_a_channel(received: list[tuple[bool, byte
         for is_control, message in received:
             channel = "wsfleet:control" if is_control else "wsfleet:channel:{quiet:room}"
             broker._hear(channel, message)
-        last = records.encode(Record(b"last", 1))
+        last = publication.encode(Record(b"last", 1))
         broker._hear("wsfleet:channel:{quiet:room}", b"p 0 0 \n" + last)
         await asyncio.sleep(0)
 
@@ -343,7 +344,7 @@ async def test_the_top_of_one_stream_does_not_end_the_checks(
     pair: Pair, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A position in Redis that cannot be read ends that channel's check, not the node."""
-    monkeypatch.setattr("wsfleet.broker.CHECK_AFTER", 0.2)
+    monkeypatch.setattr("wsfleet.broker.broker.CHECK_AFTER", 0.2)
     one, _ = pair
     async with Peer(one) as ann:
         await ann.subscribe("room")
@@ -368,7 +369,7 @@ async def test_a_close_code_that_there_is_not_closes_nobody_by_half(pair: Pair) 
         for code in (70_000, -1, 2**63):
             command = {"type": "Command", "do": "disconnect", "user": "bob", "code": code}
             await one.node.broker.command(msgspec.msgpack.encode(command))
-        await one.node.broker.command(commands.encode(commands.Revocation("nobody's")))
+        await one.node.broker.command(control.encode(control.Revocation("nobody's")))
         await bob.subscribe("quiet:room")
         await bob.ask(PublishRequest("quiet:room", b"1"))
         await bob.until(lambda: bob.data("quiet:room") == [b"1"])

@@ -10,9 +10,9 @@ from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import DataError, RedisError, ResponseError
 
 from tests.harness import RedisServer, settled
-from wsfleet.link import Command, Link, Push, pack
-from wsfleet.settings import Settings
-from wsfleet.store import Store
+from wsfleet.config.settings import Settings
+from wsfleet.redis.connection import Command, Link, Push, pack
+from wsfleet.redis.store import Store
 from wsfleet.tasks import end
 
 

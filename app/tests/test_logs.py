@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsfleet import log_output, logs
-from wsfleet.log_output import Output
+from wsfleet.telemetry import log_output, logs
+from wsfleet.telemetry.log_output import Output
 
 HEAD = """
 import asyncio, logging, os, signal, sys, threading, uvloop, structlog

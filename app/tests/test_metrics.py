@@ -6,10 +6,10 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.harness import RunningNode, StartNode, settled
-from wsfleet import keys
-from wsfleet.frames import TEXT, frame
-from wsfleet.metrics import Metrics
-from wsfleet.subscriber import Subscriber
+from wsfleet.broker.pubsub import Subscriber
+from wsfleet.redis import key_names
+from wsfleet.telemetry.metrics import Metrics
+from wsfleet.transports.frames import TEXT, frame
 
 
 def value(node: RunningNode, name: str, **labels: str) -> float:
@@ -105,11 +105,11 @@ async def test_what_is_wanted_and_what_is_done_are_told_apart(
     node = await start_node()
     assert value(node, "ready") == value(node, "state", state="serving") == 1
     assert value(node, "drain_wanted") == 0
-    await store.hset(keys.DESIRED, node.settings.name, keys.DRAIN)
+    await store.hset(key_names.DESIRED, node.settings.name, key_names.DRAIN)
     await reaches(node, "state", state="drained")
     assert value(node, "drain_wanted") == 1
     assert value(node, "ready") == value(node, "state", state="serving") == 0
-    await store.hset(keys.DESIRED, node.settings.name, keys.SERVE)
+    await store.hset(key_names.DESIRED, node.settings.name, key_names.SERVE)
     await reaches(node, "ready")
     assert value(node, "drain_wanted") == 0
 

@@ -11,9 +11,9 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from tests.harness import RedisServer
 from tests.security.victim import Victim
-from wsfleet.app import create_app
-from wsfleet.node import Node
-from wsfleet.settings import Settings
+from wsfleet.config.settings import Settings
+from wsfleet.node.node import Node
+from wsfleet.server.app import create_app
 
 KEY = "a key"
 CONFIG = f"""

@@ -17,9 +17,9 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from tests.harness import make_certificate, settled
-from wsfleet.connection import Close, Closes, Connection
-from wsfleet.outbox import HIGH_WATER, Limits, Outbox
-from wsfleet.websocket import WebSocket
+from wsfleet.hub.connection import Close, Closes, Connection
+from wsfleet.transports.outbox import HIGH_WATER, Limits, Outbox
+from wsfleet.transports.websocket import WebSocket
 
 LIMIT, TIMEOUT = 1_000_000, 10.0
 CLOSES = Closes(restart=Close(1012, "restart"), slow=Close(1013, "slow"))

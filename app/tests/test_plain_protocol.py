@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
-from wsfleet.frames import TEXT, frame
+from wsfleet.channels.publication import Member, Record
 from wsfleet.protocol import plain
-from wsfleet.records import Member, Record
+from wsfleet.transports.frames import TEXT, frame
 
 
 def payload_of(data: bytes) -> bytes:

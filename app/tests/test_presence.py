@@ -8,8 +8,8 @@ import pytest
 
 from tests.harness import RunningNode, StartNode, settled
 from tests.peer import Peer
+from wsfleet.channels.publication import Member
 from wsfleet.protocol.centrifuge.messages import UnsubscribeRequest
-from wsfleet.records import Member
 
 CONFIG = """
 client:
@@ -85,7 +85,7 @@ async def test_a_round_skips_those_who_left_since_it_began(
     node: RunningNode, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the round wrote down when it began is checked when their turn comes."""
-    monkeypatch.setattr("wsfleet.centrifuge_endpoint.PRESENCE_CHUNK", 1)
+    monkeypatch.setattr("wsfleet.clients.centrifuge.endpoint.PRESENCE_CHUNK", 1)
     async with Peer(node) as ann:
         await ann.subscribe("first")
         await ann.subscribe("second")

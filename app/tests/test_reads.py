@@ -173,7 +173,7 @@ async def test_an_epoch_without_publications_is_remembered_for_subscribers_alone
     pair: Pair, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as one may come back: not for the month that publications are counted on."""
-    monkeypatch.setattr("wsfleet.broker.CHECK_AFTER", 0.2)
+    monkeypatch.setattr("wsfleet.broker.broker.CHECK_AFTER", 0.2)
     one, _ = pair
     async with Peer(one) as ann:
         await ann.subscribe("room")

@@ -11,7 +11,7 @@ import pytest
 from tests.cli.rig import wsfleet
 from tests.harness import RedisServer, StartNode, make_certificate, settled
 from tests.topologies import SentinelTopology, started
-from wsfleet.primary import UnavailableError
+from wsfleet.redis.primary import UnavailableError
 
 
 @pytest.fixture

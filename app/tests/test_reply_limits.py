@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from tests.harness import RunningNode, StartNode, settled
 from tests.test_admission import centrifuge, command
 from tests.test_centrifuge_endpoint import has, sdk, subscribed
-from wsfleet import broker, records
-from wsfleet.broker import Position
-from wsfleet.config import BUILT_IN, ChannelOptions
-from wsfleet.records import Member, Record
-from wsfleet.stream import Reading
+from wsfleet.broker import broker
+from wsfleet.broker.broker import Position
+from wsfleet.channels.publication import Member, Record, encode
+from wsfleet.channels.stream import Reading
+from wsfleet.config.file import BUILT_IN, ChannelOptions
 
 LIMIT = 10_000
 KEY = "a key"
@@ -253,7 +253,7 @@ async def test_the_function_reads_what_a_list_would(node: RunningNode) -> None:
         if reading.cut:
             size = sizes[offsets[len(found_sizes)] - 1]
             left_out = Record(data=json.dumps("x" * size).encode(), time=1)
-            assert sum(found_sizes.values()) + len(records.encode(left_out)) > room
+            assert sum(found_sizes.values()) + len(encode(left_out)) > room
         assert reading.offset == len(sizes)
 
     await asyncio.to_thread(check)

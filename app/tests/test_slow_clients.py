@@ -16,11 +16,11 @@ from tests.test_centrifuge_endpoint import has, sdk, subscribed
 from tests.test_frames import masked
 from tests.test_reply_limits import KEY, OPTIONS, published
 from tests.test_websocket import HANDSHAKE
-from wsfleet.broker import Position
-from wsfleet.config import BUILT_IN
-from wsfleet.frames import TEXT
-from wsfleet.outbox import HIGH_WATER
-from wsfleet.records import Member, Record
+from wsfleet.broker.broker import Position
+from wsfleet.channels.publication import Member, Record
+from wsfleet.config.file import BUILT_IN
+from wsfleet.transports.frames import TEXT
+from wsfleet.transports.outbox import HIGH_WATER
 
 REPLY = 2_097_152
 

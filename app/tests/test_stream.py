@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsfleet.stream import Entry, Reading, Stream
+from wsfleet.channels.stream import Entry, Reading, Stream
 
 
 class Server:

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.harness import RedisServer, StartNode, settled
-from wsfleet import keys
-from wsfleet.broker import Follower
-from wsfleet.channels import Channels
-from wsfleet.config import ChannelConfig
-from wsfleet.link import Link
-from wsfleet.records import Record
-from wsfleet.subscriber import PORTION_BYTES, PORTION_COUNT, Listening, Probe
+from wsfleet.broker.broker import Follower
+from wsfleet.broker.pubsub import PORTION_BYTES, PORTION_COUNT, Listening, Probe
+from wsfleet.channels.permissions import Channels
+from wsfleet.channels.publication import Record
+from wsfleet.config.file import ChannelConfig
+from wsfleet.redis import key_names
+from wsfleet.redis.connection import Link
 
 OPTIONS = (
     Channels(
@@ -167,14 +167,14 @@ async def test_a_channel_is_left_and_followed_while_others_are_confirmed(
     node = await start_node()
     broker = node.node.broker
     others = [broker.follow(f"other{number}", OPTIONS) for number in range(1000)]
-    broker._subscriber.subscribe(keys.channel("room"))
-    broker._subscriber.unsubscribe(keys.channel("room"))
+    broker._subscriber.subscribe(key_names.channel("room"))
+    broker._subscriber.unsubscribe(key_names.channel("room"))
     if again:
-        broker._subscriber.subscribe(keys.channel("room"))
+        broker._subscriber.subscribe(key_names.channel("room"))
     await follow_all(others)
 
     async def as_wanted() -> bool:
-        [(_, count)] = await store.pubsub_shardnumsub(keys.channel("room"))
+        [(_, count)] = await store.pubsub_shardnumsub(key_names.channel("room"))
         return bool(count) == again
 
     await settled(as_wanted, "it is as it was last wanted")

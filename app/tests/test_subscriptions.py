@@ -18,17 +18,19 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from wsfleet import commands, keys, records
-from wsfleet.centrifuge_client import CentrifugeClient
-from wsfleet.centrifuge_endpoint import CLOSES, Centrifuge
-from wsfleet.config import ChannelOptions
-from wsfleet.connection import Connection
-from wsfleet.node import Node
-from wsfleet.outbox import Limits
-from wsfleet.records import Record
-from wsfleet.sessions import new_client_id
-from wsfleet.settings import Settings
-from wsfleet.store import UnavailableError
+from wsfleet.broker import control
+from wsfleet.channels import publication
+from wsfleet.channels.publication import Record
+from wsfleet.clients.centrifuge.client import CentrifugeClient
+from wsfleet.clients.centrifuge.endpoint import CLOSES, Centrifuge
+from wsfleet.cluster.client_names import new_client_id
+from wsfleet.config.file import ChannelOptions
+from wsfleet.config.settings import Settings
+from wsfleet.hub.connection import Connection
+from wsfleet.node.node import Node
+from wsfleet.redis import key_names
+from wsfleet.redis.store import UnavailableError
+from wsfleet.transports.outbox import Limits
 
 SECRET = "a secret of thirty-two bytes or more"  # noqa: S105 - the tests' own
 CONFIG = f"""
@@ -78,9 +80,9 @@ class FakeRedis:
 
     def _hear(self, redis_channel: str, message: bytes) -> None:
         kind, _, member = message.partition(b"\n")
-        told = self.told.setdefault(keys.channel_name(redis_channel), set())
+        told = self.told.setdefault(key_names.channel_name(redis_channel), set())
         change = told.add if kind == b"j" else told.discard
-        change(records.decode_member(member).client)
+        change(publication.decode_member(member).client)
 
     async def function(self, name: str, names: list[str], *args: Any, **options: bool) -> Any:
         """As `Store.function`."""
@@ -266,17 +268,17 @@ class Stage:
         """Lose the connections to Redis, and get others."""
         self.redis.fail()
         for name in self.node.broker._following:
-            self.confirm(keys.channel(name))
+            self.confirm(key_names.channel(name))
 
     def command(self, **fields: Any) -> None:
         """Hear a command of the server's API."""
-        self.node.users.commanded(commands.Command(**fields))
+        self.node.users.commanded(control.Command(**fields))
 
     def publish(self, channel: str) -> int:
         """Hear a publication from Redis; its data."""
         number = next(self.numbers)
-        record = records.encode(Record(str(number).encode(), 0))
-        self.node.broker._hear(keys.channel(channel), b"p 0 0 \n" + record)
+        record = publication.encode(Record(str(number).encode(), 0))
+        self.node.broker._hear(key_names.channel(channel), b"p 0 0 \n" + record)
         return number
 
     def subscriptions(self, channel: str) -> list[Peer]:
@@ -316,7 +318,7 @@ class Stage:
             there = self.subscriptions(channel)
             following = node.broker._following.get(channel)
             assert (following.followers if following else 0) == len(there), channel
-            present = self.redis.presence.get(keys.presence(channel), set())
+            present = self.redis.presence.get(key_names.presence(channel), set())
             clients = {peer.client.id for peer in there}
             if not self.redis.failed:
                 assert present == (clients if ":" not in channel else set()), channel
@@ -351,7 +353,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_linger(monkeypatch: pytest.MonkeyPatch) -> None:
     """A channel without subscribers is left at once, so that this happens within an example."""
-    monkeypatch.setattr("wsfleet.broker.LINGER", 0)
+    monkeypatch.setattr("wsfleet.broker.broker.LINGER", 0)
 
 
 def act(stage: Stage, step: tuple[Any, ...]) -> None:
@@ -382,8 +384,8 @@ def act(stage: Stage, step: tuple[Any, ...]) -> None:
         case ("api", do, user, channel):
             stage.command(do=do, user=user, channel=channel, code=3503, reason="gone")
         case ("revoke", name):
-            stage.redis.denied.add(keys.revoked(name))
-            stage.node.users.commanded(commands.Revocation(name))
+            stage.redis.denied.add(key_names.revoked(name))
+            stage.node.users.commanded(control.Revocation(name))
         case ("publish", channel):
             stage.publish(channel)
         case ("answer", count):

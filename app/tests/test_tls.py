@@ -30,7 +30,7 @@ from tests.test_drain import close_code
 from tests.test_frames import masked
 from tests.test_plain_endpoint import exchange
 from tests.test_websocket import HANDSHAKE
-from wsfleet.frames import BINARY, TEXT, close_frame
+from wsfleet.transports.frames import BINARY, TEXT, close_frame
 
 NAME = "host1-8001"
 

@@ -9,8 +9,8 @@ import pytest
 from redis.exceptions import RedisError
 
 from tests.harness import StartNode, settled
-from wsfleet.primary import DIGEST
-from wsfleet.topology import Address, RedisURL, RedisURLError, Topology
+from wsfleet.redis.primary import DIGEST
+from wsfleet.redis.topology import Address, RedisURL, RedisURLError, Topology
 
 
 def test_one_server() -> None:

@@ -16,8 +16,17 @@ from uvicorn.server import ServerState
 from tests.harness import RedisServer, RunningNode, StartNode, settled
 from tests.test_frames import masked
 from tests.test_metrics import reaches, value
-from wsfleet import websocket
-from wsfleet.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
+from wsfleet.transports import websocket
+from wsfleet.transports.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    close_frame,
+    frame,
+)
 
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

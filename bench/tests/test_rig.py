@@ -7,7 +7,7 @@ import re
 
 import pytest
 import yaml
-from wsfleet.settings import Settings
+from wsfleet.config.settings import Settings
 
 from bench.catalog import HERE, PEERS
 from bench.goals import GOALS

@@ -20,11 +20,11 @@ from tests.cli.rig import COMMAND, process, running_fleet, until, wsfleet
 from tests.cli.test_drain import node_of, through_haproxy
 from tests.harness import RedisServer, free_port
 from tests.topologies import SentinelTopology
-from wsfleet import keys
-from wsfleet.autoscale import Decision, decide
-from wsfleet.cli import autoscale
-from wsfleet.cli.autoscale import Autoscaler, Plan
-from wsfleet.cli.fleet import Fleet
+from wsfleet.cli.access.fleet_file import Fleet
+from wsfleet.cli.commands import autoscale
+from wsfleet.cli.commands.autoscale import Autoscaler, Plan
+from wsfleet.cluster.autoscale_policy import Decision, decide
+from wsfleet.redis import key_names
 
 # The nodes of a test share its machine, whose CPU says nothing about their clients.
 SETTINGS = {
@@ -173,8 +173,8 @@ def write_fleet(folder: Path, redis_url: str) -> Path:
 def nodes_of(database: Any, **states: str) -> None:
     """Enter nodes into the registry, whose next sign of life is not due for an hour."""
     for host, state in states.items():
-        database.hset(keys.node(f"{host}-8001"), mapping={"state": state, "connections": 0})
-        database.zadd(keys.NODES, {f"{host}-8001": time.time() + 3600})
+        database.hset(key_names.node(f"{host}-8001"), mapping={"state": state, "connections": 0})
+        database.zadd(key_names.NODES, {f"{host}-8001": time.time() + 3600})
 
 
 def look(fleet_file: Path) -> None:
@@ -192,13 +192,13 @@ def test_a_leader_that_was_paused_does_nothing_late(
     nodes_of(database, host1="ready", host2="drained")
 
     def paused(*args: Any, **kwargs: Any) -> Decision:
-        database.set(keys.AUTOSCALE_LEADER, "another one")
+        database.set(key_names.AUTOSCALE_LEADER, "another one")
         return decide(*args, **kwargs)
 
     monkeypatch.setattr(autoscale, "decide", paused)
     look(fleet_file)
-    assert not database.exists(keys.DESIRED, keys.AUTOSCALE_LOG)
-    assert database.get(keys.AUTOSCALE_LEADER) == "another one"
+    assert not database.exists(key_names.DESIRED, key_names.AUTOSCALE_LOG)
+    assert database.get(key_names.AUTOSCALE_LEADER) == "another one"
 
 
 def test_a_follower_that_comes_to_lead_waits_too(
@@ -212,17 +212,17 @@ def test_a_follower_that_comes_to_lead_waits_too(
     )
     fleet = Fleet.model_validate_json(fleet_file.read_bytes())
     autoscaler = Autoscaler(lambda: fleet, Plan(POLICY, once=True))
-    database.set(keys.AUTOSCALE_LEADER, "another one")
+    database.set(key_names.AUTOSCALE_LEADER, "another one")
     autoscaler.look()
     redis_is[:] = ["two"]
-    database.delete(keys.AUTOSCALE_LEADER)
+    database.delete(key_names.AUTOSCALE_LEADER)
     autoscaler.look()
-    assert database.get(keys.AUTOSCALE_LEADER) != "another one"
-    assert not database.exists(keys.DESIRED)
+    assert database.get(key_names.AUTOSCALE_LEADER) != "another one"
+    assert not database.exists(key_names.DESIRED)
     monkeypatch.setattr(autoscale, "DEAD_AFTER", 0)
     redis_is[:] = ["three"]
     autoscaler.look()
-    assert database.hgetall(keys.DESIRED) == {"host2-8001": keys.SERVE}
+    assert database.hgetall(key_names.DESIRED) == {"host2-8001": key_names.SERVE}
 
 
 def test_an_operator_who_was_quicker_is_not_overruled(
@@ -232,27 +232,27 @@ def test_an_operator_who_was_quicker_is_not_overruled(
     nodes_of(database, host1="ready", host2="drained")
 
     def interrupted(*args: Any, **kwargs: Any) -> Decision:
-        database.hset(keys.DESIRED, "host2-8001", keys.DRAIN)
+        database.hset(key_names.DESIRED, "host2-8001", key_names.DRAIN)
         return decide(*args, **kwargs)
 
     monkeypatch.setattr(autoscale, "decide", interrupted)
     look(fleet_file)
-    assert database.hgetall(keys.DESIRED) == {"host2-8001": keys.DRAIN}
-    assert not database.exists(keys.AUTOSCALE_LOG)
+    assert database.hgetall(key_names.DESIRED) == {"host2-8001": key_names.DRAIN}
+    assert not database.exists(key_names.AUTOSCALE_LOG)
 
 
 def test_an_operator_takes_a_host_out_of_the_pool(fleet_file: Path, database: Any) -> None:
     """What the autoscaler drained it may bring in again, until an operator drains it as well."""
     nodes_of(database, host1="ready", host2="ready", host3="ready")
     look(fleet_file)
-    assert database.hgetall(keys.DESIRED) == {"host1-8001": keys.DRAIN}
+    assert database.hgetall(key_names.DESIRED) == {"host1-8001": key_names.DRAIN}
     nodes_of(database, host1="drained", host2="drained", host3="ready")
     command = ("drain", "host1", "--no-wait", "--fleet", fleet_file)
     assert wsfleet(*command).code == 0
     look(fleet_file)
-    assert database.hgetall(keys.DESIRED) == {
-        "host1-8001": keys.DRAIN,
-        "host2-8001": keys.SERVE,
+    assert database.hgetall(key_names.DESIRED) == {
+        "host1-8001": key_names.DRAIN,
+        "host2-8001": key_names.SERVE,
     }
 
 
@@ -270,10 +270,10 @@ def test_the_lead_is_given_back(fleet_file: Path, database: Any) -> None:
     """On SIGTERM: exit code 0, and nobody leads."""
     nodes_of(database, host1="ready", host2="ready")
     with autoscaler(fleet_file) as running:
-        until(lambda: database.exists(keys.AUTOSCALE_LEADER) == 1, "it leads")
+        until(lambda: database.exists(key_names.AUTOSCALE_LEADER) == 1, "it leads")
         running.child.send_signal(signal.SIGTERM)
         assert running.child.wait(20) == 0
-    assert not database.exists(keys.AUTOSCALE_LEADER)
+    assert not database.exists(key_names.AUTOSCALE_LEADER)
 
 
 def test_it_waits_for_redis(fleet_file: Path, redis_process: RedisServer) -> None:
@@ -299,10 +299,10 @@ def test_it_follows_a_failover(tmp_path: Path, sentinel: SentinelTopology) -> No
         old.kill()
         sentinel.wait_for_failover(old)
         with redis.Redis.from_url(sentinel.primary.url, decode_responses=True) as client:
-            until(lambda: client.exists(keys.AUTOSCALE_LEADER) == 1, "it leads there")
+            until(lambda: client.exists(key_names.AUTOSCALE_LEADER) == 1, "it leads there")
             nodes_of(client, host1="ready", host2="drained")
-            until(lambda: client.hgetall(keys.DESIRED) != {}, "it has decided")
-            assert client.hgetall(keys.DESIRED) == {"host2-8001": keys.SERVE}
+            until(lambda: client.hgetall(key_names.DESIRED) != {}, "it has decided")
+            assert client.hgetall(key_names.DESIRED) == {"host2-8001": key_names.SERVE}
         *_, waited, decided = map(json.loads, running.lines[-2:])
         assert "nodes have 8 s" in waited["reason"]
         assert decided["action"] == "scale_out"

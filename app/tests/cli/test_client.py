@@ -16,7 +16,7 @@ from websockets.utils import accept_key
 
 from tests.cli.conftest import Serve
 from wsfleet.cli import CannotRun
-from wsfleet.cli.client import (
+from wsfleet.cli.access.websocket_client import (
     Asker,
     Client,
     ConnectError,
@@ -159,8 +159,8 @@ async def test_fragments_are_joined(serve_websocket: Serve) -> None:
 
 async def test_a_peer_gone_without_a_word_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who only listens pings in the silence, and learns that nobody is there any more."""
-    monkeypatch.setattr("wsfleet.cli.client.PING_AFTER", 0.1)
-    monkeypatch.setattr("wsfleet.cli.client.PONG_TIMEOUT", 0.1)
+    monkeypatch.setattr("wsfleet.cli.access.websocket_client.PING_AFTER", 0.1)
+    monkeypatch.setattr("wsfleet.cli.access.websocket_client.PONG_TIMEOUT", 0.1)
 
     async def upgrade_and_fall_silent(reader: StreamReader, writer: StreamWriter) -> None:
         request = await reader.readuntil(b"\r\n\r\n")

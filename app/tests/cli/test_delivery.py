@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsfleet.cli import CannotRun
-from wsfleet.cli.delivery import (
+from wsfleet.cli.measure.delivery_account import (
     Account,
     Acknowledged,
     Disconnected,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from wsfleet.cli import CannotRun, fleet
+from wsfleet.cli import CannotRun
+from wsfleet.cli.access import fleet_file
 
 GOOD = {
     "redis_url": "redis://10.0.0.31:6379/0",
@@ -17,7 +18,7 @@ GOOD = {
 
 @pytest.fixture(autouse=True)
 def _no_system_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet, "SYSTEM_FLEET", tmp_path / "etc.json")
+    monkeypatch.setattr(fleet_file, "SYSTEM_FLEET", tmp_path / "etc.json")
     monkeypatch.chdir(tmp_path)
 
 
@@ -25,8 +26,8 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
     """URLs come without a slash at their end, so that paths can be added."""
     path = tmp_path / "f.json"
     path.write_text(json.dumps(GOOD))
-    assert fleet.load_fleet(path).base_url == "http://10.0.0.11"
-    assert fleet.load_fleet(path).nodes == GOOD["nodes"]
+    assert fleet_file.load_fleet(path).base_url == "http://10.0.0.11"
+    assert fleet_file.load_fleet(path).nodes == GOOD["nodes"]
 
 
 def test_the_default_places_are_tried_in_order(tmp_path: Path) -> None:
@@ -34,17 +35,17 @@ def test_the_default_places_are_tried_in_order(tmp_path: Path) -> None:
     local = tmp_path / "inventory/local/.fleet.json"
     local.parent.mkdir(parents=True)
     local.write_text(json.dumps(GOOD))
-    assert fleet.load_fleet(None).base_url == "http://10.0.0.11"
+    assert fleet_file.load_fleet(None).base_url == "http://10.0.0.11"
     (tmp_path / "etc.json").write_text(json.dumps({**GOOD, "base_url": "http://other"}))
-    assert fleet.load_fleet(None).base_url == "http://other"
+    assert fleet_file.load_fleet(None).base_url == "http://other"
 
 
 def test_a_default_file_is_used_only_for_its_own_url(tmp_path: Path) -> None:
     """Watching another cluster by URL must not ask the nodes of the local one."""
     (tmp_path / "etc.json").write_text(json.dumps(GOOD))
-    assert fleet.find_fleet(None, "http://10.0.0.11") is not None
-    assert fleet.find_fleet(None, "http://elsewhere") is None
-    assert fleet.find_fleet(tmp_path / "etc.json", "http://elsewhere") is not None
+    assert fleet_file.find_fleet(None, "http://10.0.0.11") is not None
+    assert fleet_file.find_fleet(None, "http://elsewhere") is None
+    assert fleet_file.find_fleet(tmp_path / "etc.json", "http://elsewhere") is not None
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_a_wrong_file_names_the_field(
     path = tmp_path / "f.json"
     path.write_text(json.dumps({**GOOD, **change}))
     with pytest.raises(CannotRun, match=message) as caught:
-        fleet.load_fleet(path)
+        fleet_file.load_fleet(path)
     assert str(path) in caught.value.message
     assert "site.yml" in caught.value.message
     assert "\n" not in caught.value.message
@@ -77,12 +78,12 @@ def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "f.json"
     path.write_text(text)
     with pytest.raises(CannotRun, match="is wrong at the document"):
-        fleet.load_fleet(path)
+        fleet_file.load_fleet(path)
 
 
 def test_a_missing_file_says_where_it_should_be(tmp_path: Path) -> None:
     """Without any file the default places are named; a named file is named itself."""
     with pytest.raises(CannotRun, match=r"no fleet file.*\.fleet\.json.*--fleet"):
-        fleet.load_fleet(None)
+        fleet_file.load_fleet(None)
     with pytest.raises(CannotRun, match="cannot read the fleet file"):
-        fleet.load_fleet(tmp_path / "none.json")
+        fleet_file.load_fleet(tmp_path / "none.json")

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from wsfleet.cli.histogram import Histogram, Timeline, _index, _upper
+from wsfleet.cli.measure.histogram import Histogram, Timeline, _index, _upper
 
 
 def test_percentiles_are_close_to_the_sorted_list() -> None:

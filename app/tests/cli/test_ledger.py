@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from wsfleet.cli import CannotRun
-from wsfleet.cli.ledger import Ledger, Verdict
+from wsfleet.cli.measure.load_ledger import Ledger, Verdict
 
 CLIENTS, MESSAGES = 4, 12
 PERFECT = Verdict(

@@ -16,9 +16,9 @@ from websockets.http11 import Response
 from tests.cli.conftest import Serve
 from tests.cli.rig import COMMAND, Outcome, Rig, wsfleet
 from wsfleet.cli import CannotRun
-from wsfleet.cli import load as load_module
-from wsfleet.cli.client import parse_url
-from wsfleet.cli.load import Plan, Run
+from wsfleet.cli.access.websocket_client import parse_url
+from wsfleet.cli.commands import load as load_module
+from wsfleet.cli.commands.load import Plan, Run
 
 #: 4 clients and 20 messages: message n is client n % 4's, and has 3 receivers.
 OPTIONS = ("--clients", 4, "--rate", 40, "--duration", 0.5, "--drain", 0.5, "--json")

@@ -31,7 +31,7 @@ CLOSED = {
     "event": "closed",
     "node": "node1-8001",
     "level": "info",
-    "logger": "wsfleet.node",
+    "logger": "wsfleet.node.node",
     "timestamp": "2026-09-21T13:33:20Z",
 }
 JOURNAL = (

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from tests.cli.rig import COMMAND, Rig, wsfleet
-from wsfleet.cli.monitor import History, judge
+from wsfleet.cli.commands.monitor import History, judge
 
 #: The tests themselves may keep the machine busy: that is no finding here.
 BUSY = ("--limit", "100")

@@ -10,8 +10,8 @@ from websockets.http11 import Request, Response
 from tests.cli.conftest import Serve
 from tests.cli.rig import Rig, until, wsfleet
 from tests.harness import StartNode
-from wsfleet.cli.client import parse_url
-from wsfleet.cli.probe import _probe
+from wsfleet.cli.access.websocket_client import parse_url
+from wsfleet.cli.commands.check_node import _probe
 
 
 def says(document: dict[str, object], status: HTTPStatus = HTTPStatus.OK) -> object:

@@ -10,10 +10,10 @@ import pytest
 
 from tests.cli.rig import Rig, wsfleet
 from wsfleet.cli import CannotRun
-from wsfleet.cli.client import parse_url
-from wsfleet.cli.histogram import Histogram, Timeline
-from wsfleet.cli.output import Criterion, Figure, Report, table
-from wsfleet.cli.report import Bars, Course, Mark, Spread, check, page, write
+from wsfleet.cli.access.websocket_client import parse_url
+from wsfleet.cli.measure.histogram import Histogram, Timeline
+from wsfleet.cli.measure.page import Bars, Course, Mark, Spread, check, page, write
+from wsfleet.cli.measure.report import Criterion, Figure, Report, table
 
 VOID = {"meta"}
 

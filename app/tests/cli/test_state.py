@@ -8,8 +8,8 @@ import pytest
 
 from tests.cli.rig import Rig, wsfleet
 from wsfleet.cli import CannotRun
-from wsfleet.cli.output import Report
-from wsfleet.cli.state import run
+from wsfleet.cli.commands.check_state import run
+from wsfleet.cli.measure.report import Report
 
 NODE = "node1-8001"
 

@@ -21,7 +21,7 @@ from tests.cli.rig import (
     wsfleet,
 )
 from tests.harness import free_port
-from wsfleet import haproxy
+from wsfleet.cluster import haproxy_stats
 
 CSV = """# pxname,svname,scur,status,lastchg,type,check_status,last_chk
 public,FRONTEND,12,OPEN,,0,,
@@ -35,7 +35,7 @@ nodes,BACKEND,12,UP,62,1,,
 
 def test_haproxys_csv_is_read() -> None:
     """Only servers count; those that take clients are well."""
-    servers = {row["server"]: row for row in haproxy.servers(haproxy.rows(CSV))}
+    servers = {row["server"]: row for row in haproxy_stats.servers(haproxy_stats.rows(CSV))}
     assert [(name, row["well"]) for name, row in servers.items()] == [
         ("node1-8001", True),
         ("node2-8001", True),
@@ -46,7 +46,7 @@ def test_haproxys_csv_is_read() -> None:
     assert servers["node1-8001"]["seconds_in_status"] == 62
     assert servers["node3-8001"]["sessions"] == 0
     assert servers["node3-8001"]["check"] == "L4CON Connection refused, really"
-    assert haproxy.sessions(haproxy.rows(CSV)) == 12
+    assert haproxy_stats.sessions(haproxy_stats.rows(CSV)) == 12
 
 
 def test_a_healthy_fleet_is_well(fleet: Rig) -> None:

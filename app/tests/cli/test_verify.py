@@ -20,11 +20,11 @@ from websockets.exceptions import ConnectionClosedError
 from tests.cli.conftest import Serve
 from tests.cli.rig import COMMAND, Rig, process, until, wsfleet
 from tests.harness import StartNode, settled
-from wsfleet import keys
 from wsfleet.cli import CannotRun
-from wsfleet.cli import client as client_module
-from wsfleet.cli.client import parse_url
-from wsfleet.cli.delivery import (
+from wsfleet.cli.access import websocket_client as client_module
+from wsfleet.cli.access.websocket_client import parse_url
+from wsfleet.cli.commands.verify_delivery import FAULTS, PlainPublisher, Plan, Run, report_of
+from wsfleet.cli.measure.delivery_account import (
     Acknowledged,
     Disconnected,
     Event,
@@ -35,8 +35,8 @@ from wsfleet.cli.delivery import (
     Terms,
     account_for,
 )
-from wsfleet.cli.output import emit
-from wsfleet.cli.verify import FAULTS, PlainPublisher, Plan, Run, report_of
+from wsfleet.cli.measure.report import emit
+from wsfleet.redis import key_names
 
 KINDS: dict[str, Any] = {
     kind.__name__.lower(): kind for kind in (Acknowledged, Disconnected, Received, Sent, Subscribed)
@@ -96,9 +96,10 @@ def test_ctrl_c_ends_the_publishing(fleet: Rig) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
         try:
             with redis.Redis.from_url(fleet.redis_url) as client:
-                before = client.hget(keys.meta("broadcast"), "offset")
+                before = client.hget(key_names.meta("broadcast"), "offset")
                 until(
-                    lambda: client.hget(keys.meta("broadcast"), "offset") != before, "they publish"
+                    lambda: client.hget(key_names.meta("broadcast"), "offset") != before,
+                    "they publish",
                 )
             child.send_signal(signal.SIGINT)
             stdout, _ = child.communicate(timeout=40)
@@ -207,7 +208,7 @@ async def test_a_publisher_without_an_answer_leaves_no_connection_open(
 
 def runs_in(store: "redis.Redis") -> set[str]:
     """The runs that have published."""
-    return set(re.findall(r'"run": ?"(\w+)"', str(store.xrange(keys.stream("broadcast")))))
+    return set(re.findall(r'"run": ?"(\w+)"', str(store.xrange(key_names.stream("broadcast")))))
 
 
 @pytest.mark.parametrize("frozen", ["nodes", "redis"])

@@ -13,7 +13,7 @@ from tests.security.victim import EITHER_WAY, MEMORY, Victim, ended, told
 from tests.test_admission import closed, command
 from tests.test_frames import masked
 from tests.test_websocket import Peer
-from wsfleet.frames import PING, TEXT
+from wsfleet.transports.frames import PING, TEXT
 
 
 async def send(peer: Peer, data: bytes, times: int) -> None:

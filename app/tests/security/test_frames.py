@@ -6,7 +6,16 @@ import pytest
 
 from tests.security.victim import EITHER_WAY, PATHS, Victim
 from tests.test_frames import masked
-from wsfleet.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
+from wsfleet.transports.frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    close_frame,
+    frame,
+)
 
 pytestmark = EITHER_WAY
 

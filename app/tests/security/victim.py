@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from tests.harness import RedisServer, free_port, settled
 from tests.test_websocket import HANDSHAKE, Peer
-from wsfleet.frames import CLOSE
+from wsfleet.transports.frames import CLOSE
 
 MEMORY = 64 * 2**20
 """Bytes that the node may have more in an attack, and after it, than before."""

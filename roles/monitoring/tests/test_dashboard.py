@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from wsfleet.metrics import Metrics
+from wsfleet.telemetry.metrics import Metrics
 
 ROLE = Path(__file__).resolve().parents[1]
 DASHBOARD: dict[str, Any] = json.loads((ROLE / "files" / "grafana-dashboard.json").read_text())

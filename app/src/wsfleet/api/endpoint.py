@@ -12,9 +12,9 @@ from starlette.types import Receive, Scope, Send
 from wsfleet.api.key_check import KeyCheck
 from wsfleet.api.methods import Api, Call, Result, failure
 from wsfleet.api.requests import OldCommand, Reader, RequestError, batch_of, documents
-from wsfleet.node import Node
+from wsfleet.node.node import Node
 from wsfleet.protocol.centrifuge.codes import ErrorCode
-from wsfleet.websocket import KEYLESS_BODY_LIMIT, Request
+from wsfleet.transports.websocket import KEYLESS_BODY_LIMIT, Request
 
 PREFIX = "/api"
 ERROR_MODE = b"x-centrifugo-error-mode"

@@ -11,17 +11,18 @@ import structlog
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from wsfleet import commands, glob, records
 from wsfleet.api import requests
 from wsfleet.api.requests import bad_request
-from wsfleet.broker import ReplyTooLargeError
-from wsfleet.channels import ChannelError
-from wsfleet.limits import payload_too_deep
-from wsfleet.node import Node
+from wsfleet.broker import control
+from wsfleet.broker.broker import ReplyTooLargeError
+from wsfleet.channels import glob, publication
+from wsfleet.channels.permissions import ChannelError
+from wsfleet.channels.publication import Member, Record
+from wsfleet.channels.stream import Entry
+from wsfleet.clients.rate_limit import payload_too_deep
+from wsfleet.node.node import Node
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode
-from wsfleet.records import Member, Record
-from wsfleet.store import UnavailableError
-from wsfleet.stream import Entry
+from wsfleet.redis.store import UnavailableError
 
 log = structlog.get_logger(__name__)
 
@@ -198,7 +199,7 @@ class Api:
         if not request.uid:
             raise bad_request("uid is empty")
         await self._node.denylist.revoke(request.uid, self._future(request.expire_at))
-        await self._node.broker.command(commands.encode(commands.Revocation(request.uid)))
+        await self._node.broker.command(control.encode(control.Revocation(request.uid)))
         return {}
 
     async def presence(self, request: requests.Channel) -> Result:
@@ -234,7 +235,7 @@ class Api:
             raise ChannelError(ErrorCode.UNRECOVERABLE_POSITION, "another epoch")
         publications = [
             _publication(entry, record)
-            for entry, record in records.all_understood(channel.name, reading.entries)
+            for entry, record in publication.all_understood(channel.name, reading.entries)
         ]
         return {"publications": publications, "epoch": reading.epoch, "offset": reading.offset}
 
@@ -291,7 +292,7 @@ class Api:
         return await self._node.broker.members(channel.name, max_size=max_size)
 
     async def _command(self, **fields: Any) -> None:
-        await self._node.broker.command(commands.encode(commands.Command(**fields)))
+        await self._node.broker.command(control.encode(control.Command(**fields)))
 
 
 async def _outcome(work: Awaitable[Result]) -> Result:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Raw, Struct, defstruct, field
 
-from wsfleet.channels import ChannelError
+from wsfleet.channels.permissions import ChannelError
 from wsfleet.protocol import strict_json
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode
 

@@ -15,8 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from wsfleet.cli.client import Endpoint
-    from wsfleet.cli.output import Report
+    from wsfleet.cli.access.websocket_client import Endpoint
+    from wsfleet.cli.measure.report import Report
 
 EXIT_WELL, EXIT_WRONG, EXIT_NOT_RUN = 0, 1, 2
 
@@ -147,8 +147,8 @@ Page = Annotated[
 
 def _checked(url: str, page: Path | None) -> "Endpoint":
     """Return the endpoint for a URL, and make sure that the page can be written."""
-    from wsfleet.cli.client import parse_url
-    from wsfleet.cli.report import check
+    from wsfleet.cli.access.websocket_client import parse_url
+    from wsfleet.cli.measure.page import check
 
     check(page)
     return parse_url(url)
@@ -158,11 +158,11 @@ def _end(
     report: "Report", as_json: bool, page: Path | None = None, endpoint: "Endpoint | None" = None
 ) -> None:
     """Print the report, write its page if it is wanted, and exit with 0 if all was well, else 1."""
-    from wsfleet.cli.output import emit
+    from wsfleet.cli.measure.report import emit
 
     emit(report, as_json=as_json)
     if page is not None and endpoint is not None:
-        from wsfleet.cli.report import write
+        from wsfleet.cli.measure.page import write
 
         write(report, page, "wsfleet", endpoint)
     raise typer.Exit(EXIT_WELL if report.ok else EXIT_WRONG)
@@ -195,7 +195,7 @@ def serve(
     ] = False,
 ) -> None:
     """Run one node in the foreground; WSFLEET_* environment variables configure it."""
-    from wsfleet.server import run
+    from wsfleet.server.server import run
 
     run(check=check)
 
@@ -210,8 +210,8 @@ def status_command(
     as_json: Json = False,
 ) -> None:
     """Show nodes, load balancers and Redis; 1 if any of them is not well (at the end)."""
-    from wsfleet.cli import status
-    from wsfleet.cli.fleet import load_fleet
+    from wsfleet.cli.access.fleet_file import load_fleet
+    from wsfleet.cli.commands import status
 
     if watch and as_json:
         raise CannotRun("--watch is for people: leave --json out, or ask again and again")
@@ -251,8 +251,8 @@ def logs_command(
     ] = False,
 ) -> None:
     """Show the journals of all machines in one: connections, what nodes and balancers say."""
-    from wsfleet.cli import logs
-    from wsfleet.cli.fleet import load_fleet
+    from wsfleet.cli.access.fleet_file import load_fleet
+    from wsfleet.cli.commands import logs
 
     shell: list[str] = logs.ssh(ssh) if ssh else []
     hostnames: dict[str, str] = {}
@@ -286,9 +286,9 @@ def drain_command(
 
     A drained node runs on without clients, also after a restart, until `wsfleet undrain`.
     """
-    from wsfleet.cli import drain
-    from wsfleet.cli.fleet import load_fleet
-    from wsfleet.keys import DRAIN
+    from wsfleet.cli.access.fleet_file import load_fleet
+    from wsfleet.cli.commands import drain
+    from wsfleet.redis.key_names import DRAIN
 
     plan = drain.Plan(nodes, DRAIN, timeout if wait else None, force)
     _end(drain.run(load_fleet(fleet), plan, quiet=as_json), as_json)
@@ -303,9 +303,9 @@ def undrain_command(
     as_json: Json = False,
 ) -> None:
     """Let drained or standby nodes take clients, and end a drain under way; 1 if one does not."""
-    from wsfleet.cli import drain
-    from wsfleet.cli.fleet import load_fleet
-    from wsfleet.keys import SERVE
+    from wsfleet.cli.access.fleet_file import load_fleet
+    from wsfleet.cli.commands import drain
+    from wsfleet.redis.key_names import SERVE
 
     plan = drain.Plan(nodes, SERVE, timeout if wait else None)
     _end(drain.run(load_fleet(fleet), plan, quiet=as_json), as_json)
@@ -316,8 +316,8 @@ def forget_command(
     nodes: Nodes, timeout: Timeout = 30.0, fleet: Fleet = None, as_json: Json = False
 ) -> None:
     """Leave no trace in Redis of nodes that are stopped for good; 1 if something stays."""
-    from wsfleet.cli import drain
-    from wsfleet.cli.fleet import load_fleet
+    from wsfleet.cli.access.fleet_file import load_fleet
+    from wsfleet.cli.commands import drain
 
     _end(drain.forget(load_fleet(fleet), nodes, timeout), as_json)
 
@@ -397,8 +397,8 @@ def autoscale_command(
 
     Any number may run: one decides. A host that an operator drained is left alone.
     """
-    from wsfleet.cli import autoscale
-    from wsfleet.cli.fleet import load_fleet
+    from wsfleet.cli.access.fleet_file import load_fleet
+    from wsfleet.cli.commands import autoscale
 
     policy = autoscale.policy(
         min=minimum,
@@ -447,12 +447,12 @@ def stickiness_command(
     as_json: Json = False,
 ) -> None:
     """Show that a client with a cookie comes back to its node; 1 if one moved or failed."""
-    from wsfleet.cli import stickiness
+    from wsfleet.cli.commands import check_stickiness
 
     endpoint = _checked(url, page)
     modes = (True, False) if jar is None else (jar,)
-    plan = stickiness.Plan(clients, connections, messages, seconds, modes)
-    _end(stickiness.run(endpoint, plan), as_json, page, endpoint)
+    plan = check_stickiness.Plan(clients, connections, messages, seconds, modes)
+    _end(check_stickiness.run(endpoint, plan), as_json, page, endpoint)
 
 
 @check.command("node")
@@ -468,10 +468,10 @@ def node_command(
 
     URL is the node's own. No other client hears of it.
     """
-    from wsfleet.cli import probe
-    from wsfleet.cli.client import parse_url
+    from wsfleet.cli.access.websocket_client import parse_url
+    from wsfleet.cli.commands import check_node
 
-    _end(probe.run(parse_url(url), timeout), as_json)
+    _end(check_node.run(parse_url(url), timeout), as_json)
 
 
 @check.command("state")
@@ -493,11 +493,11 @@ def state_command(
     as_json: Json = False,
 ) -> None:
     """Show that no connection: or state: key of Redis is an orphan; 1 if there are any."""
-    from wsfleet.cli import state
-    from wsfleet.cli.fleet import load_fleet
+    from wsfleet.cli.access.fleet_file import load_fleet
+    from wsfleet.cli.commands import check_state
 
     urls = redis or [load_fleet(fleet).redis_url]
-    _end(state.run(urls, settle), as_json)
+    _end(check_state.run(urls, settle), as_json)
 
 
 @app.command("load")
@@ -537,7 +537,7 @@ def load_command(
     once. Latency counts from the moment a message was due, so that a generator that falls behind
     shows in it.
     """
-    from wsfleet.cli import load
+    from wsfleet.cli.commands import load
 
     endpoint = _checked(url, page)
     plan = load.Plan(clients, rate, duration, warmup, size, connect_rate, drain)
@@ -579,11 +579,13 @@ def verify_command(
     Nothing acknowledged may be lost, doubled, out of order, or wrongly called recovered. Ctrl-C
     ends the publishing; what was published by then is accounted for.
     """
-    from wsfleet.cli import verify
+    from wsfleet.cli.commands import verify_delivery
 
     endpoint = _checked(url, page)
-    plan = verify.Plan(publishers, subscribers, messages, rate, protocol, channel, timeout, events)
-    _end(verify.run(endpoint, plan), as_json, page, endpoint)
+    plan = verify_delivery.Plan(
+        publishers, subscribers, messages, rate, protocol, channel, timeout, events
+    )
+    _end(verify_delivery.run(endpoint, plan), as_json, page, endpoint)
 
 
 @app.command("monitor")
@@ -607,9 +609,9 @@ def monitor_command(
     as_json: Json = False,
 ) -> None:
     """Watch the health of the fleet and of every node behind URL; 1 if any check failed."""
-    from wsfleet.cli import monitor
-    from wsfleet.cli.client import parse_url
-    from wsfleet.cli.fleet import find_fleet
+    from wsfleet.cli.access.fleet_file import find_fleet
+    from wsfleet.cli.access.websocket_client import parse_url
+    from wsfleet.cli.commands import monitor
 
     endpoint = parse_url(url)
     plan = monitor.Plan(interval, count, limit, live=not as_json)

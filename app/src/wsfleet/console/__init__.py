@@ -13,13 +13,14 @@ from redis.exceptions import RedisError
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from wsfleet import __version__, keys
+from wsfleet import __version__
 from wsfleet.api.key_check import KeyCheck
 from wsfleet.api.requests import Reader, RequestError
 from wsfleet.console.cluster import Cluster, LastReadyNodeError
 from wsfleet.console.samples import Recorder
-from wsfleet.node import Node
-from wsfleet.store import UnavailableError
+from wsfleet.node.node import Node
+from wsfleet.redis import key_names
+from wsfleet.redis.store import UnavailableError
 
 HEADERS = {
     "Cache-Control": "no-cache",  # asked anew each time, so that page and node are of one release
@@ -82,12 +83,12 @@ def create_console(node: Node) -> FastAPI:
     @api.post("/drain", status_code=204)
     async def drain(request: Request) -> None:
         """Have a node send its clients elsewhere, as `wsfleet drain`."""
-        await want(request, keys.DRAIN)
+        await want(request, key_names.DRAIN)
 
     @api.post("/undrain", status_code=204)
     async def undrain(request: Request) -> None:
         """Have it serve again."""
-        await want(request, keys.SERVE)
+        await want(request, key_names.SERVE)
 
     async def want(request: Request, wanted: str) -> None:
         try:

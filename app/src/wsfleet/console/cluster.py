@@ -10,14 +10,15 @@ import httpx
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
-from wsfleet import haproxy, keys
+from wsfleet.cluster import haproxy_stats
+from wsfleet.config.fleet_file import Hosts
 from wsfleet.console import samples
-from wsfleet.drain import State
-from wsfleet.fleet import Hosts
-from wsfleet.node import Node
-from wsfleet.primary import Primary
-from wsfleet.store import UnavailableError
-from wsfleet.topology import Address, RedisURL, Topology
+from wsfleet.node.drain import State
+from wsfleet.node.node import Node
+from wsfleet.redis import key_names
+from wsfleet.redis.primary import Primary
+from wsfleet.redis.store import UnavailableError
+from wsfleet.redis.topology import Address, RedisURL, Topology
 
 TIMEOUT = 3.0
 """Seconds that a balancer has for its answer."""
@@ -85,7 +86,7 @@ class Cluster:
         known, hosts = await self._node.registry.nodes(), self._hosts()
         if name not in known and (hosts is None or name not in hosts.nodes):
             raise KeyError(name)
-        if wanted == keys.DRAIN and not force:
+        if wanted == key_names.DRAIN and not force:
             ready = [other for other, said in known.items() if said.get("state") == READY]
             if not set(ready) - {name}:
                 raise LastReadyNodeError
@@ -211,11 +212,11 @@ async def _shard(primary: Primary) -> list[Answer]:
 async def _balancer(client: httpx.AsyncClient, name: str, url: str) -> Answer:
     answer: Answer = {"name": name, "error": None, "sessions": None, "servers": {}}
     try:
-        rows = await haproxy.statistics(client, url)
+        rows = await haproxy_stats.statistics(client, url)
     except httpx.HTTPError as error:
         return answer | {"error": f"no statistics: {str(error) or type(error).__name__}"}
-    servers = {row["server"]: row["status"] for row in haproxy.servers(rows)}
-    return answer | {"sessions": haproxy.sessions(rows), "servers": servers}
+    servers = {row["server"]: row["status"] for row in haproxy_stats.servers(rows)}
+    return answer | {"sessions": haproxy_stats.sessions(rows), "servers": servers}
 
 
 def _node(name: str, registry: Answer, balancers: list[Answer]) -> Answer:

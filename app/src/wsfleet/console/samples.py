@@ -11,10 +11,10 @@ import structlog
 from prometheus_client import Counter, Histogram
 from redis.exceptions import RedisError
 
-from wsfleet import keys
-from wsfleet.metrics import SECONDS
-from wsfleet.node import Node
-from wsfleet.store import Store, UnavailableError
+from wsfleet.node.node import Node
+from wsfleet.redis import key_names
+from wsfleet.redis.store import Store, UnavailableError
+from wsfleet.telemetry.metrics import SECONDS
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +70,7 @@ class Recorder:
             publish=[new - old for new, old in zip(now.publish, before.publish, strict=True)],
             delivery=[new - old for new, old in zip(now.delivery, before.delivery, strict=True)],
         )
-        key, call = keys.samples(self._node.settings.name), self._node.store.call
+        key, call = key_names.samples(self._node.settings.name), self._node.store.call
         # The id is the time, so a clock that was put back writes nothing until it has caught up.
         await call("XADD", key, "MAXLEN", KEPT, f"{step}-1", "sample", msgspec.json.encode(sample))
         self._before = now
@@ -124,7 +124,7 @@ async def read(store: Store, names: Iterable[str]) -> dict[str, Samples]:
     names = list(names)
     oldest = round(time.time() / STEP) - KEPT
     streams = await asyncio.gather(
-        *(store.call("XRANGE", keys.samples(name), oldest, "+") for name in names)
+        *(store.call("XRANGE", key_names.samples(name), oldest, "+") for name in names)
     )
     return {name: _decoded(stream) for name, stream in zip(names, streams, strict=True)}
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import orjson
 
-from wsfleet.connection import Close, Closes
-from wsfleet.frames import TEXT, frame
-from wsfleet.limits import too_deep
+from wsfleet.channels.publication import Record
+from wsfleet.clients.rate_limit import too_deep
+from wsfleet.hub.connection import Close, Closes
 from wsfleet.protocol import strict_json
-from wsfleet.records import Record
+from wsfleet.transports.frames import TEXT, frame
 
 CHANNEL = "broadcast"
 MAX_NAME = 128

@@ -1,0 +1,210 @@
+"""Names of channels, and who may do what in them: Centrifugo's rules, without any I/O."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from wsfleet.config.file import ChannelConfig, ChannelOptions, compile_regex
+from wsfleet.protocol.centrifuge.codes import ErrorCode
+
+
+class ChannelError(Exception):
+    """A channel cannot be used, whoever asks; `code` is what the protocol says to that."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A channel as its name and the configuration make it.
+
+    `namespace` is empty for a channel without one. `users` are those that the name lists, None
+    where it does not limit who may subscribe.
+    """
+
+    name: str
+    namespace: str
+    options: ChannelOptions
+    private: bool
+    users: frozenset[str] | None
+
+
+class Channels:
+    """Finds a channel's options by its name."""
+
+    def __init__(self, config: ChannelConfig) -> None:
+        self._config = config
+        self._options = {"": _completed(config.without_namespace, config)}
+        for namespace in config.namespaces:
+            self._options[namespace.name] = _completed(namespace, config)
+        self._regexes: dict[str, Any] = {
+            name: compile_regex(options.channel_regex)
+            for name, options in self._options.items()
+            if options.channel_regex
+        }
+
+    def find(self, name: str) -> Channel:
+        """A channel that the server itself names: by its API, in a token, as a personal channel.
+
+        Such a name may hold what a client's must not: a user's name, for one, in any script.
+
+        Raises:
+            ChannelError: BAD_REQUEST if the name is empty or too long (it is measured in bytes of
+                UTF-8), UNKNOWN_CHANNEL if there is no such namespace.
+        """
+        return self._find(name)[0]
+
+    def resolve(self, name: str) -> Channel:
+        """A channel that a client names.
+
+        Raises:
+            ChannelError: as `find`, and BAD_REQUEST if the name does not match the namespace's
+                `channel_regex` or, where there is none, is not ASCII.
+        """
+        channel, rest = self._find(name)
+        if regex := self._regexes.get(channel.namespace):
+            if not regex.search(rest):
+                raise ChannelError(
+                    ErrorCode.BAD_REQUEST, "channel name does not match channel_regex"
+                )
+        elif not name.isascii():
+            raise ChannelError(ErrorCode.BAD_REQUEST, "channel name is not ASCII")
+        return channel
+
+    def personal(self, user: str, namespace: str) -> str:
+        """The name of a user's personal channel."""
+        prefix = namespace + self._config.namespace_boundary if namespace else ""
+        return f"{prefix}{self._config.user_boundary}{user}"
+
+    def _find(self, name: str) -> tuple[Channel, str]:
+        """The channel, and what follows its namespace: all of the name where there is none."""
+        config = self._config
+        if not name:
+            raise ChannelError(ErrorCode.BAD_REQUEST, "channel name is empty")
+        if name.startswith("}"):  # its keys would have no hash tag in common
+            raise ChannelError(ErrorCode.BAD_REQUEST, "channel name begins with }")
+        try:
+            size = len(name.encode())
+        except UnicodeEncodeError:  # half a surrogate pair
+            raise ChannelError(ErrorCode.BAD_REQUEST, "channel name is not Unicode") from None
+        if size > config.max_length:
+            raise ChannelError(ErrorCode.BAD_REQUEST, "channel name is too long")
+        private = bool(config.private_prefix) and name.startswith(config.private_prefix)
+        public_name = name.removeprefix(config.private_prefix)
+        boundary = config.namespace_boundary
+        if boundary and boundary in public_name:
+            namespace, _, rest = public_name.partition(boundary)
+        else:
+            namespace, rest = "", name
+        options = self._options.get(namespace)
+        if options is None:
+            raise ChannelError(ErrorCode.UNKNOWN_CHANNEL, f"there is no namespace {namespace!r}")
+        users = self._users(name) if options.allow_user_limited_channels else None
+        return Channel(name, namespace, options, private, users), rest
+
+    def _users(self, name: str) -> frozenset[str] | None:
+        boundary, separator = self._config.user_boundary, self._config.user_separator
+        if not boundary or boundary not in name:
+            return None
+        users = name.rpartition(boundary)[2]
+        return frozenset(users.split(separator) if separator else [users])
+
+
+def may_subscribe(channel: Channel, user: str) -> ErrorCode | None:
+    """Whether a client may subscribe that shows no token; `user` is empty if it has none.
+
+    A valid subscription token for the channel stands in for this permission.
+    """
+    options = channel.options
+    if channel.private:
+        allowed = False
+    elif channel.users is not None:
+        allowed = user != "" and user in channel.users
+    else:
+        allowed = options.allow_subscribe_for_client and (
+            user != "" or options.allow_subscribe_for_anonymous
+        )
+    return None if allowed else ErrorCode.PERMISSION_DENIED
+
+
+def may_publish(channel: Channel, user: str, *, subscribed: bool) -> ErrorCode | None:
+    """Whether a client may publish."""
+    options = channel.options
+    allowed = _allowed(
+        user,
+        client=options.allow_publish_for_client,
+        subscriber=options.allow_publish_for_subscriber and subscribed,
+        anonymous=options.allow_publish_for_anonymous,
+    )
+    return None if allowed else ErrorCode.PERMISSION_DENIED
+
+
+def may_see_presence(channel: Channel, user: str, *, subscribed: bool) -> ErrorCode | None:
+    """Whether a client may ask who is subscribed."""
+    options = channel.options
+    if not options.presence:
+        return ErrorCode.NOT_AVAILABLE
+    return None if _presence_allowed(options, user, subscribed) else ErrorCode.PERMISSION_DENIED
+
+
+def may_read_history(channel: Channel, user: str, *, subscribed: bool) -> ErrorCode | None:
+    """Whether a client may read the channel's history."""
+    options = channel.options
+    if not options.has_history:
+        return ErrorCode.NOT_AVAILABLE
+    return None if _history_allowed(options, user, subscribed) else ErrorCode.PERMISSION_DENIED
+
+
+def subscription_options(
+    channel: Channel,
+    user: str,
+    options: ChannelOptions,
+    *,
+    positioned: bool = False,
+    recoverable: bool = False,
+    join_leave: bool = False,
+) -> ChannelOptions:
+    """`options` of one subscription, with what its client asks for where it may.
+
+    `options` are the channel's own, or those with a token's overrides; who may ask is the channel's
+    to say. What is not granted is left out in silence, as the protocol wants it.
+    """
+    own = channel.options
+    may_read = _history_allowed(own, user, True)
+    granted: list[str] = []
+    if positioned and own.has_history and (own.allow_positioning or may_read):
+        granted.append("force_positioning")
+    if recoverable and own.has_history and (own.allow_recovery or may_read):
+        granted.append("force_recovery")
+    if join_leave and own.join_leave and _presence_allowed(own, user, True):
+        granted.append("force_push_join_leave")
+    return options.model_copy(update=dict.fromkeys(granted, True))
+
+
+def _presence_allowed(options: ChannelOptions, user: str, subscribed: bool) -> bool:
+    return _allowed(
+        user,
+        client=options.allow_presence_for_client,
+        subscriber=options.allow_presence_for_subscriber and subscribed,
+        anonymous=options.allow_presence_for_anonymous,
+    )
+
+
+def _history_allowed(options: ChannelOptions, user: str, subscribed: bool) -> bool:
+    return _allowed(
+        user,
+        client=options.allow_history_for_client,
+        subscriber=options.allow_history_for_subscriber and subscribed,
+        anonymous=options.allow_history_for_anonymous,
+    )
+
+
+def _allowed(user: str, *, client: bool, subscriber: bool, anonymous: bool) -> bool:
+    return (client or subscriber) and (user != "" or anonymous)
+
+
+def _completed(options: ChannelOptions, config: ChannelConfig) -> ChannelOptions:
+    if options.history_meta_ttl:
+        return options
+    return options.model_copy(update={"history_meta_ttl": config.history_meta_ttl})

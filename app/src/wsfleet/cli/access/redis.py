@@ -1,0 +1,124 @@
+"""The operator's way to Redis: one blocking client, timed, with one-line errors."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError
+from redis.retry import Retry
+
+from wsfleet.cli import CannotRun
+from wsfleet.redis import key_names
+from wsfleet.redis.topology import RedisURL, RedisURLError, Topology
+
+#: Seconds without a sign of life until a node counts as dead: the default of the nodes' own
+#: setting `node_dead_after`.
+DEAD_AFTER = 8.0
+#: Commands in one round trip: enough to make its time matter little, few enough not to stall
+#: the Redis that the fleet is working with.
+BATCH = 500
+#: What a node is on its way to being empty, and when it is; an operator wants it so.
+DRAIN_STATES = ("draining", "drained")
+_TIMEOUT = 5.0  # seconds
+
+T = TypeVar("T")
+
+
+@contextmanager
+def connected(url: str, *, decode: bool = True) -> Iterator[Any]:
+    """Yield a client of a Redis: of the one server, of the Sentinels' primary, or of a Cluster.
+
+    Its answers are text, or bytes where `decode` is off.
+
+    Raises:
+        CannotRun: it is unreachable, refuses us, or stops answering; the password is not shown.
+
+    """
+    try:
+        where = RedisURL.parse(url)
+    except RedisURLError as error:
+        raise CannotRun(f"redis_url: {error}") from error
+    try:
+        with _client(where, decode=decode) as client:
+            client.ping()
+            yield client
+    except AuthenticationError as error:
+        raise CannotRun(f"Redis {where} refuses us: {error}. Mend redis_url.") from error
+    except (RedisError, OSError) as error:
+        raise CannotRun(
+            f"cannot read Redis {where}: {error}. Check that it runs, and redis_url."
+        ) from error
+
+
+def _client(where: RedisURL, *, decode: bool) -> Any:
+    options: dict[str, Any] = {
+        "decode_responses": decode,
+        "socket_timeout": _TIMEOUT,
+        "socket_connect_timeout": _TIMEOUT,
+    }
+    match where.kind:
+        case "one" | "sentinel":
+            (primary,) = asyncio.run(Topology(where, _TIMEOUT).discover())
+            return redis.Redis.from_url(primary.url, retry=Retry(NoBackoff(), 0), **options)
+        case "cluster":
+            first, *others = where.addresses
+            node: Any = redis.cluster.ClusterNode
+            nodes = [node(address.host, address.port) for address in others]
+            return redis.RedisCluster.from_url(where.of(first), startup_nodes=nodes, **options)
+
+
+def server_infos(client: Any) -> list[dict[str, Any]]:
+    """What INFO says of the server, or of each primary of a Redis Cluster."""
+    if isinstance(client, redis.RedisCluster):
+        return list(client.info(target_nodes=redis.RedisCluster.PRIMARIES).values())
+    return [client.info()]
+
+
+def live_nodes(client: Any) -> set[Any]:
+    """Return the nodes with a sign of life in the last `DEAD_AFTER` seconds, by Redis's clock.
+
+    They are text or bytes, as the client's answers are.
+    """
+    seconds, micros = client.time()
+    oldest = seconds + micros / 1e6 - DEAD_AFTER
+    return set(client.zrangebyscore(key_names.NODES, oldest, "+inf"))
+
+
+def registry(client: Any) -> dict[str, dict[str, Any]]:
+    """Return every node in the registry with what it says of itself."""
+    live = live_nodes(client)
+    now = client.time()[0]
+    nodes = {}
+    for name, beat in client.zrange(key_names.NODES, 0, -1, withscores=True):
+        said = client.hgetall(key_names.node(name))
+        nodes[name] = {
+            **said,
+            "live": name in live,
+            "heartbeat_age": round(now - beat, 1),
+            "uptime": _since(said.get("started"), now),
+        }
+    return nodes
+
+
+def _since(started: str | None, now: float) -> float | None:
+    try:
+        return round(now - float(started or ""), 1)
+    except ValueError:
+        return None
+
+
+def batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut a sequence into pieces of at most `BATCH`."""
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]
+
+
+def shown(url: str) -> str:
+    """Return a Redis URL without its password."""
+    try:
+        return str(RedisURL.parse(url))
+    except RedisURLError:
+        return "(unreadable)"

@@ -1,0 +1,316 @@
+"""``wsfleet monitor``: the health of a fleet over time, through its balancer and node by node."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
+
+import httpx
+import uvloop
+from rich.console import Console
+from rich.text import Text
+
+from wsfleet.cli import CannotRun
+from wsfleet.cli.access.fleet_file import Fleet, trusted
+from wsfleet.cli.access.redis import DRAIN_STATES
+from wsfleet.cli.access.websocket_client import COOKIE, Endpoint, cookie_node, received_cookie
+from wsfleet.cli.measure.report import Report, table
+
+BALANCER = "balancer"
+#: Requests without a cookie that look for nodes; it ends early after this many without a new one.
+_DISCOVERY, _DISCOVERY_QUIET = 64, 12
+_TIMEOUT = 3.0  # seconds for one answer
+_MEASURED = ("connections", "cpu_usage", "memory_usage", "response_ms")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Rounds every `interval` seconds, `count` of them or until a signal; `live` prints each.
+
+    More than `limit` per cent of CPU or memory is a failure.
+    """
+
+    interval: float = 5.0
+    count: int | None = None
+    limit: float = 90.0
+    live: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom to ask: a URL, and the raw cookie that leads to one node through the balancer."""
+
+    name: str
+    url: str
+    cookie: str | None = None
+
+
+@dataclass
+class Reading:
+    """One answer, or the reason why there was none."""
+
+    node: str | None = None
+    status: str | None = None
+    response_ms: float = 0.0
+    values: dict[str, float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    set_cookie: str | None = None
+
+
+@dataclass
+class Span:
+    """Lowest, mean and highest of a value."""
+
+    count: int = 0
+    total: float = 0.0
+    low: float = float("inf")
+    high: float = float("-inf")
+
+    def add(self, value: float) -> None:
+        """Take one value."""
+        self.count += 1
+        self.total += value
+        self.low, self.high = min(self.low, value), max(self.high, value)
+
+    def summary(self) -> dict[str, float]:
+        """Return min, avg and max."""
+        return {
+            "min": round(self.low, 2),
+            "avg": round(self.total / self.count, 2),
+            "max": round(self.high, 2),
+        }
+
+
+@dataclass
+class History:
+    """All readings of one target, summed up."""
+
+    checks: int = 0
+    failures: int = 0
+    spans: dict[str, Span] = field(default_factory=dict)
+    last: Reading | None = None
+
+    def add(self, reading: Reading) -> list[str]:
+        """Take a reading and return what changed since the one before, in words."""
+        before, self.last = self.last, reading
+        self.checks += 1
+        self.failures += bool(reading.problems)
+        for name, value in reading.values.items():
+            self.spans.setdefault(name, Span()).add(value)
+        if before is None or before.status == reading.status:
+            return []
+        return [f"{before.status or 'no answer'} → {reading.status or 'no answer'}"]
+
+
+class Monitor:
+    """The targets, and what was heard of them."""
+
+    def __init__(self, endpoint: Endpoint, plan: Plan, fleet: Fleet | None) -> None:
+        self.endpoint = endpoint
+        self.plan = plan
+        self.balancer = Target(BALANCER, endpoint.http)
+        self._fleet = fleet
+        nodes = fleet.nodes if fleet else {}
+        self.targets = {name: Target(name, url) for name, url in nodes.items()}
+        self.own_urls = fleet is not None
+        self.histories: dict[str, History] = {}
+        self.ticks = 0
+        self.events: list[dict[str, str]] = []
+        self.stopped = asyncio.Event()
+
+    async def execute(self) -> None:
+        """Watch until the plan is done or a signal comes."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stopped.set)
+        # Every request is on its own: a kept connection or a kept cookie would stay with one node.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        no_jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        async with httpx.AsyncClient(
+            timeout=_TIMEOUT,
+            limits=limits,
+            cookies=no_jar,
+            trust_env=False,
+            verify=trusted(self._fleet),
+        ) as client:
+            if not self.own_urls:
+                await self._discover(client)
+            begin = time.monotonic()
+            while not self.stopped.is_set():
+                await self._tick(client)
+                if self.plan.count is not None and self.ticks >= self.plan.count:
+                    break
+                pause = begin + self.ticks * self.plan.interval - time.monotonic()
+                try:
+                    async with asyncio.timeout(max(0.0, pause)):
+                        await self.stopped.wait()
+                except TimeoutError:
+                    continue
+
+    async def _discover(self, client: httpx.AsyncClient) -> None:
+        """Find the nodes behind a balancer: ask without a cookie until no new one answers."""
+        quiet = 0
+        for _ in range(_DISCOVERY):
+            known = len(self.targets)
+            self._learn(await self._read(client, self.balancer))
+            quiet = 0 if len(self.targets) > known else quiet + 1
+            if quiet >= _DISCOVERY_QUIET or self.stopped.is_set():
+                break
+
+    async def _read(self, client: httpx.AsyncClient, target: Target) -> Reading:
+        return await read(client, target, self.plan.limit)
+
+    def _learn(self, reading: Reading) -> None:
+        """Remember a node with the cookie that leads back to it.
+
+        The balancer's own cookie is kept as it came: it may carry dates besides the name.
+        """
+        if not self.own_urls and reading.node and reading.set_cookie:
+            name = cookie_node(reading.set_cookie)
+            self.targets.setdefault(name, Target(name, self.endpoint.http, reading.set_cookie))
+
+    async def _tick(self, client: httpx.AsyncClient) -> None:
+        targets = [self.balancer, *self.targets.values()]
+        readings = await asyncio.gather(*(self._read(client, target) for target in targets))
+        self.ticks += 1
+        if self.ticks == 1 and all(reading.status is None for reading in readings):
+            raise CannotRun(
+                f"nobody answers at {self.endpoint.http}/health: {readings[0].problems[0]}. "
+                "Check the URL, and that the fleet runs."
+            )
+        line = Text(datetime.now().astimezone().strftime("%H:%M:%S"))
+        marks: list[tuple[str, str]] = []
+        for target, reading in zip(targets, readings, strict=True):
+            self._learn(reading)
+            changes = self.histories.setdefault(target.name, History()).add(reading)
+            line.append_text(_shown(target, reading, changed=bool(changes)))
+            for kind, texts in (("problem", reading.problems), ("change", changes)):
+                marks += [(kind, f"{target.name}: {text}") for text in texts]
+        now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        self.events += [{"timestamp": now, "kind": kind, "text": text} for kind, text in marks]
+        if self.plan.live:
+            console = Console(highlight=False, soft_wrap=True)
+            console.print(line)
+            for kind, text in marks:
+                style = "red" if kind == "problem" else "yellow"
+                console.print(Text(f"         {'✗' if kind == 'problem' else '→'} {text}", style))
+
+    def report(self) -> Report:
+        """Sum up."""
+        failures = sum(history.failures for history in self.histories.values())
+        targets = {
+            name: {
+                "checks": history.checks,
+                "failures": history.failures,
+                "last_status": history.last.status if history.last else None,
+                **{key: span.summary() for key, span in history.spans.items()},
+            }
+            for name, history in self.histories.items()
+        }
+        data: dict[str, Any] = {
+            "url": self.endpoint.http,
+            "ticks": self.ticks,
+            "failures": failures,
+            "targets": targets,
+            "events": self.events,
+        }
+        rows = [
+            (name, history.checks, history.failures, *(_span(history, key) for key in _MEASURED))
+            for name, history in self.histories.items()
+        ]
+        columns = ("", ">checks", ">failures", ">connections", ">cpu %", ">memory %", ">ms")
+        problems = [
+            f"{name}: {history.failures} of {history.checks} checks failed"
+            for name, history in self.histories.items()
+            if history.failures
+        ]
+        title = f"{self.ticks} rounds, {failures} failures (min/avg/max)"
+        return Report(data, [table(title, columns, rows)], problems)
+
+
+async def read(client: httpx.AsyncClient, target: Target, limit: float) -> Reading:
+    """Ask one target for its health and say what is wrong with the answer."""
+    headers = {"Cookie": f"{COOKIE}={target.cookie}"} if target.cookie else {}
+    begin = time.perf_counter()
+    try:
+        answer = await client.get(f"{target.url}/health", headers=headers)
+        health = answer.json()
+    except httpx.HTTPError as error:
+        return Reading(problems=[f"no answer: {str(error) or type(error).__name__}"])
+    except ValueError:
+        return Reading(problems=[f"HTTP {answer.status_code}, and not JSON"])
+    milliseconds = (time.perf_counter() - begin) * 1000
+    if not isinstance(health, dict):
+        return Reading(problems=[f"HTTP {answer.status_code}, and no JSON object"])
+    reading = judge(health, milliseconds, limit)
+    morsel = received_cookie(answer.headers.get_list("set-cookie"))
+    reading.set_cookie = morsel.value if morsel else None
+    if target.name not in (BALANCER, reading.node):
+        # The balancer sends whoever is pinned to a node that is down to another one.
+        reading.problems.append(f"does not answer: {reading.node} did in its place")
+        reading.status = None
+    return reading
+
+
+def judge(health: Mapping[str, Any], milliseconds: float, limit: float) -> Reading:
+    """Return the reading of a /health answer: its numbers, and what is wrong with it."""
+    reading = Reading(
+        node=str(health.get("hostname")),
+        status=str(health.get("status")),
+        response_ms=milliseconds,
+        values={"response_ms": milliseconds},
+    )
+    for name in ("connections", "cpu_usage", "memory_usage"):
+        value = health.get(name)
+        if isinstance(value, int | float):
+            reading.values[name] = value
+    if reading.status not in ("healthy", *DRAIN_STATES):
+        reading.problems.append(f"is {reading.status}")
+    if health.get("redis_connected") is not True:
+        reading.problems.append("has no connection to Redis")
+    for name, what in (("cpu_usage", "CPU"), ("memory_usage", "memory")):
+        if reading.values.get(name, 0.0) > limit:
+            reading.problems.append(f"{what} at {reading.values[name]:.0f} %")
+    return reading
+
+
+def run(endpoint: Endpoint, plan: Plan, fleet: Fleet | None) -> Report:
+    """Watch and report.
+
+    Raises:
+        CannotRun: nobody answers in the first round.
+
+    """
+    return uvloop.run(_execute(endpoint, plan, fleet)).report()
+
+
+async def _execute(endpoint: Endpoint, plan: Plan, fleet: Fleet | None) -> Monitor:
+    monitor = Monitor(endpoint, plan, fleet)
+    await monitor.execute()
+    return monitor
+
+
+def _shown(target: Target, reading: Reading, *, changed: bool) -> Text:
+    label = target.name if target.name != BALANCER else f"{BALANCER}→{reading.node or '?'}"
+    values = reading.values
+    text = Text(f" | {label} ")
+    status = (reading.status or "no answer") + ("*" if changed else "")
+    text.append(status, style="red" if reading.problems else "green")
+    if reading.status is not None:
+        text.append(f" {values.get('connections', 0):.0f} conn")
+        if target.name != BALANCER:
+            usage = (values.get("cpu_usage", 0), values.get("memory_usage", 0))
+            text.append(" cpu {:.0f}% mem {:.0f}%".format(*usage))
+        text.append(f" {reading.response_ms:.0f} ms")
+    return text
+
+
+def _span(history: History, key: str) -> str | None:
+    if key not in history.spans:
+        return None
+    summary = history.spans[key].summary()
+    return "/".join(f"{summary[part]:.0f}" for part in ("min", "avg", "max"))

@@ -1,0 +1,154 @@
+"""The endpoint `/connection/websocket`: all clients of the Centrifuge protocol on this node."""
+
+import asyncio
+
+import structlog
+
+from wsfleet.broker import control
+from wsfleet.broker.background import Background
+from wsfleet.broker.events import Census, Listener
+from wsfleet.channels.publication import Member, Record
+from wsfleet.channels.stream import Entry
+from wsfleet.clients.centrifuge.client import (
+    CentrifugeClient,
+    client_info,
+    to_publication,
+)
+from wsfleet.clients.centrifuge.subscriptions import channel_topic, members_topic
+from wsfleet.clients.serving import refuse, serve
+from wsfleet.hub.connection import Close, Closes, Connection
+from wsfleet.node.node import Node
+from wsfleet.protocol.centrifuge.codec import Codec, ProtocolError
+from wsfleet.protocol.centrifuge.codes import DisconnectCode
+from wsfleet.protocol.centrifuge.json_codec import JSONCodec
+from wsfleet.protocol.centrifuge.messages import Join, Leave, Push, Reply
+from wsfleet.protocol.centrifuge.negotiation import negotiate
+from wsfleet.protocol.centrifuge.protobuf_codec import ProtobufCodec
+from wsfleet.transports.frames import frame
+from wsfleet.transports.websocket import Request, WebSocket
+
+log = structlog.get_logger(__name__)
+
+CLOSES = Closes(
+    restart=Close(DisconnectCode.SHUTDOWN.code, DisconnectCode.SHUTDOWN.reason),
+    slow=Close(DisconnectCode.SLOW.code, DisconnectCode.SLOW.reason),
+)
+PRESENCE_CHUNK = 500
+
+
+class Centrifuge(Listener):
+    """All clients of the protocol on this node."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        limit = node.config.channel.max_length
+        codecs: list[Codec] = [JSONCodec(max_channel=limit), ProtobufCodec(max_channel=limit)]
+        self.codecs = {codec.name: codec for codec in codecs}
+        self.clients: dict[str, CentrifugeClient] = {}
+        self.background = Background(node.metrics.handler_failed)
+        node.listeners.add(self)
+        node.background.append(self.refresh_presence)
+
+    async def endpoint(self, websocket: WebSocket, request: Request) -> None:
+        """Serve one client."""
+        config = self.node.config.client
+        if (refusal := self.node.admission.origin(request.headers)) is not None:
+            refuse(self.node, websocket, refusal)
+            return
+        negotiated = negotiate(request.subprotocols, request.query)
+        codec = self.codecs[negotiated.encoding]
+
+        def create(connection: Connection) -> CentrifugeClient:
+            if not negotiated.frame_ping_pong:
+                connection.answer_pings_itself()
+            return CentrifugeClient(self, connection, codec, not negotiated.frame_ping_pong)
+
+        await serve(
+            self.node,
+            websocket,
+            "centrifuge",
+            CLOSES,
+            create,
+            subprotocol=negotiated.subprotocol,
+            outbox_limit=config.queue_max_size,
+        )
+
+    def add(self, client: CentrifugeClient) -> bool:
+        """Count a client in: it is known who its user is; False if that one has too many."""
+        if not self.node.users.add(client):
+            return False
+        self.clients[client.id] = client
+        return True
+
+    def remove(self, client: CentrifugeClient) -> None:
+        """Count a client out, if it was counted in."""
+        if self.clients.pop(client.id, None) is not None:
+            self.node.users.remove(client)
+
+    def published(self, channel: str, entry: Entry, record: Record) -> None:
+        """Push a publication to the channel's subscribers."""
+        push = None
+        for codec in self.codecs.values():
+            topic = channel_topic(codec, channel)
+            if self.node.hub.has(topic):
+                push = push or Push(to_publication(entry, record), channel)
+                self._push(codec, topic, push)
+
+    def member_changed(self, channel: str, joined: bool, member: Member) -> None:
+        """Push a join or a leave to those who want them."""
+        info = client_info(member)
+        push = Push(Join(info) if joined else Leave(info), channel)
+        for codec in self.codecs.values():
+            topic = members_topic(codec, channel)
+            if self.node.hub.has(topic):
+                self._push(codec, topic, push)
+
+    def _push(self, codec: Codec, topic: str, push: Push) -> None:
+        """Encode once for all clients of an encoding; if it cannot carry it, disconnect them."""
+        try:
+            payload = codec.encode([Reply(push=push)])
+        except ProtocolError as error:
+            log.info("push cannot be encoded", channel=push.channel, error=str(error))
+            for connection in self.node.hub.subscribers(topic):
+                if (client := self.clients.get(connection.client_id)) is not None:
+                    client.disconnect(error.disconnect)
+        else:
+            self.node.hub.publish(topic, frame(codec.opcode, payload))
+
+    def lost(self, channel: str) -> None:
+        """Let positioned subscribers recover: they learn from the answer that they could not."""
+        for client in list(self.clients.values()):
+            subscription = client.subscriptions.live.get(channel)
+            if subscription is not None and subscription.positioned:
+                client.insufficient_state(subscription)
+
+    def commanded(self, command: control.Message) -> None:
+        """End the connections of a user but one; what else is commanded, `Users` hears."""
+        if isinstance(command, control.SingleConnection):
+            for other in self.node.users.of(command.user):
+                if (client := self.clients.get(other.id)) is not None:
+                    client.only_one_stays(command.client)
+
+    def count(self, census: Census) -> None:
+        """Count the channels' subscribers."""
+        for client in self.clients.values():
+            census.subscribers.update(client.subscriptions.live.keys())
+
+    async def refresh_presence(self) -> None:
+        """Say again and again who is still there; entries of a dead node expire."""
+        interval = self.node.config.client.presence_update_interval
+        while True:
+            await asyncio.sleep(interval)
+            present = [
+                (client, subscription)
+                for client in self.clients.values()
+                for subscription in client.subscriptions.live.values()
+                if subscription.present
+            ]
+            for start in range(0, len(present), PRESENCE_CHUNK):
+                chunk = present[start : start + PRESENCE_CHUNK]
+                renewals = (client.renew_presence(subscription) for client, subscription in chunk)
+                for result in await asyncio.gather(*renewals, return_exceptions=True):
+                    if isinstance(result, Exception):
+                        log.error("presence not renewed", exc_info=result)
+                        self.node.metrics.handler_failed("presence")

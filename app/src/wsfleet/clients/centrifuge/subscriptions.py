@@ -1,0 +1,151 @@
+"""The subscriptions of one connection: each is reserved, goes live, and ends once."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from wsfleet.broker.broker import Follower
+from wsfleet.channels.permissions import Channel
+from wsfleet.channels.publication import Member
+from wsfleet.config.file import ChannelOptions
+from wsfleet.hub.connection import Connection
+from wsfleet.hub.hub import Hub
+from wsfleet.protocol.centrifuge.codec import Codec
+from wsfleet.protocol.centrifuge.codes import UnsubscribeCode
+
+
+def channel_topic(codec: Codec, channel: str) -> str:
+    """Name the hub's topic for the subscribers of a channel in an encoding."""
+    return f"{codec.name} {channel}"
+
+
+def members_topic(codec: Codec, channel: str) -> str:
+    """Name the hub's topic for those who hear who joins a channel, and who leaves."""
+    return f"{codec.name} members of {channel}"
+
+
+class EndedError(Exception):
+    """A subscription to `channel` ended before it was live; `code` says why."""
+
+    def __init__(self, channel: str, code: UnsubscribeCode) -> None:
+        super().__init__(code.reason)
+        self.channel = channel
+        self.code = code
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """A channel that a connection hears, and all that is held for it until it ends.
+
+    `expire_at` is in Unix seconds, 0 is never. `token_id` is the `jti` of the subscription token
+    that it was made with, or refreshed with last. `present` is whether the client was entered in
+    the channel's presence, `announced` whether the others were told that it joined.
+    """
+
+    channel: Channel
+    options: ChannelOptions
+    member: Member
+    server_side: bool
+    token_id: str = ""
+    expire_at: int = 0
+    follower: Follower | None = None
+    expiry: asyncio.TimerHandle | None = None
+    present: bool = False
+    announced: bool = False
+    ended: UnsubscribeCode | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the channel."""
+        return self.channel.name
+
+    @property
+    def told(self) -> bool:
+        """Whether anybody but this node was told of it, and has to be told of its end."""
+        return self.present or self.announced
+
+    @property
+    def positioned(self) -> bool:
+        """Whether its client is told when something is lost."""
+        return self.options.force_positioning or self.options.force_recovery
+
+
+class Subscriptions:
+    """A connection's subscriptions by channel: `live`, or `reserved` while they are made.
+
+    A subscription is reserved before anything is awaited for it, and what it acquires is noted in
+    it at once. So `end` finds everything at any moment, and is the only way out.
+    """
+
+    __slots__ = ("_codec", "_connection", "_hub", "live", "reserved")
+
+    def __init__(self, hub: Hub, connection: Connection, codec: Codec) -> None:
+        self._hub = hub
+        self._connection = connection
+        self._codec = codec
+        self.live: dict[str, Subscription] = {}
+        self.reserved: dict[str, Subscription] = {}
+
+    def __len__(self) -> int:
+        """How many channels are taken."""
+        return len(self.live) + len(self.reserved)
+
+    def __contains__(self, channel: str) -> bool:
+        """Whether a channel is taken."""
+        return channel in self.live or channel in self.reserved
+
+    def __iter__(self) -> Iterator[Subscription]:
+        """All of them; they may end while the caller goes through them."""
+        return iter([*self.live.values(), *self.reserved.values()])
+
+    def get(self, channel: str) -> Subscription | None:
+        """The subscription to a channel, live or reserved."""
+        return self.live.get(channel) or self.reserved.get(channel)
+
+    def reserve(self, subscription: Subscription) -> None:
+        """Take the channel, which must not be taken."""
+        self.reserved[subscription.name] = subscription
+
+    def check(self, subscription: Subscription) -> None:
+        """Make sure that nobody has ended a subscription while something was awaited for it.
+
+        Raises:
+            EndedError: somebody has.
+        """
+        if subscription.ended is not None:
+            raise EndedError(subscription.name, subscription.ended)
+
+    def go_live(self, subscription: Subscription) -> None:
+        """Let the connection hear the channel from the next publication on.
+
+        Raises:
+            EndedError: somebody has ended it.
+        """
+        self.check(subscription)
+        name = subscription.name
+        self.live[name] = self.reserved.pop(name)
+        self._hub.subscribe(self._connection, channel_topic(self._codec, name))
+        if subscription.options.force_push_join_leave:
+            self._hub.subscribe(self._connection, members_topic(self._codec, name))
+
+    def end(self, subscription: Subscription, code: UnsubscribeCode) -> bool:
+        """End this very subscription, and give back what it holds on this node.
+
+        Returns:
+            True for the first caller, who tells the client and Redis; False for all others.
+        """
+        if subscription.ended is not None:
+            return False
+        subscription.ended = code
+        name = subscription.name
+        if self.live.get(name) is subscription:
+            del self.live[name]
+            self._hub.unsubscribe(self._connection, channel_topic(self._codec, name))
+            self._hub.unsubscribe(self._connection, members_topic(self._codec, name))
+        else:
+            del self.reserved[name]
+        if subscription.expiry is not None:
+            subscription.expiry.cancel()
+        if subscription.follower is not None:
+            subscription.follower.release()
+        return True

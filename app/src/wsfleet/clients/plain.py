@@ -1,0 +1,199 @@
+"""The endpoint `/ws`: turns each message into state, broadcast and ack, one after the other."""
+
+import asyncio
+import contextlib
+import time
+from dataclasses import replace
+
+import structlog
+from redis.exceptions import RedisError
+
+from wsfleet.broker import control
+from wsfleet.broker.events import Census, Listener
+from wsfleet.channels.permissions import ChannelError
+from wsfleet.channels.publication import Member, Record
+from wsfleet.channels.stream import Entry
+from wsfleet.clients.serving import refuse, serve
+from wsfleet.hub.connection import Connection
+from wsfleet.node.admission import Identity, Refusal
+from wsfleet.node.node import Node
+from wsfleet.protocol import plain
+from wsfleet.protocol.centrifuge.codes import DisconnectCode
+from wsfleet.redis.store import UnavailableError
+from wsfleet.transports.websocket import Request, WebSocket
+
+log = structlog.get_logger(__name__)
+
+
+TOPIC = f"plain {plain.CHANNEL}"
+"""The hub's name for the protocol's clients: they all hear its one channel."""
+
+
+class Plain(Listener):
+    """All clients of the protocol on this node; publications alone concern them."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        node.listeners.add(self)
+
+    async def endpoint(self, websocket: WebSocket, request: Request) -> None:
+        """Serve one client."""
+        node = self._node
+        admitted = node.admission.origin(request.headers) or await node.admission.identify(
+            request.headers, request.query
+        )
+        if isinstance(admitted, Refusal):
+            refuse(node, websocket, admitted)
+            return
+
+        def create(connection: Connection) -> PlainClient:
+            return PlainClient(node, connection, admitted)
+
+        await serve(node, websocket, "plain", plain.CLOSES, create)
+
+    def published(self, channel: str, entry: Entry, record: Record) -> None:
+        """Deliver to all but the sender."""
+        if channel == plain.CHANNEL and self._node.hub.has(TOPIC):
+            own = record.node == self._node.settings.name
+            self._node.hub.publish(
+                TOPIC, plain.broadcast(record), exclude=record.number if own else None
+            )
+
+    def count(self, census: Census) -> None:
+        """Count the channel's subscribers: each client is one."""
+        if clients := self._node.hub.count(TOPIC):
+            census.subscribers[plain.CHANNEL] += clients
+
+
+class PlainClient:
+    """One client of the plain protocol."""
+
+    __slots__ = ("_connection", "_expiry", "_identity", "_node", "_options")
+
+    def __init__(self, node: Node, connection: Connection, identity: Identity) -> None:
+        self._node = node
+        self._connection = connection
+        self._identity = identity
+        self._expiry: asyncio.TimerHandle | None = None
+        self._options = node.channels.find(plain.CHANNEL).options
+
+    @property
+    def id(self) -> str:
+        """Its name at this moment."""
+        return self._connection.client_id
+
+    @property
+    def user(self) -> str:
+        """Its user; "" is nobody."""
+        return self._identity.user
+
+    def tokens(self) -> list[str]:
+        """The `jti` of its token, if that has one."""
+        return [self._identity.token_id] if self._identity.token_id else []
+
+    def revoked(self, token_id: str) -> None:
+        """End the connection if it came with this token."""
+        if token_id == self._identity.token_id:
+            self.disconnect(DisconnectCode.INVALID_TOKEN)
+
+    async def enter(self) -> None:
+        """Be counted, and then checked again: from now on it hears what is wanted of its user."""
+        if not self._node.users.add(self):
+            self.disconnect(DisconnectCode.CONNECTION_LIMIT)
+            return
+        self._node.hub.subscribe(self._connection, TOPIC)
+        await self._node.sessions.open(self._connection)
+        self._expire_at(self._identity.expire_at)
+        with contextlib.suppress(UnavailableError, RedisError):  # it was asked a moment ago
+            objection = await self._node.denylist.objection(self.user, self._identity.token_id)
+            if objection is not None:
+                self.disconnect(objection)
+
+    def disconnect(self, code: DisconnectCode) -> None:
+        """End the connection; the codes are those of the Centrifuge protocol."""
+        self._connection.close(code.code, code.reason)
+
+    async def command(self, wanted: control.Command) -> None:
+        """Carry out a disconnect or a refresh; there is nothing to subscribe to."""
+        if wanted.do == "disconnect":
+            self._connection.close(wanted.code, wanted.reason)
+        elif wanted.do == "refresh" and wanted.expired:
+            self.disconnect(DisconnectCode.EXPIRED)
+        elif wanted.do == "refresh":
+            info = wanted.info or self._identity.info
+            self._identity = replace(self._identity, info=info, expire_at=wanted.expire_at)
+            self._expire_at(wanted.expire_at)
+
+    async def receive(self, message: str | bytes) -> None:
+        """Answer one message with an ack or an error."""
+        node, connection = self._node, self._connection
+        received_at = time.monotonic()
+        now = time.time_ns() // 1_000_000
+        timestamp = plain.timestamp(now)
+        try:
+            text = message if isinstance(message, str) else None
+            await self._keep(plain.parse(text, node.settings.max_json_depth), now)
+        except plain.ProtocolError as error:
+            self._refuse(error.code, str(error), timestamp)
+        except ChannelError as error:
+            self._refuse("too_large", str(error), timestamp)
+        except UnavailableError as error:
+            self._refuse("unavailable", f"{error}; send the message again later", timestamp)
+        except RedisError as error:
+            log.exception("redis refused a command")
+            self._refuse("unavailable", f"Redis refused the message: {error}", timestamp)
+        else:
+            connection.message_count += 1
+            connection.send(
+                plain.ack(
+                    client_id=connection.client_id,
+                    hostname=node.settings.name,
+                    timestamp=timestamp,
+                    connections=len(node.hub),
+                    message_count=connection.message_count,
+                )
+            )
+            node.metrics.publish_seconds.observe(time.monotonic() - received_at)
+
+    def gone(self) -> None:
+        """Be counted out."""
+        self._node.users.remove(self)
+
+    async def left(self) -> None:
+        """Clean up."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+
+    def _expire_at(self, expire_at: int) -> None:
+        """End the connection at a moment in Unix seconds; 0 is never."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        if expire_at:
+            delay = max(0.0, expire_at - time.time())
+            loop = asyncio.get_running_loop()
+            self._expiry = loop.call_later(delay, self.disconnect, DisconnectCode.EXPIRED)
+
+    async def _keep(self, message: plain.Message, now: int) -> None:
+        node, connection = self._node, self._connection
+        if message.client_id is not None:
+            await node.sessions.rename(connection, message.client_id)
+        record = Record(
+            data=message.json,
+            time=now,
+            publisher=Member(self.user, connection.client_id, self._identity.info),
+            node=node.settings.name,
+            number=connection.number,
+        )
+        node.broker.check(record)  # before its text is kept
+        await asyncio.gather(  # one round trip, in this order
+            node.sessions.keep(connection, message.text),
+            node.broker.publish(plain.CHANNEL, self._options, record, message.idempotency_key),
+        )
+
+    def _refuse(self, code: str, message: str, timestamp: str) -> None:
+        node = self._node
+        node.metrics.messages_failed.labels(code).inc()
+        self._connection.send(
+            plain.error(code, message, hostname=node.settings.name, timestamp=timestamp)
+        )

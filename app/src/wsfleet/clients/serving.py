@@ -1,0 +1,112 @@
+"""What every WebSocket endpoint does: admit, accept, account for it until it ends."""
+
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Protocol
+
+from wsfleet.clients.rate_limit import TOO_MANY, Meter
+from wsfleet.cluster.client_names import new_client_id
+from wsfleet.hub.connection import Closes, Connection
+from wsfleet.node.admission import Refusal
+from wsfleet.node.node import Node
+from wsfleet.transports.outbox import Limits
+from wsfleet.transports.websocket import WebSocket
+
+
+class Client(Protocol):
+    """One client's side of a protocol."""
+
+    async def enter(self) -> None:
+        """Prepare for the first message."""
+
+    async def receive(self, message: str | bytes) -> None:
+        """Take one message."""
+
+    def gone(self) -> None:
+        """Be counted out: the connection has ended, whatever is still under way."""
+
+    async def left(self) -> None:
+        """Clean up: nothing is under way any more."""
+
+
+class Attendance:
+    """A client on the node, from the handshake to the close.
+
+    It counts as long as its connection is open; its clean-up may take longer, when Redis is away.
+    """
+
+    __slots__ = ("_client", "_connection", "_meter", "_node", "_protocol")
+
+    def __init__(self, node: Node, connection: Connection, protocol: str, client: Client) -> None:
+        self._client = client
+        self._node = node
+        self._connection = connection
+        self._meter = Meter(node.rates)
+        self._protocol = protocol
+        node.metrics.connections.labels(protocol).inc()
+        node.opened(connection)
+
+    async def begin(self) -> None:
+        """Prepare for the first message."""
+        await self._client.enter()
+
+    async def receive(self, message: str | bytes) -> None:
+        """Take one message, or end the connection if there are too many."""
+        self._connection.last_message_at = time.monotonic()
+        self._node.metrics.messages_received.inc()
+        if not self._meter.take(len(message)):
+            self._connection.close(*TOO_MANY)
+        else:
+            await self._client.receive(message)
+
+    def pong_withheld(self) -> None:
+        """Count it."""
+        self._node.metrics.pongs_withheld.inc()
+
+    def slow(self) -> None:
+        """End the connection."""
+        self._connection.slow()
+
+    def ended(self, code: int, reason: str) -> None:
+        """Count the client out."""
+        self._connection.closed(code, reason)
+        self._node.closed(self._connection)
+        self._node.metrics.connections.labels(self._protocol).dec()
+        self._client.gone()
+
+    async def closed(self) -> None:
+        """Clean up."""
+        await self._client.left()
+        await self._node.sessions.close(self._connection)
+
+
+def refuse(node: Node, websocket: WebSocket, refusal: Refusal) -> None:
+    """Deny the handshake, and count it."""
+    node.metrics.connections_refused.labels(refusal.label).inc()
+    websocket.deny(refusal.status, refusal.text, refusal.headers)
+
+
+async def serve(
+    node: Node,
+    websocket: WebSocket,
+    protocol: str,
+    closes: Closes,
+    create: Callable[[Connection], Client],
+    *,
+    subprotocol: str | None = None,
+    outbox_limit: int | None = None,
+) -> None:
+    """Begin to serve one connection of one of `metrics.PROTOCOLS`, unless its client is gone."""
+    if (reason := node.refusal_reason()) is not None:
+        refuse(node, websocket, Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, reason))
+        return
+    if not websocket.accept(subprotocol):
+        return
+    connection = Connection(
+        websocket,
+        client_id=new_client_id(),
+        limits=Limits(outbox_limit or node.settings.outbox_limit, node.settings.write_timeout),
+        closes=closes,
+    )
+    await websocket.attend(Attendance(node, connection, protocol, create(connection)))

@@ -1,0 +1,141 @@
+"""The live nodes: this one's heartbeat, and what it learns of the others by it."""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+from redis.exceptions import RedisError
+
+from wsfleet.config.settings import Settings
+from wsfleet.redis import key_names
+from wsfleet.redis.store import Store, UnavailableError
+
+log = structlog.get_logger(__name__)
+
+
+async def _nothing(*_: str) -> None:
+    pass
+
+
+class Registry:
+    """One sorted set, written by every node every few seconds, on Redis's clock."""
+
+    def __init__(
+        self, store: Store, settings: Settings, describe: Callable[[], dict[str, str]]
+    ) -> None:
+        self._store = store
+        self._name = settings.name
+        self._interval = settings.heartbeat_interval
+        self._dead_after = settings.node_dead_after
+        self._describe = describe
+        self.on_dead: Callable[[str], Awaitable[None]] = _nothing
+        self.on_unknown: Callable[[], Awaitable[None]] = _nothing
+        self.on_wanted: Callable[[str | None], None] = lambda wanted: None
+        self._hurry = asyncio.Event()
+        self._left = False
+
+    async def run(self) -> None:
+        """Give a sign of life every interval, and clear away nodes that give none."""
+        while True:
+            started = time.monotonic()
+            try:
+                await self.beat()
+            except (UnavailableError, RedisError, UnicodeDecodeError) as error:
+                # UnicodeDecodeError: somebody else wrote into our keys.
+                log.debug("heartbeat failed", error=str(error))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval - (time.monotonic() - started)):
+                    await self._hurry.wait()
+            self._hurry.clear()
+
+    def hurry(self) -> None:
+        """Give the next sign of life now: there is news."""
+        self._hurry.set()
+
+    async def leave(self) -> None:
+        """Take this node out of the registry: it stops on purpose, and is silent from now on."""
+        self._left = True
+        await self._store.call("ZREM", key_names.NODES, self._name)
+        await self._store.call("DEL", key_names.node(self._name))
+
+    async def nodes(self) -> dict[str, dict[str, str]]:
+        """What the live nodes say of themselves, by name.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        names = [_text(name) for name in await self._store.call("ZRANGE", key_names.NODES, 0, -1)]
+        hashes = await asyncio.gather(
+            *(self._store.call("HGETALL", key_names.node(n)) for n in names)
+        )
+        return {
+            name: {_text(field): _text(value) for field, value in fields.items()}
+            for name, fields in zip(names, hashes, strict=True)
+            if fields  # that of a node that is silent has expired
+        }
+
+    async def wanted(self) -> dict[str, str]:
+        """What is wanted of nodes, `keys.DRAIN` or `keys.SERVE`, by name; nothing of the others.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        answer = await self._store.call("HGETALL", key_names.DESIRED)
+        return {_text(name): _text(wanted) for name, wanted in answer.items()}
+
+    async def want(self, name: str, wanted: str) -> None:
+        """Say what is wanted of a node: an operator's word, which an autoscaler leaves alone.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        await self._store.call("SREM", key_names.AUTOSCALE_DRAINED, name)
+        await self._store.call("HSET", key_names.DESIRED, name, wanted)
+
+    async def is_dead(self, name: str) -> bool:
+        """Whether a node is gone: no sign of life, or nobody listens on its control channel.
+
+        The second notices a killed process at once; the first, one whose machine went silent.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        control = key_names.control(name)
+        silence, (_, listeners) = await asyncio.gather(
+            self._store.function("silence", [key_names.NODES], name),
+            self._store.call("PUBSUB", "SHARDNUMSUB", control, key=control),
+        )
+        return bool(listeners == 0 or silence > 1000 * self._dead_after)
+
+    async def beat(self) -> None:
+        """Give one sign of life, hear what is wanted of this node, and clear away the dead.
+
+        Does nothing once this node has left: it would be back in the registry.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        if self._left:
+            return
+        fields = [item for pair in self._describe().items() for item in pair]
+        (known, stale), wanted, _ = await asyncio.gather(  # one round trip
+            self._store.function("heartbeat", [key_names.NODES], self._name, self._dead_after),
+            self._store.call("HGET", key_names.DESIRED, self._name),
+            self._store.function(
+                "describe", [key_names.node(self._name)], math.ceil(self._dead_after), *fields
+            ),
+        )
+        self.on_wanted(_text(wanted) if wanted is not None else None)
+        if not known:
+            await self.on_unknown()
+        for name in (_text(name) for name in stale):
+            await self.on_dead(name)
+            await self._store.function("forget", [key_names.NODES], name, self._dead_after)
+
+
+def _text(stored: bytes) -> str:
+    """Decode what Redis has; what is not UTF-8 is not of a node, and matches no name."""
+    return stored.decode(errors="replace")

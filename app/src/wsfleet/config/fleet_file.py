@@ -1,0 +1,41 @@
+"""The fleet file: where nodes, load balancers and Redis of one cluster are."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field
+from pydantic.functional_validators import AfterValidator
+
+from wsfleet.redis.topology import CheckedURL
+
+SYSTEM_FLEET, SYSTEM_HOSTS = Path("/etc/wsfleet/fleet.json"), Path("/etc/wsfleet/hosts.json")
+
+
+def _http(text: str) -> str:
+    AnyHttpUrl(text)
+    return text.rstrip("/")
+
+
+HttpUrl = Annotated[str, AfterValidator(_http)]
+
+
+class Hosts(BaseModel):
+    """Where nodes and balancers are, as site.yml writes it down: no secret, for the nodes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    nodes: dict[str, HttpUrl] = Field(min_length=1)
+    loadbalancers: dict[str, HttpUrl] = Field(default_factory=dict)
+
+
+class Fleet(Hosts):
+    """The whole cluster, for the command line."""
+
+    redis_url: CheckedURL
+    base_url: HttpUrl
+    #: PEM file of the CA whose certificates the machines have, where they speak TLS.
+    ca: Path | None = None
+    #: The command that runs a shell command on the machine that collects the logs.
+    logs: list[str] = Field(default_factory=list)
+    #: The hostname of each host of the inventory, as far as it is known.
+    hosts: dict[str, str] = Field(default_factory=dict)

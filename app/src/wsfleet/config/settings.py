@@ -1,0 +1,119 @@
+"""The node's settings: environment variables `WSFLEET_*`, checked once at start."""
+
+import socket
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from wsfleet.config.fleet_file import SYSTEM_HOSTS
+from wsfleet.redis.topology import CheckedURL
+
+
+class Settings(BaseSettings):
+    """One attribute a variable: `redis_url` is `WSFLEET_REDIS_URL`.
+
+    Raises:
+        pydantic.ValidationError: a variable is missing its form; the message names it.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="WSFLEET_", frozen=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=8001, ge=0, le=65535)
+    """Port to listen on; also the end of the default `name`."""
+    node_name: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]{0,64}$")
+    """Name of this process in the cluster: its HAProxy server, its cookie. Empty: HOST-PORT."""
+    node_url: str = ""
+    """Where operators reach this process. Empty: `http://{host}:{port}`, with TLS `https://…`."""
+    tls_certificate: Path | None = None
+    """PEM file with certificate and chain; with one, the port speaks TLS and nothing else."""
+    tls_key: Path | None = None
+    """PEM file with the certificate's key; none: it is in the same file."""
+    trusted_proxies: str = "127.0.0.1"
+    """Addresses whose X-Forwarded-For is believed, comma separated."""
+    log_level: str = Field(default="info", pattern=r"^(debug|info|warning|error)$")
+    """Least severe level that is logged."""
+
+    config: Path | None = None
+    """YAML file with channels, tokens and keys, as docs/configuration.md says; none: built in."""
+
+    hosts: Path = SYSTEM_HOSTS
+    """Where the balancers are, as site.yml writes it down; the console does without as well."""
+
+    redis_url: CheckedURL = "redis://127.0.0.1:6379/0"
+    """The shared state: one Redis, Sentinels or a Redis Cluster, see docs/redis.md."""
+    redis_timeout: PositiveFloat = 2.0
+    """Seconds to connect to Redis, and to wait for one answer."""
+    redis_max_connections: int = Field(default=8, ge=4)
+    """Connections in the pool to a primary of Redis: commands, replicated ones, pub/sub, spare."""
+
+    heartbeat_interval: PositiveFloat = 2.0
+    """Seconds between two signs of life in the registry, and between two probes of pub/sub."""
+    node_dead_after: PositiveFloat = 8.0
+    """Seconds without a sign of life until other nodes reap this node's `connection:*` keys; at
+    least twice `heartbeat_interval`."""
+    resume_window: PositiveInt = 120
+    """Seconds that `state:{client_id}` outlives its client."""
+
+    max_connections: PositiveInt = 10_000
+    """Open WebSockets; more are refused with 503, and `/ready` says so."""
+    max_message_size: PositiveInt = 65_536
+    """Bytes of one message from a client; a larger one closes with 1009."""
+    max_publication_size: PositiveInt = 2_000_000
+    """Bytes of one publication, data and tags; a larger one is refused with error 107. Keep it
+    below `client.reply_max_size`, or a publication may be too large to be recovered."""
+    max_request_size: int = Field(default=8_388_608, ge=65_536)
+    """Bytes of the body of an HTTP request with a key of the API; more is refused with 413."""
+    compression: bool = False
+    """Whether clients that offer permessage-deflate are sent compressed publications."""
+    max_json_depth: PositiveInt = 128
+    """Levels that JSON from a client may nest: other clients' parsers must take it, too."""
+    message_rate: float = Field(default=1000.0, ge=0)
+    """Messages a second from one client, over ten seconds; more close with 3013. 0 is no limit."""
+    byte_rate: float = Field(default=4_194_304.0, ge=0)
+    """Bytes a second from one client, likewise."""
+    ping_interval: PositiveFloat = 25.0
+    """Seconds between WebSocket pings; keep it below the balancer's tunnel time-out."""
+    ping_timeout: PositiveFloat = 20.0
+    """Seconds to wait for a pong until the connection is closed with 1011."""
+    idle_timeout: float = Field(default=0.0, ge=0)
+    """Seconds without a message from a client until it is closed with 1000; 0 is never."""
+    outbox_limit: PositiveInt = 8_388_608
+    """Bytes that may wait for one client of `/ws`, where one write counts for half of them at most;
+    a slower one is closed with 1013."""
+    write_timeout: PositiveFloat = 10.0
+    """Seconds in which a client must take something of what waits, once that is more than 64 KiB;
+    a slower one is closed with 1013 or 3008."""
+    drain_delay: float = Field(default=3.0, ge=0)
+    """Seconds in which the balancers see that a node drains, before it sends clients away."""
+    drain_timeout: float = Field(default=30.0, ge=0)
+    """Seconds after that in which a draining node asks its clients to reconnect."""
+    drain_rate: PositiveInt = 200
+    """Clients a second that a draining node sends away, unless the time-out asks for more."""
+    standby: bool = False
+    """Stay drained until an operator wants the node to serve."""
+
+    @model_validator(mode="after")
+    def _a_sign_of_life_may_be_lost(self) -> Self:
+        if self.node_dead_after < 2 * self.heartbeat_interval:
+            raise ValueError(
+                f"WSFLEET_NODE_DEAD_AFTER ({self.node_dead_after:g}) must be at least twice "
+                f"WSFLEET_HEARTBEAT_INTERVAL ({self.heartbeat_interval:g}): other nodes would take "
+                "this one for dead when one sign of life is late; raise the one or lower the other"
+            )
+        return self
+
+    @cached_property
+    def name(self) -> str:
+        """The node's name, made from host name and port where none is set."""
+        return self.node_name or f"{socket.gethostname()}-{self.port}"
+
+    @cached_property
+    def url(self) -> str:
+        """The node's own URL."""
+        scheme = "https" if self.tls_certificate else "http"
+        return self.node_url or f"{scheme}://{self.host}:{self.port}"

@@ -1,0 +1,112 @@
+"""How a node empties: it takes no new clients and asks its own to reconnect, a few at a time."""
+
+import asyncio
+import enum
+import random
+import time
+from collections.abc import Callable
+
+import structlog
+
+from wsfleet.config.settings import Settings
+from wsfleet.hub import connection
+from wsfleet.hub.hub import Hub
+from wsfleet.redis import key_names
+
+log = structlog.get_logger(__name__)
+
+STEP = 0.1
+"""Seconds between two handfuls of clients that are sent away, give or take a half."""
+
+
+class State(enum.Enum):
+    """What a node does about clients."""
+
+    STARTING = "starting"
+    """It takes them, but calls for none: it has not heard yet what is wanted of it."""
+    SERVING = "serving"
+    DRAINING = "draining"
+    DRAINED = "drained"
+
+
+class Drain:
+    """Empties a node, because that is wanted of it or because it stops, and lets it serve again.
+
+    A client that is sent away connects anew at once, so it is sent only when the balancers have had
+    `drain_delay` seconds to see that it must not come back here.
+    """
+
+    def __init__(
+        self, hub: Hub, settings: Settings, on_change: Callable[[], None] = lambda: None
+    ) -> None:
+        self.wanted = settings.standby
+        """Whether the node is to have no clients, until it hears otherwise."""
+        self.state = State.DRAINED if settings.standby else State.STARTING
+        self._hub = hub
+        self._settings = settings
+        self._on_change = on_change
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @property
+    def refuses(self) -> bool:
+        """Whether new clients are refused."""
+        return self.state in (State.DRAINING, State.DRAINED)
+
+    def obey(self, wanted: str | None) -> None:
+        """Do what is wanted of the node; None: nothing was said, so `standby` decides.
+
+        A node that stops goes on to the end, whatever is wanted of it.
+        """
+        if self._stopping:
+            return
+        match wanted or (key_names.DRAIN if self._settings.standby else key_names.SERVE):
+            case key_names.DRAIN:
+                self.wanted = True
+                if not self.refuses:
+                    self._begin()
+            case key_names.SERVE:
+                self.wanted = False
+                if self._task is not None:
+                    self._task.cancel()
+                    self._task = None
+                self._change(State.SERVING)
+            case unknown:  # of a newer command line
+                log.warning("wish not understood", wanted=unknown)
+
+    async def finish(self) -> None:
+        """Return when the node is empty; it stops, and will not serve again."""
+        self._stopping = True
+        if not self.refuses:
+            self._begin()
+        if self._task is not None:
+            await self._task
+
+    def _begin(self) -> None:
+        self._change(State.DRAINING)
+        self._task = asyncio.create_task(self._empty())
+
+    def _change(self, state: State) -> None:
+        if self.state is not state:
+            self.state = state
+            log.info(state.value, connections=len(self._hub))
+            self._on_change()
+
+    async def _empty(self) -> None:
+        settings = self._settings
+        if self._hub:
+            await asyncio.sleep(settings.drain_delay)
+        deadline = time.monotonic() + settings.drain_timeout
+        due = 0.0
+        while waiting := [c for c in self._hub if c.state is connection.State.OPEN]:
+            left = max(STEP, deadline - time.monotonic())
+            pause = STEP * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+            due += pause * max(settings.drain_rate, len(waiting) / left)
+            count = min(int(due), len(waiting))
+            due -= count
+            for client in random.sample(waiting, count):
+                client.restart()
+            await asyncio.sleep(pause)
+        while self._hub:  # who does not answer the close is cut by the protocol
+            await asyncio.sleep(STEP)
+        self._change(State.DRAINED)

@@ -1,0 +1,216 @@
+"""One node process: its parts, and what it says of itself."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from wsfleet import __version__
+from wsfleet.auth.denylist import Denylist
+from wsfleet.auth.tokens import verifiers
+from wsfleet.broker.broker import Broker
+from wsfleet.broker.events import Listeners
+from wsfleet.broker.survey import Surveys
+from wsfleet.channels.permissions import Channels
+from wsfleet.clients.rate_limit import Rates
+from wsfleet.cluster.client_names import Sessions
+from wsfleet.cluster.registry import Registry
+from wsfleet.config import file as configuration
+from wsfleet.config.settings import Settings
+from wsfleet.hub.connection import NORMAL, Connection
+from wsfleet.hub.hub import Hub
+from wsfleet.node.admission import Admission
+from wsfleet.node.drain import Drain, State
+from wsfleet.node.users import Users
+from wsfleet.protocol import plain
+from wsfleet.redis.primary import DIGEST
+from wsfleet.redis.store import Store, UnavailableError
+from wsfleet.tasks import end
+from wsfleet.telemetry.host_load import Sampler
+from wsfleet.telemetry.metrics import DeliveryTimer, Metrics
+
+log = structlog.get_logger(__name__)
+
+
+class Node:
+    """Everything that lives as long as the process; made before the first connection.
+
+    Raises:
+        wsfleet.config.ConfigError: the configuration cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.config = configuration.load(settings.config)
+        self.channels = Channels(self.config.channel)
+        self.connection_tokens, self.subscription_tokens = verifiers(self.config.client)
+        self.started_at = time.time()
+        self.metrics = Metrics()
+        self.sampler = Sampler(on_lag=self.metrics.event_loop_lag_seconds.observe)
+        self.hub = Hub(on_delivered=self.metrics.deliveries.inc)
+        self.store = Store(settings, on_connected=self._on_connected)
+        self.registry = Registry(self.store, settings, self._describe)
+        self.drain = Drain(self.hub, settings, on_change=self.registry.hurry)
+        self.registry.on_wanted = self.drain.obey
+        self.sessions = Sessions(self.store, self.registry, settings.name, settings.resume_window)
+        self.listeners = Listeners(self.metrics.handler_failed)
+        self.listeners.add(DeliveryTimer(self.metrics))
+        self.users = Users(self.config.client.user_connection_limit, self.metrics.handler_failed)
+        self.listeners.add(self.users)
+        self.rates = Rates.of(settings.message_rate, settings.byte_rate)
+        self.denylist = Denylist(self.store)
+        self.admission = Admission(
+            self.config.client, self.connection_tokens, self.users, self.denylist
+        )
+        self.broker = Broker(
+            self.store,
+            settings.name,
+            self.listeners,
+            self.metrics,
+            probe_interval=settings.heartbeat_interval,
+            max_publication_size=settings.max_publication_size,
+            on_subscribed=self._on_subscribed,
+        )
+        self.surveys = Surveys(
+            self.broker, settings.name, self.listeners, self.metrics.handler_failed
+        )
+        self.broker.keep(plain.CHANNEL, self.channels.find(plain.CHANNEL).options)
+        self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self.metrics.watch(
+            max_connections=settings.max_connections,
+            outbox_bytes=lambda: sum(connection.buffered for connection in self.hub),
+            ready=lambda: self.not_ready_reason() is None,
+            state=lambda: self.drain.state,
+            drain_wanted=lambda: self.drain.wanted,
+            redis=lambda: self.store.connected,
+            pubsub=lambda: self.broker.subscribed,
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start the background tasks; a Redis that is away does not keep the node from starting."""
+        loops = [
+            *self.store.loops(),
+            *self.broker.loops(),
+            self.registry.run(),
+            self.sampler.run(),
+            self.users.recheck(self.denylist),
+            *(loop() for loop in self.background),
+        ]
+        if self.settings.idle_timeout:
+            loops.append(self._close_idle())
+        self._tasks = [asyncio.create_task(self._guard(loop)) for loop in loops]
+
+    async def stop(self) -> None:
+        """Leave the registry and end the background tasks."""
+        try:
+            await self.registry.leave()
+        except UnavailableError:
+            log.warning("left without saying so: redis is away, the others will reap")
+        await end(self._tasks)
+        await self.store.close()
+
+    def not_ready_reason(self) -> str | None:
+        """Why new clients should go elsewhere; None if they should come."""
+        if self.drain.refuses:
+            return self.drain.state.value
+        if not self.store.connected:
+            return "redis is not reachable"
+        if not self.broker.subscribed:
+            return "not subscribed to the other nodes"
+        if self.drain.state is State.STARTING:
+            return "starting"
+        if len(self.hub) >= self.settings.max_connections:
+            return f"full: {self.settings.max_connections} connections"
+        return None
+
+    def refusal_reason(self) -> str | None:
+        """Why a handshake is refused; None to accept it.
+
+        A node without Redis still accepts: the others may be no better off, and its clients learn
+        the reason from an error frame instead of from a closed door.
+        """
+        if self.drain.refuses:
+            return self.drain.state.value
+        if len(self.hub) >= self.settings.max_connections:
+            return "full"
+        return None
+
+    def health(self) -> dict[str, Any]:
+        """What `/health` says."""
+        healthy = self.store.connected and self.broker.subscribed
+        status = "healthy" if healthy else "degraded"
+        return {
+            "status": self.drain.state.value if self.drain.refuses else status,
+            "connections": len(self.hub),
+            "memory_usage": self.sampler.memory_usage,
+            "cpu_usage": self.sampler.cpu_usage,
+            "redis_connected": self.store.connected,
+            "hostname": self.settings.name,
+            "version": __version__,
+            "uptime": round(time.time() - self.started_at, 3),
+        }
+
+    def opened(self, connection: Connection) -> None:
+        """Count a connection in."""
+        self.hub.add(connection)
+        self.metrics.connections_opened.inc()
+        log.info("opened", client_id=connection.client_id, connections=len(self.hub))
+        if self.drain.state is State.DRAINED:  # its handshake began before
+            connection.restart()
+
+    def closed(self, connection: Connection) -> None:
+        """Count a connection out."""
+        self.hub.remove(connection)
+        self.metrics.disconnected(connection.close_code)
+        log.info(
+            "closed",
+            client_id=connection.client_id,
+            code=connection.close_code,
+            reason=connection.reason,
+            messages=connection.message_count,
+            duration=round(time.monotonic() - connection.opened_at, 3),
+        )
+
+    def _describe(self) -> dict[str, str]:
+        return {
+            "connections": str(len(self.hub)),
+            "cpu": f"{self.sampler.cpu_usage:g}",
+            "url": self.settings.url,
+            "version": __version__,
+            "started": f"{self.started_at:.3f}",
+            "functions": DIGEST,
+            "state": self.not_ready_reason() or "ready",
+        }
+
+    async def _on_connected(self) -> None:
+        await self.registry.beat()
+        await self.sessions.reconcile()
+        used = {node.get("functions", "") for node in (await self.registry.nodes()).values()}
+        await self.store.forget_functions(used)
+
+    def _on_subscribed(self) -> None:
+        self.registry.hurry()
+        self.users.hurry()
+
+    async def _close_idle(self) -> None:
+        timeout = self.settings.idle_timeout
+        while True:
+            await asyncio.sleep(min(1.0, timeout / 4))
+            limit = time.monotonic() - timeout
+            for connection in self.hub:
+                if connection.last_message_at < limit:
+                    connection.close(NORMAL, f"idle for {timeout:g} s")
+
+    async def _guard(self, loop: Coroutine[Any, Any, None]) -> None:
+        """A background task that dies of a defect must not leave a half-dead node behind."""
+        try:
+            await loop
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            log.critical("background task failed", exc_info=True)
+            signal.raise_signal(signal.SIGTERM)  # drain and stop; systemd starts a new one

@@ -1,0 +1,333 @@
+"""One primary of Redis: commands of one event-loop tick share a round trip."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+from wsfleet.config.settings import Settings
+from wsfleet.redis.connection import Link, Push, pack
+from wsfleet.redis.topology import SLOTS, RedisURL, Shard
+from wsfleet.tasks import race
+
+BATCH = 512
+_SOURCE = resources.files("wsfleet.redis").joinpath("functions.lua").read_text()
+DIGEST = hashlib.sha256(_SOURCE.encode()).hexdigest()[:8]
+"""Names this version of the functions: old and new nodes use the same Redis."""
+_LIBRARY = "wsfleet_"
+
+
+class UnavailableError(Exception):
+    """Redis does not answer, or cannot keep what it is given; it is not known to have been kept."""
+
+    def __init__(self, message: str = "Redis is not reachable") -> None:
+        super().__init__(message)
+
+
+class FullError(UnavailableError):
+    """Redis has no room for it, and can be read all the same."""
+
+
+class MovedOnError(UnavailableError):
+    """This is not the primary to ask any more, or it cannot do its work: find the right one."""
+
+
+_Call = tuple[bytes, asyncio.Future[Any]]
+
+
+class Lane:
+    """Commands that share round trips: while one batch is under way the next one gathers.
+
+    `replicated` is for those whose answer waits for a replica; it must hold up none of the others.
+    """
+
+    def __init__(
+        self,
+        pool: BlockingConnectionPool,
+        timeout: float,
+        on_lost: Callable[[], None],
+        *,
+        replicated: bool,
+    ) -> None:
+        self._pool = pool
+        self._link: Link | None = None
+        self._on_lost = on_lost
+        self._timeout = timeout
+        self._replicated = replicated
+        self._queue: list[_Call] = []
+        self._queued = asyncio.Event()
+
+    async def call(self, *command: Any) -> Any:
+        """Run one command in the next batch.
+
+        It is packed here, so that a command that cannot be sent fails alone.
+        """
+        packed = pack(command)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._queue.append((packed, future))
+        self._queued.set()
+        return await future
+
+    def fail(self, error: UnavailableError) -> None:
+        """Answer all that waits."""
+        self._answer(self._queue, [error] * len(self._queue))
+        self._queue.clear()
+
+    async def send_batches(self) -> None:
+        """Send what comes.
+
+        Raises:
+            UnavailableError: Redis was lost; what it was asked has failed.
+        """
+        try:
+            await self._send_batches()
+        finally:
+            await self._close()
+
+    async def _send_batches(self) -> None:
+        while True:
+            await self._queued.wait()
+            taken, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+            batch = [call for call in taken if not call[1].done()]  # the others are given up
+            if not self._queue:
+                self._queued.clear()
+            try:
+                results = [_translated(result) for result in await self._send(batch)]
+            except BaseException as error:
+                lost = error if isinstance(error, UnavailableError) else UnavailableError()
+                self._on_lost()
+                self._answer(batch, [lost] * len(batch))
+                raise
+            moved = next((each for each in results if isinstance(each, MovedOnError)), None)
+            if moved is not None:
+                self._on_lost()
+            self._answer(batch, results)
+            if moved is not None:
+                raise moved
+
+    async def _send(self, batch: list[_Call]) -> list[Any]:
+        commands = [packed for packed, _ in batch]
+        if self._replicated:  # once for the batch: it is about all that this connection has written
+            commands.append(pack(("WAIT", 1, int(500 * self._timeout))))
+        try:
+            link = await self._open()
+            async with asyncio.timeout(self._timeout):
+                results = await link.ask(commands)
+        except (RedisError, OSError, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+            raise UnavailableError(f"Redis is not reachable: {reason}") from error
+        if self._replicated and not results.pop():
+            unsure = UnavailableError("no replica of Redis confirmed the write")
+            return [each if isinstance(each, Exception) else unsure for each in results]
+        return results
+
+    async def _open(self) -> Link:
+        if self._link is None or not self._link.alive:  # nothing was sent on it that is unanswered
+            await self._close()
+            self._link = await Link.open(self._pool)
+        return self._link
+
+    async def _close(self) -> None:
+        if self._link is not None:
+            link, self._link = self._link, None
+            await link.close()
+
+    def _answer(self, batch: list[_Call], results: Sequence[Any]) -> None:
+        for (_, future), result in zip(batch, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+
+class Primary:
+    """A command is sent once: where its answer is lost nobody can tell whether it ran."""
+
+    def __init__(self, shard: Shard, settings: Settings) -> None:
+        self._slots = shard.slots
+        self.owns_all = sum(map(len, shard.slots)) == SLOTS
+        timeout = settings.redis_timeout
+        self._address = RedisURL.parse(shard.url).addresses
+        self._pool = BlockingConnectionPool.from_url(
+            shard.url,
+            max_connections=settings.redis_max_connections,
+            timeout=timeout,
+            socket_connect_timeout=timeout,
+            socket_timeout=timeout,
+            retry=Retry(NoBackoff(), 0),
+            client_name=settings.name,
+            protocol=3,
+        )
+        self._redis = Redis.from_pool(self._pool)
+        self.alive = True
+        self._lane = Lane(self._pool, timeout, self._fail_fast, replicated=False)
+        self._replicated_lane = Lane(self._pool, timeout, self._fail_fast, replicated=True)
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def __str__(self) -> str:
+        """HOST:PORT."""
+        return ",".join(map(str, self._address))
+
+    async def info(self) -> dict[str, Any]:
+        """What it says of itself and its replicas.
+
+        Raises:
+            UnavailableError: it does not answer.
+        """
+        try:
+            return await self._redis.info()
+        except (RedisError, OSError) as error:
+            raise UnavailableError(f"Redis is not reachable: {error}") from error
+
+    async def listen(self, on_push: Callable[[Push], None]) -> Link:
+        """A connection for pub/sub, which whoever asks for it closes.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: there is none to be had.
+        """
+        return await Link.open(self._pool, on_push)
+
+    def owns(self, key: str) -> bool:
+        """Whether a key is here."""
+        if self.owns_all:
+            return True
+        # A key that is not Unicode belongs anywhere: the command about it fails when it is packed.
+        slot = key_slot(key.encode(errors="surrogatepass"))
+        return any(slot in slots for slots in self._slots)
+
+    async def prepare(self) -> None:
+        """Make sure that it is a primary, and knows our functions.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: it is not, or does not answer.
+        """
+        role, *_ = await self._redis.execute_command("ROLE")  # type: ignore[no-untyped-call]
+        if role not in (b"master", "master"):
+            raise RedisError("it is a replica")
+        await self.load_functions()
+
+    async def close(self) -> None:
+        """Give the sockets back; what still waits for an answer will get none."""
+        self._fail_fast()
+        for lane in (self._lane, self._replicated_lane):
+            lane.fail(UnavailableError())
+        with contextlib.suppress(RedisError, OSError):
+            await self._redis.aclose()
+
+    async def call(self, *command: Any, replicated: bool = False) -> Any:
+        """Run one command in the next batch.
+
+        `replicated`: return only when a replica has what was written, too.
+
+        Raises:
+            UnavailableError: Redis is away, its answer did not come in time, or no replica
+                confirmed.
+            redis.exceptions.ResponseError: Redis refused the command.
+            redis.exceptions.DataError: the command cannot be sent: see `link.pack`.
+        """
+        if not self.alive:
+            raise UnavailableError()
+        lane = self._replicated_lane if replicated else self._lane
+        return await lane.call(*command)
+
+    async def function(
+        self, name: str, keys: list[str], *args: Any, replicated: bool = False
+    ) -> Any:
+        """Call one of `functions.lua`; a Redis that has lost the library gets it again.
+
+        Raises:
+            UnavailableError: as for `call`.
+            redis.exceptions.ResponseError: as for `call`.
+        """
+        command = ("FCALL", f"{_LIBRARY}{name}_{DIGEST}", len(keys), *keys, *args)
+        try:
+            return await self.call(*command, replicated=replicated)
+        except ResponseError:
+            # Redis has the same code, ERR, for an unknown function and for most other errors.
+            if await self.call("FUNCTION", "LIST", "LIBRARYNAME", f"{_LIBRARY}{DIGEST}"):
+                raise
+        try:
+            await self.load_functions()
+        except (RedisError, OSError) as error:
+            raise UnavailableError(f"Redis is not reachable: {error}") from error
+        return await self.call(*command, replicated=replicated)
+
+    async def load_functions(self) -> None:
+        """Give Redis our functions.
+
+        Raises:
+            redis.exceptions.RedisError, OSError: it did not take them.
+        """
+        library = f"#!lua name={_LIBRARY}{DIGEST}\n" + _SOURCE.replace("@D@", DIGEST)
+        await self._redis.function_load(
+            library, replace=True
+        )  # the same, if another node was first
+
+    async def forget_functions(self, used: set[str]) -> None:
+        """Take away the functions of versions that no node uses any more, by digest.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        libraries = await self.call("FUNCTION", "LIST", "LIBRARYNAME", f"{_LIBRARY}*")
+        for library in libraries:
+            name = library[b"library_name"].decode()
+            if name.removeprefix(_LIBRARY) not in used | {DIGEST}:
+                with contextlib.suppress(ResponseError):  # another node was first
+                    await self.call("FUNCTION", "DELETE", name)
+
+    def _fail_fast(self) -> None:
+        self.alive = False
+
+    def lost(self, error: Exception) -> None:
+        """Somebody found out that this is not the primary to ask any more."""
+        self._fail_fast()
+        if not self._lost.done():
+            self._lost.set_exception(MovedOnError(str(error)))
+
+    async def serve(self) -> None:
+        """Send what is asked, until Redis is lost.
+
+        Raises:
+            UnavailableError: it is; what it was asked has failed.
+        """
+        await race(
+            self._lane.send_batches(), self._replicated_lane.send_batches(), _raised(self._lost)
+        )
+
+
+async def _raised(future: asyncio.Future[None]) -> None:
+    await future
+
+
+def _translated(result: Any) -> Any:
+    """What an error of Redis means to us; everything else as it is."""
+    if not isinstance(result, ResponseError):
+        return result
+    # MISCONF: its disk is full or broken.
+    useless = str(result).startswith(("NOREPLICAS", "MISCONF"))
+    if useless or isinstance(result, MovedError | ClusterDownError | ReadOnlyError):
+        return MovedOnError(f"this Redis cannot take it: {result}")
+    if isinstance(result, AskError | TryAgainError):  # of which MovedError is a kind
+        return UnavailableError("this part of the Redis Cluster is being moved")
+    if str(result).startswith("OOM"):  # it can be read, and room may come
+        return FullError(f"Redis has no room: {result}")
+    return result

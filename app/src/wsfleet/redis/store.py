@@ -1,0 +1,150 @@
+"""The node's way to Redis: finds the primaries, asks the right one, and says when it is away."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import structlog
+from redis.exceptions import RedisError
+
+from wsfleet.config.settings import Settings
+from wsfleet.redis.primary import FullError, Primary, UnavailableError
+from wsfleet.redis.topology import RedisURL, Topology
+from wsfleet.tasks import race
+
+__all__ = ["FullError", "Store", "UnavailableError"]
+
+log = structlog.get_logger(__name__)
+
+BACKOFF_FIRST, BACKOFF_LAST = 0.1, 1.0
+
+
+class Store:
+    """The primaries of the moment; when one of them is lost, all are looked for anew.
+
+    A Redis Cluster without one of its primaries serves nobody either. Reconnecting, with backoff,
+    is this class's business; a command that was lost is the caller's.
+    """
+
+    def __init__(
+        self, settings: Settings, on_connected: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self._settings = settings
+        self._topology = Topology(RedisURL.parse(settings.redis_url), settings.redis_timeout)
+        self._on_connected = on_connected
+        self._primaries: list[Primary] = []
+        self._changed = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        """Whether Redis answered last time."""
+        return bool(self._primaries) and all(primary.alive for primary in self._primaries)
+
+    @property
+    def primaries(self) -> list[Primary]:
+        """The primaries of this moment, one after each reconnect another list; empty: none."""
+        return self._primaries
+
+    def loops(self) -> list[Coroutine[Any, Any, None]]:
+        """What must run in the background while the store is used."""
+        return [self._stay_connected()]
+
+    async def changed(self) -> None:
+        """Wait until the primaries are others, or none."""
+        await self._changed.wait()
+
+    async def close(self) -> None:
+        """Give the sockets back."""
+        await self._leave()
+
+    def owner(self, key: str) -> Primary:
+        """The primary that has a key, or carries a pub/sub channel.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        for primary in self._primaries:
+            if primary.owns(key):
+                return primary
+        raise UnavailableError()
+
+    async def call(self, *command: Any, key: str | None = None) -> Any:
+        """Run a command about one key: `key`, or the command's first argument.
+
+        Raises:
+            UnavailableError: Redis is away, or its answer did not come in time.
+            redis.exceptions.ResponseError: Redis refused the command.
+        """
+        return await self.owner(command[1] if key is None else key).call(*command)
+
+    async def function(
+        self, name: str, keys: list[str], *args: Any, replicated: bool = False
+    ) -> Any:
+        """Call one of `functions.lua` where its keys are.
+
+        `replicated`: return only when a replica has what was written, too.
+
+        Raises:
+            UnavailableError: as for `call`, or no replica confirmed.
+            redis.exceptions.ResponseError: as for `call`.
+        """
+        primary = self.owner(keys[0])
+        return await primary.function(name, keys, *args, replicated=replicated)
+
+    async def forget_functions(self, used: set[str]) -> None:
+        """Take away the functions of versions that no node uses any more, by digest.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        await asyncio.gather(*(primary.forget_functions(used) for primary in self._primaries))
+
+    async def _stay_connected(self) -> None:
+        delay = BACKOFF_FIRST
+        while True:
+            try:
+                primaries = await self._find()
+            except (RedisError, OSError, TimeoutError) as error:
+                reason = str(error) or type(error).__name__
+                log.info("redis away", error=reason, retry_in=round(delay, 2))
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                delay = min(2 * delay, BACKOFF_LAST)
+                continue
+            delay = BACKOFF_FIRST
+            self._primaries = primaries
+            self._announce()
+            log.info("redis connected", primaries=len(primaries))
+            try:
+                await race(*(primary.serve() for primary in primaries), self._greet())
+            except UnavailableError as error:
+                log.warning("redis lost", error=str(error))
+            finally:
+                await self._leave()
+
+    async def _greet(self) -> None:
+        if self._on_connected is not None:
+            with contextlib.suppress(UnavailableError, RedisError):
+                await self._on_connected()
+        await asyncio.Event().wait()
+
+    async def _find(self) -> list[Primary]:
+        shards = await self._topology.discover()
+        primaries = [Primary(shard, self._settings) for shard in shards]
+        try:
+            await asyncio.gather(*(primary.prepare() for primary in primaries))
+        except BaseException:
+            await asyncio.gather(*(primary.close() for primary in primaries))
+            raise
+        return primaries
+
+    async def _leave(self) -> None:
+        """Fail fast from now on, until it answers again."""
+        primaries, self._primaries = self._primaries, []
+        self._announce()
+        await asyncio.gather(*(primary.close() for primary in primaries))
+
+    def _announce(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()

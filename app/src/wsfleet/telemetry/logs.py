@@ -1,0 +1,124 @@
+"""JSON lines on standard output, one event a line; systemd's journal does the rest."""
+
+import atexit
+import logging
+import os
+import signal
+import sys
+from datetime import UTC, datetime
+
+import orjson
+import structlog
+
+from wsfleet.telemetry.log_output import Output
+
+#: Signals that end a process that does not handle them, without `atexit`.
+FATAL_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
+
+
+class Encoder:
+    """Makes lines of events; a line comes out whatever is put in.
+
+    What JSON has no word for is written as Python does.
+    """
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+
+    def __call__(self, event: structlog.typing.EventDict, logger: str, level: str) -> bytes:
+        """Return an event as a line, with its exception if it has an `exc_info`."""
+        if "exc_info" in event:
+            event = structlog.processors.format_exc_info(None, level, event)
+        event["node"] = self._node  # the logs of all nodes may be read in one place
+        event["logger"] = logger
+        event["level"] = level
+        event["timestamp"] = datetime.now(UTC)
+        try:
+            return orjson.dumps(event, default=repr, option=_OPTIONS)
+        except orjson.JSONEncodeError:
+            event = {name: _encodable(value) for name, value in event.items()}
+            return orjson.dumps(event, option=_OPTIONS)
+
+
+def _encodable(value: object) -> object:
+    """Return a value as text if JSON cannot say it: half a surrogate pair, 2**64, a circle."""
+    try:
+        return orjson.Fragment(orjson.dumps(value, default=repr, option=orjson.OPT_UTC_Z))
+    except orjson.JSONEncodeError:
+        pass
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except Exception:  # its __repr__ fails
+        text = f"<{type(value).__name__}>"
+    return text.encode(errors="backslashreplace").decode()
+
+
+class Logger:
+    """Takes the lines of one module; the bound logger of structlog calls it."""
+
+    def __init__(self, name: str, output: Output) -> None:
+        self.name = name
+        self.debug = self.info = output.write
+        self.warning = self.error = self.critical = output.write_urgent
+
+
+class Handler(logging.Handler):
+    """Takes the records of the standard library's loggers."""
+
+    def __init__(self, encode: Encoder, output: Output) -> None:
+        super().__init__()
+        self._encode = encode
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record as a line."""
+        event: structlog.typing.EventDict
+        try:
+            event = {"event": record.getMessage()}
+        except Exception:  # its arguments do not fit
+            event = {"event": record.msg, "arguments": record.args}
+        if record.exc_info:
+            event["exc_info"] = record.exc_info
+        line = self._encode(event, record.name, record.levelname.lower())
+        if record.levelno < logging.WARNING:
+            self._output.write(line)
+        else:
+            self._output.write_urgent(line)
+
+
+def configure(level: str, node: str) -> None:
+    """Send structlog's and the standard library's (uvicorn's) events to standard output.
+
+    A line of `debug` or `info` is written at the end of the event loop's turn, one of `warning` and
+    above at once. What waits is written when the process ends, unless it is killed or crashes in C.
+    """
+    encode = Encoder(node)
+
+    def report(lines: int) -> bytes:
+        return encode({"lines": lines, "event": "log lines dropped"}, __name__, "warning")
+
+    # Nobody may have opened a standard output; another file can have its number then.
+    stdout = sys.__stdout__
+    output = Output(stdout.fileno() if stdout else os.open(os.devnull, os.O_WRONLY), report)
+    atexit.register(output.drain)
+    for number in FATAL_SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, output.end_by_signal)
+
+    def render(logger: Logger, method: str, event: structlog.typing.EventDict) -> bytes:
+        return encode(event, logger.name, method)
+
+    structlog.configure(
+        processors=[render],
+        # What is not logged costs a call that does nothing.
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda name="": Logger(name, output),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=level.upper(), handlers=[Handler(encode, output)], force=True)
+    # Else the standard library looks for the caller's frame, which no line has.
+    logging._srcfile = None
+    # One line a connection is ours to write; uvicorn would add a second for each handshake.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -1,0 +1,177 @@
+"""What a node counts, in Prometheus's names and units.
+
+Labels take their values from short lists that are written here. What changes with every delivery is
+not counted where it changes, but read when Prometheus asks.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+from wsfleet.broker.events import Listener
+from wsfleet.channels.publication import Record
+from wsfleet.channels.stream import Entry
+from wsfleet.node.drain import State
+from wsfleet.protocol.centrifuge.codes import DisconnectCode
+
+EVENTS = (
+    "published",
+    "member_changed",
+    "lost",
+    "commanded",
+    "pubsub",
+    "check",
+    "presence",
+    "background",
+)
+"""What a handler handles: those of `Listener`, and what surrounds them in the broker."""
+PROTOCOLS = ("plain", "centrifuge")
+CLOSE_CODES = frozenset(range(1000, 1016)) | {code.code for code in DisconnectCode}
+"""Those of RFC 6455, section 7.4.1, with the IANA registry that it opened, and Centrifuge's."""
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    """The metrics of one node process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+
+        self.connections = self._gauge("connections", "Open WebSockets, by protocol.", "protocol")
+        for protocol in PROTOCOLS:
+            self.connections.labels(protocol)
+        self.connections_opened = self._counter("connections_opened", "WebSockets accepted.")
+        self.connections_refused = self._counter(
+            "connections_refused", "Handshakes refused.", "reason"
+        )
+        self.requests_refused = self._counter(
+            "requests_refused", "Requests refused before a route was asked, by status.", "status"
+        )
+        self.pongs_withheld = self._counter(
+            "pongs_withheld", "Pings that were not answered: too many pongs waited for the client."
+        )
+        self.disconnects = self._counter("disconnects", "WebSockets closed, by close code.", "code")
+
+        self.messages_received = self._counter("messages_received", "Messages from clients.")
+        self.messages_failed = self._counter(
+            "messages_failed", "Messages of the plain protocol answered with an error.", "code"
+        )
+        self.reply_errors = self._counter(
+            "reply_errors", "Commands of the Centrifuge protocol answered with an error.", "code"
+        )
+        self.deliveries = self._counter("deliveries", "Publications sent to a client.")
+        self.publish_seconds = self._histogram(
+            "publish_seconds", "From a client's message until it is kept in Redis."
+        )
+        self.delivery_seconds = self._histogram(
+            "delivery_seconds",
+            "From a publication's time, on its node's clock, until this node gives it to its "
+            "clients; once a publication.",
+        )
+        self.recoveries = self._counter(
+            "recoveries", "Clients that came back for what they had missed.", "recovered"
+        )
+        for recovered in ("true", "false"):
+            self.recoveries.labels(recovered)
+
+        self.handler_errors = self._counter(
+            "handler_errors",
+            "Exceptions in handlers of what the node hears, by event; each is in the log.",
+            "event",
+        )
+        for event in EVENTS:
+            self.handler_errors.labels(event)
+
+        self.pubsub_probe_seconds = self._histogram(
+            "pubsub_probe_seconds", "Until the node heard by pub/sub what it had said to itself."
+        )
+        self.pubsub_probes_failed = self._counter(
+            "pubsub_probes_failed", "Of these messages, not heard before the next one was due."
+        )
+        self.redis_seconds = self._histogram(
+            "redis_seconds", "A command to Redis and its answer, measured every few seconds."
+        )
+        self.event_loop_lag_seconds = self._histogram(
+            "event_loop_lag_seconds", "By how much a timer of the event loop was late."
+        )
+
+    def handler_failed(self, event: str) -> None:
+        """Count an exception that ended one handler's work, and nothing else."""
+        self.handler_errors.labels(event).inc()
+
+    def refused(self, status: int) -> None:
+        """Count a request whose head is late, too long or none, or that is no handshake of ours."""
+        self.requests_refused.labels(str(int(status))).inc()
+
+    def disconnected(self, code: int) -> None:
+        """Count a close; a client may send any code, so the rare ones share a label."""
+        self.disconnects.labels(str(code) if code in CLOSE_CODES else "other").inc()
+
+    def recovered(self, recovered: bool) -> None:
+        """Count a client that came back, and whether it could be given all that it missed."""
+        self.recoveries.labels(str(recovered).lower()).inc()
+
+    def watch(
+        self,
+        *,
+        max_connections: int,
+        outbox_bytes: Callable[[], float],
+        ready: Callable[[], bool],
+        state: Callable[[], State],
+        drain_wanted: Callable[[], bool],
+        redis: Callable[[], bool],
+        pubsub: Callable[[], bool],
+    ) -> None:
+        """Read these gauges when they are asked for."""
+        self._gauge("max_connections", "More are refused.").set(max_connections)
+        for name, documentation, read in (
+            ("outbox_bytes", "Bytes that wait for clients, all together.", outbox_bytes),
+            ("ready", "1 if new clients should come.", ready),
+            ("drain_wanted", "1 if the node is to have no clients.", drain_wanted),
+            ("redis_connected", "1 if Redis answers.", redis),
+            ("pubsub_subscribed", "1 if the other nodes are heard.", pubsub),
+        ):
+            self._gauge(name, documentation).set_function(read)
+
+        def does(what: State) -> bool:
+            return state() is what
+
+        states = self._gauge("state", "1 for what the node does about clients.", "state")
+        for each in State:
+            states.labels(each.value).set_function(partial(does, each))
+
+    def render(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(f"wsfleet_{name}", documentation, labels, registry=self.registry)
+
+    def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
+        return Gauge(f"wsfleet_{name}", documentation, labels, registry=self.registry)
+
+    def _histogram(self, name: str, documentation: str) -> Histogram:
+        return Histogram(f"wsfleet_{name}", documentation, buckets=SECONDS, registry=self.registry)
+
+
+class DeliveryTimer(Listener):
+    """Measures how old publications are when they come; clocks that differ count as well."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def published(self, channel: str, entry: Entry, record: Record) -> None:
+        """Once for all of the node's clients: they are written to in this tick."""
+        self._metrics.delivery_seconds.observe(max(0.0, time.time() - record.time / 1000))

@@ -12,11 +12,13 @@ from functools import partial
 import atheris
 
 with atheris.instrument_imports(include=["wsfleet"]):
-    from wsfleet.protocol import centrifuge
+    from wsfleet.protocol.centrifuge.codec import Codec, ProtocolError
+    from wsfleet.protocol.centrifuge.json_codec import JSONCodec
+    from wsfleet.protocol.centrifuge.protobuf_codec import ProtobufCodec
     from wsfleet.transports import deflate, frames
 
 LIMIT = 1000
-CODECS = (centrifuge.JSONCodec(), centrifuge.ProtobufCodec())
+CODECS = (JSONCodec(), ProtobufCodec())
 
 
 def read(pieces: Iterable[bytes]) -> list[object]:
@@ -42,11 +44,11 @@ def cut_frames(data: bytes) -> None:
     assert read(pieces) == read([stream])
 
 
-def commands(codec: centrifuge.Codec, data: bytes) -> None:
+def commands(codec: Codec, data: bytes) -> None:
     """Commands that were read are the same when they are written and read again."""
     try:
         found = codec.decode(data)
-    except centrifuge.ProtocolError:
+    except ProtocolError:
         return
     assert codec.decode(codec.encode_commands(found)) == found
 

@@ -14,7 +14,9 @@ from kosoku import run_fuzzingclient
 
 from tests.harness import free_port
 from wsfleet.transports.frames import BINARY, TEXT, frame
-from wsfleet.transports.websocket import BODY_LIMIT, HTTP, ON_REFUSED, ROUTES, Request, WebSocket
+from wsfleet.transports.handshake import Request
+from wsfleet.transports.http import HTTP
+from wsfleet.transports.websocket import BODY_LIMIT, ON_REFUSED, ROUTES, WebSocket
 
 
 class Echo:

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsfleet.cluster.autoscale_policy import (
-    NOT_RUNNING,
     Action,
     Decision,
     Host,
@@ -19,6 +18,7 @@ from wsfleet.cluster.autoscale_policy import (
     decide,
     hosts_of,
 )
+from wsfleet.cluster.node_state import NOT_RUNNING
 
 POLICY = Policy(
     min=2,

@@ -10,21 +10,10 @@ from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsfleet.protocol.centrifuge import (
-    Codec,
-    DisconnectCode,
-    ErrorCode,
-    JSONCodec,
-    Opcode,
-    ProtobufCodec,
-    ProtocolError,
-    UnsubscribeCode,
-    client_pb2,
-    messages,
-    negotiate,
-    reconnects,
-)
-from wsfleet.protocol.centrifuge.codec import field_types
+from wsfleet.protocol.centrifuge import client_pb2, messages
+from wsfleet.protocol.centrifuge.codec import Codec, Opcode, ProtocolError, field_types
+from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode, UnsubscribeCode, reconnects
+from wsfleet.protocol.centrifuge.json_codec import JSONCodec
 from wsfleet.protocol.centrifuge.messages import (
     EVENTS,
     MESSAGES,
@@ -56,6 +45,8 @@ from wsfleet.protocol.centrifuge.messages import (
     SubscribeResult,
     Unsubscribe,
 )
+from wsfleet.protocol.centrifuge.negotiation import negotiate
+from wsfleet.protocol.centrifuge.protobuf_codec import ProtobufCodec
 
 JSON = JSONCodec()
 PROTOBUF = ProtobufCodec()

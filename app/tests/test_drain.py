@@ -12,7 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.harness import RedisServer, RunningNode, StartNode, settled, silent
-from wsfleet.node.drain import State
+from wsfleet.cluster.node_state import NodeState
 from wsfleet.redis import key_names
 from wsfleet.redis.store import Store
 
@@ -22,7 +22,7 @@ async def want(store: Any, wish: str, node: str = "node1") -> None:
     await store.hset(key_names.DESIRED, node, wish)
 
 
-async def reached(node: RunningNode, state: State) -> None:
+async def reached(node: RunningNode, state: NodeState) -> None:
     """Wait until the node is in a state."""
     await settled(lambda: node.node.drain.state is state, f"the node is {state.value}")
 
@@ -70,7 +70,7 @@ async def test_a_node_drains_when_that_is_wanted(start_node: StartNode, store: A
     clients = [await node.connect() for _ in range(10)]
     await want(store, "drain")
     assert await sent_away(node, clients) == [1012] * 10
-    await reached(node, State.DRAINED)
+    await reached(node, NodeState.DRAINED)
     async with httpx.AsyncClient(base_url=node.url, trust_env=False) as http:
         ready = await http.get("/ready")
         health = (await http.get("/health")).json()
@@ -121,7 +121,7 @@ async def test_a_drained_node_serves_again(start_node: StartNode, store: Any) ->
     node = await start_node()
     for _ in range(2):
         await want(store, "drain")
-        await reached(node, State.DRAINED)
+        await reached(node, NodeState.DRAINED)
         await want(store, "serve")
         await node.wait_ready()
         async with node.connect() as client:
@@ -133,7 +133,7 @@ async def test_the_balancers_see_it_before_clients_go(start_node: StartNode, sto
     node = await start_node(drain_delay=2.0)
     async with node.connect() as client:
         await want(store, "drain")
-        await reached(node, State.DRAINING)
+        await reached(node, NodeState.DRAINING)
         assert node.node.not_ready_reason() == "draining"
         assert await silent(client)
         assert await close_code(client) == 1012
@@ -145,7 +145,7 @@ async def test_without_clients_there_is_nothing_to_wait_for(
     """An empty node is drained at once."""
     node = await start_node(drain_delay=600.0)
     await want(store, "drain")
-    await reached(node, State.DRAINED)
+    await reached(node, NodeState.DRAINED)
 
 
 async def test_a_standby_waits_until_it_is_wanted(start_node: StartNode, store: Any) -> None:
@@ -157,18 +157,18 @@ async def test_a_standby_waits_until_it_is_wanted(start_node: StartNode, store: 
     await want(store, "serve")
     await node.wait_ready()
     await store.hdel(key_names.DESIRED, "node1")
-    await reached(node, State.DRAINED)
+    await reached(node, NodeState.DRAINED)
 
 
 async def test_a_drained_node_restarts_drained(start_node: StartNode, store: Any) -> None:
     """The wish outlives the process: the new one is never ready, not even for a moment."""
     first = await start_node(node_name="phoenix")
     await want(store, "drain", "phoenix")
-    await reached(first, State.DRAINED)
+    await reached(first, NodeState.DRAINED)
     await first.stop()
     second = await start_node(wait=False, node_name="phoenix")
     reasons = set()
-    while second.node.drain.state is not State.DRAINED:
+    while second.node.drain.state is not NodeState.DRAINED:
         reasons.add(second.node.not_ready_reason())
         await asyncio.sleep(0)
     assert None not in reasons
@@ -180,14 +180,14 @@ async def test_without_redis_a_node_stays_as_it_is(
     """An outage neither drains nor undrains, and what is wanted is there after it."""
     drained, serving = await start_node(), await start_node()
     await want(store, "drain")
-    await reached(drained, State.DRAINED)
+    await reached(drained, NodeState.DRAINED)
     async with serving.connect() as client:
         redis_process.stop()
         for away in (drained.node.store, serving.node.store):
             await settled(partial(_is_away, away), "the outage is noticed")
         await asyncio.sleep(0.3)
-        assert drained.node.drain.state is State.DRAINED
-        assert serving.node.drain.state is State.SERVING
+        assert drained.node.drain.state is NodeState.DRAINED
+        assert serving.node.drain.state is NodeState.SERVING
         redis_process.start()
         await serving.wait_ready()
         await settled(lambda: drained.node.store.connected, "redis is back")
@@ -200,11 +200,11 @@ async def test_a_stopping_node_drains(start_node: StartNode, store: Any) -> None
     node = await start_node(drain_rate=20)
     clients = [await node.connect() for _ in range(10)]
     stopping = asyncio.create_task(node.stop())
-    await reached(node, State.DRAINING)
+    await reached(node, NodeState.DRAINING)
     await want(store, "serve")
     assert await sent_away(node, clients) == [1012] * 10
     await stopping
-    assert node.node.drain.state is State.DRAINED
+    assert node.node.drain.state is NodeState.DRAINED
     assert [key async for key in store.scan_iter("connection:*")] == []
     assert await store.zrange(key_names.NODES, 0, -1) == []
 
@@ -214,7 +214,7 @@ async def test_a_drain_under_way_is_finished_by_a_stop(start_node: StartNode, st
     node = await start_node(drain_rate=20)
     clients = [await node.connect() for _ in range(10)]
     await want(store, "drain")
-    await reached(node, State.DRAINING)
+    await reached(node, NodeState.DRAINING)
     await node.stop()
     assert [await close_code(client) for client in clients] == [1012] * 10
 
@@ -223,7 +223,7 @@ async def test_a_drained_node_stops_at_once(start_node: StartNode, store: Any) -
     """There is nothing to wait for."""
     node = await start_node(drain_delay=600.0)
     await want(store, "drain")
-    await reached(node, State.DRAINED)
+    await reached(node, NodeState.DRAINED)
     await node.stop()
 
 
@@ -233,7 +233,7 @@ async def test_a_late_handshake_is_sent_on(
     """A client that was let in while the node became empty does not stay on it."""
     node = await start_node()
     await want(store, "drain")
-    await reached(node, State.DRAINED)
+    await reached(node, NodeState.DRAINED)
     monkeypatch.setattr(node.node, "refusal_reason", lambda: None)
     async with node.connect() as client:
         assert await close_code(client) == 1012

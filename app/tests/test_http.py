@@ -12,9 +12,9 @@ from tests.harness import RunningNode, StartNode, settled
 from tests.test_frames import masked
 from tests.test_metrics import value
 from tests.test_websocket import HANDSHAKE, Peer, tcp
-from wsfleet.transports import websocket
+from wsfleet.transports import http
 from wsfleet.transports.frames import TEXT
-from wsfleet.transports.websocket import HTTP
+from wsfleet.transports.http import HTTP
 
 KEY = "a-key-of-the-api"
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -140,7 +140,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
 ) -> None:
     """408, or 401 at once without a key, and the connection ends; bytes may trickle in or not."""
     expected = 408 if KEY.encode() in first else 401
-    monkeypatch.setattr(websocket, "BODY_TIMEOUT", 0.5)
+    monkeypatch.setattr(http, "BODY_TIMEOUT", 0.5)
     async with tcp(node, first) as silent, tcp(node, first) as slow:
 
         async def trickle() -> None:
@@ -163,7 +163,7 @@ async def test_a_request_that_is_answered_without_its_body_does_not_stay(
     node: RunningNode, monkeypatch: pytest.MonkeyPatch, method: str, path: str
 ) -> None:
     """It has one answer, and the connection ends when the body does not come."""
-    monkeypatch.setattr(websocket, "BODY_TIMEOUT", 0.3)
+    monkeypatch.setattr(http, "BODY_TIMEOUT", 0.3)
     head = post(path, "Content-Length: 1000").replace(b"POST", method.encode())
     async with tcp(node, head) as peer:
         assert len(statuses(await peer.rest())) == 1
@@ -323,7 +323,7 @@ async def test_thousands_of_requests_at_once(node: RunningNode) -> None:
             most = max(most, waiting())
             await asyncio.sleep(0)
         assert statuses(await reading) == [200] * 2001
-    assert most <= websocket.HEAD_LIMIT // len(HEALTH) + 1
+    assert most <= http.HEAD_LIMIT // len(HEALTH) + 1
 
 
 # Where WebSockets begin.

@@ -16,7 +16,8 @@ from tests.harness import RunningNode, StartNode, settled
 from tests.test_admission import centrifuge, closed, command, config, token
 from tests.test_metrics import value
 from tests.test_plain_endpoint import exchange
-from wsfleet.clients.rate_limit import BURST, Meter, Rates, payload_too_deep, too_deep
+from wsfleet.clients.rate_limit import BURST, Meter, Rates
+from wsfleet.protocol.json_depth import payload_too_deep, too_deep
 
 __all__ = ["config"]
 

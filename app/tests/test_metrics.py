@@ -7,6 +7,7 @@ from websockets.asyncio.client import connect
 
 from tests.harness import RunningNode, StartNode, settled
 from wsfleet.broker.pubsub import Subscriber
+from wsfleet.cluster import node_state
 from wsfleet.redis import key_names
 from wsfleet.telemetry.metrics import Metrics
 from wsfleet.transports.frames import TEXT, frame
@@ -105,11 +106,11 @@ async def test_what_is_wanted_and_what_is_done_are_told_apart(
     node = await start_node()
     assert value(node, "ready") == value(node, "state", state="serving") == 1
     assert value(node, "drain_wanted") == 0
-    await store.hset(key_names.DESIRED, node.settings.name, key_names.DRAIN)
+    await store.hset(key_names.DESIRED, node.settings.name, node_state.DRAIN)
     await reaches(node, "state", state="drained")
     assert value(node, "drain_wanted") == 1
     assert value(node, "ready") == value(node, "state", state="serving") == 0
-    await store.hset(key_names.DESIRED, node.settings.name, key_names.SERVE)
+    await store.hset(key_names.DESIRED, node.settings.name, node_state.SERVE)
     await reaches(node, "ready")
     assert value(node, "drain_wanted") == 0
 

@@ -17,8 +17,9 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from tests.harness import make_certificate, settled
-from wsfleet.hub.connection import Close, Closes, Connection
+from wsfleet.hub.connection import Connection
 from wsfleet.transports.outbox import HIGH_WATER, Limits, Outbox
+from wsfleet.transports.transport import Close, Closes
 from wsfleet.transports.websocket import WebSocket
 
 LIMIT, TIMEOUT = 1_000_000, 10.0

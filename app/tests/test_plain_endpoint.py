@@ -55,7 +55,7 @@ async def test_broadcast_reaches_every_other_client_on_every_node(start_node: St
 
 def test_a_restarted_node_takes_nobody_for_a_publisher_of_before() -> None:
     """A publication that outlives its node's process is for everybody on the next one."""
-    program = "from wsfleet.connection import _numbers; print(next(_numbers))"
+    program = "from wsfleet.hub.connection import _numbers; print(next(_numbers))"
     first, second = (
         subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
         for _ in range(2)

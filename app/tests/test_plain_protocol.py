@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
-from wsfleet.channels.publication import Member, Record
 from wsfleet.protocol import plain
 from wsfleet.transports.frames import TEXT, frame
 
@@ -28,10 +27,14 @@ def payload_of(data: bytes) -> bytes:
     return bytes(parsed_frame.data)
 
 
+def broadcast(*, data: bytes, opaque: bool = False) -> bytes:
+    """The frame of one message from client "a" on node "n"."""
+    return plain.broadcast(client_id="a", hostname="n", time=0, data=data, opaque=opaque)
+
+
 def heard(message: plain.Message) -> Any:
     """What the other clients get."""
-    record = Record(message.json, 0, Member(client="a"), node="n", number=1)
-    return json.loads(payload_of(plain.broadcast(record)))
+    return json.loads(payload_of(broadcast(data=message.json)))
 
 
 @given(st.text())
@@ -111,7 +114,7 @@ def test_an_object_is_never_text(text: str) -> None:
     if text.strip().startswith("{"):
         assert json.loads(message.json) == json.loads(text)
         assert message.client_id == json.loads(text).get("client_id")
-    assert json.loads(payload_of(plain.broadcast(Record(message.json, 0, number=1))))
+    assert json.loads(payload_of(broadcast(data=message.json)))
 
 
 def test_binary_is_an_error() -> None:
@@ -128,6 +131,5 @@ def test_frame_lengths(size: int) -> None:
 
 def test_data_of_another_protocol_that_is_no_json_becomes_a_string() -> None:
     """The plain protocol's messages are JSON, whatever was published."""
-    record = Record(b"\xffno json", 0, Member("user", "client"), node="n")
-    message = json.loads(payload_of(plain.broadcast(record)))
-    assert (message["data"], message["client_id"]) == ("\ufffdno json", "client")
+    message = json.loads(payload_of(broadcast(data=b"\xffno json", opaque=True)))
+    assert message["data"] == "\ufffdno json"

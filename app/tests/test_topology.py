@@ -9,8 +9,9 @@ import pytest
 from redis.exceptions import RedisError
 
 from tests.harness import StartNode, settled
+from wsfleet.config.redis_url import Address, RedisURL, RedisURLError
 from wsfleet.redis.primary import DIGEST
-from wsfleet.redis.topology import Address, RedisURL, RedisURLError, Topology
+from wsfleet.redis.topology import Topology
 
 
 def test_one_server() -> None:

@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 from tests.harness import RedisServer, RunningNode, StartNode, settled
 from tests.test_frames import masked
 from tests.test_metrics import reaches, value
-from wsfleet.transports import websocket
+from wsfleet.transports import http, websocket
 from wsfleet.transports.frames import (
     BINARY,
     CLOSE,
@@ -230,7 +230,7 @@ async def test_half_a_head_is_not_waited_for(
     start_node: StartNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request that never ends is answered with 408, the first one and a later one."""
-    monkeypatch.setattr(websocket, "HEAD_TIMEOUT", 0.3)
+    monkeypatch.setattr(http, "HEAD_TIMEOUT", 0.3)
     node = await start_node()
     async with tcp(node) as silent, tcp(node, HANDSHAKE[:-2]) as half:
         assert (await silent.rest()).startswith(b"HTTP/1.1 408 ")

@@ -23,6 +23,7 @@ from tests.topologies import SentinelTopology
 from wsfleet.cli.access.fleet_file import Fleet
 from wsfleet.cli.commands import autoscale
 from wsfleet.cli.commands.autoscale import Autoscaler, Plan
+from wsfleet.cluster import node_state
 from wsfleet.cluster.autoscale_policy import Decision, decide
 from wsfleet.redis import key_names
 
@@ -222,7 +223,7 @@ def test_a_follower_that_comes_to_lead_waits_too(
     monkeypatch.setattr(autoscale, "DEAD_AFTER", 0)
     redis_is[:] = ["three"]
     autoscaler.look()
-    assert database.hgetall(key_names.DESIRED) == {"host2-8001": key_names.SERVE}
+    assert database.hgetall(key_names.DESIRED) == {"host2-8001": node_state.SERVE}
 
 
 def test_an_operator_who_was_quicker_is_not_overruled(
@@ -232,12 +233,12 @@ def test_an_operator_who_was_quicker_is_not_overruled(
     nodes_of(database, host1="ready", host2="drained")
 
     def interrupted(*args: Any, **kwargs: Any) -> Decision:
-        database.hset(key_names.DESIRED, "host2-8001", key_names.DRAIN)
+        database.hset(key_names.DESIRED, "host2-8001", node_state.DRAIN)
         return decide(*args, **kwargs)
 
     monkeypatch.setattr(autoscale, "decide", interrupted)
     look(fleet_file)
-    assert database.hgetall(key_names.DESIRED) == {"host2-8001": key_names.DRAIN}
+    assert database.hgetall(key_names.DESIRED) == {"host2-8001": node_state.DRAIN}
     assert not database.exists(key_names.AUTOSCALE_LOG)
 
 
@@ -245,14 +246,14 @@ def test_an_operator_takes_a_host_out_of_the_pool(fleet_file: Path, database: An
     """What the autoscaler drained it may bring in again, until an operator drains it as well."""
     nodes_of(database, host1="ready", host2="ready", host3="ready")
     look(fleet_file)
-    assert database.hgetall(key_names.DESIRED) == {"host1-8001": key_names.DRAIN}
+    assert database.hgetall(key_names.DESIRED) == {"host1-8001": node_state.DRAIN}
     nodes_of(database, host1="drained", host2="drained", host3="ready")
     command = ("drain", "host1", "--no-wait", "--fleet", fleet_file)
     assert wsfleet(*command).code == 0
     look(fleet_file)
     assert database.hgetall(key_names.DESIRED) == {
-        "host1-8001": key_names.DRAIN,
-        "host2-8001": key_names.SERVE,
+        "host1-8001": node_state.DRAIN,
+        "host2-8001": node_state.SERVE,
     }
 
 
@@ -302,7 +303,7 @@ def test_it_follows_a_failover(tmp_path: Path, sentinel: SentinelTopology) -> No
             until(lambda: client.exists(key_names.AUTOSCALE_LEADER) == 1, "it leads there")
             nodes_of(client, host1="ready", host2="drained")
             until(lambda: client.hgetall(key_names.DESIRED) != {}, "it has decided")
-            assert client.hgetall(key_names.DESIRED) == {"host2-8001": key_names.SERVE}
+            assert client.hgetall(key_names.DESIRED) == {"host2-8001": node_state.SERVE}
         *_, waited, decided = map(json.loads, running.lines[-2:])
         assert "nodes have 8 s" in waited["reason"]
         assert decided["action"] == "scale_out"

@@ -350,7 +350,7 @@ def test_the_autoscaler_is_let_in() -> None:
 
 def test_several_redis_servers_are_found_by_their_sentinels() -> None:
     """The URL names every Sentinel and the master, and the user of both kinds of server."""
-    from wsfleet.redis.topology import RedisURL
+    from wsfleet.config.redis_url import RedisURL
 
     variables = hosts(**{name: {"redis_password": PASSWORD} for name in REDIS})
     variables["redis2"]["sentinel_port"] = 5000
@@ -367,7 +367,7 @@ def test_several_redis_servers_are_found_by_their_sentinels() -> None:
 
 def test_redis_is_found_with_tls(tmp_path: Path) -> None:
     """The URL says so and names the CA, and Prometheus is told as well."""
-    from wsfleet.redis.topology import RedisURL
+    from wsfleet.config.redis_url import RedisURL
 
     variables = hosts(**{name: {"fleet_tls": True} for name in REDIS})
     ca = tmp_path / "a path" / "ca.pem"

@@ -1,5 +1,4 @@
-"""The server's HTTP API, `/api`: requests, answers and errors of Centrifugo's.
+"""The server API, `/api`, with the methods and the JSON of Centrifugo v6.
 
-`requests` has the requests, `methods` carries them out, `endpoint` speaks HTTP and `openapi`
-describes all of it. It may import everything but the endpoints of clients.
+May import `node` and below, but not `clients`.
 """

@@ -14,7 +14,8 @@ from wsfleet.api.methods import Api, Call, Result, failure
 from wsfleet.api.requests import OldCommand, Reader, RequestError, batch_of, documents
 from wsfleet.node.node import Node
 from wsfleet.protocol.centrifuge.codes import ErrorCode
-from wsfleet.transports.websocket import KEYLESS_BODY_LIMIT, Request
+from wsfleet.transports.handshake import Request
+from wsfleet.transports.http import KEYLESS_BODY_LIMIT
 
 PREFIX = "/api"
 ERROR_MODE = b"x-centrifugo-error-mode"

@@ -19,9 +19,9 @@ from wsfleet.channels import glob, publication
 from wsfleet.channels.permissions import ChannelError
 from wsfleet.channels.publication import Member, Record
 from wsfleet.channels.stream import Entry
-from wsfleet.clients.rate_limit import payload_too_deep
 from wsfleet.node.node import Node
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode
+from wsfleet.protocol.json_depth import payload_too_deep
 from wsfleet.redis.store import UnavailableError
 
 log = structlog.get_logger(__name__)

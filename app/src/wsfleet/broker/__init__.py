@@ -1,0 +1,4 @@
+"""Publications between nodes: publish, follow, history, presence, control messages, surveys.
+
+May import `channels`, `redis` and below.
+"""

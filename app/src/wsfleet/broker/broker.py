@@ -19,7 +19,6 @@ import structlog
 from msgspec import DecodeError
 from redis.exceptions import RedisError
 
-from wsfleet.broker.background import Background
 from wsfleet.broker.events import Listeners
 from wsfleet.broker.pubsub import Subscriber
 from wsfleet.channels import publication
@@ -29,6 +28,7 @@ from wsfleet.channels.stream import Entry, Reading, Stream
 from wsfleet.config.file import PRESENCE_TTL, ChannelOptions
 from wsfleet.protocol.centrifuge.codes import ErrorCode
 from wsfleet.redis import key_names
+from wsfleet.redis.background import Background
 from wsfleet.redis.store import FullError, Store, UnavailableError
 from wsfleet.telemetry.metrics import Metrics
 

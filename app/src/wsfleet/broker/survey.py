@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import structlog
 
 from wsfleet.broker import control
-from wsfleet.broker.background import Background
 from wsfleet.broker.broker import Broker
 from wsfleet.broker.control import Count, Survey
 from wsfleet.broker.events import Census, Listener, Listeners
 from wsfleet.channels.glob import compile_glob
+from wsfleet.redis.background import Background
 from wsfleet.redis.store import UnavailableError
 
 log = structlog.get_logger(__name__)

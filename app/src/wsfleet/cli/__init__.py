@@ -288,7 +288,7 @@ def drain_command(
     """
     from wsfleet.cli.access.fleet_file import load_fleet
     from wsfleet.cli.commands import drain
-    from wsfleet.redis.key_names import DRAIN
+    from wsfleet.cluster.node_state import DRAIN
 
     plan = drain.Plan(nodes, DRAIN, timeout if wait else None, force)
     _end(drain.run(load_fleet(fleet), plan, quiet=as_json), as_json)
@@ -305,7 +305,7 @@ def undrain_command(
     """Let drained or standby nodes take clients, and end a drain under way; 1 if one does not."""
     from wsfleet.cli.access.fleet_file import load_fleet
     from wsfleet.cli.commands import drain
-    from wsfleet.redis.key_names import SERVE
+    from wsfleet.cluster.node_state import SERVE
 
     plan = drain.Plan(nodes, SERVE, timeout if wait else None)
     _end(drain.run(load_fleet(fleet), plan, quiet=as_json), as_json)

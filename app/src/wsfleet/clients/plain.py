@@ -20,7 +20,8 @@ from wsfleet.node.node import Node
 from wsfleet.protocol import plain
 from wsfleet.protocol.centrifuge.codes import DisconnectCode
 from wsfleet.redis.store import UnavailableError
-from wsfleet.transports.websocket import Request, WebSocket
+from wsfleet.transports.handshake import Request
+from wsfleet.transports.websocket import WebSocket
 
 log = structlog.get_logger(__name__)
 
@@ -55,9 +56,14 @@ class Plain(Listener):
         """Deliver to all but the sender."""
         if channel == plain.CHANNEL and self._node.hub.has(TOPIC):
             own = record.node == self._node.settings.name
-            self._node.hub.publish(
-                TOPIC, plain.broadcast(record), exclude=record.number if own else None
+            frame = plain.broadcast(
+                client_id=record.publisher.client if record.publisher else "",
+                hostname=record.node,
+                time=record.time,
+                data=record.data,
+                opaque=not record.number,
             )
+            self._node.hub.publish(TOPIC, frame, exclude=record.number if own else None)
 
     def count(self, census: Census) -> None:
         """Count the channel's subscribers: each client is one."""

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Protocol
 
-from wsfleet.clients.rate_limit import TOO_MANY, Meter
+from wsfleet.clients.rate_limit import TOO_MANY, Meter, Rates
 from wsfleet.cluster.client_names import new_client_id
-from wsfleet.hub.connection import Closes, Connection
+from wsfleet.hub.connection import Connection
 from wsfleet.node.admission import Refusal
 from wsfleet.node.node import Node
 from wsfleet.transports.outbox import Limits
+from wsfleet.transports.transport import Closes
 from wsfleet.transports.websocket import WebSocket
 
 
@@ -42,7 +43,7 @@ class Attendance:
         self._client = client
         self._node = node
         self._connection = connection
-        self._meter = Meter(node.rates)
+        self._meter = Meter(Rates.of(node.settings.message_rate, node.settings.byte_rate))
         self._protocol = protocol
         node.metrics.connections.labels(protocol).inc()
         node.opened(connection)

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from wsfleet.node.drain import State
-from wsfleet.redis import key_names
+from wsfleet.cluster.node_state import DRAIN, NOT_RUNNING, SERVE, NodeState
 
-NOT_RUNNING = "not running"
 """The state of a node that gives no sign of life."""
 
 
@@ -79,8 +77,8 @@ class Node:
     @property
     def serves(self) -> bool:
         """Whether it has clients, or may have; it need not be ready for more."""
-        away = (NOT_RUNNING, *(state.value for state in State))
-        return self.wanted != key_names.DRAIN and self.state not in away
+        away = (NOT_RUNNING, *(state.value for state in NodeState))
+        return self.wanted != DRAIN and self.state not in away
 
 
 class Place(enum.Enum):
@@ -105,14 +103,14 @@ class Host:
     @property
     def place(self) -> Place:
         """Where it is."""
-        nodes, drained = self.nodes, State.DRAINED.value
-        if any(node.wanted == key_names.DRAIN and not node.drained_by_us for node in nodes):
+        nodes, drained = self.nodes, NodeState.DRAINED.value
+        if any(node.wanted == DRAIN and not node.drained_by_us for node in nodes):
             return Place.HELD
-        starting = State.STARTING.value
+        starting = NodeState.STARTING.value
         if any(
             node.serves
-            or (node.wanted == key_names.SERVE and node.state == drained)  # has not heard of it yet
-            or (node.wanted != key_names.DRAIN and node.state == starting)
+            or (node.wanted == SERVE and node.state == drained)  # has not heard of it yet
+            or (node.wanted != DRAIN and node.state == starting)
             for node in nodes
         ):
             return Place.SERVING

@@ -5,10 +5,10 @@ import secrets
 
 import structlog
 
-from wsfleet.broker.background import Background
 from wsfleet.cluster.registry import Registry
 from wsfleet.hub.connection import Connection
 from wsfleet.redis import key_names
+from wsfleet.redis.background import Background
 from wsfleet.redis.store import Store, UnavailableError
 
 log = structlog.get_logger(__name__)

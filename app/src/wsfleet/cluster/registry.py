@@ -78,7 +78,7 @@ class Registry:
         }
 
     async def wanted(self) -> dict[str, str]:
-        """What is wanted of nodes, `keys.DRAIN` or `keys.SERVE`, by name; nothing of the others.
+        """Return the desired states, `node_state.DRAIN` or `SERVE`, by node name; some have none.
 
         Raises:
             UnavailableError: Redis is away.

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field
 from pydantic.functional_validators import AfterValidator
 
-from wsfleet.redis.topology import CheckedURL
+from wsfleet.config.redis_url import CheckedURL
 
 SYSTEM_FLEET, SYSTEM_HOSTS = Path("/etc/wsfleet/fleet.json"), Path("/etc/wsfleet/hosts.json")
 

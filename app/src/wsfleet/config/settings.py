@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from wsfleet.config.fleet_file import SYSTEM_HOSTS
-from wsfleet.redis.topology import CheckedURL
+from wsfleet.config.redis_url import CheckedURL
 
 
 class Settings(BaseSettings):

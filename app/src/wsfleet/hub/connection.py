@@ -4,9 +4,9 @@ import enum
 import itertools
 import secrets
 import time
-from typing import NamedTuple
 
 from wsfleet.transports.outbox import Limits
+from wsfleet.transports.transport import Closes
 from wsfleet.transports.websocket import WebSocket
 
 NORMAL = 1000
@@ -22,20 +22,6 @@ class State(enum.Enum):
     OPEN = enum.auto()
     CLOSING = enum.auto()
     CLOSED = enum.auto()
-
-
-class Close(NamedTuple):
-    """A close code with its reason, as the client's protocol has them."""
-
-    code: int
-    reason: str
-
-
-class Closes(NamedTuple):
-    """How a protocol says what every connection may have to hear."""
-
-    restart: Close
-    slow: Close
 
 
 class Connection:

@@ -1,32 +1,22 @@
 """How a node empties: it takes no new clients and asks its own to reconnect, a few at a time."""
 
 import asyncio
-import enum
 import random
 import time
 from collections.abc import Callable
 
 import structlog
 
+from wsfleet.cluster import node_state
+from wsfleet.cluster.node_state import NodeState
 from wsfleet.config.settings import Settings
 from wsfleet.hub import connection
 from wsfleet.hub.hub import Hub
-from wsfleet.redis import key_names
 
 log = structlog.get_logger(__name__)
 
 STEP = 0.1
 """Seconds between two handfuls of clients that are sent away, give or take a half."""
-
-
-class State(enum.Enum):
-    """What a node does about clients."""
-
-    STARTING = "starting"
-    """It takes them, but calls for none: it has not heard yet what is wanted of it."""
-    SERVING = "serving"
-    DRAINING = "draining"
-    DRAINED = "drained"
 
 
 class Drain:
@@ -41,7 +31,7 @@ class Drain:
     ) -> None:
         self.wanted = settings.standby
         """Whether the node is to have no clients, until it hears otherwise."""
-        self.state = State.DRAINED if settings.standby else State.STARTING
+        self.state = NodeState.DRAINED if settings.standby else NodeState.STARTING
         self._hub = hub
         self._settings = settings
         self._on_change = on_change
@@ -51,7 +41,7 @@ class Drain:
     @property
     def refuses(self) -> bool:
         """Whether new clients are refused."""
-        return self.state in (State.DRAINING, State.DRAINED)
+        return self.state in (NodeState.DRAINING, NodeState.DRAINED)
 
     def obey(self, wanted: str | None) -> None:
         """Do what is wanted of the node; None: nothing was said, so `standby` decides.
@@ -60,17 +50,17 @@ class Drain:
         """
         if self._stopping:
             return
-        match wanted or (key_names.DRAIN if self._settings.standby else key_names.SERVE):
-            case key_names.DRAIN:
+        match wanted or (node_state.DRAIN if self._settings.standby else node_state.SERVE):
+            case node_state.DRAIN:
                 self.wanted = True
                 if not self.refuses:
                     self._begin()
-            case key_names.SERVE:
+            case node_state.SERVE:
                 self.wanted = False
                 if self._task is not None:
                     self._task.cancel()
                     self._task = None
-                self._change(State.SERVING)
+                self._change(NodeState.SERVING)
             case unknown:  # of a newer command line
                 log.warning("wish not understood", wanted=unknown)
 
@@ -83,10 +73,10 @@ class Drain:
             await self._task
 
     def _begin(self) -> None:
-        self._change(State.DRAINING)
+        self._change(NodeState.DRAINING)
         self._task = asyncio.create_task(self._empty())
 
-    def _change(self, state: State) -> None:
+    def _change(self, state: NodeState) -> None:
         if self.state is not state:
             self.state = state
             log.info(state.value, connections=len(self._hub))
@@ -109,4 +99,4 @@ class Drain:
             await asyncio.sleep(pause)
         while self._hub:  # who does not answer the close is cut by the protocol
             await asyncio.sleep(STEP)
-        self._change(State.DRAINED)
+        self._change(NodeState.DRAINED)

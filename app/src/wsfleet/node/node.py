@@ -15,22 +15,23 @@ from wsfleet.broker.broker import Broker
 from wsfleet.broker.events import Listeners
 from wsfleet.broker.survey import Surveys
 from wsfleet.channels.permissions import Channels
-from wsfleet.clients.rate_limit import Rates
 from wsfleet.cluster.client_names import Sessions
+from wsfleet.cluster.node_state import NodeState
 from wsfleet.cluster.registry import Registry
 from wsfleet.config import file as configuration
 from wsfleet.config.settings import Settings
 from wsfleet.hub.connection import NORMAL, Connection
 from wsfleet.hub.hub import Hub
 from wsfleet.node.admission import Admission
-from wsfleet.node.drain import Drain, State
+from wsfleet.node.delivery_timer import DeliveryTimer
+from wsfleet.node.drain import Drain
 from wsfleet.node.users import Users
 from wsfleet.protocol import plain
 from wsfleet.redis.primary import DIGEST
 from wsfleet.redis.store import Store, UnavailableError
 from wsfleet.tasks import end
 from wsfleet.telemetry.host_load import Sampler
-from wsfleet.telemetry.metrics import DeliveryTimer, Metrics
+from wsfleet.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +61,6 @@ class Node:
         self.listeners.add(DeliveryTimer(self.metrics))
         self.users = Users(self.config.client.user_connection_limit, self.metrics.handler_failed)
         self.listeners.add(self.users)
-        self.rates = Rates.of(settings.message_rate, settings.byte_rate)
         self.denylist = Denylist(self.store)
         self.admission = Admission(
             self.config.client, self.connection_tokens, self.users, self.denylist
@@ -83,7 +83,8 @@ class Node:
             max_connections=settings.max_connections,
             outbox_bytes=lambda: sum(connection.buffered for connection in self.hub),
             ready=lambda: self.not_ready_reason() is None,
-            state=lambda: self.drain.state,
+            states=[state.value for state in NodeState],
+            state=lambda: self.drain.state.value,
             drain_wanted=lambda: self.drain.wanted,
             redis=lambda: self.store.connected,
             pubsub=lambda: self.broker.subscribed,
@@ -121,7 +122,7 @@ class Node:
             return "redis is not reachable"
         if not self.broker.subscribed:
             return "not subscribed to the other nodes"
-        if self.drain.state is State.STARTING:
+        if self.drain.state is NodeState.STARTING:
             return "starting"
         if len(self.hub) >= self.settings.max_connections:
             return f"full: {self.settings.max_connections} connections"
@@ -159,7 +160,7 @@ class Node:
         self.hub.add(connection)
         self.metrics.connections_opened.inc()
         log.info("opened", client_id=connection.client_id, connections=len(self.hub))
-        if self.drain.state is State.DRAINED:  # its handshake began before
+        if self.drain.state is NodeState.DRAINED:  # its handshake began before
             connection.restart()
 
     def closed(self, connection: Connection) -> None:

@@ -7,9 +7,9 @@ from typing import Protocol
 
 from wsfleet.auth.denylist import Denylist
 from wsfleet.broker import control
-from wsfleet.broker.background import Background
 from wsfleet.broker.events import Census, Listener
 from wsfleet.protocol.centrifuge.codes import DisconnectCode
+from wsfleet.redis.background import Background
 
 RECHECK_INTERVAL = 60.0
 """Seconds after which a connection ends at the latest that should have ended."""

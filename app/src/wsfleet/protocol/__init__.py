@@ -1,1 +1,4 @@
-"""Client protocols without I/O: bytes in, commands out, frames back."""
+"""The client protocols: bytes to commands, and replies to bytes; no I/O, no state of a client.
+
+May import `transports`.
+"""

@@ -6,11 +6,10 @@ from typing import Any
 
 import orjson
 
-from wsfleet.channels.publication import Record
-from wsfleet.clients.rate_limit import too_deep
-from wsfleet.hub.connection import Close, Closes
 from wsfleet.protocol import strict_json
+from wsfleet.protocol.json_depth import too_deep
 from wsfleet.transports.frames import TEXT, frame
+from wsfleet.transports.transport import Close, Closes
 
 CHANNEL = "broadcast"
 MAX_NAME = 128
@@ -118,20 +117,21 @@ def ack(
     )
 
 
-def broadcast(record: Record) -> bytes:
-    """Frame that the other clients get; data that is no JSON goes into a string."""
-    publisher = record.publisher
-    data = record.data
-    if not record.number:  # published by another protocol, where payloads are opaque
+def broadcast(*, client_id: str, hostname: str, time: int, data: bytes, opaque: bool) -> bytes:
+    """Return the frame that the other clients are sent; `time` is in Unix milliseconds.
+
+    `opaque` data comes from another protocol and need not be JSON: it is sent as a string then.
+    """
+    if opaque:
         try:
             orjson.loads(data)
         except orjson.JSONDecodeError:
             data = orjson.dumps(data.decode(errors="replace"))
     return _frame(
         type="message",
-        client_id=publisher.client if publisher else "",
-        hostname=record.node,
-        timestamp=timestamp(record.time),
+        client_id=client_id,
+        hostname=hostname,
+        timestamp=timestamp(time),
         data=orjson.Fragment(data),  # as it came: no number loses a digit
     )
 

@@ -11,9 +11,8 @@ CONTROL = "wsfleet:control"
 """Pub/sub channel that every node listens on: what an operator wants done wherever it applies."""
 
 DESIRED = "wsfleet:desired"
-"""Hash: node name -> what an operator wants of it, `DRAIN` or `SERVE`; it outlives the node."""
+"""Hash: node name -> its desired state, of `cluster.node_state`; it outlives the node."""
 
-DRAIN, SERVE = "drain", "serve"
 
 # The autoscaler's keys have the tag of `DESIRED`, so that one script may use them together with it.
 AUTOSCALE_LOG = f"wsfleet:autoscale:{{{DESIRED}}}"

@@ -21,9 +21,10 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from wsfleet.config.redis_url import RedisURL
 from wsfleet.config.settings import Settings
 from wsfleet.redis.connection import Link, Push, pack
-from wsfleet.redis.topology import SLOTS, RedisURL, Shard
+from wsfleet.redis.topology import SLOTS, Shard
 from wsfleet.tasks import race
 
 BATCH = 512

@@ -9,9 +9,10 @@ from typing import Any
 import structlog
 from redis.exceptions import RedisError
 
+from wsfleet.config.redis_url import RedisURL
 from wsfleet.config.settings import Settings
 from wsfleet.redis.primary import FullError, Primary, UnavailableError
-from wsfleet.redis.topology import RedisURL, Topology
+from wsfleet.redis.topology import Topology
 from wsfleet.tasks import race
 
 __all__ = ["FullError", "Store", "UnavailableError"]

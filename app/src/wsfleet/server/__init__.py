@@ -1,0 +1,4 @@
+"""The process: uvicorn, routes, systemd.
+
+May import everything but `cli`.
+"""

@@ -15,7 +15,7 @@ from wsfleet.api.endpoint import PREFIX, Endpoint
 from wsfleet.api.methods import Api
 from wsfleet.clients.centrifuge.endpoint import Centrifuge
 from wsfleet.clients.plain import Plain
-from wsfleet.console import create_console
+from wsfleet.console.router import create_console
 from wsfleet.node.node import Node
 from wsfleet.transports.websocket import BODY_LIMIT, ON_REFUSED, ROUTES
 

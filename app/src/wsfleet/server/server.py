@@ -16,7 +16,8 @@ from wsfleet.node.node import Node
 from wsfleet.server import systemd
 from wsfleet.server.app import create_app
 from wsfleet.telemetry import logs
-from wsfleet.transports.websocket import HTTP, WebSocket
+from wsfleet.transports.http import HTTP
+from wsfleet.transports.websocket import WebSocket
 
 log = structlog.get_logger(__name__)
 

@@ -4,8 +4,7 @@ Labels take their values from short lists that are written here. What changes wi
 not counted where it changes, but read when Prometheus asks.
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 from prometheus_client import (
@@ -18,10 +17,6 @@ from prometheus_client import (
     generate_latest,
 )
 
-from wsfleet.broker.events import Listener
-from wsfleet.channels.publication import Record
-from wsfleet.channels.stream import Entry
-from wsfleet.node.drain import State
 from wsfleet.protocol.centrifuge.codes import DisconnectCode
 
 EVENTS = (
@@ -129,7 +124,8 @@ class Metrics:
         max_connections: int,
         outbox_bytes: Callable[[], float],
         ready: Callable[[], bool],
-        state: Callable[[], State],
+        states: Collection[str],
+        state: Callable[[], str],
         drain_wanted: Callable[[], bool],
         redis: Callable[[], bool],
         pubsub: Callable[[], bool],
@@ -145,12 +141,12 @@ class Metrics:
         ):
             self._gauge(name, documentation).set_function(read)
 
-        def does(what: State) -> bool:
-            return state() is what
+        def does(what: str) -> bool:
+            return state() == what
 
-        states = self._gauge("state", "1 for what the node does about clients.", "state")
-        for each in State:
-            states.labels(each.value).set_function(partial(does, each))
+        gauge = self._gauge("state", "1 for what the node does about clients.", "state")
+        for each in states:
+            gauge.labels(each).set_function(partial(does, each))
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
@@ -164,14 +160,3 @@ class Metrics:
 
     def _histogram(self, name: str, documentation: str) -> Histogram:
         return Histogram(f"wsfleet_{name}", documentation, buckets=SECONDS, registry=self.registry)
-
-
-class DeliveryTimer(Listener):
-    """Measures how old publications are when they come; clocks that differ count as well."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def published(self, channel: str, entry: Entry, record: Record) -> None:
-        """Once for all of the node's clients: they are written to in this tick."""
-        self._metrics.delivery_seconds.observe(max(0.0, time.time() - record.time / 1000))

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from websockets.frames import EXTERNAL_CLOSE_CODES
 from websockets.speedups import apply_mask
 
+from wsfleet.transports.transport import Close
+
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 NO_STATUS, ABNORMAL = 1005, 1006
 """Never sent: a close frame without a code, and none at all (RFC 6455, section 7.4.1)."""
@@ -32,13 +34,6 @@ class Message(NamedTuple):
 
     opcode: int
     payload: bytes | str
-
-
-class Closing(NamedTuple):
-    """What a close frame says."""
-
-    code: int
-    reason: str
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
@@ -67,18 +62,18 @@ def close_frame(code: int, reason: str) -> bytes:
     return frame(CLOSE, code.to_bytes(2, "big") + text)
 
 
-def parse_close(payload: bytes) -> Closing:
+def parse_close(payload: bytes) -> Close:
     """Read the payload of a close frame (RFC 6455, section 5.5.1).
 
     Raises:
         ViolationError: it has no code that may be sent, or its reason is not UTF-8.
     """
     if not payload:
-        return Closing(NO_STATUS, "")
+        return Close(NO_STATUS, "")
     code = int.from_bytes(payload[:2], "big")
     if len(payload) < 2 or not (code in EXTERNAL_CLOSE_CODES or 3000 <= code < 5000):
         raise ViolationError(1002, "no valid close code")
-    return Closing(code, _text(payload[2:]))
+    return Close(code, _text(payload[2:]))
 
 
 class Reader:

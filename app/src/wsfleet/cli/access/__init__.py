@@ -1,0 +1,4 @@
+"""Ways into a cluster: the fleet file, Redis, WebSockets.
+
+May import `cli.errors`.
+"""

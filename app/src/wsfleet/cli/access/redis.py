@@ -11,8 +11,9 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
 from wsfleet.cli import CannotRun
+from wsfleet.config.redis_url import RedisURL, RedisURLError
 from wsfleet.redis import key_names
-from wsfleet.redis.topology import RedisURL, RedisURLError, Topology
+from wsfleet.redis.topology import Topology
 
 #: Seconds without a sign of life until a node counts as dead: the default of the nodes' own
 #: setting `node_dead_after`.

@@ -21,7 +21,6 @@ from wsfleet.cli.access.fleet_file import Fleet
 from wsfleet.cli.access.redis import DEAD_AFTER, connected, registry, server_infos
 from wsfleet.cli.measure.report import Report, table
 from wsfleet.cluster.autoscale_policy import (
-    NOT_RUNNING,
     Action,
     Decision,
     Host,
@@ -32,6 +31,7 @@ from wsfleet.cluster.autoscale_policy import (
     decide,
     hosts_of,
 )
+from wsfleet.cluster.node_state import DRAIN, NOT_RUNNING, SERVE
 from wsfleet.redis import key_names
 
 LOG_LENGTH = 10_000
@@ -252,7 +252,7 @@ class Autoscaler:
         return self._leads
 
     def _apply(self, client: Any, decision: Decision, entry: dict[str, Any]) -> bool:
-        wanted = key_names.SERVE if decision.action is Action.SCALE_OUT else key_names.DRAIN
+        wanted = SERVE if decision.action is Action.SCALE_OUT else DRAIN
         chosen = [node for host in decision.hosts for node in host.nodes]
         seen = [word for node in chosen for word in (node.name, node.wanted or "")]
         used = (

@@ -14,9 +14,9 @@ from wsfleet.cli import CannotRun
 from wsfleet.cli.access.fleet_file import Fleet
 from wsfleet.cli.access.redis import DRAIN_STATES, connected, registry
 from wsfleet.cli.measure.report import Report, table
+from wsfleet.cluster.node_state import DRAIN, NOT_RUNNING
 from wsfleet.redis import key_names
 
-NOT_RUNNING = "not running"
 _POLL = 0.5  # seconds
 
 Show = Callable[[Sequence["Node"]], None]
@@ -24,7 +24,7 @@ Show = Callable[[Sequence["Node"]], None]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Nodes or hosts, and what is wanted of them: `keys.DRAIN` or `keys.SERVE`.
+    """Nodes or hosts, and what is wanted of them: `node_state.DRAIN` or `node_state.SERVE`.
 
     `timeout` is in seconds; None: do not wait. `force` lets the last ready node drain as well.
     """
@@ -45,7 +45,7 @@ class Node:
 
     def is_as(self, wanted: str) -> bool:
         """Whether it is what was wanted; a node that does not run has no clients to send away."""
-        if wanted == key_names.DRAIN:
+        if wanted == DRAIN:
             return self.state in (DRAIN_STATES[-1], NOT_RUNNING)
         return self.state not in (*DRAIN_STATES, NOT_RUNNING, "starting")
 
@@ -65,7 +65,7 @@ def run(fleet: Fleet, plan: Plan, *, quiet: bool) -> Report:
     with connected(fleet.redis_url) as client:
         known = registry(client)
         chosen = choose(plan.names, {*fleet.nodes, *known})
-        if plan.wanted == key_names.DRAIN and not plan.force:
+        if plan.wanted == DRAIN and not plan.force:
             _spare_the_last(known, chosen)
         client.srem(key_names.AUTOSCALE_DRAINED, *chosen)  # an operator's word now
         client.hset(key_names.DESIRED, mapping=dict.fromkeys(chosen, plan.wanted))
@@ -202,7 +202,7 @@ def _progress(*, quiet: bool) -> Iterator[Show]:
 
 def _say_what_goes_on(plan: Plan) -> None:
     names = " ".join(plan.names)
-    if plan.wanted == key_names.DRAIN:
+    if plan.wanted == DRAIN:
         text = f"The drain goes on. `wsfleet undrain {names}` ends it."
     else:
         text = f"The nodes serve as soon as they can. `wsfleet drain {names}` takes it back."

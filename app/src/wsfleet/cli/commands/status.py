@@ -19,8 +19,8 @@ from wsfleet.cli.access.fleet_file import Fleet, trusted
 from wsfleet.cli.access.redis import DRAIN_STATES, connected, registry, server_infos, shown
 from wsfleet.cli.measure.report import Report, table, verdict
 from wsfleet.cluster import haproxy_stats
+from wsfleet.config.redis_url import RedisURL
 from wsfleet.redis import key_names
-from wsfleet.redis.topology import RedisURL
 
 _TIMEOUT = 3.0  # seconds for one HTTP answer
 _HEADERS = {"User-Agent": "wsfleet"}

@@ -1,0 +1,1 @@
+"""The endpoint of the Centrifuge protocol, `/connection/websocket`, and its clients."""

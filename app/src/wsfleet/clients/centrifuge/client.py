@@ -38,7 +38,6 @@ from wsfleet.channels.permissions import (
 from wsfleet.channels.publication import Member, Record, all_understood
 from wsfleet.channels.stream import Entry, Reading
 from wsfleet.clients.centrifuge.subscriptions import EndedError, Subscription, Subscriptions
-from wsfleet.clients.rate_limit import payload_too_deep
 from wsfleet.config.file import ChannelOptions
 from wsfleet.hub.connection import Connection
 from wsfleet.protocol.centrifuge.codec import Codec, ProtocolError
@@ -76,6 +75,7 @@ from wsfleet.protocol.centrifuge.messages import (
     UnsubscribeRequest,
     UnsubscribeResult,
 )
+from wsfleet.protocol.json_depth import payload_too_deep
 from wsfleet.redis.store import UnavailableError
 from wsfleet.transports.frames import frame
 

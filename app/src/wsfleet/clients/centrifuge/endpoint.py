@@ -5,7 +5,6 @@ import asyncio
 import structlog
 
 from wsfleet.broker import control
-from wsfleet.broker.background import Background
 from wsfleet.broker.events import Census, Listener
 from wsfleet.channels.publication import Member, Record
 from wsfleet.channels.stream import Entry
@@ -16,7 +15,7 @@ from wsfleet.clients.centrifuge.client import (
 )
 from wsfleet.clients.centrifuge.subscriptions import channel_topic, members_topic
 from wsfleet.clients.serving import refuse, serve
-from wsfleet.hub.connection import Close, Closes, Connection
+from wsfleet.hub.connection import Connection
 from wsfleet.node.node import Node
 from wsfleet.protocol.centrifuge.codec import Codec, ProtocolError
 from wsfleet.protocol.centrifuge.codes import DisconnectCode
@@ -24,8 +23,11 @@ from wsfleet.protocol.centrifuge.json_codec import JSONCodec
 from wsfleet.protocol.centrifuge.messages import Join, Leave, Push, Reply
 from wsfleet.protocol.centrifuge.negotiation import negotiate
 from wsfleet.protocol.centrifuge.protobuf_codec import ProtobufCodec
+from wsfleet.redis.background import Background
 from wsfleet.transports.frames import frame
-from wsfleet.transports.websocket import Request, WebSocket
+from wsfleet.transports.handshake import Request
+from wsfleet.transports.transport import Close, Closes
+from wsfleet.transports.websocket import WebSocket
 
 log = structlog.get_logger(__name__)
 

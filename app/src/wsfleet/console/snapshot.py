@@ -11,21 +11,21 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from wsfleet.cluster import haproxy_stats
+from wsfleet.cluster.node_state import DRAIN, NodeState
 from wsfleet.config.fleet_file import Hosts
+from wsfleet.config.redis_url import Address, RedisURL
 from wsfleet.console import samples
-from wsfleet.node.drain import State
 from wsfleet.node.node import Node
-from wsfleet.redis import key_names
 from wsfleet.redis.primary import Primary
 from wsfleet.redis.store import UnavailableError
-from wsfleet.redis.topology import Address, RedisURL, Topology
+from wsfleet.redis.topology import Topology
 
 TIMEOUT = 3.0
 """Seconds that a balancer has for its answer."""
 
 READY, MAINT, DOWN, NOT_READY, UNKNOWN = "ready", "maint", "down", "not ready", "unknown"
-DRAIN_STATES = (State.DRAINING.value, State.DRAINED.value)
-STATES = (READY, State.STARTING.value, *DRAIN_STATES)
+DRAIN_STATES = (NodeState.DRAINING.value, NodeState.DRAINED.value)
+STATES = (READY, NodeState.STARTING.value, *DRAIN_STATES)
 """What the registry says of a node; anything else is why it is not ready."""
 
 Answer = dict[str, Any]
@@ -86,7 +86,7 @@ class Cluster:
         known, hosts = await self._node.registry.nodes(), self._hosts()
         if name not in known and (hosts is None or name not in hosts.nodes):
             raise KeyError(name)
-        if wanted == key_names.DRAIN and not force:
+        if wanted == DRAIN and not force:
             ready = [other for other, said in known.items() if said.get("state") == READY]
             if not set(ready) - {name}:
                 raise LastReadyNodeError

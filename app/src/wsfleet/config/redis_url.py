@@ -1,0 +1,146 @@
+"""Redis URLs: one server, a primary that Sentinels name, or a Redis Cluster."""
+
+import re
+import ssl
+from dataclasses import dataclass
+from typing import Annotated, Literal
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
+
+from pydantic import AfterValidator
+
+DEFAULT_PORTS = {"one": 6379, "sentinel": 26379, "cluster": 6379}
+FORMS = (
+    "write redis://[USER:PASSWORD@]HOST:PORT/DB, "
+    "redis+sentinel://[USER:PASSWORD@]SENTINEL:PORT,SENTINEL:PORT,.../MASTER/DB or "
+    "redis+cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT,... (rediss for TLS, ?ssl_ca_certs=FILE "
+    "for a CA of your own)"
+)
+
+_URL = re.compile(r"(\w+)(?:\+(\w+))?://([^/?]*@)?([^/?]*)([/?].*)?")
+"""Scheme, kind, credentials, hosts, and the rest: urlsplit has no notion of several hosts."""
+
+
+class RedisURLError(ValueError):
+    """A URL that does not say where Redis is; the message tells how to mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """HOST:PORT."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class RedisURL:
+    """A Redis URL, taken apart; `addresses` are those of Sentinels or of some Cluster nodes."""
+
+    text: str
+    kind: Literal["one", "sentinel", "cluster"]
+    scheme: str
+    credentials: str
+    addresses: tuple[Address, ...]
+    master: str
+    database: int
+    sentinel_username: str | None
+    sentinel_password: str | None
+    ca: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> "RedisURL":
+        """Read a URL.
+
+        Raises:
+            RedisURLError: it is none.
+        """
+        try:
+            return cls._parse(text)
+        except RedisURLError:
+            raise
+        except ValueError as error:
+            raise RedisURLError(f"{error}: {FORMS}") from None
+
+    @classmethod
+    def _parse(cls, text: str) -> "RedisURL":
+        found = _URL.fullmatch(text)
+        if found is None:
+            raise RedisURLError(f"it is no URL: {FORMS}")
+        scheme, kind, credentials, hosts, rest = (part or "" for part in found.groups())
+        if scheme not in ("redis", "rediss", "unix") or kind not in ("", "sentinel", "cluster"):
+            raise RedisURLError(f"there is no scheme {text.partition('://')[0]!r}: {FORMS}")
+        parts = urlsplit(rest)
+        path = parts.path.strip("/").split("/")
+        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        master = ""
+        if kind == "sentinel":
+            master = unquote(path.pop(0))
+            if not master:
+                raise RedisURLError(f"the name of the master is missing: {FORMS}")
+        if not hosts and scheme != "unix":
+            raise RedisURLError(f"an address is missing: {FORMS}")
+        database = path.pop(0) if path and scheme != "unix" else ""
+        if not (database or "0").isdigit() or (path and scheme != "unix"):
+            raise RedisURLError(f"{parts.path!r} is too much of a path: {FORMS}")
+        if kind == "cluster" and database not in ("", "0"):
+            raise RedisURLError("a Redis Cluster has database 0 alone: leave the path out")
+        ca = query.get("ssl_ca_certs")
+        if ca is not None:
+            _check_ca(ca, scheme)
+        return cls(
+            text=text,
+            kind=kind or "one",  # type: ignore[arg-type]  # it is one of the three, see above
+            scheme=scheme,
+            credentials=credentials,
+            addresses=tuple(
+                _address(host, DEFAULT_PORTS[kind or "one"]) for host in hosts.split(",") if host
+            ),
+            master=master,
+            database=int(database or 0),
+            sentinel_username=query.get("sentinel_username"),
+            sentinel_password=query.get("sentinel_password"),
+            ca=ca,
+        )
+
+    def __str__(self) -> str:
+        """The URL without its passwords."""
+        if self.scheme == "unix":
+            return self.text.partition("?")[0].rpartition("@")[2]
+        kind = "" if self.kind == "one" else f"+{self.kind}"
+        hosts = ",".join(map(str, self.addresses))
+        master = f"/{self.master}" if self.master else ""
+        return f"{self.scheme}{kind}://{hosts}{master}/{self.database}"
+
+    def of(self, address: Address) -> str:
+        """The URL of one Redis server of this topology."""
+        query = f"?{urlencode({'ssl_ca_certs': self.ca})}" if self.ca else ""
+        return f"{self.scheme}://{self.credentials}{address}/{self.database}{query}"
+
+
+def _checked(text: str) -> str:
+    RedisURL.parse(text)
+    return text
+
+
+CheckedURL = Annotated[str, AfterValidator(_checked)]
+"""A setting that is a Redis URL, as text."""
+
+
+def _check_ca(file: str, scheme: str) -> None:
+    if scheme != "rediss":
+        raise RedisURLError("ssl_ca_certs is for TLS: write rediss in place of redis")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except OSError as error:
+        raise RedisURLError(f"the CA {file} cannot be read: {error.strerror}") from error
+
+
+def _address(text: str, port: int) -> Address:
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname:
+        raise ValueError(f"{text!r} is no address")
+    return Address(parts.hostname, parts.port or port)

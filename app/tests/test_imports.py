@@ -1,0 +1,42 @@
+"""The order of the package's folders: what importing a module loads."""
+
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import wsfleet
+
+PURE = ("protocol", "config", "channels")
+"""Folders without I/O: a test or a tool that imports one must not start up a server or a client."""
+MODULES = [
+    module.name
+    for folder in PURE
+    for module in pkgutil.walk_packages(
+        [str(Path(wsfleet.__file__).parent / folder)], f"wsfleet.{folder}."
+    )
+]
+
+
+def loaded(*modules: str) -> set[str]:
+    """The names in `sys.modules` of a process that imports `modules`."""
+    script = f"import sys, json, {', '.join(modules)}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
+    )
+    return set(json.loads(done.stdout))
+
+
+def test_pure_folders_load_neither_uvicorn_nor_redis() -> None:
+    """Protocol, configuration and channels stand alone."""
+    assert len(MODULES) > 10
+    assert not {"uvicorn", "redis", "fastapi", "starlette"} & loaded(*MODULES)
+
+
+@pytest.mark.parametrize("module", ["node_state", "autoscale_policy", "haproxy_stats"])
+def test_the_cluster_s_words_load_neither_uvicorn_nor_redis(module: str) -> None:
+    """The autoscaler of each balancer runs without a web server."""
+    assert not {"uvicorn", "redis"} & loaded(f"wsfleet.cluster.{module}")

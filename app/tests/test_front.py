@@ -212,11 +212,11 @@ def test_the_proxy_must_say_whose_a_connection_is(start: Start) -> None:
 
 
 def test_limits_are_of_the_client_behind_the_proxy(start: Start) -> None:
-    """One that asks too often is refused, and another one behind the same proxy is served."""
+    """A client with too many handshakes is refused; another one behind the same proxy is not."""
     front = start(haproxy_accept_proxy=["127.0.0.0/8"], haproxy_source_rate=5)
 
     def status(client: str) -> int:
-        return front.get(first=version_2(client), source=PROXY).status
+        return front.get("/connection/sse", first=version_2(client), source=PROXY).status
 
     assert [status("203.0.113.9") for _ in range(7)] == [200] * 5 + [429] * 2
     assert status("203.0.113.10") == 200

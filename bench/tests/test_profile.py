@@ -19,7 +19,8 @@ def test_samples_belong_to_the_innermost_frame_that_says_something() -> None:
         [
             f"{RUN} 4",
             f"{RUN};Hub._flush (wsfleet/hub/hub.py:103) 1",
-            f"{RUN};Hub._flush (wsfleet/hub/hub.py:109);Connection.send (wsfleet/hub/connection.py:92) 3",
+            f"{RUN};Hub._flush (wsfleet/hub/hub.py:109);"
+            "Connection.send (wsfleet/hub/connection.py:92) 3",
             f"{RUN};Lane.call (wsfleet/redis/primary.py:74);pack (redis/connection.py:9) 1",
             f"{RUN};Lane.call (wsfleet/redis/primary.py:74);meth (structlog/_native.py:9) 1",
             f"{RUN};Output._flush (wsfleet/telemetry/log_output.py:9) 1",

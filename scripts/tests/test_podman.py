@@ -63,7 +63,7 @@ def test_a_podman_that_works_is_not_complained_about(tmp_path: Path) -> None:
     assert asked.read_text().split() == ["info", "import", "run", "rmi"]
 
 
-@pytest.mark.parametrize("command", ["scripts/up", "scripts/test lint base"])
+@pytest.mark.parametrize("command", ["scripts/up", "scripts/test lint role-base"])
 def test_the_scripts_ask_before_they_begin(tmp_path: Path, command: str) -> None:
     """Neither makes a VM, or the environment for it, where podman does not work."""
     checkout, programs = tmp_path / "checkout", tmp_path / "programs"

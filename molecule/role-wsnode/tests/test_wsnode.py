@@ -1,0 +1,159 @@
+"""What the role `wsnode` leaves on a machine."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from testinfra.host import Host
+
+if TYPE_CHECKING:
+    from molecule.conftest import Cluster
+
+testinfra_hosts = ["ansible://wsnodes"]
+CONVERGE = "molecule/role-wsnode/converge.yml"
+
+
+def get(host: Host, path: str) -> str:
+    """Ask the node on its own address."""
+    url = f"http://{host.ansible.get_variables()['ansible_host']}:8001{path}"
+    code = f"import urllib.request as r; print(r.urlopen('{url}', timeout=5).read().decode())"
+    return host.check_output(f'python3 -c "{code}"')
+
+
+def test_it_runs_and_starts_with_the_machine(host: Host) -> None:
+    """One process is up, now and after a reboot, as a user of its own."""
+    service = host.service("wsnode@8001")
+    assert service.is_running
+    assert service.is_enabled
+    assert host.process.get(user="wsfleet").comm == "wsfleet"
+
+
+def test_it_is_ready(host: Host) -> None:
+    """It has found Redis and names itself after host and port."""
+    assert json.loads(get(host, "/ready")) == {"ready": True}
+    health = json.loads(get(host, "/health"))
+    name = host.ansible.get_variables()["inventory_hostname"]
+    assert (health["status"], health["hostname"]) == ("healthy", f"{name}-8001")
+
+
+def test_it_needed_no_package_index(host: Host) -> None:
+    """What is installed came in the release: its versions are those of the lock file."""
+    current = host.check_output("readlink -f /opt/wsfleet/current")
+    assert host.file(f"{current}/installed").exists
+    assert not host.file(f"{current}/wheels").exists
+    assert host.check_output("wsfleet --version") in current
+    release, _, python = current.rpartition("/")[2].rpartition("-py")
+    assert host.check_output("python3 --version").startswith(f"Python {python}.")
+    bill = json.loads(host.file(f"{current}/sbom.cdx.json").content_string)
+    assert bill["metadata"]["component"]["version"] == release
+    assert host.run(f"{current}/venv/bin/pip check").rc == 0
+
+
+def test_it_is_sandboxed(host: Host) -> None:
+    """The process has no privileges and cannot write outside of its own folders."""
+    pid = host.check_output("systemctl show -p MainPID --value wsnode@8001")
+    status = host.file(f"/proc/{pid}/status").content_string
+    assert "CapEff:\t0000000000000000" in status
+    assert "NoNewPrivs:\t1" in status
+    for path in ("/opt/wsfleet/x", "/etc/x", "/var/lib/x"):
+        assert host.run(f"nsenter -t {pid} -m touch {path}").rc != 0, path
+    security = host.check_output("systemd-analyze security --no-pager wsnode@8001")
+    assert float(security.rpartition(": ")[2].split()[0]) <= 2.0
+
+
+def test_its_settings_are_not_for_everybody(host: Host) -> None:
+    """Only root writes them, only the node reads them."""
+    settings = host.file("/etc/wsfleet/wsnode.env")
+    assert (settings.user, settings.group, settings.mode) == ("root", "wsfleet", 0o640)
+
+
+def test_its_key_set_is_that_of_the_inventory(host: Host) -> None:
+    """Where there is one; whether it can be used was asked before it was put there."""
+    wanted = host.ansible.get_variables().get("wsnode_jwks")
+    file = host.file("/etc/wsfleet/jwks.json")
+    assert file.exists == (wanted is not None)
+    if wanted is not None:
+        assert (file.user, file.group, file.mode) == ("root", "wsfleet", 0o640)
+        assert json.loads(file.content_string) == wanted
+
+
+def test_the_log_is_json_in_the_journal(host: Host) -> None:
+    """Each line of the service is one JSON object with a time, a level and an event."""
+    lines = host.check_output("journalctl -u wsnode@8001 -o cat _COMM=wsfleet").splitlines()
+    events = [json.loads(line) for line in lines]
+    assert "listening" in [event["event"] for event in events]
+    assert all({"timestamp", "level", "event"} <= event.keys() for event in events)
+
+
+def is_replaced(host: Host, before: str) -> bool:
+    """Whether another process than before runs, and is ready."""
+    now = host.check_output("systemctl show -p MainPID --value wsnode@8001")
+    address = host.ansible.get_variables()["ansible_host"]
+    ready = host.run(f"curl --silent --fail --max-time 5 http://{address}:8001/ready")
+    return now not in (before, "0") and ready.rc == 0
+
+
+@pytest.mark.parametrize("signal", ["KILL", "STOP"])
+def test_a_process_that_does_not_answer_is_replaced(
+    host: Host, cluster: Cluster, signal: str
+) -> None:
+    """One that died by systemd, one that hangs by its watchdog; the new one is ready again."""
+    before = host.check_output("systemctl show -p MainPID --value wsnode@8001")
+    host.check_output(f"kill -{signal} {before}")
+    cluster.until(lambda: is_replaced(host, before), "another process is ready", 90)
+
+
+def test_wrong_settings_do_not_get_in(host: Host) -> None:
+    """The check that guards the settings names the variable that is wrong."""
+    refused = host.run("WSFLEET_PING_INTERVAL=often wsfleet serve --check")
+    assert refused.rc == 2
+    assert "WSFLEET_PING_INTERVAL" in refused.stderr
+
+
+def test_a_release_for_another_python_is_replaced(host: Host, cluster: Cluster) -> None:
+    """After an upgrade of Debian in place it is made again, and no rollback leads back."""
+    name = host.ansible.get_variables()["inventory_hostname"]
+    current = host.check_output("basename $(readlink /opt/wsfleet/current)")
+    before = current.rpartition("-py")[0] + "-py3.9"
+    # As the old Debian left it: made for a Python that is not there any more, and no other.
+    host.check_output(
+        f"cd /opt/wsfleet/releases && mv {current} {before} && ln -sfn releases/{before} ../current"
+        f" && sed -i 1s#/{current}/#/{before}/# {before}/venv/bin/wsfleet"
+        f" && mv {before}/venv/lib/python3.* {before}/venv/lib/python3.9"
+    )
+    host.run("systemctl restart wsnode@8001")
+    assert host.run("wsfleet --version").rc != 0
+
+    cluster.play("playbooks/rolling_update.yml", "--limit", name)
+    assert json.loads(get(host, "/ready")) == {"ready": True}
+    assert host.check_output("basename $(readlink /opt/wsfleet/current)") == current
+
+    result = cluster.playbook(
+        "playbooks/rollback.yml", "--limit", name, f"-ewsnode_rollback_to={before}"
+    )
+    assert result.returncode != 0
+    assert f"cannot run releases/{before}, which was made for another Python" in " ".join(
+        result.stdout.split()
+    )
+    assert json.loads(get(host, "/ready")) == {"ready": True}
+    assert cluster.changed(cluster.play("playbooks/rolling_update.yml", "--limit", name)) == []
+
+
+def test_what_its_user_cannot_use_is_not_installed(host: Host, cluster: Cluster) -> None:
+    """A release that was made with another umask is made again."""
+    name = host.ansible.get_variables()["inventory_hostname"]
+    host.check_output("chmod -R go= /opt/wsfleet")
+    assert host.run("runuser -u wsfleet -- wsfleet --version").rc != 0
+    cluster.play("playbooks/rolling_update.yml", "--limit", name)
+    host.check_output("runuser -u wsfleet -- wsfleet --version")
+
+
+def test_a_configuration_that_is_refused_says_why(cluster: Cluster) -> None:
+    """The node's own words are shown, also where no_log hides the task, and no key is."""
+    config = {"http_api": {"key": "a-key-of-this-test", "kye": 1}}
+    result = cluster.playbook(CONVERGE, "-e", json.dumps({"wsnode_config": config}))
+    assert result.returncode != 0
+    assert "http_api.kye: unknown key; did you mean key?" in result.stdout
+    assert "a-key-of-this-test" not in result.stdout

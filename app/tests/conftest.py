@@ -3,22 +3,29 @@
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import redis.asyncio
+from websockets.asyncio.server import serve
 
-from tests.harness import RedisServer, RunningNode, StartNode, free_port
-from tests.topologies import SentinelTopology, started
+from tests.support.fleet import Rig, running_fleet
+from tests.support.nodes import RunningNode, StartNode
+from tests.support.paths import JAVASCRIPT
+from tests.support.ports import free_port
+from tests.support.redis import RedisServer
+from tests.support.tokens import CONFIG
+from tests.support.topologies import SentinelTopology, started
+from tests.support.websocket_server import Handler, Serve
 from wsfleet.config.settings import Settings
 from wsfleet.server.server import create_server
 
-JAVASCRIPT = Path(__file__).parent / "js"
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of `cli/test_faults.py`."""
+    """Options of `fleet/test_faults.py`."""
     parser.addoption("--full", action="store_true", help="run the faults in full, for minutes")
     parser.addoption("--seed", type=int, default=1, help="order, targets and pauses of the faults")
 
@@ -92,3 +99,45 @@ def sentinel(tmp_path: Path) -> Iterator[SentinelTopology]:
     """A primary, two replicas, three Sentinels."""
     with started(SentinelTopology(tmp_path)) as topology:
         yield topology
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """A fleet that all tests share: leave it as it was."""
+    with running_fleet(tmp_path_factory.mktemp("fleet")) as rig:
+        yield rig
+
+
+@pytest.fixture
+def own_fleet(tmp_path: Path) -> Iterator[Rig]:
+    """A fleet for one test, which may break it."""
+    with running_fleet(tmp_path) as rig:
+        yield rig
+
+
+@pytest.fixture
+def database(redis_server: str) -> Iterator[Any]:
+    """A client of an empty Redis."""
+    with redis.Redis.from_url(redis_server, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+async def serve_websocket() -> AsyncIterator[Serve]:
+    """Serve WebSockets by a handler of the test's own, and return the URL."""
+    async with AsyncExitStack() as stack:
+
+        async def start(handler: Handler, **options: Any) -> str:
+            server = await stack.enter_async_context(serve(handler, "127.0.0.1", 0, **options))
+            port: int = next(iter(server.sockets)).getsockname()[1]
+            return f"http://127.0.0.1:{port}"
+
+        yield start
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A file that lets nobody in without a token."""
+    path = tmp_path / "config.yml"
+    path.write_text(CONFIG)
+    return path

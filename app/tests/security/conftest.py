@@ -1,29 +1,15 @@
 """One node for the whole suite, and HAProxy before it: it takes one attack after the other."""
 
-import json
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.cli.rig import HAPROXY_PROGRAM, haproxy_config, process
-from tests.harness import RedisServer, free_port, settled
-from tests.security.victim import MEMORY, Victim
-from tests.test_admission import SECRET
-from tests.test_auth import RSA_KEY, pem
-
-CONFIG = f"""
-client:
-  token: {{hmac_secret_key: "{SECRET}", rsa_public_key: {json.dumps(pem(RSA_KEY))}}}
-  allow_anonymous_connect_without_token: true
-  allowed_origins: ["https://example.com", "http://127.0.0.1:PORT"]
-  channel_limit: 100
-channel:
-  without_namespace:
-    allow_subscribe_for_client: true
-    allow_subscribe_for_anonymous: true
-    allow_publish_for_client: true
-    allow_publish_for_anonymous: true
-"""
+from tests.support.haproxy import HAPROXY_PROGRAM, haproxy_config
+from tests.support.ports import free_port
+from tests.support.processes import process
+from tests.support.redis import RedisServer
+from tests.support.victim import CONFIG, MEMORY, Victim
+from tests.support.waiting import settled
 
 
 @pytest.fixture(scope="package")

@@ -5,8 +5,8 @@ import socket
 
 from playwright.sync_api import Page
 
-from tests.browser import PATIENCE, chromium
-from tests.security.victim import PATHS, Victim
+from tests.support.browser import PATIENCE, chromium
+from tests.support.victim import PATHS, Victim
 
 CONNECT = """url => new Promise(resolve => {
     const socket = new WebSocket(url)

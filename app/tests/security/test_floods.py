@@ -8,15 +8,14 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
-from tests.harness import settled
-from tests.security.victim import EITHER_WAY, MEMORY, Victim, ended, told
-from tests.test_admission import closed, command
-from tests.test_frames import masked
-from tests.test_websocket import Peer
+from tests.support.clients import closed, command
+from tests.support.tcp import TCPPeer, masked
+from tests.support.victim import EITHER_WAY, MEMORY, Victim, ended, told
+from tests.support.waiting import settled
 from wsfleet.transports.frames import PING, TEXT
 
 
-async def send(peer: Peer, data: bytes, times: int) -> None:
+async def send(peer: TCPPeer, data: bytes, times: int) -> None:
     """Write as fast as the socket takes it, until it is closed."""
     with contextlib.suppress(ConnectionError):
         for _ in range(times):

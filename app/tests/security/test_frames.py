@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from tests.security.victim import EITHER_WAY, PATHS, Victim
-from tests.test_frames import masked
+from tests.support.tcp import masked
+from tests.support.victim import EITHER_WAY, PATHS, Victim
 from wsfleet.transports.frames import (
     BINARY,
     CLOSE,

@@ -10,10 +10,10 @@ import jwt
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.security.victim import EITHER_WAY, PATHS, Victim
-from tests.test_admission import API_KEY, SECRET, bearer, closed, command
-from tests.test_auth import RSA_KEY, RSA_STRANGER, by_hand, pem
-from tests.test_websocket import HANDSHAKE
+from tests.support.clients import closed, command
+from tests.support.tcp import HANDSHAKE
+from tests.support.tokens import API_KEY, RSA_KEY, RSA_STRANGER, SECRET, bearer, by_hand, pem
+from tests.support.victim import EITHER_WAY, PATHS, Victim
 
 CLAIMS = {"sub": "admin"}
 

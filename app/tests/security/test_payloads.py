@@ -9,9 +9,9 @@ import pytest
 import redis.asyncio
 from websockets.exceptions import InvalidStatus
 
-from tests.security.victim import Victim, told
-from tests.test_admission import SECRET, bearer, closed, command
-from tests.test_plain_endpoint import exchange
+from tests.support.clients import closed, command, exchange
+from tests.support.tokens import SECRET, bearer
+from tests.support.victim import Victim, told
 
 COMMANDS = "\r\nFLUSHALL\r\n*1\r\n$8\r\nFLUSHALL\r\n"
 NAMES = [

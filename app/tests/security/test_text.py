@@ -21,11 +21,10 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tests.harness import RedisServer
-from tests.security.conftest import CONFIG
-from tests.security.victim import Victim
-from tests.test_admission import API_KEY as KEY
-from tests.test_admission import SECRET, bearer
+from tests.support.redis import RedisServer
+from tests.support.tokens import API_KEY as KEY
+from tests.support.tokens import SECRET, bearer
+from tests.support.victim import CONFIG, Victim
 
 AMBIGUOUS = [r'"\ud83d"', r'"a\udc00\ud83d"', "1e400", "-1e309", "1" * 400]
 LARGE = ["9223372036854775807", "-9223372036854775809", "18446744073709551616", "1" * 300]

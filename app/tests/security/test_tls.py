@@ -11,9 +11,12 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.cli.rig import HAPROXY_PROGRAM, haproxy_config, process
-from tests.harness import free_port, make_certificate, settled
-from tests.security.victim import Victim, told
+from tests.support.certificates import make_certificate
+from tests.support.haproxy import HAPROXY_PROGRAM, haproxy_config
+from tests.support.ports import free_port
+from tests.support.processes import process
+from tests.support.victim import Victim, told
+from tests.support.waiting import settled
 
 HALF = 500
 """Handshakes that are begun and not ended."""

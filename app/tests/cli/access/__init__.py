@@ -1,0 +1,1 @@
+"""Tests of how the command line reaches the cluster."""

@@ -1,0 +1,90 @@
+"""``wsfleet check node``: nodes that answer, are drained, are mute or are not there."""
+
+import json
+from http import HTTPStatus
+from pathlib import Path
+
+from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Request, Response
+
+from tests.support.command import wsfleet
+from tests.support.fleet import Rig
+from tests.support.nodes import StartNode
+from tests.support.waiting import until
+from tests.support.websocket_server import Serve
+from wsfleet.cli.access.websocket_client import parse_url
+from wsfleet.cli.commands.check_node import _probe
+
+
+def says(document: dict[str, object], status: HTTPStatus = HTTPStatus.OK) -> object:
+    """Answer /ready with a document, and let everything else be a WebSocket."""
+
+    def process(connection: ServerConnection, request: Request) -> Response | None:
+        if request.path != "/ready":
+            return None
+        return connection.respond(status, json.dumps(document))
+
+    return process
+
+
+async def mute(connection: ServerConnection) -> None:
+    """Take messages and say nothing."""
+    async for _ in connection:
+        pass
+
+
+def test_a_node_that_serves(fleet: Rig) -> None:
+    """It is ready and answers on a WebSocket: exit code 0; its clients hear nothing of it."""
+    outcome = wsfleet("check", "node", fleet.nodes["host1-8001"], "--json")
+    assert outcome.code == 0, outcome
+    assert outcome.document["ready"] is outcome.document["exchanged"] is True
+
+
+async def test_a_node_that_wants_a_token_is_not_broken(
+    start_node: StartNode, tmp_path: Path
+) -> None:
+    """`/ws` is closed to the probe, and so it asks the other endpoint."""
+    (tmp_path / "closed.yml").write_text("client: {}\n")
+    node = await start_node(config=tmp_path / "closed.yml")
+    found = await _probe(parse_url(node.url), 5)
+    assert found.ready
+    assert found.exchanged
+    assert found.problem is None
+
+
+def test_a_node_that_starts_is_waited_for(own_fleet: Rig) -> None:
+    """The check tries until the time is over."""
+    own_fleet.kill("host1-8001")
+    assert wsfleet("check", "node", own_fleet.nodes["host1-8001"], "--timeout", 1).code == 1
+    own_fleet.start("host1-8001")
+    assert wsfleet("check", "node", own_fleet.nodes["host1-8001"]).code == 0
+
+
+def test_a_drained_node_is_as_it_should_be(own_fleet: Rig) -> None:
+    """It takes no clients because that is wanted: exit code 0, and no exchange is tried."""
+    assert wsfleet("drain", "host1", "--fleet", own_fleet.fleet_file).code == 0
+    outcome = wsfleet("check", "node", own_fleet.nodes["host1-8001"], "--json")
+    assert outcome.code == 0, outcome
+    assert outcome.document["reason"] == "drained"
+    assert outcome.document["exchanged"] is False
+
+
+def test_a_node_without_redis_is_not_ready(own_fleet: Rig) -> None:
+    """Its own reason is told: exit code 1."""
+    own_fleet.redis.stop()
+    url = own_fleet.nodes["host1-8001"]
+
+    def told() -> bool:
+        outcome = wsfleet("check", "node", url, "--timeout", 0.1, "--json")
+        return outcome.code == 1 and "redis" in outcome.document["problems"][0]
+
+    until(told, "the node is not ready, because of Redis")
+
+
+async def test_a_node_that_only_looks_well_is_found(serve_websocket: Serve) -> None:
+    """It says that it is ready, but no message is answered."""
+    url = await serve_websocket(mute, process_request=says({"ready": True}))
+    found = await _probe(parse_url(url), 5)
+    assert found.ready
+    assert not found.exchanged
+    assert found.problem == "WebSocket: no answer within 3 s"

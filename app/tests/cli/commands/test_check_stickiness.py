@@ -1,0 +1,147 @@
+"""``wsfleet check stickiness`` against servers that stick, move or set no cookie."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Request, Response
+
+from tests.support.command import wsfleet
+from tests.support.fleet import Rig
+from tests.support.websocket_server import Serve
+
+FAST = ("--clients", 3, "--connections", 4, "--messages", 2, "--seconds", 0, "--json")
+
+
+class Balancer:
+    """Two nodes in one: new clients alternate, and a cookie leads back if `sticky`."""
+
+    def __init__(self, *, sticky: bool = True, attributes: str | None = "path=/; HttpOnly") -> None:
+        self.sticky = sticky
+        self.attributes = attributes
+        self.connections = 0
+
+    def set_cookie(
+        self, connection: ServerConnection, request: Request, response: Response
+    ) -> Response:
+        """Choose the node, and set the cookie where there was none."""
+        cookie = request.headers.get("Cookie", "").removeprefix("WSNODE=")
+        self.connections += 1
+        chosen = cookie if cookie and self.sticky else f"n{self.connections % 2}"
+        connection.username = chosen
+        if self.attributes is not None and chosen != cookie:
+            response.headers["Set-Cookie"] = f"WSNODE={chosen}; {self.attributes}"
+        return response
+
+    async def handle(self, connection: ServerConnection) -> None:
+        """Acknowledge everything in the name of the chosen node."""
+        async for _ in connection:
+            await connection.send(json.dumps({"type": "ack", "hostname": connection.username}))
+
+    async def check(self, serve: Serve, *options: object) -> Any:
+        """Run the command against this balancer."""
+        url = await serve(self.handle, process_response=self.set_cookie)
+        return await asyncio.to_thread(wsfleet, "check", "stickiness", url, *FAST, *options)
+
+
+def test_a_quoted_cookie_leads_back(fleet: Rig) -> None:
+    """So aiohttp sends one whose date has a "/", among others."""
+    first = httpx.get(f"{fleet.base_url}/health", trust_env=False)
+    cookie = f'WSNODE="{first.cookies["WSNODE"]}"'
+    for header in (cookie, f"a=b; {cookie}", f"{cookie}; c=d", f'a="b"; {cookie}; c="d"'):
+        for _ in range(3):
+            again = httpx.get(
+                f"{fleet.base_url}/health", headers={"Cookie": header}, trust_env=False
+            )
+            assert again.json()["hostname"] == first.json()["hostname"], header
+
+
+async def test_clients_that_come_back_pass(serve_websocket: Serve) -> None:
+    """Every client with a jar stays on its node; without one it may move: exit code 0."""
+    outcome = await Balancer().check(serve_websocket)
+    assert outcome.code == 0, outcome
+    kept, plain = outcome.document["with_cookie"], outcome.document["without_cookie"]
+    assert kept["summary"]["connections"] == plain["summary"]["connections"] == 12
+    assert kept["summary"]["moves"] == 0
+    assert plain["summary"]["moves"] > 0
+    for client in kept["clients"]:
+        assert client["connections"] == 4
+        assert client["messages_sent"] == client["messages_received"] == 8
+        assert client["servers"] == [client["server"]] * 4
+    assert kept["cookie"]["httponly"] is True
+    assert kept["cookie"]["max_age"] is None
+
+
+async def test_a_client_that_moves_in_spite_of_its_cookie_is_found(serve_websocket: Serve) -> None:
+    """A balancer that ignores its own cookie fails the check: exit code 1."""
+    outcome = await Balancer(sticky=False).check(serve_websocket, "--jar")
+    assert outcome.code == 1
+    assert outcome.document["with_cookie"]["summary"]["moves"] > 0
+    assert "has a cookie and moved" in outcome.document["problems"][0]
+    assert "without_cookie" not in outcome.document
+
+
+async def test_a_missing_cookie_is_found(serve_websocket: Serve) -> None:
+    """Without a cookie nothing sticks, even if nobody moved: exit code 1."""
+    outcome = await Balancer(attributes=None).check(serve_websocket, "--jar")
+    assert outcome.code == 1
+    assert any("no WSNODE cookie" in problem for problem in outcome.document["problems"])
+
+
+async def test_a_cookie_that_browsers_keep_back_is_found(serve_websocket: Serve) -> None:
+    """A Secure cookie on an URL without TLS never comes back: exit code 1."""
+    balancer = Balancer(attributes="path=/; Secure; Max-Age=86400")
+    outcome = await balancer.check(serve_websocket, "--jar")
+    assert outcome.code == 1
+    assert "Secure" in outcome.document["problems"][0]
+    assert outcome.document["with_cookie"]["cookie"]["max_age"] == "86400"
+
+
+async def test_an_error_answer_fails_the_check(serve_websocket: Serve) -> None:
+    """An error frame instead of an ack is a failure of that client: exit code 1."""
+
+    async def refuse(connection: ServerConnection) -> None:
+        async for _ in connection:
+            await connection.send('{"type":"error","code":"unavailable","message":"no Redis"}')
+
+    url = await serve_websocket(refuse)
+    outcome = await asyncio.to_thread(wsfleet, "check", "stickiness", url, *FAST, "--no-jar")
+    assert outcome.code == 1
+    assert outcome.document["without_cookie"]["summary"]["failed"] == 24
+    assert "unavailable" in outcome.document["problems"][0]
+
+
+def test_a_real_fleet_sticks(fleet: Rig) -> None:
+    """Through HAProxy each client comes back to its node, on both nodes, by an HttpOnly cookie."""
+    outcome = wsfleet("check", "stickiness", fleet.base_url, "--seconds", 1, "--json")
+    assert outcome.code == 0, outcome
+    kept = outcome.document["with_cookie"]
+    assert set(kept["summary"]["servers"]) == set(fleet.nodes)
+    assert kept["summary"]["connections"] == 100
+    assert kept["summary"]["moves"] == kept["summary"]["failed"] == 0
+    assert kept["cookie"]["httponly"] is True
+    assert kept["cookie"]["node"] in fleet.nodes
+
+
+def test_a_real_fleet_sticks_by_tls(fleet: Rig) -> None:
+    """Whose CA is trusted is connected to, and its cookie is for TLS alone; others are not."""
+    options = "--clients 2 --seconds 0 --jar --json"
+    check = ("check", "stickiness", fleet.tls_url, *options.split())
+    outcome = wsfleet(*check, "--ca", fleet.ca)
+    assert outcome.code == 0, outcome
+    assert outcome.document["with_cookie"]["cookie"]["secure"] is True
+    assert wsfleet(*check, SSL_CERT_FILE=str(fleet.ca)).code == 0
+    refused = wsfleet(*check)
+    assert refused.code == 2
+    assert "CERTIFICATE_VERIFY_FAILED" in refused.stderr
+    assert wsfleet(*check, "--ca", fleet.folder / "missing.pem").code == 2
+
+
+def test_the_table_for_people_shows_the_cookie(fleet: Rig) -> None:
+    """Without --json there is a row a client, a summary, and the cookie with its attributes."""
+    outcome = wsfleet("check", "stickiness", fleet.base_url, "--clients", 2, "--seconds", 0)
+    assert outcome.code == 0
+    for words in ("with cookie jar", "2 clients, 10 connections, 0 moves", "httponly"):
+        assert words in outcome.stdout

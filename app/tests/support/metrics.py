@@ -1,0 +1,16 @@
+"""Samples of a node's metrics."""
+
+from tests.support.nodes import RunningNode
+from tests.support.waiting import settled
+
+
+def value(node: RunningNode, name: str, **labels: str) -> float:
+    """One sample, as Prometheus would read it."""
+    found = node.node.metrics.registry.get_sample_value(f"wsfleet_{name}", labels)
+    assert found is not None, name
+    return found
+
+
+async def reaches(node: RunningNode, name: str, **labels: str) -> None:
+    """Wait until a sample is 1 or more."""
+    await settled(lambda: value(node, name, **labels) >= 1, f"{name} {labels} reaches 1")

@@ -1,0 +1,1 @@
+"""Tests on Sentinel and Redis Cluster."""

@@ -1,0 +1,274 @@
+"""Nodes on real Sentinels and on a real Redis Cluster: whole, and when a primary goes."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+
+from tests.support.api import KEY, Api
+from tests.support.command import wsfleet
+from tests.support.nodes import RunningNode, StartNode
+from tests.support.redis import RedisServer
+from tests.support.sdk import CONFIG, Events, sdk, subscribed
+from tests.support.topologies import ClusterTopology, SentinelTopology, ask, started, until
+from tests.support.waiting import settled
+
+CHANNELS = [f"room{number}" for number in range(12)]
+"""Enough to be on every primary of a cluster."""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[ClusterTopology]:
+    """Three primaries and three replicas."""
+    with started(ClusterTopology(tmp_path)) as topology:
+        yield topology
+
+
+async def nodes(
+    start_node: StartNode, tmp_path: Path, url: str, durability: str = "primary"
+) -> tuple[RunningNode, RunningNode]:
+    """Two nodes."""
+    file = tmp_path / "config.yml"
+    head, tail = CONFIG.split("    history_size: 100\n")
+    file.write_text(
+        f"{head}    history_size: 100\n    durability: {durability}\n{tail}"
+        f'http_api: {{key: "{KEY}"}}\n'
+    )
+    one = await start_node(config=file, redis_url=url)
+    return one, await start_node(config=file, redis_url=url)
+
+
+class Publisher:
+    """Publishes numbers to channels, each until it is acknowledged."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+        self.errors = 0
+
+    async def __call__(self, channel: str, number: int) -> None:
+        """Publish one."""
+        request = {"channel": channel, "data": number, "idempotency_key": f"key{number}"}
+        async with asyncio.timeout(30):
+            while True:
+                response = await self._http.post("/api/publish", json=request)
+                if response.status_code == 200 and "error" not in response.json():
+                    return
+                self.errors += 1
+                await asyncio.sleep(0.1)
+
+
+def api(node: RunningNode) -> httpx.AsyncClient:
+    """A client of a node's API."""
+    headers = {"X-API-Key": KEY}
+    return httpx.AsyncClient(base_url=node.url, headers=headers, trust_env=False, timeout=10)
+
+
+@asynccontextmanager
+async def conversation(
+    one: RunningNode, two: RunningNode, channel: str
+) -> AsyncIterator[tuple[Publisher, Events]]:
+    """Who publishes on the second node, and what a client of the first hears in a channel."""
+    async with sdk(one) as client, api(two) as http:
+        _, events = await subscribed(client, channel)
+        yield Publisher(http), events
+
+
+def heard_all(events: Events, count: int) -> bool:
+    """Whether this many have arrived."""
+    return len(events.data) >= count
+
+
+async def the_command_reads_it(one: RunningNode, two: RunningNode, folder: Path) -> None:
+    """`wsfleet` finds the same Redis by the same URL."""
+    url = one.settings.redis_url
+    fleet = folder / "fleet.json"
+    nodes = {each.settings.name: each.url for each in (one, two)}
+    fleet.write_text(json.dumps({"redis_url": url, "base_url": one.url, "nodes": nodes}))
+    status = await asyncio.to_thread(wsfleet, "status", "--fleet", fleet, "--json")
+    assert status.code == 0, status.stdout + status.stderr
+    assert status.document["redis"]["replicas"] >= 2
+    clean = await asyncio.to_thread(wsfleet, "check", "state", "--redis", url, "--json")
+    assert clean.code == 0, clean.stdout + clean.stderr
+    assert clean.document["connections"] == 3
+    await two.node.store.call("SET", "connection:orphan", "node9")
+    found = await asyncio.to_thread(wsfleet, "check", "state", "--redis", url, "--json")
+    assert found.document["orphans_by_kind"] == {"connection_of_dead_node": 1}
+    await two.node.store.call("DEL", "connection:orphan")
+
+
+async def everything_works(one: RunningNode, two: RunningNode, folder: Path) -> None:
+    """What nodes do together: broadcast, names, history, presence, the list of channels."""
+    async with one.connect() as sender, two.connect() as other, two.connect() as rival:
+        await sender.send('{"client_id": "alice"}')
+        assert json.loads(await sender.recv())["client_id"] == "alice"
+        assert json.loads(await other.recv())["data"] == {"client_id": "alice"}
+        await rival.recv()
+        await rival.send('{"client_id": "alice"}')
+        assert json.loads(await rival.recv())["client_id"] != "alice", "the name is taken"
+        assert await two.node.store.call("GET", "connection:alice") == b"node1"
+        await the_command_reads_it(one, two, folder)
+    async with sdk(one) as first, sdk(two) as second, api(two) as http:
+        publish, call = Publisher(http), Api(http)
+        heard = {name: (await subscribed(first, name))[1] for name in CHANNELS}
+        for number in range(3):
+            for name in CHANNELS:
+                await publish(name, number)
+        for name, events in heard.items():
+            await settled(partial(heard_all, events, 3), f"{name} heard everything")
+            assert events.data == [0, 1, 2]
+            assert events.offsets == [1, 2, 3]
+        subscription, _ = await subscribed(second, CHANNELS[0])
+        assert len((await subscription.presence()).clients) == 2
+        assert [p.data for p in (await subscription.history(limit=2)).publications] == [0, 1]
+        assert set((await call("channels"))["channels"]) >= set(CHANNELS)
+
+
+async def test_nodes_on_sentinel(
+    sentinel: SentinelTopology, start_node: StartNode, tmp_path: Path
+) -> None:
+    """All works, on the primary that the Sentinels name."""
+    await everything_works(*await nodes(start_node, tmp_path, sentinel.url), tmp_path)
+
+
+async def test_nodes_on_a_redis_cluster(
+    cluster: ClusterTopology, start_node: StartNode, tmp_path: Path
+) -> None:
+    """All works, whichever primary a channel is on; a crashed node's clients are cleared away."""
+    one, two = await nodes(start_node, tmp_path, cluster.url)
+    assert len(one.node.store.primaries) == 3
+    await everything_works(one, two, tmp_path)
+    async with one.connect() as client:
+        await client.send('{"client_id": "bob"}')
+        await client.recv()
+        await one.crash()
+
+    async def released() -> bool:
+        return await two.node.store.call("GET", "connection:bob") is None
+
+    await settled(released, "the dead node's client was released")
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+async def test_a_failover_loses_and_doubles_nothing(
+    sentinel: SentinelTopology, start_node: StartNode, tmp_path: Path, how: str
+) -> None:
+    """With `durability: replicated` all that is acknowledged arrives once, in order."""
+    one, two = await nodes(start_node, tmp_path, sentinel.url, "replicated")
+    async with conversation(one, two, "room") as (publish, events):
+        old = sentinel.primary
+        for number in range(60):
+            if number == 20:
+                old.kill() if how == "killed" else old.freeze()
+            await publish("room", number)
+        await settled(lambda: len(events.data) >= 60, "everything arrived")
+        assert events.data == list(range(60))
+        assert publish.errors, "the failover was felt"
+        await asyncio.to_thread(sentinel.wait_for_failover, old)
+        if how == "frozen":
+            old.thaw()
+        else:
+            old.start()
+        await asyncio.to_thread(until, lambda: ask(old, "ROLE")[0] == "slave", "it is a replica")
+        for number in range(60, 70):
+            await publish("room", number)
+        await settled(lambda: len(events.data) >= 70, "the rest arrived")
+        assert events.data == list(range(70))
+        assert len(events.subscribed) == 1, "the subscription never had to be made anew"
+
+
+async def test_what_no_replica_has_nobody_hears(
+    sentinel: SentinelTopology, start_node: StartNode, tmp_path: Path
+) -> None:
+    """Without replicas `durability: replicated` refuses, and what it refused is not shown."""
+    one, two = await nodes(start_node, tmp_path, sentinel.url, "replicated")
+    async with sdk(one) as client, api(two) as http:
+        subscription, events = await subscribed(client, "room")
+        for replica in sentinel.replicas:
+            replica.freeze()
+        request = {"channel": "room", "data": 1, "idempotency_key": "key1"}
+        answer = await http.post("/api/publish", json=request)
+        assert answer.json()["error"]["code"] == 100, "not acknowledged"
+        assert events.data == []
+        assert (await subscription.history(limit=10)).publications == []
+        for replica in sentinel.replicas:
+            replica.thaw()
+        await two.wait_ready()
+        await Publisher(http)("room", 1)
+        await settled(lambda: events.data == [1], "it is heard, once")
+
+
+async def test_a_restart_leaves_numbers_out(
+    redis_process: RedisServer, start_node: StartNode, tmp_path: Path
+) -> None:
+    """After a restart of Redis offsets leap, so that none is given twice; recovery goes over it."""
+    one, two = await nodes(start_node, tmp_path, redis_process.url)
+    async with conversation(one, two, "room") as (publish, events):
+        await publish("room", 1)
+        await settled(lambda: events.data == [1], "the first arrived")
+        redis_process.kill()
+        redis_process.start()
+        await publish("room", 2)
+        await publish("room", 3)
+        await settled(lambda: events.data == [1, 2, 3], "the others arrived")
+        assert events.offsets[1] > 1000
+        assert events.offsets[2] == events.offsets[1] + 1
+        epoch = events.subscribed[0].stream_position.epoch
+        hello = {"id": 1, "connect": {}}
+        wanted = {"channel": "room", "recover": True, "epoch": epoch, "offset": 1}
+        url = two.url.replace("http", "ws") + "/connection/websocket"
+        async with connect(url, proxy=None) as late:
+            await late.send(json.dumps(hello))
+            await late.recv()
+            await late.send(json.dumps({"id": 2, "subscribe": wanted}))
+            answer = json.loads(await late.recv())["subscribe"]
+        assert answer["recovered"]
+        assert [publication["data"] for publication in answer["publications"]] == [2, 3]
+
+
+async def test_a_cluster_loses_a_primary(
+    cluster: ClusterTopology, start_node: StartNode, tmp_path: Path
+) -> None:
+    """Its replica takes over, and every channel goes on."""
+    one, two = await nodes(start_node, tmp_path, cluster.url, "replicated")
+    async with sdk(one) as client, api(two) as http:
+        publish = Publisher(http)
+        heard = {name: (await subscribed(client, name))[1] for name in CHANNELS}
+        old = cluster.owner("wsfleet:stream:{room0}")
+        for number in range(20):
+            if number == 5:
+                old.kill()
+                await asyncio.to_thread(
+                    until,
+                    lambda: cluster.owner("wsfleet:stream:{room0}") is not old,
+                    "the replica took over",
+                )
+                old.start()  # as its replica: without one nothing is acknowledged
+            await asyncio.gather(*(publish(name, number) for name in CHANNELS))
+        for name, events in heard.items():
+            await settled(partial(heard_all, events, 20), f"{name} heard everything")
+            assert events.data == list(range(20))
+
+
+async def test_slots_of_a_cluster_move(
+    cluster: ClusterTopology, start_node: StartNode, tmp_path: Path
+) -> None:
+    """A channel that moves to another primary is heard on."""
+    one, two = await nodes(start_node, tmp_path, cluster.url)
+    async with conversation(one, two, "room0") as (publish, events):
+        await publish("room0", 0)
+        source = cluster.owner("wsfleet:stream:{room0}")
+        target = next(
+            s for s in cluster.servers if ask(s, "ROLE")[0] == "master" and s is not source
+        )
+        slot = ask(source, "CLUSTER", "KEYSLOT", "{room0}")
+        await asyncio.to_thread(cluster.move_slot, slot, source, target)
+        for number in range(1, 10):
+            await publish("room0", number)
+        await settled(lambda: len(events.data) >= 10, "everything arrived")
+        assert events.data == list(range(10))

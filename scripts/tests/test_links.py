@@ -10,8 +10,6 @@ ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#{1,6} +(.+?)\s*$", re.MULTILINE)
 TARGET = re.compile(r"\]\(([^()\s]+)\)|(?:src|href|srcset)=\"([^\"]+)\"")
-OTHERS = (":!*.md", ":!scripts/tests/test_links.py")
-ANYWHERE = re.compile(r"\bdocs/([a-z]+\.md)(?:#([a-z0-9-]+))?")
 
 
 def documents() -> list[Path]:
@@ -68,31 +66,3 @@ def test_a_broken_link_is_found() -> None:
     """A missing file, a missing heading and a missing heading of the same page are reported."""
     text = "[a](docs/no.md) [b](docs/redis.md#nothing) [c](#nothing) [d](docs/redis.md#keys) [e](https://x.example/#y)"
     assert broken(ROOT / "README.md", text) == ["docs/no.md", "docs/redis.md#nothing", "#nothing"]
-
-
-def test_mentions_of_a_page_outside_of_the_documents_are_true() -> None:
-    """Code, roles and inventories name pages of docs/ that exist, with headings that exist."""
-    files = subprocess.run(
-        [
-            "git",
-            "grep",
-            "--untracked",
-            "-lI",
-            r"docs/[a-z]*\.md",
-            "--",
-            ":!*.md",
-            ":!scripts/tests/test_links.py",
-        ],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.splitlines()
-    wrong = [
-        f"{file}: {name}#{anchor}"
-        for file in files
-        for name, anchor in ANYWHERE.findall((ROOT / file).read_text())
-        if not (ROOT / "docs" / name).is_file()
-        or (anchor and anchor not in anchors(ROOT / "docs" / name))
-    ]
-    assert wrong == []

@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -38,37 +39,40 @@ LICENCES = {
 """Of packages whose metadata has none in SPDX's words: what the licence's text says."""
 
 
-def write(folder: Path, release: str) -> None:
-    """Write the bill of a release whose wheels are in `folder` into that folder."""
-    parts = [_wheel(file) for file in sorted(folder.glob("*.whl"))]
+def write(folder: Path, name: str, release: str, known: Collection[str]) -> None:
+    """Write the bill of a release whose wheels are in `folder` into that folder.
+
+    The licences of the packages in `known` must be known; those of an application and of what it
+    brings are listed where their metadata has them.
+    """
+    parts = [_wheel(file, known) for file in sorted(folder.glob("*.whl"))]
     parts += [_vendored(package) for package in json.loads((VENDOR / "vendor.json").read_text())]
     bom = Bom(components=parts)
     bom.metadata.component = Component(
-        type=ComponentType.APPLICATION, name="wsfleet", version=release, bom_ref=release
+        type=ComponentType.APPLICATION, name=name, version=release, bom_ref=release
     )
     bom.register_dependency(bom.metadata.component, parts)
     (folder / NAME).write_text(JsonV1Dot6(bom).output_as_string(indent=2) + "\n")
 
 
-def _wheel(file: Path) -> Component:
+def _wheel(file: Path, known: Collection[str]) -> Component:
     with zipfile.ZipFile(file) as archive:
         (inside,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         metadata, _ = parse_email(archive.read(inside))
     name = canonicalize_name(metadata["name"])
     purl = PackageURL("pypi", name=name, version=metadata["version"])
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return _library(
-        purl, _licence(name, metadata), HashType(alg=HashAlgorithm.SHA_256, content=digest)
-    )
+    licence = _licence(name, metadata)
+    if licence is None and name in known:
+        sys.exit(f"{name}: its licence is unknown; read it, and note it in scripts/sbom.py")
+    return _library(purl, licence, HashType(alg=HashAlgorithm.SHA_256, content=digest))
 
 
-def _licence(name: str, metadata: RawMetadata) -> License:
+def _licence(name: str, metadata: RawMetadata) -> License | None:
     said = metadata.get("license_expression") or metadata.get("license")
     if not said or not spdx.is_expression(said):
         said = LICENCES.get(name)
-    if said is None:
-        sys.exit(f"{name}: its licence is unknown; read it, and note it in scripts/sbom.py")
-    return LicenseFactory().make_from_string(said)
+    return LicenseFactory().make_from_string(said) if said else None
 
 
 def _vendored(package: dict[str, Any]) -> Component:
@@ -91,13 +95,13 @@ def _vendored(package: dict[str, Any]) -> Component:
     return component
 
 
-def _library(purl: PackageURL, licence: License, checksum: HashType) -> Component:
+def _library(purl: PackageURL, licence: License | None, checksum: HashType) -> Component:
     return Component(
         type=ComponentType.LIBRARY,
         name=purl.name,
         version=purl.version,
         purl=purl,
         bom_ref=purl.to_string(),
-        licenses=[licence],
+        licenses=[licence] if licence else [],
         hashes=[checksum],
     )

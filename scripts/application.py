@@ -1,0 +1,167 @@
+"""The application that runs in the nodes: where its source is, its lock, and its wheel.
+
+A source is one of
+    a folder with pyproject.toml and requirements.lock
+    a wheel, with requirements.lock in the same folder
+    git+URL@REF, a repository that is such a folder
+    git+URL@REF#subdirectory=FOLDER, a repository with such a folder
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import locks
+from packaging.tags import Tag, compatible_tags, cpython_tags
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+CHECKOUTS = Path(__file__).resolve().parent.parent / ".cache" / "applications"
+GIT = re.compile(
+    r"git\+(?P<url>[^#]+)@(?P<ref>[^@/#:]+(?:/[^@#:]+)*)(?:#subdirectory=(?P<folder>.+))?"
+)
+LEFT_OUT = {"__pycache__", "build", "dist", "node_modules"}
+"""Folders that are made from the others, or for development; hidden ones are left out as well."""
+
+GLIBC = ["2_36", "2_35", "2_34", "2_31", "2_28", "2_26", "2_24", "2_17", "2_12", "2_5"]
+"""manylinux tags that Debian 12 (glibc 2.36) and newer can run."""
+
+
+class SourceError(Exception):
+    """A source that no release can be made of; the message says how to mend it."""
+
+
+def platforms(arch: str) -> list[str]:
+    """List the platform tags of wheels that a node of the architecture can run, best first."""
+    return [
+        *(f"manylinux_{glibc}_{arch}" for glibc in GLIBC),
+        f"manylinux2014_{arch}",
+        f"linux_{arch}",
+    ]
+
+
+class Application:
+    """An application's source on this machine.
+
+    Raises:
+        SourceError: there is none, or something is missing in it.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.path = _checkout(source) if source.startswith("git+") else Path(source).resolve()
+        self.is_wheel = self.path.suffix == ".whl"
+        needed = [self.path] if self.is_wheel else [self.path / "pyproject.toml"]
+        self.lock = (self.path.parent if self.is_wheel else self.path) / locks.NAME
+        for file in [*needed, self.lock]:
+            if not file.is_file():
+                hint = f": scripts/lock --app {self.lock.parent}" if file == self.lock else ""
+                raise SourceError(f"{source} has no {file.name}{hint}. {_hint(source)}")
+        self.name, self.version = self._named()
+
+    def _named(self) -> tuple[str, str]:
+        """Return the name, and the version; "" for one that only a build finds out."""
+        if self.is_wheel:
+            name, version, _, _ = parse_wheel_filename(self.path.name)
+            return name, str(version)
+        project = tomllib.loads((self.path / "pyproject.toml").read_text()).get("project", {})
+        if "name" not in project:
+            raise SourceError(f"{self.path}/pyproject.toml has no project.name: add it (PEP 621).")
+        return canonicalize_name(project["name"]), project.get("version", "")
+
+    def files(self) -> Iterator[Path]:
+        """Yield what the application is made of, in order; a build sees nothing else."""
+        if self.is_wheel:
+            yield from (self.lock, self.path)
+            return
+        for folder, folders, names in os.walk(self.path):
+            folders[:] = sorted(each for each in folders if _is_source(Path(folder, each)))
+            yield from (Path(folder, each) for each in sorted(names) if not each.startswith("."))
+
+    def hash_into(self, digest: hashlib._Hash) -> None:
+        """Add names and contents of all files to a hash."""
+        for file in self.files():
+            digest.update(f"{file.relative_to(self.lock.parent)}\0".encode())
+            digest.update(file.read_bytes() + b"\0")
+
+    def put_wheel(self, folder: Path, python: str, arch: str) -> Path:
+        """Put its wheel into the folder, built if it is not one; return the file.
+
+        Raises:
+            SourceError: a node with that Python (3.X.Y) and architecture cannot run it.
+        """
+        if self.is_wheel:
+            wheel = Path(shutil.copy(self.path, folder))
+        else:
+            source = folder / "source"
+            for file in self.files():
+                copy = source / file.relative_to(self.path)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, copy)
+            built = folder / "built"
+            command = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps"]
+            if subprocess.run([*command, "--wheel-dir", built, source]).returncode:
+                raise SourceError(
+                    f"{self.path} cannot be built; what its build backend says is above."
+                )
+            (made,) = built.iterdir()
+            wheel = made.rename(folder / made.name)
+            shutil.rmtree(source)
+            built.rmdir()
+        _, _, _, tags = parse_wheel_filename(wheel.name)
+        if not tags & _tags(python, arch):
+            raise SourceError(
+                f"{wheel.name} does not run on the nodes, which have Python {python} ({arch}): "
+                "give as source a wheel that was built for them."
+            )
+        return wheel
+
+
+def _hint(source: str) -> str:
+    return (
+        "A source is a folder with pyproject.toml and requirements.lock, a wheel with "
+        f"requirements.lock beside it, or git+URL@REF; this is {source!r}."
+    )
+
+
+def _is_source(folder: Path) -> bool:
+    name = folder.name
+    is_venv = (folder / "pyvenv.cfg").exists()
+    return not (name.startswith(".") or name in LEFT_OUT or name.endswith(".egg-info") or is_venv)
+
+
+def _tags(python: str, arch: str) -> set[Tag]:
+    version = tuple(int(part) for part in python.split(".")[:2])
+    runs = platforms(arch)
+    return {
+        *cpython_tags(version, platforms=runs),
+        *compatible_tags(version, f"cp{version[0]}{version[1]}", runs),
+    }
+
+
+def _checkout(source: str) -> Path:
+    """Bring the commit that a branch, a tag or a hash is now; return its folder."""
+    matched = GIT.fullmatch(source)
+    if matched is None:
+        raise SourceError(f"{source} has no @REF, a tag, branch or commit. {_hint(source)}")
+    url, ref = matched["url"], matched["ref"]
+    folder = CHECKOUTS / hashlib.sha256(url.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    for command in (
+        ["init", "--quiet"],
+        ["fetch", "--quiet", "--depth=1", url, ref],
+        ["-c", "advice.detachedHead=false", "checkout", "--quiet", "--force", "FETCH_HEAD"],
+        ["clean", "--quiet", "-ffdx"],
+    ):
+        done = subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True)
+        if done.returncode:
+            # Of the address nothing but the path is shown: there may be a password in it.
+            said = done.stderr.strip().replace(url, "URL")
+            raise SourceError(f"git {command[0]} of {ref} fails: {said}")
+    return folder / (matched["folder"] or "")

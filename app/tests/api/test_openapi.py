@@ -13,7 +13,7 @@ from tests.support.redis import RedisServer
 from tests.support.victim import Victim
 from wsfleet.config.settings import Settings
 from wsfleet.node.node import Node
-from wsfleet.server.app import create_app
+from wsfleet.server.app import create_internal_app
 
 KEY = "a key"
 CONFIG = f"""
@@ -21,7 +21,7 @@ http_api: {{key: "{KEY}"}}
 channel:
   without_namespace: {{presence: true, history_size: 10, history_ttl: 60s}}
 """
-schema = schemathesis.openapi.from_dict(create_app(Node(Settings())).openapi())
+schema = schemathesis.openapi.from_dict(create_internal_app(Node(Settings())).openapi())
 
 
 @pytest.fixture(scope="module")

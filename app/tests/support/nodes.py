@@ -22,8 +22,13 @@ class RunningNode:
 
     @property
     def url(self) -> str:
-        """Base URL, without a path."""
+        """Base URL for operators, without a path."""
         return self.settings.url
+
+    @property
+    def client_url(self) -> str:
+        """Base URL for clients, without a path."""
+        return self.settings.client_url
 
     async def wait_ready(self) -> None:
         """Until new clients should come, or fail after ten seconds."""
@@ -34,7 +39,7 @@ class RunningNode:
     def connect(self, **options: Any) -> connect:
         """Open a WebSocket to the plain endpoint."""
         options.setdefault("proxy", None)
-        return connect(self.url.replace("http", "ws") + "/ws", **options)
+        return connect(self.client_url.replace("http", "ws") + "/ws", **options)
 
     async def stop(self) -> None:
         """Stop as SIGTERM does."""

@@ -28,7 +28,7 @@ class Peer:
     """One raw connection; a context manager that is connected inside."""
 
     def __init__(self, node: RunningNode, codec: Codec = JSON, token: str = "") -> None:
-        self._url = node.url.replace("http", "ws") + "/connection/websocket"
+        self._url = node.client_url.replace("http", "ws") + "/connection/websocket"
         self._codec = codec
         self._token = token
         self._number = 0

@@ -7,7 +7,8 @@ comes back uncompressed for an error of its own. `test_deflate.py` has the latte
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 from kosoku import run_fuzzingclient
@@ -16,7 +17,7 @@ from tests.support.ports import free_port
 from wsfleet.transports.frames import BINARY, TEXT, frame
 from wsfleet.transports.handshake import Request
 from wsfleet.transports.http import HTTP
-from wsfleet.transports.websocket import BODY_LIMIT, ON_REFUSED, ROUTES, WebSocket
+from wsfleet.transports.websocket import Routing, WebSocket
 
 
 class Echo:
@@ -54,21 +55,16 @@ async def echo(websocket: WebSocket, _: Request) -> None:
     await websocket.attend(Echo(websocket))
 
 
-class Lifespan:
-    """An application that is nothing but the state that the protocols read."""
+ROUTING = Routing(
+    endpoint={"/": echo}.get,
+    no_endpoint="",
+    on_refused=lambda status: None,
+    body_limit=lambda request: 0,
+)
 
-    state: dict[str, Any] = {  # noqa: RUF012
-        ROUTES: {"/": echo},
-        ON_REFUSED: lambda status: None,
-        BODY_LIMIT: lambda request: 0,
-    }
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Start and stop."""
-        for what in ("startup", "shutdown"):
-            await receive()
-            scope["state"].update(self.state)
-            await send({"type": f"lifespan.{what}.complete"})
+async def no_app(scope: Any, receive: Any, send: Any) -> None:
+    """Be asked for nothing."""
 
 
 @asynccontextmanager
@@ -76,11 +72,11 @@ async def echo_server() -> AsyncIterator[str]:
     """The URL of a server that speaks with the node's classes."""
     port = free_port()
     config = uvicorn.Config(
-        Lifespan(),
+        no_app,
         port=port,
-        http=HTTP,
+        http=cast(Any, partial(HTTP, routing=ROUTING)),
         ws=WebSocket,
-        lifespan="on",
+        lifespan="off",
         log_config=None,
     )
     server = uvicorn.Server(config)

@@ -25,12 +25,18 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: int = Field(default=8001, ge=0, le=65535)
     """Port to listen on; also the end of the default `name`."""
+    internal_host: str = ""
+    """Address of the internal port. Empty: `host`."""
+    internal_port: int = Field(default=0, ge=0, le=65535)
+    """Port of what is for balancers, monitoring and operators: `/ready`, `/health`, `/metrics`,
+    `/api`, `/console`, `/docs`. Clients then have `port` for themselves. 0: all is on `port`."""
     node_name: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]{0,64}$")
     """Name of this process in the cluster: its HAProxy server, its cookie. Empty: HOST-PORT."""
     node_url: str = ""
-    """Where operators reach this process. Empty: `http://{host}:{port}`, with TLS `https://…`."""
+    """Where operators reach this process. Empty: `http://{host}:{port}`, with TLS `https://…`; host
+    and port are the internal ones where there are any."""
     tls_certificate: Path | None = None
-    """PEM file with certificate and chain; with one, the port speaks TLS and nothing else."""
+    """PEM file with certificate and chain; with one, the ports speak TLS and nothing else."""
     tls_key: Path | None = None
     """PEM file with the certificate's key; none: it is in the same file."""
     trusted_proxies: str = "127.0.0.1"
@@ -107,6 +113,15 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _two_ports_are_two(self) -> Self:
+        if self.internal_port and self.internal_port == self.port:
+            raise ValueError(
+                f"WSFLEET_INTERNAL_PORT ({self.internal_port}) is WSFLEET_PORT as well: give it a "
+                "port of its own, or 0 to have all on WSFLEET_PORT"
+            )
+        return self
+
     @cached_property
     def name(self) -> str:
         """The node's name, made from host name and port where none is set."""
@@ -114,6 +129,17 @@ class Settings(BaseSettings):
 
     @cached_property
     def url(self) -> str:
-        """The node's own URL."""
-        scheme = "https" if self.tls_certificate else "http"
-        return self.node_url or f"{scheme}://{self.host}:{self.port}"
+        """The node's own URL, for operators."""
+        host, port = self.host, self.port
+        if self.internal_port:
+            host, port = self.internal_host or self.host, self.internal_port
+        return self.node_url or f"{self._scheme}://{host}:{port}"
+
+    @cached_property
+    def client_url(self) -> str:
+        """The URL of the port for clients."""
+        return f"{self._scheme}://{self.host}:{self.port}"
+
+    @property
+    def _scheme(self) -> str:
+        return "https" if self.tls_certificate else "http"

@@ -49,6 +49,8 @@ class Node:
         self.channels = Channels(self.config.channel)
         self.connection_tokens, self.subscription_tokens = verifiers(self.config.client)
         self.started_at = time.time()
+        self.listening = False
+        """Whether clients can connect; the server sets it."""
         self.metrics = Metrics()
         self.sampler = Sampler(on_lag=self.metrics.event_loop_lag_seconds.observe)
         self.hub = Hub(on_delivered=self.metrics.deliveries.inc)
@@ -122,7 +124,7 @@ class Node:
             return "redis is not reachable"
         if not self.broker.subscribed:
             return "not subscribed to the other nodes"
-        if self.drain.state is NodeState.STARTING:
+        if self.drain.state is NodeState.STARTING or not self.listening:
             return "starting"
         if len(self.hub) >= self.settings.max_connections:
             return f"full: {self.settings.max_connections} connections"

@@ -1,7 +1,5 @@
-"""The FastAPI application: HTTP routes, and the addresses of the WebSocket endpoints."""
+"""The FastAPI applications of a node: what its clients ask for, and what its operators do."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Response
@@ -13,11 +11,8 @@ from wsfleet import __version__
 from wsfleet.api import openapi
 from wsfleet.api.endpoint import PREFIX, Endpoint
 from wsfleet.api.methods import Api
-from wsfleet.clients.centrifuge.endpoint import Centrifuge
-from wsfleet.clients.plain import Plain
 from wsfleet.console.router import create_console
 from wsfleet.node.node import Node
-from wsfleet.transports.websocket import BODY_LIMIT, ON_REFUSED, ROUTES
 
 
 class HeadAsGet:
@@ -36,13 +31,14 @@ class HeadAsGet:
         await self._app(scope, receive, send)
 
 
-class App(FastAPI):
+class InternalApp(FastAPI):
     """FastAPI, and beside it the server API, which needs none of its middleware."""
 
-    def __init__(self, api: Api, endpoint: Endpoint, **options: Any) -> None:
+    def __init__(self, node: Node, **options: Any) -> None:
         super().__init__(**options)
-        self._api = api
-        self._endpoint = endpoint
+        self._api = Api(node)
+        self._endpoint = Endpoint(node, self._api)
+        self.body_limit = self._endpoint.body_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -58,32 +54,12 @@ class App(FastAPI):
         return self.openapi_schema
 
 
-def create_app(node: Node) -> FastAPI:
-    """Routes of one node process; the node starts and stops with the application."""
-    plain, centrifuge = Plain(node), Centrifuge(node)
-    api = Api(node)
-    endpoint = Endpoint(node, api)
-    websockets = {"/ws": plain.endpoint, "/connection/websocket": centrifuge.endpoint}
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        await node.start()
-        yield {
-            ROUTES: websockets,
-            ON_REFUSED: node.metrics.refused,
-            BODY_LIMIT: endpoint.body_limit,
-        }
-        await node.stop()
-
-    app = App(api, endpoint, title="wsfleet", version=__version__, lifespan=lifespan)
-
+def create_internal_app(node: Node) -> InternalApp:
+    """Return the routes for balancers, monitoring and operators."""
+    app = InternalApp(node, title="wsfleet", version=__version__)
     app.add_middleware(HeadAsGet)
     app.mount("/console", create_console(node))
-
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        """How this node is; always answers 200 while the process lives."""
-        return node.health()
+    _add_health(app, node)
 
     @app.get("/ready", responses={503: {"description": "New clients should go elsewhere."}})
     async def ready() -> JSONResponse:
@@ -99,3 +75,18 @@ def create_app(node: Node) -> FastAPI:
         return Response(node.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+def create_public_app(node: Node) -> FastAPI:
+    """Return the routes for clients of a node without an application, beside its WebSockets."""
+    app = FastAPI(openapi_url=None)
+    app.add_middleware(HeadAsGet)
+    _add_health(app, node)
+    return app
+
+
+def _add_health(app: FastAPI, node: Node) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        """How this node is; always answers 200 while the process lives."""
+        return node.health()

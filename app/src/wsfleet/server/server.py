@@ -4,59 +4,126 @@ import asyncio
 import socket
 import ssl
 import sys
+from functools import partial
+from typing import Any, cast
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
+from uvicorn.lifespan.off import LifespanOff
 
 from wsfleet.auth.tokens import verifiers
+from wsfleet.clients.centrifuge.endpoint import Centrifuge
+from wsfleet.clients.plain import Plain
 from wsfleet.config import file
 from wsfleet.config.settings import Settings
 from wsfleet.node.node import Node
 from wsfleet.server import systemd
-from wsfleet.server.app import create_app
+from wsfleet.server.app import create_internal_app, create_public_app
 from wsfleet.telemetry import logs
-from wsfleet.transports.http import HTTP
-from wsfleet.transports.websocket import WebSocket
+from wsfleet.transports.http import HTTP, KEYLESS_BODY_LIMIT
+from wsfleet.transports.websocket import Routing, WebSocket
 
 log = structlog.get_logger(__name__)
 
 
 class Server(uvicorn.Server):
-    """uvicorn closes every WebSocket with 1012 in one instant when it stops; this one paces it."""
+    """The server of one node process: its node, the port for clients, and the internal port.
 
-    def __init__(self, config: uvicorn.Config, node: Node) -> None:
+    uvicorn closes every WebSocket with 1012 in one instant when it stops; this one paces that. The
+    internal port answers from before the first client until after the last.
+    """
+
+    def __init__(
+        self, node: Node, config: uvicorn.Config, internal: uvicorn.Config | None = None
+    ) -> None:
         super().__init__(config)
         self._node = node
+        self._internal = uvicorn.Server(internal) if internal is not None else None
         self._watchdog: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say READY=1."""
-        await super().startup(sockets)
+        """Start the node, listen, then say READY=1.
+
+        Raises:
+            SystemExit: a port cannot be listened on.
+        """
+        await self._node.start()
+        try:
+            if self._internal is not None:
+                self._internal.config.load()
+                self._internal.lifespan = LifespanOff(self._internal.config)
+                await self._internal.startup()
+            await super().startup(sockets)
+        except SystemExit:
+            await self._stop_internal()
+            await self._node.stop()
+            raise
+        self._node.listening = True
         self._watchdog = asyncio.create_task(
             systemd.keep_watchdog_quiet(lambda: f"{len(self._node.hub)} connections")
         )
         systemd.notify("READY=1")
         log.info("listening", url=self._node.settings.url)
 
+    async def on_tick(self, counter: int) -> bool:
+        """Do what is due ten times a second: uvicorn makes the Date header."""
+        if self._internal is not None:
+            await self._internal.on_tick(counter)
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain, then do what uvicorn does."""
+        """Drain, do what uvicorn does, and stop the node."""
         systemd.notify("STOPPING=1")
         await self._node.drain.finish()
         await super().shutdown(sockets)
+        await self._stop_internal()
+        await self._node.stop()
         if self._watchdog is not None:
             self._watchdog.cancel()
 
+    async def _stop_internal(self) -> None:
+        if self._internal is not None and self._internal.started:
+            await self._internal.shutdown()
+
 
 def create_server(settings: Settings) -> Server:
-    """The server of one node process, not yet running."""
+    """Return the server of one node process, not yet running."""
     node = Node(settings)
-    uvicorn_config = uvicorn.Config(
-        create_app(node),
-        host=settings.host,
-        port=settings.port,
+    internal_app = create_internal_app(node)
+    routes = {"/ws": Plain(node).endpoint, "/connection/websocket": Centrifuge(node).endpoint}
+    public = Routing(
+        endpoint=routes.get,
+        no_endpoint=f"WebSockets are at {' and '.join(routes)}",
+        on_refused=node.metrics.refused,
+        body_limit=internal_app.body_limit,
+    )
+    address = settings.host, settings.port
+    if not settings.internal_port:
+        return Server(node, _configuration(settings, address, internal_app, public))
+    internal_address = settings.internal_host or settings.host, settings.internal_port
+    internal = public._replace(
+        endpoint=lambda _: None, no_endpoint=f"WebSockets are on port {settings.port}"
+    )
+    public = public._replace(body_limit=lambda _: KEYLESS_BODY_LIMIT)
+    return Server(
+        node,
+        _configuration(settings, address, create_public_app(node), public),
+        _configuration(settings, internal_address, internal_app, internal),
+    )
+
+
+def _configuration(
+    settings: Settings, address: tuple[str, int], app: FastAPI, routing: Routing
+) -> uvicorn.Config:
+    host, port = address
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
         loop="uvloop",
-        http=HTTP,
+        http=cast(Any, partial(HTTP, routing=routing)),
         ws=WebSocket,
         ws_max_size=settings.max_message_size,
         ws_per_message_deflate=settings.compression,
@@ -72,7 +139,6 @@ def create_server(settings: Settings) -> Server:
         access_log=False,
         log_config=None,
     )
-    return Server(uvicorn_config, node)
 
 
 def run(*, check: bool = False) -> None:
@@ -86,8 +152,11 @@ def run(*, check: bool = False) -> None:
         settings = Settings()
     except ValidationError as error:
         for problem in error.errors():
-            variable = "WSFLEET_" + "_".join(str(part) for part in problem["loc"]).upper()
-            print(f"{variable}: {problem['msg']} (it is {problem['input']!r})", file=sys.stderr)
+            if problem["loc"]:
+                variable = "WSFLEET_" + "_".join(map(str, problem["loc"])).upper()
+                print(f"{variable}: {problem['msg']} (it is {problem['input']!r})", file=sys.stderr)
+            else:  # about several, which its text names
+                print(problem["msg"].removeprefix("Value error, "), file=sys.stderr)
         raise SystemExit(2) from None
     try:
         verifiers(file.load(settings.config).client)

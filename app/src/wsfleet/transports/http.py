@@ -4,20 +4,16 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import unquote
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from wsfleet.transports.handshake import Request, response
-from wsfleet.transports.websocket import (
-    BODY_LIMIT,
-    CLOSE_TIMEOUT,
-    ON_REFUSED,
-    WebSocket,
-    half_close,
-)
+from wsfleet.transports.websocket import CLOSE_TIMEOUT, Routing, WebSocket, half_close
 
 HEAD_LIMIT = 16_384
 """Bytes of a request's head; HAProxy takes no more either (tune.bufsize)."""
@@ -48,7 +44,20 @@ class HTTP(HttpToolsProtocol):
     """uvicorn's HTTP with bounds on head and body of a request; it hands WebSockets over.
 
     Answers keep the order of the requests (RFC 9112, section 9.3.2), as do refusals and handshakes.
+    uvicorn's `create_protocol` gives all arguments but `routing`.
     """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        routing: Routing,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._routing = routing
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
@@ -201,7 +210,7 @@ class HTTP(HttpToolsProtocol):
     def _bound_body(self, size: int) -> None:
         """Refuse a body of this size if it is too large for who sends it."""
         if size > self._body_limit:
-            self._body_limit = self.app_state[BODY_LIMIT](self._request())
+            self._body_limit = self._routing.body_limit(self._request())
             if size > self._body_limit:
                 reason = f"the body is over {self._body_limit} bytes, the limit of this request"
                 with_key = "WSFLEET_MAX_REQUEST_SIZE is the limit with a key of the API"
@@ -216,7 +225,7 @@ class HTTP(HttpToolsProtocol):
         """Read nothing any more, and say why, unless the request was answered without its body."""
         self._refusal, self._unread = refusal, b""
         self._stop_waiting()
-        self.app_state[ON_REFUSED](refusal.status)
+        self._routing.on_refused(refusal.status)
         answer = response(refusal.status, refusal.reason)
         if self._in_body:
             answer = b"" if self.cycle.response_started else answer
@@ -252,7 +261,7 @@ class HTTP(HttpToolsProtocol):
             websocket.pause_writing()
         self.transport.set_protocol(websocket)
         self.parser = self._last = None  # type: ignore[assignment]  # they refer to this object
-        websocket.begin(request, self.app_state)
+        websocket.begin(request, self._routing)
         if early:
             websocket.data_received(early)
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import structlog
 from uvicorn.config import Config
@@ -36,12 +36,6 @@ from wsfleet.transports.transport import Handler
 
 log = structlog.get_logger(__name__)
 
-ROUTES = "websockets"
-"""In the lifespan's state: the endpoint of each path."""
-ON_REFUSED = "on_refused"
-"""In the lifespan's state: what is told the status of an answer that no route gave."""
-BODY_LIMIT = "body_limit"
-"""In the lifespan's state: gives the bytes that a request's body may have."""
 CLOSE_TIMEOUT = 10.0
 """Seconds for the closing handshake; then the socket is cut."""
 END_TIMEOUT = 1.0
@@ -54,6 +48,20 @@ PONG_LIMIT = 65_536
 """Bytes that wait for a client, when its pings are not answered any more."""
 
 Endpoint = Callable[["WebSocket", Request], Awaitable[None]]
+"""Decides on a handshake, and serves the WebSocket until it ends."""
+
+
+class Routing(NamedTuple):
+    """What a listening port does with requests, apart from its ASGI application."""
+
+    endpoint: Callable[[str], Endpoint | None]
+    """Returns the endpoint of the WebSockets at a path."""
+    no_endpoint: str
+    """The answer to a handshake at a path without one."""
+    on_refused: Callable[[int], None]
+    """Is given the status of each answer to a request that no route was asked for."""
+    body_limit: Callable[[Request], int]
+    """Returns the bytes that the body of a request may have."""
 
 
 class State(enum.Enum):
@@ -139,10 +147,9 @@ class WebSocket(asyncio.Protocol):
 
     # The handshake.
 
-    def begin(self, request: Request, state: Mapping[str, Any]) -> None:
+    def begin(self, request: Request, routing: Routing) -> None:
         """Let the endpoint of the request's path decide."""
-        routes: Mapping[str, Endpoint] = state[ROUTES]
-        mistake, endpoint = request.mistake(), routes.get(request.path)
+        mistake, endpoint = request.mistake(), routing.endpoint(request.path)
         if mistake is None and endpoint is not None:
             self._key = request.headers["sec-websocket-key"].encode()
             if self._config.ws_per_message_deflate:
@@ -150,8 +157,8 @@ class WebSocket(asyncio.Protocol):
             self._start(self._shake_hands(endpoint, request))
             return
         if mistake is None:
-            mistake = HTTPStatus.NOT_FOUND, f"WebSockets are at {' and '.join(routes)}", {}
-        state[ON_REFUSED](mistake[0])
+            mistake = HTTPStatus.NOT_FOUND, routing.no_endpoint, {}
+        routing.on_refused(mistake[0])
         self.deny(*mistake)
 
     def _negotiate(self, request: Request) -> None:

@@ -36,6 +36,12 @@ def test_pure_folders_load_neither_uvicorn_nor_redis() -> None:
     assert not {"uvicorn", "redis", "fastapi", "starlette"} & loaded(*MODULES)
 
 
+def test_the_hub_and_the_clients_names_load_no_uvicorn() -> None:
+    """A connection knows its transport by an interface alone."""
+    modules = ("wsfleet.hub.hub", "wsfleet.hub.connection", "wsfleet.cluster.client_names")
+    assert not {"uvicorn", "wsfleet.transports.websocket"} & loaded(*modules)
+
+
 @pytest.mark.parametrize("module", ["node_state", "autoscale_policy", "haproxy_stats"])
 def test_the_cluster_s_words_load_neither_uvicorn_nor_redis(module: str) -> None:
     """The autoscaler of each balancer runs without a web server."""

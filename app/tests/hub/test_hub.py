@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from tests.support.waiting import settled
 from wsfleet.hub.connection import Connection
 from wsfleet.hub.hub import Hub
+from wsfleet.transports.outbox import Limits
+from wsfleet.transports.transport import Close, Closes, Framing
 
 
 class Ear:
@@ -18,7 +20,6 @@ class Ear:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.deflates = number % 2 == 1
         self.heard: list[int] = []
         self.writes = 0
 
@@ -30,7 +31,7 @@ class Ear:
 
 
 CHANNELS = ["a", "b", "c"]
-REGISTERS = ["_channels", "_channels_of", "_connections", "_deflated", "_deflating"]
+REGISTERS = ["_connections", "_topics", "_topics_of"]
 ears = st.integers(0, 3)
 channels = st.sampled_from(CHANNELS)
 steps = st.lists(
@@ -155,3 +156,60 @@ async def test_a_tick_costs_one_write() -> None:
     await asyncio.sleep(0)
     assert written == [bytes(range(5))] * 3
     assert len({id(frames) for frames in written}) == 1
+
+
+class Pipe:
+    """A transport that is no WebSocket: it writes payloads as events of an event stream."""
+
+    framing = shared_framing = Framing(
+        "events",
+        text=lambda payload: b"data: " + payload + b"\n\n",
+        binary=lambda payload: payload,
+    )
+    buffered = 0
+
+    def __init__(self) -> None:
+        self.writer: Pipe | None = self
+        self.written = b""
+        self.end: Close | None = None
+
+    def write(self, frames: bytes, /) -> bool:
+        """Refuse what is longer than a hundred bytes."""
+        self.written += frames
+        return len(frames) < 100
+
+    def get_write_buffer_size(self) -> int:
+        """Keep nothing."""
+        return 0
+
+    def limit_outbox(self, limits: Limits) -> None:
+        """Have a limit of its own."""
+
+    async def drained(self) -> None:
+        """Keep nothing."""
+
+    def discard_outbox(self) -> None:
+        """Keep nothing."""
+
+    def stop_keepalive(self) -> None:
+        """Send no pings."""
+
+    def start_close(self, code: int, reason: str) -> None:
+        """End with the first code."""
+        self.writer, self.end = None, self.end or Close(code, reason)
+
+
+async def test_a_second_transport_needs_nothing_but_the_interface() -> None:
+    """Its connections are subscribed, written to and closed as those of WebSocket are."""
+    hub, pipe = Hub(), Pipe()
+    closes = Closes(restart=Close(1, "restart"), slow=Close(2, "slow"))
+    connection = Connection(pipe, client_id="a", limits=Limits(), closes=closes)
+    hub.subscribe(connection, f"json {connection.shared_framing.name} chat")
+    for payload in (b"1", b"2"):
+        hub.publish("json events chat", connection.shared_framing.text(payload))
+    await asyncio.sleep(0)
+    assert pipe.written == b"data: 1\n\ndata: 2\n\n"
+    assert not connection.send(b"x" * 100)
+    connection.restart()
+    assert pipe.end == closes.slow
+    assert not connection.send(b"x"), "nothing is sent after a close"

@@ -34,7 +34,9 @@ def read(data: bytes | Sequence[bytes], limit: int = LIMIT) -> list[Message]:
     return [message for piece in pieces for message in reader.feed(piece)]
 
 
-payloads = st.binary(max_size=300) | st.sampled_from([b"x" * 125, b"y" * 126, b"z" * 65_536])
+payloads = st.binary(max_size=300) | st.sampled_from(
+    [b"x" * size for size in (125, 126, 127, 65_535, 65_536)]
+)
 controls = st.tuples(st.sampled_from([PING, PONG]), st.binary(max_size=125))
 messages = st.tuples(
     st.sampled_from([TEXT, BINARY]),

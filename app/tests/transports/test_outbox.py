@@ -146,7 +146,8 @@ class Peer:
         self.connection.slow()
 
     def ended(self, code: int, reason: str) -> None:
-        """Hear of it."""
+        """Record it, as the endpoint does."""
+        self.connection.closed(code, reason)
 
     @property
     def closed(self) -> bool:
@@ -279,7 +280,8 @@ class Noted:
         """Begin with nothing."""
 
     def ended(self, code: int, reason: str) -> None:
-        """Hear of it."""
+        """Record it, as the endpoint does."""
+        self.connection.closed(code, reason)
 
     async def closed(self) -> None:
         """Do nothing more."""
@@ -322,7 +324,7 @@ async def connected(
     finally:
         theirs.close()
         server.close()
-        connection._websocket.transport.abort()
+        cast(WebSocket, connection._transport).transport.abort()
         await asyncio.sleep(0)
 
 

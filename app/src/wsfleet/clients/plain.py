@@ -21,20 +21,18 @@ from wsfleet.protocol import plain
 from wsfleet.protocol.centrifuge.codes import DisconnectCode
 from wsfleet.redis.store import UnavailableError
 from wsfleet.transports.handshake import Request
+from wsfleet.transports.transport import Framing
 from wsfleet.transports.websocket import WebSocket
 
 log = structlog.get_logger(__name__)
 
 
-TOPIC = f"plain {plain.CHANNEL}"
-"""The hub's name for the protocol's clients: they all hear its one channel."""
-
-
 class Plain(Listener):
-    """All clients of the protocol on this node; publications alone concern them."""
+    """The endpoint `/ws`, and the fan-out to all its clients on this node."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._framings: dict[str, Framing] = {}  # by topic
         node.listeners.add(self)
 
     async def endpoint(self, websocket: WebSocket, request: Request) -> None:
@@ -48,39 +46,51 @@ class Plain(Listener):
             return
 
         def create(connection: Connection) -> PlainClient:
-            return PlainClient(node, connection, admitted)
+            framing = connection.shared_framing
+            topic = f"plain {framing.name} {plain.CHANNEL}"
+            self._framings[topic] = framing
+            return PlainClient(node, connection, admitted, topic)
 
         await serve(node, websocket, "plain", plain.CLOSES, create)
 
     def published(self, channel: str, entry: Entry, record: Record) -> None:
         """Deliver to all but the sender."""
-        if channel == plain.CHANNEL and self._node.hub.has(TOPIC):
-            own = record.node == self._node.settings.name
-            frame = plain.broadcast(
-                client_id=record.publisher.client if record.publisher else "",
-                hostname=record.node,
-                time=record.time,
-                data=record.data,
-                opaque=not record.number,
-            )
-            self._node.hub.publish(TOPIC, frame, exclude=record.number if own else None)
+        if channel != plain.CHANNEL:
+            return
+        hub, payload = self._node.hub, b""
+        exclude = record.number if record.node == self._node.settings.name else None
+        for topic, framing in self._framings.items():
+            if hub.has(topic):
+                payload = payload or _broadcast(record)
+                hub.publish(topic, framing.text(payload), exclude)
 
     def count(self, census: Census) -> None:
         """Count the channel's subscribers: each client is one."""
-        if clients := self._node.hub.count(TOPIC):
+        if clients := sum(map(self._node.hub.count, self._framings)):
             census.subscribers[plain.CHANNEL] += clients
+
+
+def _broadcast(record: Record) -> bytes:
+    return plain.broadcast(
+        client_id=record.publisher.client if record.publisher else "",
+        hostname=record.node,
+        time=record.time,
+        data=record.data,
+        opaque=not record.number,
+    )
 
 
 class PlainClient:
     """One client of the plain protocol."""
 
-    __slots__ = ("_connection", "_expiry", "_identity", "_node", "_options")
+    __slots__ = ("_connection", "_expiry", "_identity", "_node", "_options", "_topic")
 
-    def __init__(self, node: Node, connection: Connection, identity: Identity) -> None:
+    def __init__(self, node: Node, connection: Connection, identity: Identity, topic: str) -> None:
         self._node = node
         self._connection = connection
         self._identity = identity
         self._expiry: asyncio.TimerHandle | None = None
+        self._topic = topic
         self._options = node.channels.find(plain.CHANNEL).options
 
     @property
@@ -107,7 +117,7 @@ class PlainClient:
         if not self._node.users.add(self):
             self.disconnect(DisconnectCode.CONNECTION_LIMIT)
             return
-        self._node.hub.subscribe(self._connection, TOPIC)
+        self._node.hub.subscribe(self._connection, self._topic)
         await self._node.sessions.open(self._connection)
         self._expire_at(self._identity.expire_at)
         with contextlib.suppress(UnavailableError, RedisError):  # it was asked a moment ago
@@ -150,15 +160,14 @@ class PlainClient:
             self._refuse("unavailable", f"Redis refused the message: {error}", timestamp)
         else:
             connection.message_count += 1
-            connection.send(
-                plain.ack(
-                    client_id=connection.client_id,
-                    hostname=node.settings.name,
-                    timestamp=timestamp,
-                    connections=len(node.hub),
-                    message_count=connection.message_count,
-                )
+            ack = plain.ack(
+                client_id=connection.client_id,
+                hostname=node.settings.name,
+                timestamp=timestamp,
+                connections=len(node.hub),
+                message_count=connection.message_count,
             )
+            connection.send(connection.framing.text(ack))
             node.metrics.publish_seconds.observe(time.monotonic() - received_at)
 
     def gone(self) -> None:
@@ -200,6 +209,5 @@ class PlainClient:
     def _refuse(self, code: str, message: str, timestamp: str) -> None:
         node = self._node
         node.metrics.messages_failed.labels(code).inc()
-        self._connection.send(
-            plain.error(code, message, hostname=node.settings.name, timestamp=timestamp)
-        )
+        error = plain.error(code, message, hostname=node.settings.name, timestamp=timestamp)
+        self._connection.send(self._connection.framing.text(error))

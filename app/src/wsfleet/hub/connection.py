@@ -1,13 +1,11 @@
-"""One client's WebSocket: what may be sent to it, how it ends, and why it ended."""
+"""One client's connection: what is sent to it, and why it ended."""
 
-import enum
 import itertools
 import secrets
 import time
 
 from wsfleet.transports.outbox import Limits
-from wsfleet.transports.transport import Closes
-from wsfleet.transports.websocket import WebSocket
+from wsfleet.transports.transport import Closes, Transport
 
 NORMAL = 1000
 
@@ -16,16 +14,8 @@ NORMAL = 1000
 _numbers = itertools.count(1 + secrets.randbits(48))
 
 
-class State(enum.Enum):
-    """A connection only ever moves down this list."""
-
-    OPEN = enum.auto()
-    CLOSING = enum.auto()
-    CLOSED = enum.auto()
-
-
 class Connection:
-    """An open WebSocket and the little that the node keeps for it.
+    """An open connection of one client, over any transport.
 
     What the client does not take waits in the transport's write buffer, and then in an `Outbox`.
     """
@@ -35,31 +25,31 @@ class Connection:
         "_corked",
         "_corked_size",
         "_limits",
-        "_websocket",
+        "_transport",
         "client_id",
         "close_code",
-        "deflates",
+        "framing",
         "last_message_at",
         "message_count",
         "number",
         "opened_at",
         "reason",
-        "state",
+        "shared_framing",
     )
 
     def __init__(
-        self, websocket: WebSocket, *, client_id: str, limits: Limits, closes: Closes
+        self, transport: Transport, *, client_id: str, limits: Limits, closes: Closes
     ) -> None:
-        self._websocket = websocket
+        self._transport = transport
         self._limits = limits
         self._closes = closes
         self._corked: list[bytes] | None = None
         self._corked_size = 0
-        websocket.limit_outbox(limits)
-        self.deflates = websocket.deflates
+        transport.limit_outbox(limits)
+        self.framing = transport.framing
+        self.shared_framing = transport.shared_framing
         self.number = next(_numbers)
         self.client_id = client_id
-        self.state = State.OPEN
         self.opened_at = self.last_message_at = time.monotonic()
         self.message_count = 0
         self.close_code = 1006
@@ -68,11 +58,11 @@ class Connection:
     @property
     def buffered(self) -> int:
         """Bytes that the client has not taken yet."""
-        return self._websocket.buffered
+        return self._transport.buffered
 
     def send(self, frames: bytes) -> bool:
-        """Queue whole frames; False if the client is gone or was too slow and is sent away."""
-        writer = self._websocket.writer  # the path of each delivery: as few calls as can be
+        """Send framed payloads; False if the client is gone, or is closed as too slow."""
+        writer = self._transport.writer  # the path of each delivery: as few calls as can be
         if writer is None:
             return False
         if self._corked is not None:
@@ -91,13 +81,13 @@ class Connection:
         return True
 
     async def drained(self) -> None:
-        """Wait until the client has taken what waited for it, or is gone."""
-        await self._websocket.drained()
+        """Wait until the client has taken all that waited for it, or is gone."""
+        await self._transport.drained()
 
     def slow(self) -> None:
-        """Close the connection: the client takes too little of what waits, and gets no more."""
+        """Close the connection as too slow, and drop what waits for the client."""
         self._corked = None
-        self._websocket.discard_outbox()
+        self._transport.discard_outbox()
         self.close(*self._closes.slow)
 
     def cork(self) -> None:
@@ -110,22 +100,17 @@ class Connection:
         self.send(first + b"".join(held))
 
     def restart(self) -> None:
-        """Ask the client to reconnect: the node stops."""
+        """Ask the client to reconnect, because the node stops."""
         self.close(*self._closes.restart)
 
     def answer_pings_itself(self) -> None:
-        """Send no WebSocket pings: the client's protocol has its own."""
-        self._websocket.stop_keepalive()
+        """Leave pings to the client's protocol."""
+        self._transport.stop_keepalive()
 
     def close(self, code: int, reason: str) -> None:
-        """Start the closing handshake; closing twice is fine, the first code stands."""
-        if self.state is State.OPEN:
-            self.state = State.CLOSING
-            self.close_code, self.reason = code, reason
-            self._websocket.start_close(code, reason)
+        """Close the connection; of several calls the first one counts."""
+        self._transport.start_close(code, reason)
 
     def closed(self, code: int, reason: str) -> None:
-        """Note the end as the transport saw it; a close of our own keeps its code."""
-        if self.state is State.OPEN:
-            self.close_code, self.reason = code, reason or "closed by client"
-        self.state = State.CLOSED
+        """Record why the connection ended."""
+        self.close_code, self.reason = code, reason or "closed by client"

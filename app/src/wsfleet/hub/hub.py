@@ -1,97 +1,92 @@
-"""Who on this process hears which channel, and the fan-out to them."""
+"""The subscriptions of this process's connections to topics, and the fan-out to them."""
 
 import asyncio
 import time
 from collections.abc import Callable, Iterator
 
 from wsfleet.hub.connection import Connection
-from wsfleet.transports.deflate import deflate
 
 QUICK, LONGEST_WINDOW = 0.001, 0.005
-"""Seconds of a flush that nothing waits for, and those that a publication waits at the most."""
+"""Seconds of a flush after which none is delayed, and the longest delay of a publication."""
 WINDOW = 0.5
-"""How long it waits, in durations of the flush before."""
+"""The delay of a flush, in durations of the flush before."""
 
 
 class Hub:
-    """The process's connections and their subscriptions.
+    """The process's connections and their subscriptions to topics.
+
+    A topic has one encoding and one framing: all its subscribers are sent the same bytes. The name
+    of a topic is its protocol's choice.
 
     Publications of one event-loop tick are joined once, and the same bytes are written to every
-    subscriber: a tick costs one write a connection, however many messages it carries. While many
-    come, and writing them takes its time, a flush waits a little for those that are about to come;
-    a publication that comes by itself never waits.
-
-    Clients that agreed to permessage-deflate have their own place in each channel: a publication is
-    deflated once for all of them, and costs the others nothing.
+    subscriber: a tick costs one write a connection, however many messages it carries. Under load,
+    when flushes take long, a flush is delayed a little to carry more of them; a publication that
+    comes alone is never delayed.
     """
 
     def __init__(self, on_delivered: Callable[[int], None] = lambda n: None) -> None:
         self._connections: dict[int, Connection] = {}
-        self._channels: dict[str, dict[int, Connection]] = {}
-        self._deflated: dict[str, dict[int, Connection]] = {}
-        self._deflating: set[int] = set()
-        self._channels_of: dict[int, set[str]] = {}
+        self._topics: dict[str, dict[int, Connection]] = {}
+        self._topics_of: dict[int, set[str]] = {}
         self._pending: dict[str, list[tuple[bytes, int | None]]] = {}
         self._scheduled = False
         self._flushed_at = self._flush_took = 0.0
         self._on_delivered = on_delivered
 
     def __len__(self) -> int:
-        """How many connections are open."""
+        """Return the number of open connections."""
         return len(self._connections)
 
     def __iter__(self) -> Iterator[Connection]:
-        """The connections at this moment; they may leave while the caller goes through them."""
+        """Iterate over a copy of the connections: they may be removed meanwhile."""
         return iter(list(self._connections.values()))
 
     def add(self, connection: Connection) -> None:
-        """Count a connection in."""
+        """Add a connection."""
         self._connections[connection.number] = connection
-        if connection.deflates:
-            self._deflating.add(connection.number)
 
     def remove(self, connection: Connection) -> None:
-        """Forget a connection and all its subscriptions."""
+        """Remove a connection and all its subscriptions."""
         self._connections.pop(connection.number, None)
-        for channel in list(self._channels_of.get(connection.number, ())):
-            self.unsubscribe(connection, channel)
-        self._deflating.discard(connection.number)
+        for topic in list(self._topics_of.get(connection.number, ())):
+            self.unsubscribe(connection, topic)
 
-    def has(self, channel: str) -> bool:
-        """Whether anybody on this process hears `channel`."""
-        return channel in self._channels or channel in self._deflated
+    def has(self, topic: str) -> bool:
+        """Return whether a connection is subscribed to `topic`."""
+        return topic in self._topics
 
-    def subscribers(self, channel: str) -> list[Connection]:
-        """The connections on this process that hear `channel`."""
-        both = (self._channels.get(channel, {}), self._deflated.get(channel, {}))
-        return [connection for group in both for connection in group.values()]
+    def subscribers(self, topic: str) -> list[Connection]:
+        """Return the connections that are subscribed to `topic`."""
+        return list(self._topics.get(topic, {}).values())
 
-    def count(self, channel: str) -> int:
-        """How many on this process hear `channel`."""
-        return len(self._channels.get(channel, ())) + len(self._deflated.get(channel, ()))
+    def count(self, topic: str) -> int:
+        """Return the number of connections that are subscribed to `topic`."""
+        return len(self._topics.get(topic, ()))
 
-    def subscribe(self, connection: Connection, channel: str) -> None:
-        """Let `connection` hear `channel` from the next publication on, but nothing pending."""
-        if channel in self._pending:
+    def subscribe(self, connection: Connection, topic: str) -> None:
+        """Subscribe `connection` to `topic`, without the publications that are pending."""
+        if topic in self._pending:
             self._flush()
-        self._group(connection).setdefault(channel, {})[connection.number] = connection
-        self._channels_of.setdefault(connection.number, set()).add(channel)
+        self._topics.setdefault(topic, {})[connection.number] = connection
+        self._topics_of.setdefault(connection.number, set()).add(topic)
 
-    def unsubscribe(self, connection: Connection, channel: str) -> None:
-        """Stop hearing `channel`; a channel without subscribers is forgotten."""
-        group = self._group(connection)
-        subscribers = group.get(channel, {})
+    def unsubscribe(self, connection: Connection, topic: str) -> None:
+        """Unsubscribe `connection` from `topic`."""
+        subscribers = self._topics.get(topic, {})
         subscribers.pop(connection.number, None)
         if not subscribers:
-            group.pop(channel, None)
-        channels = self._channels_of.get(connection.number, set())
-        channels.discard(channel)
-        if not channels:
-            self._channels_of.pop(connection.number, None)
+            self._topics.pop(topic, None)
+        topics = self._topics_of.get(connection.number, set())
+        topics.discard(topic)
+        if not topics:
+            self._topics_of.pop(connection.number, None)
 
-    def publish(self, channel: str, frame: bytes, exclude: int | None = None) -> None:
-        """Send `frame` to the channel's subscribers at the end of this tick, except `exclude`."""
-        if not self.has(channel):
+    def publish(self, topic: str, frames: bytes, exclude: int | None = None) -> None:
+        """Send a framed payload to the topic's subscribers at the end of this tick.
+
+        The connection with the number `exclude` is not sent it.
+        """
+        if topic not in self._topics:
             return
         if not self._scheduled:
             self._scheduled = True
@@ -100,10 +95,7 @@ class Hub:
                 loop.call_later(window, self._flush)
             else:
                 loop.call_soon(self._flush)
-        self._pending.setdefault(channel, []).append((frame, exclude))
-
-    def _group(self, connection: Connection) -> dict[str, dict[int, Connection]]:
-        return self._deflated if connection.number in self._deflating else self._channels
+        self._pending.setdefault(topic, []).append((frames, exclude))
 
     def _window(self) -> float:
         """Seconds to wait for more, after a flush that was slow, just now, and of several."""
@@ -115,12 +107,9 @@ class Hub:
         began = time.perf_counter()
         pending, self._pending = self._pending, {}
         delivered = 0
-        for channel, publications in pending.items():
-            if channel in self._channels:
-                delivered += _deliver(self._channels[channel], publications)
-            if channel in self._deflated:
-                deflated = [(deflate(frame), exclude) for frame, exclude in publications]
-                delivered += _deliver(self._deflated[channel], deflated)
+        for topic, publications in pending.items():
+            if topic in self._topics:
+                delivered += _deliver(self._topics[topic], publications)
         self._on_delivered(delivered)
         self._flushed_at = time.perf_counter()
         took = self._flushed_at - began
@@ -131,15 +120,15 @@ class Hub:
 def _deliver(
     subscribers: dict[int, Connection], publications: list[tuple[bytes, int | None]]
 ) -> int:
-    """Write publications to each of the subscribers; how many were written, over all of them."""
-    joined = b"".join(frame for frame, _ in publications)
+    """Write publications to each of the subscribers; return the number of deliveries."""
+    joined = b"".join(frames for frames, _ in publications)
     origins = {exclude for _, exclude in publications}
     delivered = 0
     for number, connection in list(subscribers.items()):
         if number not in origins:
             count, frames = len(publications), joined
         else:
-            others = [frame for frame, exclude in publications if exclude != number]
+            others = [frames for frames, exclude in publications if exclude != number]
             count, frames = len(others), b"".join(others)
         if frames and connection.send(frames):
             delivered += count

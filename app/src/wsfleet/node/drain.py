@@ -10,7 +10,6 @@ import structlog
 from wsfleet.cluster import node_state
 from wsfleet.cluster.node_state import NodeState
 from wsfleet.config.settings import Settings
-from wsfleet.hub import connection
 from wsfleet.hub.hub import Hub
 
 log = structlog.get_logger(__name__)
@@ -88,7 +87,7 @@ class Drain:
             await asyncio.sleep(settings.drain_delay)
         deadline = time.monotonic() + settings.drain_timeout
         due = 0.0
-        while waiting := [c for c in self._hub if c.state is connection.State.OPEN]:
+        while waiting := list(self._hub):
             left = max(STEP, deadline - time.monotonic())
             pause = STEP * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
             due += pause * max(settings.drain_rate, len(waiting) / left)
@@ -97,6 +96,4 @@ class Drain:
             for client in random.sample(waiting, count):
                 client.restart()
             await asyncio.sleep(pause)
-        while self._hub:  # who does not answer the close is cut by the protocol
-            await asyncio.sleep(STEP)
         self._change(NodeState.DRAINED)

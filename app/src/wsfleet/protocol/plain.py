@@ -8,7 +8,6 @@ import orjson
 
 from wsfleet.protocol import strict_json
 from wsfleet.protocol.json_depth import too_deep
-from wsfleet.transports.frames import TEXT, frame
 from wsfleet.transports.transport import Close, Closes
 
 CHANNEL = "broadcast"
@@ -22,7 +21,7 @@ CLOSES = Closes(
 
 
 class ProtocolError(Exception):
-    """What a client sent cannot be taken; `code` and the text go back to it in an error frame."""
+    """What a client sent cannot be taken; `code` and the text are its answer."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -106,8 +105,8 @@ def _name(data: dict[str, Any], field: str, otherwise: str) -> str | None:
 def ack(
     *, client_id: str, hostname: str, timestamp: str, connections: int, message_count: int
 ) -> bytes:
-    """Frame that answers a message: it is kept and on its way to the others."""
-    return _frame(
+    """Return the answer to a message: it is stored, and on its way to the other clients."""
+    return _object(
         type="ack",
         client_id=client_id,
         hostname=hostname,
@@ -118,7 +117,7 @@ def ack(
 
 
 def broadcast(*, client_id: str, hostname: str, time: int, data: bytes, opaque: bool) -> bytes:
-    """Return the frame that the other clients are sent; `time` is in Unix milliseconds.
+    """Return what the other clients are sent; `time` is in Unix milliseconds.
 
     `opaque` data comes from another protocol and need not be JSON: it is sent as a string then.
     """
@@ -127,7 +126,7 @@ def broadcast(*, client_id: str, hostname: str, time: int, data: bytes, opaque: 
             orjson.loads(data)
         except orjson.JSONDecodeError:
             data = orjson.dumps(data.decode(errors="replace"))
-    return _frame(
+    return _object(
         type="message",
         client_id=client_id,
         hostname=hostname,
@@ -137,8 +136,8 @@ def broadcast(*, client_id: str, hostname: str, time: int, data: bytes, opaque: 
 
 
 def error(code: str, message: str, *, hostname: str, timestamp: str) -> bytes:
-    """Frame that says why a message was not taken; the connection stays open."""
-    return _frame(type="error", code=code, message=message, hostname=hostname, timestamp=timestamp)
+    """Return the answer to a message that was not accepted; the connection stays open."""
+    return _object(type="error", code=code, message=message, hostname=hostname, timestamp=timestamp)
 
 
 def timestamp(milliseconds: int) -> str:
@@ -146,5 +145,5 @@ def timestamp(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
 
 
-def _frame(**fields: Any) -> bytes:
-    return frame(TEXT, orjson.dumps(fields))
+def _object(**fields: Any) -> bytes:
+    return orjson.dumps(fields)

@@ -6,12 +6,14 @@ a frame that was deflated once is right for every client.
 
 import zlib
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from websockets.exceptions import InvalidHeaderFormat
 from websockets.headers import parse_extension
 
-from wsfleet.transports.frames import RSV1, ViolationError, frame, payload_of
+from wsfleet.transports.frames import BINARY, RSV1, TEXT, ViolationError, frame
+from wsfleet.transports.transport import Framing
 
 EXTENSION = "permessage-deflate"
 MIN_SIZE = 256
@@ -71,15 +73,23 @@ def _accept(parameters: Sequence[tuple[str, str | None]]) -> Agreement | None:
 _WINDOWS = {str(bits) for bits in range(_NARROWEST, _WIDEST + 1)}
 
 
-def deflate(whole: bytes) -> bytes:
-    """The same message with a deflated payload, or the same frame if that saves nothing."""
+def deflated_frame(opcode: int, payload: bytes) -> bytes:
+    """Return a frame with a deflated payload, or a usual frame if that is not longer."""
+    whole = frame(opcode, payload)
     if len(whole) < MIN_SIZE:
         return whole
-    payload = payload_of(whole)
     compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, -WINDOW_BITS, MEMORY_LEVEL)
     deflated = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
-    shorter = frame(RSV1 | whole[0] & 0x0F, deflated[: -len(_TAIL)])
+    shorter = frame(RSV1 | opcode, deflated[: -len(_TAIL)])
     return min(whole, shorter, key=len)
+
+
+FRAMING = Framing(
+    "websocket-deflate",
+    text=partial(deflated_frame, TEXT),
+    binary=partial(deflated_frame, BINARY),
+)
+"""As `frames.FRAMING`, with deflated payloads."""
 
 
 def inflate(payload: bytes, max_size: int) -> bytes:

@@ -2,12 +2,13 @@
 
 from codecs import utf_8_decode
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from websockets.frames import EXTERNAL_CLOSE_CODES
 from websockets.speedups import apply_mask
 
-from wsfleet.transports.transport import Close
+from wsfleet.transports.transport import Close, Framing
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 NO_STATUS, ABNORMAL = 1005, 1006
@@ -49,9 +50,8 @@ def frame(opcode: int, payload: bytes) -> bytes:
     return bytes((_FIN | opcode, 127)) + size.to_bytes(8, "big") + payload
 
 
-def payload_of(whole: bytes) -> bytes:
-    """The payload of what `frame` returned."""
-    return whole[{126: 4, 127: 10}.get(whole[1], 2) :]
+FRAMING = Framing("websocket", text=partial(frame, TEXT), binary=partial(frame, BINARY))
+"""Each payload is a message in one frame."""
 
 
 def close_frame(code: int, reason: str) -> bytes:

@@ -1,6 +1,9 @@
-"""What is common to transports: who handles what a client sends, and how a connection ends."""
+"""The interface between a transport and the rest of the node."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
+
+from wsfleet.transports.outbox import Limits, Writer
 
 
 class Close(NamedTuple):
@@ -11,29 +14,78 @@ class Close(NamedTuple):
 
 
 class Closes(NamedTuple):
-    """How a protocol says what every connection may have to hear."""
+    """The closes that every client protocol has."""
 
     restart: Close
     slow: Close
 
 
+class Framing(NamedTuple):
+    """How a transport carries one payload: two functions, for text and for binary payloads.
+
+    Framed payloads may be concatenated. `name` distinguishes the topics of the hub.
+    """
+
+    name: str
+    text: Callable[[bytes], bytes]
+    binary: Callable[[bytes], bytes]
+
+
+class Transport(Protocol):
+    """One client's end of a transport, as `hub.Connection` needs it.
+
+    `hub.Connection` reads `writer` for each delivery: it should be an attribute, not a property.
+    """
+
+    @property
+    def writer(self) -> Writer | None:
+        """Where framed payloads may be written now; None if none may be sent."""
+
+    @property
+    def framing(self) -> Framing:
+        """The framing of payloads for this client alone."""
+
+    @property
+    def shared_framing(self) -> Framing:
+        """The framing of payloads for many clients: it runs once for all, so it may compress."""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that the client has not taken yet."""
+
+    def limit_outbox(self, limits: Limits) -> None:
+        """Set when the client is too slow: `writer.write` returns False, or `Handler.slow`."""
+
+    async def drained(self) -> None:
+        """Wait until the client has taken all that waited for it, or is gone."""
+
+    def discard_outbox(self) -> None:
+        """Drop what waits for the client."""
+
+    def stop_keepalive(self) -> None:
+        """Send no more pings of the transport's own."""
+
+    def start_close(self, code: int, reason: str) -> None:
+        """Close the connection; nothing happens if its end has been reported already."""
+
+
 class Handler(Protocol):
-    """What becomes of a client's messages, one after the other, and of its end."""
+    """The receiver of one client's messages, one after the other, and of its end."""
 
     async def begin(self) -> None:
         """Prepare for the first message."""
 
     async def receive(self, message: str | bytes) -> None:
-        """Take one message."""
+        """Handle one message."""
 
     def pong_withheld(self) -> None:
-        """Hear that a ping was not answered: too many pongs wait for the client."""
+        """Note that a ping was not answered: too many pongs wait for the client."""
 
     def slow(self) -> None:
-        """Hear that the client takes nothing of what waits for it."""
+        """Note that the client takes nothing of what waits for it."""
 
     def ended(self, code: int, reason: str) -> None:
-        """Hear at once that the connection has ended, whatever is still under way; said once."""
+        """Note at once, and once, that the connection has ended; messages may still be handled."""
 
     async def closed(self) -> None:
-        """Clean up; said once, after the last message."""
+        """Clean up; called once, after the last message."""

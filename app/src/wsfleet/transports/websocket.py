@@ -21,6 +21,7 @@ from wsfleet.transports import deflate
 from wsfleet.transports.frames import (
     ABNORMAL,
     CLOSE,
+    FRAMING,
     PING,
     PONG,
     Message,
@@ -101,11 +102,13 @@ class WebSocket(asyncio.Protocol):
         "_reader",
         "_server_state",
         "_worker",
-        "deflates",
+        "shared_framing",
         "state",
         "transport",
         "writer",
     )
+
+    framing = FRAMING
 
     def __init__(
         self, transport: asyncio.Transport, config: Config, server_state: ServerState
@@ -123,7 +126,7 @@ class WebSocket(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = Reader(config.ws_max_size)
         self._extension = ""
-        self.deflates = False  # the peer reads what `deflate.deflate` makes
+        self.shared_framing = FRAMING
         self._key = b""
         self._early = b""
         self._messages: deque[str | bytes] | None = None  # an empty one is 600 bytes
@@ -164,7 +167,9 @@ class WebSocket(asyncio.Protocol):
     def _negotiate(self, request: Request) -> None:
         agreement = deflate.negotiate(request.headers.getlist("sec-websocket-extensions"))
         if agreement is not None:
-            self._extension, self.deflates = agreement
+            self._extension, deflates = agreement
+            if deflates:
+                self.shared_framing = deflate.FRAMING
             self._reader = Reader(self._config.ws_max_size, deflate.inflate)
 
     def accept(self, subprotocol: str | None = None) -> bool:
@@ -204,10 +209,14 @@ class WebSocket(asyncio.Protocol):
     # To the client.
 
     def start_close(self, code: int, reason: str) -> None:
-        """Begin the closing handshake; what waited for its turn is not carried out any more.
+        """Begin the closing handshake; messages that wait for their turn are dropped.
 
         A peer that does not answer, or does not even read, is cut after `CLOSE_TIMEOUT` seconds.
         """
+        if self._end is None:
+            self._begin_close(code, reason)
+
+    def _begin_close(self, code: int, reason: str) -> None:
         if self.state is not State.OPEN:
             return
         self._messages, self._backlog = None, 0
@@ -224,7 +233,7 @@ class WebSocket(asyncio.Protocol):
     def shutdown(self) -> None:
         """End a handshake that is under way: the server stops, and has drained before."""
         self.deny(HTTPStatus.SERVICE_UNAVAILABLE, "stopping")
-        self.start_close(1012, "stopping")
+        self._begin_close(1012, "stopping")
 
     def limit_outbox(self, limits: Limits) -> None:
         """Say when the peer is too slow: `Outbox.write` refuses, and the handler hears of it."""
@@ -336,7 +345,7 @@ class WebSocket(asyncio.Protocol):
                 self._ping_later()
         else:
             code, reason = parse_close(payload)
-            self._finish(code, reason, partial(self._answer_close, code))
+            self._finish(code, reason or "closed by client", partial(self._answer_close, code))
 
     def _answer_close(self, code: int) -> None:
         if self.state is State.OPEN:
@@ -345,7 +354,7 @@ class WebSocket(asyncio.Protocol):
 
     def _fail(self, violation: ViolationError) -> None:
         """Fail the connection (RFC 6455, section 7.1.7)."""
-        self.start_close(violation.code, violation.reason)
+        self._begin_close(violation.code, violation.reason)
         if not self.transport.is_closing():
             half_close(self.transport)
 
@@ -432,7 +441,7 @@ class WebSocket(asyncio.Protocol):
             cast("asyncio.Task[None]", self._worker).uncancel()
         except Exception:
             log.exception("message failed")
-            self.start_close(1011, "internal error")
+            self._begin_close(1011, "internal error")
         self._messages, self._backlog, self._worker = None, 0, None
         self._finish_now()
         self._resume()
@@ -463,7 +472,7 @@ class WebSocket(asyncio.Protocol):
         except Exception:
             log.exception("endpoint failed")
             self.deny(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")
-            self.start_close(1011, "internal error")
+            self._begin_close(1011, "internal error")
 
     def _start(self, work: Any) -> asyncio.Task[None]:
         """Begin with something that the server waits for when it stops."""

@@ -32,6 +32,7 @@ from wsfleet.node.node import Node
 from wsfleet.redis import key_names
 from wsfleet.redis.store import UnavailableError
 from wsfleet.transports.outbox import Limits
+from wsfleet.transports.transport import Framing
 
 CONFIG = f"""
 client:
@@ -119,26 +120,32 @@ class FakeRedis:
                 future.set_exception(UnavailableError())
 
 
+LINES = Framing("lines", text=lambda payload: payload + b"\n", binary=lambda payload: payload)
+
+
 class Peer:
-    """A client with its socket: it carries out one message after the other, as `WebSocket` does.
+    """A client with a transport of its own, which handles one message after the other.
 
     `view` is what the client believes to be subscribed to, from what it was told.
     """
 
     buffered = 0
-    deflates = False
+    framing = shared_framing = LINES
 
     def __init__(self, centrifuge: Centrifuge, user: str) -> None:
         self.node = centrifuge.node
         self.writer: Peer | None = self
         self.connection = Connection(
-            self,  # type: ignore[arg-type]
+            self,
             client_id=new_client_id(),
             limits=Limits(),
             closes=CLOSES,
         )
         self.client = CentrifugeClient(
-            centrifuge, self.connection, centrifuge.codecs["json"], app_pings=True
+            centrifuge,
+            self.connection,
+            centrifuge.fanout.format(centrifuge.codecs["json"], LINES),
+            app_pings=True,
         )
         self.user = user
         self.numbers = itertools.count(1)
@@ -165,15 +172,13 @@ class Peer:
         """Nothing waits."""
         return 0
 
-    def write(self, frames: bytes) -> None:
+    def write(self, frames: bytes, /) -> None:
         """Read what the server says."""
-        while frames:
-            size, at = frames[1], 2
-            if size > 125:
-                size, at = int.from_bytes(frames[2:4]), 4
-            for line in frames[at : at + size].split(b"\n"):
-                self._hear(json.loads(line))
-            frames = frames[at + size :]
+        for line in frames.splitlines():
+            self._hear(json.loads(line))
+
+    def stop_keepalive(self) -> None:
+        """Send no pings: there were none."""
 
     def start_close(self, code: int, reason: str) -> None:
         """The server closes."""
@@ -311,9 +316,9 @@ class Stage:
             assert (peer.client in node.users) == bool(peer.writer and peer.client.connected)
             if peer.writer:
                 assert peer.answers.keys() == peer.asked.keys(), "a command has no answer"
-            topics.update(f"json {channel}" for channel in peer.view)
-            topics.update(f"json members of {name}" for name in peer.view if ":" not in name)
-        assert {topic: len(there) for topic, there in node.hub._channels.items()} == topics
+            topics.update(f"json lines publications {channel}" for channel in peer.view)
+            topics.update(f"json lines members {name}" for name in peer.view if ":" not in name)
+        assert {topic: len(there) for topic, there in node.hub._topics.items()} == topics
         for channel in CHANNELS:
             there = self.subscriptions(channel)
             following = node.broker._following.get(channel)

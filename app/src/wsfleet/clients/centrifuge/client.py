@@ -36,15 +36,15 @@ from wsfleet.channels.permissions import (
     subscription_options,
 )
 from wsfleet.channels.publication import Member, Record, all_understood
-from wsfleet.channels.stream import Entry, Reading
+from wsfleet.channels.stream import Reading
+from wsfleet.clients.centrifuge.push import Format, client_info, framer, to_publication
 from wsfleet.clients.centrifuge.subscriptions import EndedError, Subscription, Subscriptions
 from wsfleet.config.file import ChannelOptions
 from wsfleet.hub.connection import Connection
-from wsfleet.protocol.centrifuge.codec import Codec, ProtocolError
+from wsfleet.protocol.centrifuge.codec import ProtocolError
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode, UnsubscribeCode
 from wsfleet.protocol.centrifuge.messages import (
     REJECT_UNRECOVERED,
-    ClientInfo,
     Command,
     ConnectRequest,
     ConnectResult,
@@ -56,7 +56,6 @@ from wsfleet.protocol.centrifuge.messages import (
     PresenceResult,
     PresenceStatsRequest,
     PresenceStatsResult,
-    Publication,
     PublishRequest,
     PublishResult,
     Push,
@@ -77,7 +76,6 @@ from wsfleet.protocol.centrifuge.messages import (
 )
 from wsfleet.protocol.json_depth import payload_too_deep
 from wsfleet.redis.store import UnavailableError
-from wsfleet.transports.frames import frame
 
 if TYPE_CHECKING:
     from wsfleet.clients.centrifuge.endpoint import Centrifuge
@@ -107,22 +105,6 @@ class DisconnectedError(Exception):
         self.code = code
 
 
-def client_info(member: Member) -> ClientInfo:
-    """What the protocol says of a member."""
-    return ClientInfo(member.user, member.client, member.conn_info, member.chan_info)
-
-
-def to_publication(entry: Entry, record: Record) -> Publication:
-    """What the protocol says of an entry of a channel's stream."""
-    return Publication(
-        data=record.data,
-        info=client_info(record.publisher) if record.publisher else None,
-        offset=entry.offset,
-        tags=record.tags,
-        time=record.time,
-    )
-
-
 class CentrifugeClient:
     """One client: its commands are carried out one after the other.
 
@@ -131,7 +113,7 @@ class CentrifugeClient:
     """
 
     def __init__(
-        self, hub: "Centrifuge", connection: Connection, codec: Codec, app_pings: bool
+        self, hub: "Centrifuge", connection: Connection, format_: Format, app_pings: bool
     ) -> None:
         self._hub = hub
         self._node = hub.node
@@ -143,14 +125,15 @@ class CentrifugeClient:
         self._ping_outstanding = False
         self._unusable = False
         self._others_ended = asyncio.Event()
-        self.codec = codec
+        self._codec = format_.codec
+        self._frame = framer(format_.codec, connection.framing)
         self.id = connection.client_id
         self.connected = False
         self._expire_at = 0
         self.user = ""
         self.token_id = ""
         self.conn_info = b""
-        self.subscriptions = Subscriptions(self._node.hub, connection, codec)
+        self.subscriptions = Subscriptions(self._node.hub, connection, format_)
         self._later("stale", self._config.stale_close_delay, self._stale)
 
     # From the client.
@@ -158,7 +141,7 @@ class CentrifugeClient:
     async def receive(self, message: str | bytes) -> None:
         """Carry out the commands of one message."""
         try:
-            received = self.codec.decode(message)
+            received = self._codec.decode(message)
         except ProtocolError as error:
             self.disconnect(error.disconnect)
             return
@@ -168,7 +151,7 @@ class CentrifugeClient:
                 return
             try:
                 if answer := await self._answer(command):
-                    self._connection.uncork(self._frame(*answer))
+                    self._connection.uncork(self._frame(self._codec.encode(answer)))
             except DisconnectedError as error:
                 self.disconnect(error.code)
                 return
@@ -813,14 +796,11 @@ class CentrifugeClient:
 
     def _push(self, event: Event, channel: str = "") -> None:
         try:
-            message = self._frame(Reply(push=Push(event, channel)))
+            payload = self._codec.encode([Reply(push=Push(event, channel))])
         except ProtocolError as error:
             self._cannot_be_encoded(error)
         else:
-            self._connection.send(message)
-
-    def _frame(self, *replies: Reply) -> bytes:
-        return frame(self.codec.opcode, self.codec.encode(replies))
+            self._connection.send(self._frame(payload))
 
     # Time.
 
@@ -836,7 +816,7 @@ class CentrifugeClient:
         self.disconnect(DisconnectCode.STALE)
 
     def _ping(self) -> None:
-        self._connection.send(frame(self.codec.opcode, self.codec.ping))
+        self._connection.send(self._frame(self._codec.ping))
         self._ping_outstanding = True
         self._later("ping", self._config.ping_interval, self._ping)
         if self._config.pong_timeout:

@@ -8,23 +8,17 @@ from wsfleet.broker import control
 from wsfleet.broker.events import Census, Listener
 from wsfleet.channels.publication import Member, Record
 from wsfleet.channels.stream import Entry
-from wsfleet.clients.centrifuge.client import (
-    CentrifugeClient,
-    client_info,
-    to_publication,
-)
-from wsfleet.clients.centrifuge.subscriptions import channel_topic, members_topic
+from wsfleet.clients.centrifuge.client import CentrifugeClient
+from wsfleet.clients.centrifuge.push import Fanout
 from wsfleet.clients.serving import refuse, serve
 from wsfleet.hub.connection import Connection
 from wsfleet.node.node import Node
-from wsfleet.protocol.centrifuge.codec import Codec, ProtocolError
+from wsfleet.protocol.centrifuge.codec import Codec
 from wsfleet.protocol.centrifuge.codes import DisconnectCode
 from wsfleet.protocol.centrifuge.json_codec import JSONCodec
-from wsfleet.protocol.centrifuge.messages import Join, Leave, Push, Reply
 from wsfleet.protocol.centrifuge.negotiation import negotiate
 from wsfleet.protocol.centrifuge.protobuf_codec import ProtobufCodec
 from wsfleet.redis.background import Background
-from wsfleet.transports.frames import frame
 from wsfleet.transports.handshake import Request
 from wsfleet.transports.transport import Close, Closes
 from wsfleet.transports.websocket import WebSocket
@@ -47,6 +41,7 @@ class Centrifuge(Listener):
         codecs: list[Codec] = [JSONCodec(max_channel=limit), ProtobufCodec(max_channel=limit)]
         self.codecs = {codec.name: codec for codec in codecs}
         self.clients: dict[str, CentrifugeClient] = {}
+        self.fanout = Fanout(node.hub, self._disconnect)
         self.background = Background(node.metrics.handler_failed)
         node.listeners.add(self)
         node.background.append(self.refresh_presence)
@@ -63,7 +58,8 @@ class Centrifuge(Listener):
         def create(connection: Connection) -> CentrifugeClient:
             if not negotiated.frame_ping_pong:
                 connection.answer_pings_itself()
-            return CentrifugeClient(self, connection, codec, not negotiated.frame_ping_pong)
+            format_ = self.fanout.format(codec, connection.shared_framing)
+            return CentrifugeClient(self, connection, format_, not negotiated.frame_ping_pong)
 
         await serve(
             self.node,
@@ -89,33 +85,15 @@ class Centrifuge(Listener):
 
     def published(self, channel: str, entry: Entry, record: Record) -> None:
         """Push a publication to the channel's subscribers."""
-        push = None
-        for codec in self.codecs.values():
-            topic = channel_topic(codec, channel)
-            if self.node.hub.has(topic):
-                push = push or Push(to_publication(entry, record), channel)
-                self._push(codec, topic, push)
+        self.fanout.publication(channel, entry, record)
 
     def member_changed(self, channel: str, joined: bool, member: Member) -> None:
         """Push a join or a leave to those who want them."""
-        info = client_info(member)
-        push = Push(Join(info) if joined else Leave(info), channel)
-        for codec in self.codecs.values():
-            topic = members_topic(codec, channel)
-            if self.node.hub.has(topic):
-                self._push(codec, topic, push)
+        self.fanout.membership(channel, joined, member)
 
-    def _push(self, codec: Codec, topic: str, push: Push) -> None:
-        """Encode once for all clients of an encoding; if it cannot carry it, disconnect them."""
-        try:
-            payload = codec.encode([Reply(push=push)])
-        except ProtocolError as error:
-            log.info("push cannot be encoded", channel=push.channel, error=str(error))
-            for connection in self.node.hub.subscribers(topic):
-                if (client := self.clients.get(connection.client_id)) is not None:
-                    client.disconnect(error.disconnect)
-        else:
-            self.node.hub.publish(topic, frame(codec.opcode, payload))
+    def _disconnect(self, connection: Connection, code: DisconnectCode) -> None:
+        if (client := self.clients.get(connection.client_id)) is not None:
+            client.disconnect(code)
 
     def lost(self, channel: str) -> None:
         """Let positioned subscribers recover: they learn from the answer that they could not."""

@@ -7,21 +7,11 @@ from dataclasses import dataclass
 from wsfleet.broker.broker import Follower
 from wsfleet.channels.permissions import Channel
 from wsfleet.channels.publication import Member
+from wsfleet.clients.centrifuge.push import Format
 from wsfleet.config.file import ChannelOptions
 from wsfleet.hub.connection import Connection
 from wsfleet.hub.hub import Hub
-from wsfleet.protocol.centrifuge.codec import Codec
 from wsfleet.protocol.centrifuge.codes import UnsubscribeCode
-
-
-def channel_topic(codec: Codec, channel: str) -> str:
-    """Name the hub's topic for the subscribers of a channel in an encoding."""
-    return f"{codec.name} {channel}"
-
-
-def members_topic(codec: Codec, channel: str) -> str:
-    """Name the hub's topic for those who hear who joins a channel, and who leaves."""
-    return f"{codec.name} members of {channel}"
 
 
 class EndedError(Exception):
@@ -77,12 +67,12 @@ class Subscriptions:
     it at once. So `end` finds everything at any moment, and is the only way out.
     """
 
-    __slots__ = ("_codec", "_connection", "_hub", "live", "reserved")
+    __slots__ = ("_connection", "_format", "_hub", "live", "reserved")
 
-    def __init__(self, hub: Hub, connection: Connection, codec: Codec) -> None:
+    def __init__(self, hub: Hub, connection: Connection, format_: Format) -> None:
         self._hub = hub
         self._connection = connection
-        self._codec = codec
+        self._format = format_
         self.live: dict[str, Subscription] = {}
         self.reserved: dict[str, Subscription] = {}
 
@@ -124,9 +114,9 @@ class Subscriptions:
         self.check(subscription)
         name = subscription.name
         self.live[name] = self.reserved.pop(name)
-        self._hub.subscribe(self._connection, channel_topic(self._codec, name))
+        self._hub.subscribe(self._connection, self._format.publications + name)
         if subscription.options.force_push_join_leave:
-            self._hub.subscribe(self._connection, members_topic(self._codec, name))
+            self._hub.subscribe(self._connection, self._format.members + name)
 
     def end(self, subscription: Subscription, code: UnsubscribeCode) -> bool:
         """End this very subscription, and give back what it holds on this node.
@@ -140,8 +130,8 @@ class Subscriptions:
         name = subscription.name
         if self.live.get(name) is subscription:
             del self.live[name]
-            self._hub.unsubscribe(self._connection, channel_topic(self._codec, name))
-            self._hub.unsubscribe(self._connection, members_topic(self._codec, name))
+            self._hub.unsubscribe(self._connection, self._format.publications + name)
+            self._hub.unsubscribe(self._connection, self._format.members + name)
         else:
             del self.reserved[name]
         if subscription.expiry is not None:

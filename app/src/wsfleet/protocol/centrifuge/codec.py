@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import IntEnum
 from types import UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
@@ -20,13 +19,6 @@ MAX_COMMANDS = 1024  # SDKs subscribe to all their channels in one frame after a
 MAX_CHANNEL = 255
 
 
-class Opcode(IntEnum):
-    """Kind of a WebSocket data frame (RFC 6455, section 5.2)."""
-
-    TEXT = 1
-    BINARY = 2
-
-
 class ProtocolError(Exception):
     """A message that cannot be taken, or not be sent; `disconnect` is how the connection ends."""
 
@@ -38,6 +30,8 @@ class ProtocolError(Exception):
 class Codec(ABC):
     """Bytes to commands, replies to bytes; it keeps no state, so one serves all connections.
 
+    `binary` says whether payloads are binary or text, `ping` is the payload of a ping.
+
     Arguments:
         max_commands: how many commands a frame may carry.
         max_channel: how long a channel's name may be, in bytes of UTF-8.
@@ -45,7 +39,7 @@ class Codec(ABC):
 
     name: ClassVar[str]
     subprotocol: ClassVar[str]
-    opcode: ClassVar[Opcode]
+    binary: ClassVar[bool]
     ping: ClassVar[bytes]
 
     def __init__(self, max_commands: int = MAX_COMMANDS, max_channel: int = MAX_CHANNEL) -> None:

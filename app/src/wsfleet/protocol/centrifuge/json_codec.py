@@ -14,7 +14,6 @@ from wsfleet.protocol.centrifuge import messages
 from wsfleet.protocol.centrifuge.codec import (
     Codec,
     Convert,
-    Opcode,
     ProtocolError,
     bad_request,
     converter,
@@ -49,7 +48,7 @@ ESCAPE = re.compile(
 
 
 class JSONCodec(Codec):
-    """Commands and replies as lines of JSON in a text frame.
+    """Commands and replies as lines of JSON.
 
     A payload that a Protobuf client published may be no JSON. Like the reference server, the codec
     refuses to send it, and the JSON client it was for is to be disconnected (3506).
@@ -57,7 +56,7 @@ class JSONCodec(Codec):
 
     name = "json"
     subprotocol = "centrifuge-json"
-    opcode = Opcode.TEXT
+    binary = False
     ping = b"{}"
 
     def decode(self, message: str | bytes) -> list[Command]:

@@ -10,7 +10,6 @@ from wsfleet.protocol.centrifuge import client_pb2
 from wsfleet.protocol.centrifuge.codec import (
     Codec,
     Convert,
-    Opcode,
     bad_request,
     converter,
     field_types,
@@ -29,11 +28,11 @@ W = TypeVar("W", bound=Wire)
 
 
 class ProtobufCodec(Codec):
-    """Commands and replies as length-delimited Protobuf messages in a binary frame."""
+    """Commands and replies as length-delimited Protobuf messages."""
 
     name = "protobuf"
     subprotocol = "centrifuge-protobuf"
-    opcode = Opcode.BINARY
+    binary = True
     ping = b"\0"
 
     def decode(self, message: str | bytes) -> list[Command]:

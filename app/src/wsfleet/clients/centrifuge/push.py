@@ -1,0 +1,119 @@
+"""What the server sends to clients of the Centrifuge protocol without being asked.
+
+A push to all subscribers of a channel is encoded once for each encoding and framed once for each
+framing.
+"""
+
+from collections.abc import Callable
+
+import structlog
+
+from wsfleet.channels.publication import Member, Record
+from wsfleet.channels.stream import Entry
+from wsfleet.hub.connection import Connection
+from wsfleet.hub.hub import Hub
+from wsfleet.protocol.centrifuge.codec import Codec, ProtocolError
+from wsfleet.protocol.centrifuge.codes import DisconnectCode
+from wsfleet.protocol.centrifuge.messages import (
+    ClientInfo,
+    Join,
+    Leave,
+    Publication,
+    Push,
+    Reply,
+)
+from wsfleet.transports.transport import Framing
+
+log = structlog.get_logger(__name__)
+
+
+def client_info(member: Member) -> ClientInfo:
+    """Return the protocol's message for a member."""
+    return ClientInfo(member.user, member.client, member.conn_info, member.chan_info)
+
+
+def to_publication(entry: Entry, record: Record) -> Publication:
+    """Return the protocol's message for an entry of a channel's stream."""
+    return Publication(
+        data=record.data,
+        info=client_info(record.publisher) if record.publisher else None,
+        offset=entry.offset,
+        tags=record.tags,
+        time=record.time,
+    )
+
+
+def framer(codec: Codec, framing: Framing) -> Callable[[bytes], bytes]:
+    """Return the function of `framing` that frames the payloads of `codec`."""
+    return framing.binary if codec.binary else framing.text
+
+
+class Format:
+    """One encoding in one framing, and the hub's topics of the clients that have both.
+
+    The topic of a channel's subscribers is `publications` and the channel's name; of those that
+    hear its joins and leaves, `members` and the name.
+    """
+
+    __slots__ = ("codec", "frame", "members", "publications")
+
+    def __init__(self, codec: Codec, framing: Framing) -> None:
+        self.codec = codec
+        self.frame = framer(codec, framing)
+        self.publications = f"{codec.name} {framing.name} publications "
+        self.members = f"{codec.name} {framing.name} members "
+
+
+class Fanout:
+    """Pushes to all clients of the protocol on this node.
+
+    `on_unencodable` is given the connections of an encoding that cannot carry a push.
+    """
+
+    def __init__(
+        self, hub: Hub, on_unencodable: Callable[[Connection, DisconnectCode], None]
+    ) -> None:
+        self._hub = hub
+        self._on_unencodable = on_unencodable
+        self._formats: dict[str, dict[str, Format]] = {}  # by encoding, and by framing
+
+    def format(self, codec: Codec, framing: Framing) -> Format:
+        """Return the format of an encoding in a framing; pushes are sent in it from now on."""
+        framings = self._formats.setdefault(codec.name, {})
+        if framing.name not in framings:
+            framings[framing.name] = Format(codec, framing)
+        return framings[framing.name]
+
+    def publication(self, channel: str, entry: Entry, record: Record) -> None:
+        """Push a publication to the channel's subscribers."""
+        push = None
+        for formats in self._formats.values():
+            payload = None
+            for each in formats.values():
+                topic = each.publications + channel
+                if self._hub.has(topic):
+                    push = push or Push(to_publication(entry, record), channel)
+                    payload = self._send(each, topic, push, payload)
+
+    def membership(self, channel: str, joined: bool, member: Member) -> None:
+        """Push a join or a leave to the channel's subscribers that hear them."""
+        info = client_info(member)
+        push = Push(Join(info) if joined else Leave(info), channel)
+        for formats in self._formats.values():
+            payload = None
+            for each in formats.values():
+                topic = each.members + channel
+                if self._hub.has(topic):
+                    payload = self._send(each, topic, push, payload)
+
+    def _send(self, to: Format, topic: str, push: Push, payload: bytes | None) -> bytes | None:
+        """Send a push in one format; return its payload, which may have been encoded already."""
+        try:
+            payload = payload or to.codec.encode([Reply(push=push)])
+        except ProtocolError as error:
+            log.info("push_unencodable", channel=push.channel, error=str(error))
+            for connection in self._hub.subscribers(topic):
+                self._on_unencodable(connection, error.disconnect)
+            return None
+        self._hub.publish(topic, to.frame(payload))
+        return payload

@@ -92,7 +92,7 @@ def costs(
         "balancer-delivery": passed,
         "balancer-connect": passed_connect,
         "redis-publication": added - nodes * hearer,
-        "redis-hearer": hearer,
+        "redis-receiver": hearer,
         "redis-connect": moved,
     }
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""How many processes, balancers and Redis primaries so many connections need, from unit costs.
+"""Compute the node processes, balancers and Redis primaries for a number of connections.
 
 scripts/capacity.py                                   # 10 k to 10 M connections, a modest load
 scripts/capacity.py --connections 300000 --received 2 --published 500
 
-docs/capacity.md says what the costs are, and how they are measured.
+docs/capacity.md describes the unit costs and how they are measured.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from pathlib import Path
 
 #: Ports that one balancer has for its connections to one node process (ip_local_port_range).
 PORTS = 54_000
-#: What `scripts/bench costs` measured, in CPU microseconds.
+#: The results of `scripts/bench costs`, in CPU microseconds.
 MEASURED = Path(__file__).resolve().parents[1] / "bench/results/costs.json"
-#: What has a cost, in CPU microseconds.
+#: The unit costs, in CPU microseconds, and their descriptions.
 COSTS = {
     "node-delivery": "a message to one client, at a node",
-    "node-publication": "a publication, at each process that hears it",
-    "node-connect": "a client that comes and goes, at a node",
+    "node-publication": "a publication, at each process with subscribers",
+    "node-connect": "a client that connects and disconnects, at a node",
     "balancer-delivery": "a message to one client, at a balancer",
-    "balancer-connect": "a client that comes and goes, at a balancer",
+    "balancer-connect": "a client that connects and disconnects, at a balancer",
     "redis-publication": "a publication, at its Redis primary",
-    "redis-hearer": "a publication, at its Redis primary, for each process that hears it",
-    "redis-connect": "a client that comes, or goes, at Redis",
+    "redis-receiver": "a publication, at its Redis primary, for each process with subscribers",
+    "redis-connect": "a connect or a disconnect, at Redis",
 }
-#: Bytes of memory: an estimate; what the processes' own is, is in docs/performance.md.
+#: Bytes of memory: estimates. docs/performance.md has the memory of the processes alone.
 BYTES = {
-    "node-bytes": (30_000.0, "bytes of a connection at a node, the kernel's among them"),
-    "balancer-bytes": (30_000.0, "bytes of a connection at a balancer, the kernel's among them"),
+    "node-bytes": (30_000.0, "bytes of a connection at a node, including the kernel's"),
+    "balancer-bytes": (30_000.0, "bytes of a connection at a balancer, including the kernel's"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What comes: `received` is messages a second of each client, `published` of all together.
+    """A load: `received` is messages a second of each client, `published` of all together.
 
-    All clients are back within `storm` seconds after all have lost their connections.
+    After all clients have lost their connections, all are back within `storm` seconds.
     """
 
     connections: int
@@ -53,7 +53,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is used of a machine at most: a share of each core, and a number of connections."""
+    """The limits of use: a share of each core, and a number of connections."""
 
     share: float
     process_connections: int
@@ -63,7 +63,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """How many of each, without spares but with a second balancer, and what they are needed for."""
+    """The number of each part, and the reason for it: no spares, except a second balancer."""
 
     processes: int
     processes_for: str
@@ -76,9 +76,9 @@ class Need:
 
 
 def need(load: Load, limits: Limits, cost: dict[str, float]) -> Need:
-    """Count what is needed for each reason, and take the most."""
+    """Return the largest number that any of the reasons requires, for each part."""
     deliveries = load.connections * load.received
-    # Each publication is heard by as many processes as it has receivers, or by all of them.
+    # A publication reaches as many processes as it has receivers, or all of them.
     audience = deliveries / load.published if load.published else 0.0
     returning = load.connections / load.storm
 
@@ -88,18 +88,18 @@ def need(load: Load, limits: Limits, cost: dict[str, float]) -> Need:
     by_connections = load.connections / limits.process_connections
     by_storm = cores(returning * cost["node-connect"])
     processes = max(by_connections, by_storm, 1.0)
-    # What a process costs for publications grows with their number: it does not shrink by adding
-    # processes where all of them hear all.
+    # A process's cost for publications grows with the number of processes: if all of them receive
+    # every publication, adding processes does not reduce it.
     for _ in range(50):
-        heard = min(processes, audience)
-        each = load.published * heard / processes * cost["node-publication"]
+        reached = min(processes, audience)
+        each = load.published * reached / processes * cost["node-publication"]
         if cores(each) >= 0.9:
             raise SystemExit(
-                "A process cannot even hear all that is published: publish less often."
+                "Receiving all publications takes more than a process has: lower --published."
             )
         by_messages = cores(deliveries * cost["node-delivery"]) / (1 - cores(each))
         processes = max(by_connections, by_storm, by_messages, 1.0)
-    heard = min(processes, audience)
+    reached = min(processes, audience)
     reasons = {"connections": by_connections, "storms": by_storm, "messages": by_messages}
 
     machine = limits.balancer_cores
@@ -109,12 +109,12 @@ def need(load: Load, limits: Limits, cost: dict[str, float]) -> Need:
         "storms": cores(returning * cost["balancer-connect"]) / machine,
         "messages": cores(deliveries * cost["balancer-delivery"]) / machine,
     }
-    # One more than is needed: any of them may die.
+    # One spare, because any of them may die.
     balancers = math.ceil(max(balancer_reasons.values())) + 1
 
     redis_reasons = {
         "publications": cores(
-            load.published * (cost["redis-publication"] + heard * cost["redis-hearer"])
+            load.published * (cost["redis-publication"] + reached * cost["redis-receiver"])
         ),
         "storms": cores(returning * 2 * cost["redis-connect"]),
     }
@@ -132,7 +132,7 @@ def need(load: Load, limits: Limits, cost: dict[str, float]) -> Need:
 
 
 def measured() -> dict[str, float]:
-    """The median of each cost, to two digits."""
+    """Return the median of each cost, rounded to two digits."""
     found: dict[str, list[float]] = {}
     for point in json.loads(MEASURED.read_text())["measurements"]:
         if "value" in point:
@@ -145,7 +145,7 @@ def _most(reasons: dict[str, float]) -> str:
 
 
 def main() -> None:
-    """Print a table."""
+    """Print the table, or the costs."""
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -154,13 +154,11 @@ def main() -> None:
     add("--connections", type=int, nargs="*", default=[10**4, 10**5, 10**6, 10**7], help="at once")
     add("--received", type=float, default=0.1, help="messages a second that each client gets")
     add("--published", type=float, default=100, help="messages a second of all clients together")
-    add(
-        "--storm", type=float, default=120, help="seconds in which all come back, when all were cut"
-    )
-    add("--share", type=float, default=0.5, help="of each core that is used at most")
+    add("--storm", type=float, default=120, help="seconds until all clients are back after a cut")
+    add("--share", type=float, default=0.5, help="largest share of each core to use")
     add("--process-connections", type=int, default=10_000, help="wsnode_max_connections")
-    add("--balancer-cores", type=int, default=4, help="of a balancer")
-    add("--balancer-connections", type=int, default=250_000, help="of a balancer")
+    add("--balancer-cores", type=int, default=4, help="cores of a balancer")
+    add("--balancer-connections", type=int, default=250_000, help="connections of a balancer")
     cost = measured()
     for name, what in COSTS.items():
         add(f"--{name}", type=float, default=cost[name], help=f"CPU microseconds of {what}")

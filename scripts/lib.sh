@@ -1,19 +1,19 @@
 # shellcheck shell=bash
-# What the scripts share; each sources it first. From then on the project's root is the current folder.
+# Functions of the scripts; each script sources this first. It makes the project's root the current folder.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$(pwd -P)
-# In the names and labels of all that is made on this machine: playbooks/local/vars.yml says the same.
+# Part of the names and labels of everything made on this machine; playbooks/local/vars.yml computes the same.
 checkout="wsfleet-$(printf %s "$root" | sha1sum | cut -c 1-8)"
 export PATH="$root/.venv/bin:$PATH"
-# Molecule keeps its state there, by the last part of the project's path alone: two clones would share it.
+# Molecule's state folder is named by the last part of the project's path, so two clones would share the default one.
 export ANSIBLE_HOME="$root/.cache/ansible"
 
-# In front of a command that needs root.
+# A prefix for commands that need root.
 sudo=()
 [ "$EUID" -eq 0 ] || sudo=(sudo)
 
-# part NAME COMMAND...: run a part of a script, and print how long it took.
+# part NAME COMMAND...: run a part of a script, and print its duration.
 part() {
     part=$1
     local began=$SECONDS
@@ -26,14 +26,14 @@ part() {
 # Install the Debian packages that are missing.
 packages() {
     local missing=() name
-    # redis-tools and not redis-server, which would start a service: see venv.
+    # redis-tools instead of redis-server, which would start a service: see venv.
     for name in python3-venv openssh-client redis-tools shellcheck \
         podman runc netavark aardvark-dns iptables nftables mmdebstrap gpg debian-archive-keyring; do
         dpkg-query --show --showformat='${db:Status-Status}' "$name" 2> /dev/null | grep -qx installed || missing+=("$name")
     done
-    # For the tests with the JavaScript SDK; Node from elsewhere is as good.
+    # For the tests with the JavaScript SDK; any installation of Node is enough.
     command -v npm > /dev/null || missing+=(nodejs npm)
-    # For those of the console.
+    # For the tests of the console.
     command -v chromium > /dev/null || missing+=(chromium)
     if [ ${#missing[@]} -gt 0 ]; then
         echo "Installing ${missing[*]}"
@@ -42,15 +42,15 @@ packages() {
     program haproxy haproxy
     program prometheus prometheus
 }
-# What scripts/bench wants beside these: a compiler, and the peers that Debian has.
+# Install the packages that only scripts/bench needs: a compiler, and the servers that Debian has.
 bench_packages() {
     [ -n "$(type -P cc)" ] || install_packages gcc libc6-dev
     program nginx nginx libnginx-mod-nchan
     [ -e /usr/lib/nginx/modules/ngx_nchan_module.so ] || install_packages libnginx-mod-nchan
     program nats-server nats-server
 }
-# program NAME PACKAGE...: install a program that comes with a service of the same name, which would
-# take the machine's own ports, without that.
+# program NAME PACKAGE...: install a program without its service of the same name, which would
+# take the machine's own ports.
 program() {
     local name=$1
     [ -z "$(type -P "/usr/sbin/$name" "/usr/bin/$name")" ] || return 0
@@ -65,7 +65,7 @@ install_packages() {
         --no-install-recommends "$@" > /dev/null
 }
 
-# Make .venv what requirements.txt says, with Debian's own Python.
+# Make .venv from requirements.txt, with Debian's own Python, unless it is up to date.
 venv() {
     local stamp
     stamp=$(echo "$root"; /usr/bin/python3 --version; sha256sum requirements.txt app/pyproject.toml)
@@ -73,13 +73,13 @@ venv() {
     /usr/bin/python3 -m venv --clear .venv
     .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
     .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable app
-    # In Debian the server is the same program as redis-check-rdb, under another name.
+    # In Debian, redis-server is the same program as redis-check-rdb under another name.
     ln -s /usr/bin/redis-check-rdb .venv/bin/redis-server
     echo "$stamp" > .venv/stamp
 }
 
-# Say in one line what is wrong, and fail, if podman cannot run VMs here: a container is tried that does nothing,
-# but has what playbooks/local/create.yml gives a VM. Its programs are this machine's.
+# Fail with one line that names the reason if podman cannot run VMs here. Tries a container that does nothing but has
+# the options of a VM in playbooks/local/create.yml. Its programs are this machine's.
 podman_works() {
     local error result=0 files image="localhost/$checkout/trial" options=(--rm --systemd=always --volume /usr:/usr:ro)
     files=$(ulimit -Hn)
@@ -94,12 +94,12 @@ podman_works() {
     "${sudo[@]}" podman rmi --force "$image" > /dev/null 2>&1 || true
     [ "$result" -ne 0 ] || return 0
     error=$(sed '/level=warning/d' <<< "$error" | tail -n 1)
-    echo "$0: podman cannot run VMs on this machine: ${error:-it does not say why}." \
+    echo "$0: podman cannot run VMs on this machine: ${error:-it gives no reason}." \
         "Use a machine or a VM where root may mount file systems and make network interfaces;" \
         "a container needs --privileged, and a volume at /var/lib/containers." >&2
     return 1
 }
-# Write a root file system (a tar archive) that has its programs from /usr of whoever mounts that.
+# Write a root file system (a tar archive) whose programs come from a volume mounted at /usr.
 trial_root() {
     local folder name
     folder=$(mktemp -d)
@@ -120,7 +120,7 @@ remove_vms() {
     "${sudo[@]}" podman network ls "${filter[@]}" | xargs --no-run-if-empty "${sudo[@]}" podman network rm > /dev/null
 }
 
-# Remove the images that the VMs were made of.
+# Remove the images of the VMs.
 remove_images() {
     "${sudo[@]}" podman images --quiet --filter "label=wsfleet.checkout=$checkout" | sort --unique |
         xargs --no-run-if-empty "${sudo[@]}" podman rmi --force > /dev/null
@@ -129,21 +129,21 @@ remove_images() {
 # Remove generated files; .venv stays.
 remove_files() {
     rm -rf .cache .ansible
-    remove_ways inventory/{local,small} molecule/*/inventory
+    remove_generated_inventory inventory/{local,small} molecule/*/inventory
 }
 
-# remove_ways INVENTORY...: remove what was written about VMs into these inventories.
-remove_ways() {
+# remove_generated_inventory INVENTORY...: remove the generated files about VMs from these inventories.
+remove_generated_inventory() {
     local inventory
     for inventory in "$@"; do
         rm -rf "$inventory/.fleet.json" "$inventory/group_vars/all/vms.yml" "$inventory/tls"
     done
 }
 
-# local_inventory NAME: print the folder of an inventory whose hosts are VMs on this machine.
+# local_inventory NAME: print the folder of inventory/NAME; fail unless its hosts are VMs on this machine.
 local_inventory() {
     if ! grep --quiet --no-messages "^    vm_fleet: $1\$" "inventory/$1/hosts.yml"; then
-        echo "$0: inventory/$1 has no VMs on this machine; local and small have" >&2
+        echo "$0: inventory/$1 has no VMs on this machine; use local or small" >&2
         return 2
     fi
     echo "inventory/$1"

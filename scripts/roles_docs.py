@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Keep each role's defaults, argument_specs, typed variables and README saying the same.
+"""Check each role's defaults against its argument_specs, and write its README and typed variables.
 
 scripts/roles_docs.py           write roles/*/README.md and vars/main/typed.yml from the specs
-scripts/roles_docs.py --check   change nothing; exit 1 and say what differs
+scripts/roles_docs.py --check   change nothing; print the differences and exit with 1 if any
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def mistakes(role: Path, options: dict[str, Any]) -> list[str]:
-    """Compare the options with the role's defaults."""
+    """Return the differences between the options and the role's defaults."""
     defaults = load(role / "defaults" / "main.yml")
     missing = [f"{name}: in defaults, not in argument_specs" for name in defaults.keys() - options]
     missing += [f"{name}: in argument_specs, not in defaults" for name in options.keys() - defaults]
@@ -49,7 +49,7 @@ def readme(role: Path, spec: dict[str, Any]) -> str:
 
 
 def typed(options: dict[str, Any]) -> str:
-    """Write the variables by which a role reads its own, converted to their types."""
+    """Render the variables `_NAME`, which hold a role's variables converted to their types."""
     lines = [
         "---",
         "# Written by scripts/roles_docs.py: the role's variables, converted to the types of",
@@ -71,7 +71,7 @@ def _inline(value: Any) -> str:
 
 
 def main() -> int:
-    """Write or check; see the module's text."""
+    """Write or check the files of every role, and return the exit code."""
     check = "--check" in sys.argv[1:]
     problems = []
     for role in sorted(path.parent.parent for path in ROLES.glob("*/meta/argument_specs.yml")):
@@ -81,7 +81,7 @@ def main() -> int:
         for name, text in files.items():
             target = role / name
             if check and (not target.exists() or target.read_text() != text):
-                problems.append(f"{role.name}: {name} is not what scripts/roles_docs.py writes")
+                problems.append(f"{role.name}: {name} is out of date: run scripts/roles_docs.py")
             elif not check:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(text)

@@ -1,4 +1,4 @@
-"""The bill of materials (SBOM) of a release, in CycloneDX's JSON: wheels and what is vendored."""
+"""Write the bill of materials (SBOM) of a release in CycloneDX JSON: wheels, vendored libraries."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ LICENCES = {
     "shellingham": "ISC",
     "uvloop": "Apache-2.0 OR MIT",
 }
-"""Of packages whose metadata has none in SPDX's words: what the licence's text says."""
+"""Packages whose metadata has no SPDX licence: the licence according to the text of the licence."""
 
 
 def write(folder: Path, name: str, release: str, known: Collection[str]) -> None:
     """Write the bill of a release whose wheels are in `folder` into that folder.
 
-    The licences of the packages in `known` must be known; those of an application and of what it
-    brings are listed where their metadata has them.
+    A package in `known` without a known licence is an error. The packages of an application are
+    listed with the licences in their metadata, if any.
     """
     parts = [_wheel(file, known) for file in sorted(folder.glob("*.whl"))]
     parts += [_vendored(package) for package in json.loads((VENDOR / "vendor.json").read_text())]
@@ -64,7 +64,7 @@ def _wheel(file: Path, known: Collection[str]) -> Component:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     licence = _licence(name, metadata)
     if licence is None and name in known:
-        sys.exit(f"{name}: its licence is unknown; read it, and note it in scripts/sbom.py")
+        sys.exit(f"{name}: unknown licence: read its text, add it to LICENCES in {__file__}")
     return _library(purl, licence, HashType(alg=HashAlgorithm.SHA_256, content=digest))
 
 
@@ -76,7 +76,7 @@ def _licence(name: str, metadata: RawMetadata) -> License | None:
 
 
 def _vendored(package: dict[str, Any]) -> Component:
-    """A JavaScript library with npm's checksum of it, and those of its files in the wheel."""
+    """Return a JavaScript library with npm's checksum, and the checksums of its files."""
     purl = PackageURL("npm", name=package["name"], version=package["version"])
     digest = base64.b64decode(package["integrity"].removeprefix("sha512-")).hex()
     component = _library(

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Bring the console's JavaScript libraries from npm, unmodified, at the versions of vendor.json.
+"""Download the console's JavaScript libraries from npm at the versions of vendor.json.
 
-Usage: scripts/vendor.py [NAME@VERSION...]     the named ones at another version
+Usage: scripts/vendor.py [NAME@VERSION...]     change the named ones to other versions
 
-npm's own checksum of the package is kept in vendor.json, with the SHA-256 of each file: a package
-that is not the one of before is refused, unless its version was asked for.
+vendor.json keeps npm's checksum of each package and the SHA-256 of each file. A package with
+another checksum is refused, unless its version was given.
 """
 
 import hashlib
@@ -21,19 +21,22 @@ MANIFEST = VENDOR / "vendor.json"
 
 
 def pack(name: str, version: str, folder: str) -> tuple[str, Path]:
-    """Download a package that matches npm's checksum; that checksum, and the file."""
+    """Download a package, checked against npm's checksum; return the checksum and the file."""
     command = ["npm", "pack", f"{name}@{version}", "--json", "--pack-destination", folder]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     (packed,) = json.loads(done.stdout)
     return packed["integrity"], Path(folder) / packed["filename"]
 
 
-def bring(package: dict[str, Any]) -> None:
-    """Write a package's files, its licence among them, and their checksums into its entry."""
+def download(package: dict[str, Any]) -> None:
+    """Write a package's files, including its licence, and put their checksums into its entry."""
     with tempfile.TemporaryDirectory() as folder:
         integrity, archive = pack(package["name"], package["version"], folder)
         if package.setdefault("integrity", integrity) != integrity:
-            sys.exit(f"{package['name']}: npm has {integrity}, not {package['integrity']}")
+            sys.exit(
+                f"{package['name']}: npm has the checksum {integrity}, vendor.json has"
+                f" {package['integrity']}: give NAME@VERSION to accept it"
+            )
         with tarfile.open(archive) as members:
             for name, file in package["files"].items():
                 source = members.extractfile(f"package/{file['from']}")
@@ -47,7 +50,7 @@ def bring(package: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Do it."""
+    """Download every library, and write vendor.json."""
     packages = json.loads(MANIFEST.read_text())
     for word in sys.argv[1:]:
         name, _, version = word.partition("@")
@@ -55,7 +58,7 @@ def main() -> None:
         package |= {"version": version}
         del package["integrity"]
     for package in packages:
-        bring(package)
+        download(package)
     MANIFEST.write_text(json.dumps(packages, indent=2) + "\n")
 
 

@@ -45,7 +45,7 @@ def test_costs_that_made_the_cpu_time_are_found() -> None:
             "balancer-delivery": 18,
             "balancer-connect": 400,
             "redis-publication": 150,
-            "redis-hearer": 5,
+            "redis-receiver": 5,
             "redis-connect": 90,
         }
     )

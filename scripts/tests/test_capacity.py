@@ -1,4 +1,4 @@
-"""The arithmetic of capacity: what grows with what, and that docs/capacity.md has its table."""
+"""The arithmetic of scripts/capacity.py, and its tables in docs/capacity.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def table(*options: str) -> list[list[str]]:
-    """The rows that the script prints, without the head."""
+    """Return the rows that the script prints, without the head."""
     script = ROOT / "scripts" / "capacity.py"
     done = subprocess.run(
         [sys.executable, script, *options], capture_output=True, text=True, check=True, timeout=30
@@ -22,8 +22,8 @@ def table(*options: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("options", [(), ("--costs",)])
-def test_the_document_has_what_the_script_says(options: tuple[str, ...]) -> None:
-    """The tables are the script's, with its defaults."""
+def test_the_document_has_the_tables_of_the_script(options: tuple[str, ...]) -> None:
+    """docs/capacity.md has each row that the script prints with its defaults."""
     text = (ROOT / "docs" / "capacity.md").read_text()
     rows = table(*options)
     assert len(rows) >= 4
@@ -31,8 +31,8 @@ def test_the_document_has_what_the_script_says(options: tuple[str, ...]) -> None
         assert f"| {' | '.join(row)} |" in text
 
 
-def test_what_is_needed_depends_on_the_load() -> None:
-    """Silent clients need connections; busy ones, and those that all come back, need cores."""
+def test_the_numbers_depend_on_the_load() -> None:
+    """Silent clients need connections; busy clients and a reconnect storm need cores."""
     million = ("--connections", "1000000")
     quiet = ["--received", "0", "--published", "0", "--node-connect", "800"]
     quiet += ["--redis-connect", "50"]
@@ -47,10 +47,10 @@ def test_what_is_needed_depends_on_the_load() -> None:
     assert patient[3].startswith("1 ")
 
 
-def test_more_processes_do_not_help_where_all_hear_all() -> None:
-    """A load that no number of processes can take is refused, not divided by infinity."""
+def test_a_load_that_no_number_of_processes_can_take_is_an_error() -> None:
+    """If every process receives every publication, more processes do not help."""
     command = [sys.executable, str(ROOT / "scripts" / "capacity.py")]
     command += ["--published", "3000", "--received", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
-    assert "publish less often" in done.stderr
+    assert "lower --published" in done.stderr

@@ -1,4 +1,4 @@
-"""What the scripts say where podman cannot run the VMs."""
+"""Errors of the scripts if podman cannot run the VMs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-#: What programs are run with: those of a folder come before the machine's own.
+#: The machine's own programs; a test puts a folder of replacements before them.
 PATH = os.environ["PATH"]
 
 
 def program(folder: Path, name: str, text: str) -> None:
-    """Put a shell script in the place of a program."""
+    """Write a shell script that replaces a program."""
     file = folder / name
     file.write_text(f"#!/bin/bash\n{text}\n")
     file.chmod(0o755)
 
 
 def bash(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command, in a process group of its own, that meets the folder's programs."""
+    """Run a command with the folder's programs, in a process group of its own."""
     return subprocess.run(
         ["bash", "-c", command],
         cwd=ROOT,
@@ -35,8 +35,8 @@ def bash(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("fails", ["info", "import", "run"])
-def test_one_line_says_why_there_can_be_no_vms(tmp_path: Path, fails: str) -> None:
-    """Podman's own reason, without its warnings, and what to do; whatever it cannot do."""
+def test_the_error_is_one_line_with_podmans_reason(tmp_path: Path, fails: str) -> None:
+    """Whatever podman cannot do, the line has its reason without warnings, and a remedy."""
     program(tmp_path, "sudo", '"$@"')
     program(
         tmp_path,
@@ -53,8 +53,8 @@ def test_one_line_says_why_there_can_be_no_vms(tmp_path: Path, fails: str) -> No
     assert "podman cannot run VMs on this machine: Error: no driver. Use " in line
 
 
-def test_a_podman_that_works_is_not_complained_about(tmp_path: Path) -> None:
-    """What was tried is removed."""
+def test_a_podman_that_works_passes(tmp_path: Path) -> None:
+    """The check prints nothing and removes its image."""
     program(tmp_path, "sudo", '"$@"')
     asked = tmp_path / "asked"
     program(tmp_path, "podman", f'[ "$1" != import ] || cat > /dev/null; echo "$1" >> {asked}')
@@ -64,8 +64,8 @@ def test_a_podman_that_works_is_not_complained_about(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["scripts/up", "scripts/test lint role-base"])
-def test_the_scripts_ask_before_they_begin(tmp_path: Path, command: str) -> None:
-    """Neither makes a VM, or the environment for it, where podman does not work."""
+def test_the_scripts_check_podman_first(tmp_path: Path, command: str) -> None:
+    """Without a podman that works, no VM and no environment for it is made."""
     checkout, programs = tmp_path / "checkout", tmp_path / "programs"
     programs.mkdir()
     for name in ("scripts", "inventory"):
@@ -79,8 +79,8 @@ def test_the_scripts_ask_before_they_begin(tmp_path: Path, command: str) -> None
     assert not (checkout / ".venv").exists()
 
 
-def test_an_image_that_cannot_be_made_ends_nobody_else(tmp_path: Path) -> None:
-    """Mmdebstrap ends its process group when it fails; who called it learns that it failed."""
+def test_a_failed_image_does_not_end_its_caller(tmp_path: Path) -> None:
+    """Mmdebstrap ends its process group when it fails; its caller gets the exit code."""
     program(tmp_path, "mmdebstrap", "kill -TERM 0; sleep 60")
     done = bash(tmp_path, "playbooks/local/image.sh trixie KEY; echo it was $?")
     assert (done.returncode, done.stdout) == (0, "it was 143\n")

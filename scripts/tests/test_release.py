@@ -1,4 +1,4 @@
-"""What a release has, and what its bill of materials says of it."""
+"""The contents of a release, and its bill of materials."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VENDOR = ROOT / "app/src/wsfleet/console/static/vendor"
 
 @pytest.fixture(scope="module", params=["3.11.2", "3.13.5"], ids=["Debian 12", "Debian 13"])
 def release(request: pytest.FixtureRequest) -> dict[str, bytes]:
-    """The files of a release."""
+    """Return the files of a release."""
     script = ROOT / "scripts" / "release.py"
     done = subprocess.run(
         [sys.executable, script, "--python", request.param, "--arch", "x86_64"],
@@ -35,7 +35,7 @@ def release(request: pytest.FixtureRequest) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def components(release: dict[str, bytes]) -> list[dict[str, Any]]:
-    """What the bill of materials lists."""
+    """Return the components in the bill of materials."""
     listed: list[dict[str, Any]] = json.loads(release["sbom.cdx.json"])["components"]
     return listed
 
@@ -43,7 +43,7 @@ def components(release: dict[str, bytes]) -> list[dict[str, Any]]:
 def test_the_sbom_lists_every_wheel_and_no_other(
     release: dict[str, bytes], components: list[dict[str, Any]]
 ) -> None:
-    """With its name, version, purl and SHA-256, all of which are the file's own."""
+    """Each wheel is listed with its own name, version, purl and SHA-256."""
     expected = set()
     for file, content in release.items():
         if file.endswith(".whl"):
@@ -56,8 +56,8 @@ def test_the_sbom_lists_every_wheel_and_no_other(
     assert len(wheels) == len(expected) > 40
 
 
-def test_the_sbom_lists_what_the_console_brings(components: list[dict[str, Any]]) -> None:
-    """Each file of a JavaScript library is there with its SHA-256."""
+def test_the_sbom_lists_the_libraries_of_the_console(components: list[dict[str, Any]]) -> None:
+    """Each file of a JavaScript library is listed with its SHA-256."""
     libraries = [each for each in components if each["purl"].startswith("pkg:npm/")]
     listed = {
         file["name"]: file["hashes"][0]["content"]
@@ -69,7 +69,7 @@ def test_the_sbom_lists_what_the_console_brings(components: list[dict[str, Any]]
 
 
 def test_no_licence_is_unknown(components: list[dict[str, Any]]) -> None:
-    """Each is a name or an expression of SPDX."""
+    """Each licence is an SPDX name or expression."""
     for component in components:
         (licence,) = component["licenses"]
         assert licence.get("expression") or licence["license"].get("id"), component["name"]

@@ -1,4 +1,4 @@
-"""Terraform's outputs become an inventory that Ansible reads and that `site.yml` accepts."""
+"""Inventories from Terraform's outputs: Ansible reads them, and `site.yml` accepts them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "terraform_inventory.py"
-#: What Terraform 1.11 says of the outputs in docs/aws.md.
+#: The output of Terraform 1.11 for the outputs in docs/aws.md.
 SAMPLE = Path(__file__).with_name("terraform_output.json")
 
 
@@ -25,7 +25,7 @@ def convert(text: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_site_yml_accepts_the_inventory(tmp_path: Path) -> None:
-    """All hosts are in their groups with their addresses, and the inventory's check passes."""
+    """All hosts are in their groups with their addresses, and the inventory check passes."""
     folder = tmp_path / "inventory"
     (folder / "group_vars" / "all").mkdir(parents=True)
     (folder / "group_vars" / "all" / "vault.yml").write_text(
@@ -55,7 +55,7 @@ def test_site_yml_accepts_the_inventory(tmp_path: Path) -> None:
 
 
 def test_a_host_may_be_in_several_groups() -> None:
-    """It is one host, with the variables that one of the groups has; other outputs are no group."""
+    """A host in several groups is one host, with the variables from one of them."""
     text = convert(SAMPLE.read_text()).stdout
     assert "monitoring:\n  hosts:\n    lb1: {}\n" in text
     assert "vpc" not in text
@@ -69,17 +69,17 @@ def test_a_host_may_be_in_several_groups() -> None:
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("wsnodes", None, "there is no output wsnodes"),
-        ("wsnodes", {"value": ["203.0.113.21"]}, "wsnodes is no map"),
-        ("wsnodes", {"value": {}}, "wsnodes is no map"),
-        ("redis", {"value": {"redis1": "203.0.113.31"}}, "redis1 is no map"),
+        ("wsnodes", None, "the output wsnodes is missing"),
+        ("wsnodes", {"value": ["203.0.113.21"]}, "wsnodes is not a map"),
+        ("wsnodes", {"value": {}}, "wsnodes is not a map"),
+        ("redis", {"value": {"redis1": "203.0.113.31"}}, "redis1 is not a map"),
         ("redis", {"sensitive": True}, "vault.yml"),
-        ("redis", {"value": {"lb1": {"ansible_host": "203.0.113.99"}}}, "another host"),
+        ("redis", {"value": {"lb1": {"ansible_host": "203.0.113.99"}}}, "lb1 has other variables"),
         ("redis", {"value": {"redis1": {}}}, "redis1: no address"),
     ],
 )
 def test_other_outputs_are_refused(name: str, change: dict[str, Any] | None, words: str) -> None:
-    """One line says what is wrong with them; there is no half inventory."""
+    """One line names the mistake, and no part of an inventory is written."""
     outputs = copy.deepcopy(json.loads(SAMPLE.read_text()))
     if change is None:
         del outputs[name]

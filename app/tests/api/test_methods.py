@@ -150,7 +150,7 @@ async def test_who_leaves_while_it_is_subscribed_leaves_nothing(
 ) -> None:
     """A subscription by the server that comes too late is none: nobody is present."""
     broker = pair[1].node.broker
-    join = broker.join
+    join = broker.presence_add
     asked, go_on, joined = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def slow_join(channel: str, client: str, member: Member) -> None:
@@ -160,7 +160,7 @@ async def test_who_leaves_while_it_is_subscribed_leaves_nothing(
         joined.set()
 
     async with sdk(pair[1], token=token("ann")):
-        monkeypatch.setattr(broker, "join", slow_join)
+        monkeypatch.setattr(broker, "presence_add", slow_join)
         await api("subscribe", user="ann", channel="offers")
         await asked.wait()
     await settled(lambda: len(pair[1].node.hub) == 0, "gone")
@@ -171,7 +171,7 @@ async def test_who_leaves_while_it_is_subscribed_leaves_nothing(
         return await broker.members("offers") == {}
 
     await settled(nobody_there, "nobody is present")
-    await settled(lambda: "offers" not in broker._following, "the channel is not followed")
+    await settled(lambda: "offers" not in broker.followed._channels, "the channel is not followed")
 
 
 async def test_presence(pair: Pair, api: Api) -> None:
@@ -217,7 +217,7 @@ async def test_a_count_without_a_node_is_none(
 ) -> None:
     """Where a live node does not answer the error names it; a sum without it would be wrong."""
     monkeypatch.setattr("wsfleet.broker.survey.TIMEOUT", 0.2)
-    monkeypatch.setattr(pair[1].node.listeners, "commanded", lambda command: None)
+    monkeypatch.setattr(pair[1].node.dispatcher, "commanded", lambda command: None)
     for method in ("channels", "info"):
         error = (await api.http.post(f"/api/{method}", json={})).json()["error"]
         assert error["code"] == 100

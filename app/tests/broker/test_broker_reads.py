@@ -174,7 +174,7 @@ async def test_an_epoch_without_publications_is_remembered_for_subscribers_alone
     pair: Pair, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as one may come back: not for the month that publications are counted on."""
-    monkeypatch.setattr("wsfleet.broker.broker.CHECK_AFTER", 0.2)
+    monkeypatch.setattr("wsfleet.broker.following.CHECK_AFTER", 0.2)
     one, _ = pair
     async with Peer(one) as ann:
         await ann.subscribe("room")
@@ -186,7 +186,7 @@ async def test_an_epoch_without_publications_is_remembered_for_subscribers_alone
 
         await settled(renewed, "it is remembered while there is a subscriber")
         await ann.ask(UnsubscribeRequest("room"))
-        await settled(lambda: "room" not in one.node.broker._following, "nobody follows it")
+        await settled(lambda: "room" not in one.node.broker.followed._channels, "nobody follows it")
         await store.expire("wsfleet:meta:{room}", 100)
         await ann.subscribe("loose:room")
         await asyncio.sleep(0.5)

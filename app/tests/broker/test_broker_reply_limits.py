@@ -20,10 +20,10 @@ from tests.support.nodes import RunningNode, StartNode
 from tests.support.publications import OPTIONS, published
 from tests.support.sdk import has, sdk, subscribed
 from tests.support.waiting import settled
-from wsfleet.broker import broker
-from wsfleet.broker.broker import Position
+from wsfleet.broker import following
+from wsfleet.broker.history import read_history
 from wsfleet.channels.publication import Member, Record, encode
-from wsfleet.channels.stream import Reading
+from wsfleet.channels.stream import Position, Reading
 from wsfleet.config.file import BUILT_IN
 
 LIMIT = 10_000
@@ -136,7 +136,7 @@ async def test_a_presence_over_the_limit_is_an_error(node: RunningNode) -> None:
         assert len((await subscription.presence()).clients) == 1
         for number in range(20):
             member = Member("ann", f"client{number}", conn_info=b'"%s"' % (b"x" * 1000))
-            await node.node.broker.join("news", member.client, member)
+            await node.node.broker.presence_add("news", member.client, member)
         with pytest.raises(CentrifugeError) as error:
             await subscription.presence()
         assert error.value.code == 106
@@ -155,29 +155,29 @@ async def test_what_comes_during_a_limited_recovery_hides_no_hole(
     And these count as well: what was missed alone may just fit (size 0 below).
     """
     await published(node, "news", *[10] * 5)
-    own = node.node.broker
+    own = node.node.broker.followed
     follower = own.follow("news", OPTIONS)
     await follower.confirmed()
-    following, read = follower.following, own.history
+    channel, read = follower.followed, read_history
 
     async def and_then_comes_more(*args: Any, **options: Any) -> Reading:
         reading = await read(*args, **options)
-        top = following.stream.offset
+        top = channel.stream.offset
         await published(node, "news", 10)
-        await settled(lambda: following.stream.offset == top + 1, "it came")
+        await settled(lambda: channel.stream.offset == top + 1, "it came")
         return reading
 
-    monkeypatch.setattr(own, "history", and_then_comes_more)
-    since = Position(0, following.stream.epoch)
+    monkeypatch.setattr(following, "read_history", and_then_comes_more)
+    since = Position(0, channel.stream.epoch)
     for limit, size, continues in (
         (2, LIMIT, False),
         (100, 30, False),
         (100, 0, False),
         (100, LIMIT, True),
     ):
-        missed = await read("news", OPTIONS, 0, limit, max_size=LIMIT)
+        missed = await read(node.node.store, "news", OPTIONS, 0, limit, max_size=LIMIT)
         room = size or sum(len(entry.record) for entry in missed.entries)
-        async with own.joining(following, since, limit, room) as (reading, position):
+        async with own.catch_up(channel, since, limit, room) as (reading, position):
             assert reading is not None
             assert reading.continues(0) is continues
             assert [entry.offset for entry in reading.entries] == (
@@ -189,10 +189,10 @@ async def test_a_large_gap_is_filled_in_portions(
     node: RunningNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What pub/sub lost comes in order and once, read a few publications at a time."""
-    monkeypatch.setattr(broker, "READ_SIZE", 5_000)
-    own = node.node.broker
+    monkeypatch.setattr(following, "READ_SIZE", 5_000)
+    own = node.node.broker.followed
     readings: list[Reading] = []
-    read, hear = own.history, own._subscriber._on_message
+    read, hear = read_history, own._subscriber._on_message
 
     async def noted(*args: Any, **options: Any) -> Reading:
         readings.append(await read(*args, **options))
@@ -202,7 +202,7 @@ async def test_a_large_gap_is_filled_in_portions(
         _, events = await subscribed(client, "news")
         await published(node, "news", 1)
         await settled(partial(has, events.publications, 1), "heard")
-        monkeypatch.setattr(own, "history", noted)
+        monkeypatch.setattr(following, "read_history", noted)
         monkeypatch.setattr(own._subscriber, "_on_message", lambda *_: None)
         await published(node, "news", *[1000] * 100)
         monkeypatch.setattr(own._subscriber, "_on_message", hear)

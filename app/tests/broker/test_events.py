@@ -18,7 +18,7 @@ from tests.support.tokens import SECRET
 from tests.support.waiting import settled
 from wsfleet.broker import control
 from wsfleet.broker.broker import Broker
-from wsfleet.broker.events import Listener, Listeners
+from wsfleet.broker.events import BrokerEventHandler, Dispatcher
 from wsfleet.channels import publication
 from wsfleet.channels.publication import Member, Record
 from wsfleet.channels.stream import Entry
@@ -186,7 +186,7 @@ async def test_a_connect_reply_that_json_cannot_carry(pair: Pair) -> None:
         assert ann.close_code is None
 
 
-class Broken(Listener):
+class Broken(BrokerEventHandler):
     """Fails whatever it hears."""
 
     def published(self, channel: str, entry: Entry, record: Record) -> None:
@@ -210,7 +210,7 @@ async def test_a_listener_that_raises_ends_nothing_else(pair: Pair, store: Any) 
     """Each exception is counted; the listeners after it hear all, and pub/sub stays."""
     one, two = pair
     for running in pair:
-        running.node.listeners._listeners.insert(0, Broken())
+        running.node.dispatcher._listeners.insert(0, Broken())
     before = await pubsub_ids(store)
     async with Peer(one) as ann, Peer(two) as bob:
         await bob.subscribe("room")
@@ -320,21 +320,21 @@ def test_no_message_raises_or_silences_a_channel(received: list[tuple[bool, byte
     """Whatever is said in a channel, or to all nodes, the next publication is delivered."""
     heard: list[bytes] = []
 
-    class Ear(Listener):
+    class Ear(BrokerEventHandler):
         def published(self, channel: str, entry: Entry, record: Record) -> None:
             heard.append(record.data)
 
     async def hear() -> None:
         metrics = Metrics()
-        listeners = Listeners(metrics.handler_failed)
+        listeners = Dispatcher(metrics.handler_failed)
         listeners.add(Ear())
         broker = Broker(Store(Settings()), "node1", listeners, metrics, 1.0, 65536, lambda: None)
-        broker.keep("quiet:room", ChannelOptions())
+        broker.followed.follow_always("quiet:room", ChannelOptions())
         for is_control, message in received:
             channel = "wsfleet:control" if is_control else "wsfleet:channel:{quiet:room}"
-            broker._hear(channel, message)
+            broker.followed._hear(channel, message)
         last = publication.encode(Record(b"last", 1))
-        broker._hear("wsfleet:channel:{quiet:room}", b"p 0 0 \n" + last)
+        broker.followed._hear("wsfleet:channel:{quiet:room}", b"p 0 0 \n" + last)
         await asyncio.sleep(0)
 
     asyncio.run(hear())
@@ -345,7 +345,7 @@ async def test_the_top_of_one_stream_does_not_end_the_checks(
     pair: Pair, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A position in Redis that cannot be read ends that channel's check, not the node."""
-    monkeypatch.setattr("wsfleet.broker.broker.CHECK_AFTER", 0.2)
+    monkeypatch.setattr("wsfleet.broker.following.CHECK_AFTER", 0.2)
     one, _ = pair
     async with Peer(one) as ann:
         await ann.subscribe("room")
@@ -369,8 +369,8 @@ async def test_a_close_code_that_there_is_not_closes_nobody_by_half(pair: Pair) 
     async with Peer(two, token=_token("bob")) as bob:
         for code in (70_000, -1, 2**63):
             command = {"type": "Command", "do": "disconnect", "user": "bob", "code": code}
-            await one.node.broker.command(msgspec.msgpack.encode(command))
-        await one.node.broker.command(control.encode(control.Revocation("nobody's")))
+            await one.node.broker.publish_control(msgspec.msgpack.encode(command))
+        await one.node.broker.publish_control(control.encode(control.Revocation("nobody's")))
         await bob.subscribe("quiet:room")
         await bob.ask(PublishRequest("quiet:room", b"1"))
         await bob.until(lambda: bob.data("quiet:room") == [b"1"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support.nodes import StartNode
 from tests.support.redis import RedisServer
 from tests.support.waiting import settled
-from wsfleet.broker.broker import Follower
+from wsfleet.broker.following import Follower
 from wsfleet.broker.pubsub import PORTION_BYTES, PORTION_COUNT, Listening, Probe
 from wsfleet.channels.permissions import Channels
 from wsfleet.channels.publication import Record
@@ -97,7 +97,7 @@ async def follow_all(followers: list[Follower]) -> None:
     """Wait until all channels are heard."""
     async with asyncio.timeout(60):
         for follower in followers:
-            await follower.following.confirmed.wait()
+            await follower.followed.confirmed.wait()
 
 
 async def subscriber(store: Any) -> dict[str, str]:
@@ -125,12 +125,12 @@ async def test_thousands_of_long_names_fit_into_small_buffers(
         broker = node.node.broker
         names = [f"{number:05}".ljust(230, "x") for number in range(4000)]
         heard: list[str] = []
-        node.node.listeners.published = (  # type: ignore[method-assign]
+        node.node.dispatcher.published = (  # type: ignore[method-assign]
             lambda channel, entry: heard.append(channel)
         )
         async with redis.asyncio.Redis.from_url(server.url, decode_responses=True) as store:
             before = (await subscriber(store))["id"]
-            followers = [broker.follow(name, OPTIONS) for name in names]
+            followers = [broker.followed.follow(name, OPTIONS) for name in names]
             await follow_all(followers)
             assert (await subscriber(store))["id"] == before
 
@@ -151,9 +151,9 @@ async def test_thousands_of_long_names_fit_into_small_buffers(
 
             await settled(left, "all channels were left")
             assert (await subscriber(store))["id"] == found["id"]
-            assert not broker._following.keys() - {"broadcast"}
-            assert len(broker._subscriber._wanted) == 3
-            [listening] = broker._subscriber._listening.values()
+            assert not broker.followed._channels.keys() - {"broadcast"}
+            assert len(broker.followed._subscriber._wanted) == 3
+            [listening] = broker.followed._subscriber._listening.values()
             assert not listening._waiting
             assert not listening._sent
         await node.stop()
@@ -168,11 +168,11 @@ async def test_a_channel_is_left_and_followed_while_others_are_confirmed(
     """Whatever is last wanted of a channel holds, also where it is wanted in the same moment."""
     node = await start_node()
     broker = node.node.broker
-    others = [broker.follow(f"other{number}", OPTIONS) for number in range(1000)]
-    broker._subscriber.subscribe(key_names.channel("room"))
-    broker._subscriber.unsubscribe(key_names.channel("room"))
+    others = [broker.followed.follow(f"other{number}", OPTIONS) for number in range(1000)]
+    broker.followed._subscriber.subscribe(key_names.channel("room"))
+    broker.followed._subscriber.unsubscribe(key_names.channel("room"))
     if again:
-        broker._subscriber.subscribe(key_names.channel("room"))
+        broker.followed._subscriber.subscribe(key_names.channel("room"))
     await follow_all(others)
 
     async def as_wanted() -> bool:

@@ -17,8 +17,8 @@ from tests.support.publications import OPTIONS, published
 from tests.support.sdk import has, sdk, subscribed
 from tests.support.tcp import HANDSHAKE, masked
 from tests.support.waiting import settled
-from wsfleet.broker.broker import Position
 from wsfleet.channels.publication import Member, Record
+from wsfleet.channels.stream import Position
 from wsfleet.config.file import BUILT_IN
 from wsfleet.transports.frames import TEXT
 from wsfleet.transports.outbox import HIGH_WATER
@@ -126,17 +126,17 @@ async def test_a_burst_and_a_gap_that_come_in_one_tick_arrive(
         await settled(lambda: has(one.publications, 1) and has(two.publications, 1), "both")
         for gap in (False, True):
             before = len(one.publications)
-            hear = own._subscriber._on_message
+            hear = own.followed._subscriber._on_message
             held: list[tuple[str, bytes]] = []
 
             def hold(*message: Any, held: list[tuple[str, bytes]] = held) -> None:
                 held.append(message)
 
-            monkeypatch.setattr(own._subscriber, "_on_message", hold)
+            monkeypatch.setattr(own.followed._subscriber, "_on_message", hold)
             for channel in ("one", "two"):
                 await published(node, channel, *[60_000] * 30)
             await settled(partial(reaches, held, 60), "Redis has sent all")
-            monkeypatch.setattr(own._subscriber, "_on_message", hear)
+            monkeypatch.setattr(own.followed._subscriber, "_on_message", hear)
             for message in held[-1:] if gap else held:  # the others are lost
                 hear(*message)
             if gap:

@@ -199,7 +199,7 @@ class Api:
         if not request.uid:
             raise bad_request("uid is empty")
         await self._node.denylist.revoke(request.uid, self._future(request.expire_at))
-        await self._node.broker.command(control.encode(control.Revocation(request.uid)))
+        await self._node.broker.publish_control(control.encode(control.Revocation(request.uid)))
         return {}
 
     async def presence(self, request: requests.Channel) -> Result:
@@ -292,7 +292,7 @@ class Api:
         return await self._node.broker.members(channel.name, max_size=max_size)
 
     async def _command(self, **fields: Any) -> None:
-        await self._node.broker.command(control.encode(control.Command(**fields)))
+        await self._node.broker.publish_control(control.encode(control.Command(**fields)))
 
 
 async def _outcome(work: Awaitable[Result]) -> Result:

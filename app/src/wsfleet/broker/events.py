@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass
-class Census:
+class NodeCount:
     """A node's clients, their users ("" is nobody in particular), and how many hear a channel."""
 
     clients: int = 0
@@ -25,7 +25,7 @@ class Census:
     subscribers: Counter[str] = field(default_factory=Counter)
 
 
-class Listener:
+class BrokerEventHandler:
     """Hears everything, and does nothing: a protocol overrides what it has a word for."""
 
     def published(self, channel: str, entry: Entry, record: Record) -> None:
@@ -40,11 +40,11 @@ class Listener:
     def commanded(self, command: Message) -> None:
         """Carry out what is wanted of every node."""
 
-    def count(self, census: Census) -> None:
+    def count(self, census: NodeCount) -> None:
         """Add its clients to a census."""
 
 
-class Listeners:
+class Dispatcher:
     """All listeners of a node, in the order in which they were added.
 
     A listener that raises ends nothing but its own handling: the exception is logged with its
@@ -52,10 +52,10 @@ class Listeners:
     """
 
     def __init__(self, on_failed: Callable[[str], None] = lambda event: None) -> None:
-        self._listeners: list[Listener] = []
+        self._listeners: list[BrokerEventHandler] = []
         self._on_failed = on_failed
 
-    def add(self, listener: Listener) -> None:
+    def add(self, listener: BrokerEventHandler) -> None:
         """Tell one more."""
         self._listeners.append(listener)
 
@@ -99,7 +99,7 @@ class Listeners:
             except Exception:
                 self._failed("commanded", command=type(wanted).__name__)
 
-    def count(self, census: Census) -> None:
+    def count(self, census: NodeCount) -> None:
         """Take a census; a listener that raises makes it fail, since the sum would be wrong."""
         for listener in self._listeners:
             listener.count(census)

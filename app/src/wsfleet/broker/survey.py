@@ -10,7 +10,7 @@ import structlog
 from wsfleet.broker import control
 from wsfleet.broker.broker import Broker
 from wsfleet.broker.control import Count, Survey
-from wsfleet.broker.events import Census, Listener, Listeners
+from wsfleet.broker.events import BrokerEventHandler, Dispatcher, NodeCount
 from wsfleet.channels.glob import compile_glob
 from wsfleet.redis.background import Background
 from wsfleet.redis.store import UnavailableError
@@ -30,22 +30,22 @@ class _Asked:
     complete: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Surveys(Listener):
+class Surveys(BrokerEventHandler):
     """Asks the nodes, and answers for this one."""
 
     def __init__(
         self,
         broker: Broker,
         node: str,
-        listeners: Listeners,
+        dispatcher: Dispatcher,
         on_failed: Callable[[str], None] = lambda event: None,
     ) -> None:
         self._broker = broker
         self._node = node
-        self._listeners = listeners
+        self._dispatcher = dispatcher
         self._asked: dict[str, _Asked] = {}
         self._background = Background(on_failed)
-        listeners.add(self)
+        dispatcher.add(self)
 
     async def ask(self, nodes: Iterable[str], pattern: str = "") -> dict[str, Count]:
         """What each of the nodes counts at this moment, by name.
@@ -58,7 +58,7 @@ class Surveys(Listener):
         survey = Survey(uuid.uuid4().hex, self._node, pattern)
         asked = self._asked[survey.id] = _Asked(set(nodes))
         try:
-            await self._broker.command(control.encode(survey))
+            await self._broker.publish_control(control.encode(survey))
             try:
                 async with self._broker.patience(TIMEOUT, "no answer in time"):
                     await asked.complete.wait()
@@ -78,7 +78,7 @@ class Surveys(Listener):
                 except ValueError as error:  # of an older node, which has other patterns
                     log.warning("survey not understood", error=str(error))
                     return
-                self._background.start(self._broker.command(answer, command.asker))
+                self._background.start(self._broker.publish_control(answer, command.asker))
             case Count():
                 asked = self._asked.get(command.survey)
                 if asked is not None and command.node in asked.missing:
@@ -88,19 +88,19 @@ class Surveys(Listener):
                         asked.complete.set()
 
     def _count(self, survey: Survey) -> Count:
-        census = Census()
-        self._listeners.count(census)
+        count = NodeCount()
+        self._dispatcher.count(count)
         matches = compile_glob(survey.pattern).fullmatch
         return Count(
             survey=survey.id,
             node=self._node,
-            clients=census.clients,
-            users=len(census.users),
-            subscriptions=census.subscribers.total(),
-            channels=len(census.subscribers),
+            clients=count.clients,
+            users=len(count.users),
+            subscriptions=count.subscribers.total(),
+            channels=len(count.subscribers),
             subscribers={
                 channel: subscribers
-                for channel, subscribers in census.subscribers.items()
+                for channel, subscribers in count.subscribers.items()
                 if matches(channel)
             },
         )

@@ -22,6 +22,14 @@ class Entry(NamedTuple):
     record: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a stream: an offset and an epoch."""
+
+    offset: int = 0
+    epoch: str = ""
+
+
 class Reading(NamedTuple):
     """What a look at the history found: the stream's top, and entries in ascending order.
 

@@ -9,7 +9,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from wsfleet.broker import control
-from wsfleet.broker.events import Census, Listener
+from wsfleet.broker.events import BrokerEventHandler, NodeCount
 from wsfleet.channels.permissions import ChannelError
 from wsfleet.channels.publication import Member, Record
 from wsfleet.channels.stream import Entry
@@ -27,13 +27,13 @@ from wsfleet.transports.websocket import WebSocket
 log = structlog.get_logger(__name__)
 
 
-class Plain(Listener):
+class Plain(BrokerEventHandler):
     """The endpoint `/ws`, and the fan-out to all its clients on this node."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._framings: dict[str, Framing] = {}  # by topic
-        node.listeners.add(self)
+        node.dispatcher.add(self)
 
     async def endpoint(self, websocket: WebSocket, request: Request) -> None:
         """Serve one client."""
@@ -64,7 +64,7 @@ class Plain(Listener):
                 payload = payload or _broadcast(record)
                 hub.publish(topic, framing.text(payload), exclude)
 
-    def count(self, census: Census) -> None:
+    def count(self, census: NodeCount) -> None:
         """Count the channel's subscribers: each client is one."""
         if clients := sum(map(self._node.hub.count, self._framings)):
             census.subscribers[plain.CHANNEL] += clients
@@ -118,7 +118,7 @@ class PlainClient:
             self.disconnect(DisconnectCode.CONNECTION_LIMIT)
             return
         self._node.hub.subscribe(self._connection, self._topic)
-        await self._node.sessions.open(self._connection)
+        await self._node.client_names.open(self._connection)
         self._expire_at(self._identity.expire_at)
         with contextlib.suppress(UnavailableError, RedisError):  # it was asked a moment ago
             objection = await self._node.denylist.objection(self.user, self._identity.token_id)
@@ -192,7 +192,7 @@ class PlainClient:
     async def _keep(self, message: plain.Message, now: int) -> None:
         node, connection = self._node, self._connection
         if message.client_id is not None:
-            await node.sessions.rename(connection, message.client_id)
+            await node.client_names.rename(connection, message.client_id)
         record = Record(
             data=message.json,
             time=now,
@@ -202,7 +202,7 @@ class PlainClient:
         )
         node.broker.check(record)  # before its text is kept
         await asyncio.gather(  # one round trip, in this order
-            node.sessions.keep(connection, message.text),
+            node.client_names.keep(connection, message.text),
             node.broker.publish(plain.CHANNEL, self._options, record, message.idempotency_key),
         )
 

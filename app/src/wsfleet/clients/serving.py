@@ -31,7 +31,7 @@ class Client(Protocol):
         """Clean up: nothing is under way any more."""
 
 
-class Attendance:
+class ServedConnection:
     """A client on the node, from the handshake to the close.
 
     It counts as long as its connection is open; its clean-up may take longer, when Redis is away.
@@ -79,7 +79,7 @@ class Attendance:
     async def closed(self) -> None:
         """Clean up."""
         await self._client.left()
-        await self._node.sessions.close(self._connection)
+        await self._node.client_names.close(self._connection)
 
 
 def refuse(node: Node, websocket: WebSocket, refusal: Refusal) -> None:
@@ -110,4 +110,4 @@ async def serve(
         limits=Limits(outbox_limit or node.settings.outbox_limit, node.settings.write_timeout),
         closes=closes,
     )
-    await websocket.attend(Attendance(node, connection, protocol, create(connection)))
+    await websocket.attend(ServedConnection(node, connection, protocol, create(connection)))

@@ -21,7 +21,7 @@ def new_client_id() -> str:
     return secrets.token_hex(16)
 
 
-class Sessions:
+class ClientNames:
     """The names of this node's clients; memory is the truth, Redis follows.
 
     `connection:{id}` says where a client is, `state:{id}` what it said last (two keys: in a Redis

@@ -2,13 +2,13 @@
 
 import time
 
-from wsfleet.broker.events import Listener
+from wsfleet.broker.events import BrokerEventHandler
 from wsfleet.channels.publication import Record
 from wsfleet.channels.stream import Entry
 from wsfleet.telemetry.metrics import Metrics
 
 
-class DeliveryTimer(Listener):
+class DeliveryTimer(BrokerEventHandler):
     """Measures how old publications are when they come; clocks that differ count as well."""
 
     def __init__(self, metrics: Metrics) -> None:

@@ -12,10 +12,10 @@ from wsfleet import __version__
 from wsfleet.auth.denylist import Denylist
 from wsfleet.auth.tokens import verifiers
 from wsfleet.broker.broker import Broker
-from wsfleet.broker.events import Listeners
+from wsfleet.broker.events import Dispatcher
 from wsfleet.broker.survey import Surveys
 from wsfleet.channels.permissions import Channels
-from wsfleet.cluster.client_names import Sessions
+from wsfleet.cluster.client_names import ClientNames
 from wsfleet.cluster.node_state import NodeState
 from wsfleet.cluster.registry import Registry
 from wsfleet.config import file as configuration
@@ -58,11 +58,13 @@ class Node:
         self.registry = Registry(self.store, settings, self._describe)
         self.drain = Drain(self.hub, settings, on_change=self.registry.hurry)
         self.registry.on_wanted = self.drain.obey
-        self.sessions = Sessions(self.store, self.registry, settings.name, settings.resume_window)
-        self.listeners = Listeners(self.metrics.handler_failed)
-        self.listeners.add(DeliveryTimer(self.metrics))
+        self.client_names = ClientNames(
+            self.store, self.registry, settings.name, settings.resume_window
+        )
+        self.dispatcher = Dispatcher(self.metrics.handler_failed)
+        self.dispatcher.add(DeliveryTimer(self.metrics))
         self.users = Users(self.config.client.user_connection_limit, self.metrics.handler_failed)
-        self.listeners.add(self.users)
+        self.dispatcher.add(self.users)
         self.denylist = Denylist(self.store)
         self.admission = Admission(
             self.config.client, self.connection_tokens, self.users, self.denylist
@@ -70,16 +72,16 @@ class Node:
         self.broker = Broker(
             self.store,
             settings.name,
-            self.listeners,
+            self.dispatcher,
             self.metrics,
             probe_interval=settings.heartbeat_interval,
             max_publication_size=settings.max_publication_size,
             on_subscribed=self._on_subscribed,
         )
         self.surveys = Surveys(
-            self.broker, settings.name, self.listeners, self.metrics.handler_failed
+            self.broker, settings.name, self.dispatcher, self.metrics.handler_failed
         )
-        self.broker.keep(plain.CHANNEL, self.channels.find(plain.CHANNEL).options)
+        self.broker.followed.follow_always(plain.CHANNEL, self.channels.find(plain.CHANNEL).options)
         self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.metrics.watch(
             max_connections=settings.max_connections,
@@ -191,7 +193,7 @@ class Node:
 
     async def _on_connected(self) -> None:
         await self.registry.beat()
-        await self.sessions.reconcile()
+        await self.client_names.reconcile()
         used = {node.get("functions", "") for node in (await self.registry.nodes()).values()}
         await self.store.forget_functions(used)
 

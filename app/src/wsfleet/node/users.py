@@ -7,7 +7,7 @@ from typing import Protocol
 
 from wsfleet.auth.denylist import Denylist
 from wsfleet.broker import control
-from wsfleet.broker.events import Census, Listener
+from wsfleet.broker.events import BrokerEventHandler, NodeCount
 from wsfleet.protocol.centrifuge.codes import DisconnectCode
 from wsfleet.redis.background import Background
 
@@ -40,7 +40,7 @@ class Client(Protocol):
         """End the connection."""
 
 
-class Users(Listener):
+class Users(BrokerEventHandler):
     """The connections by user; "" are those of nobody in particular, whom no limit is for."""
 
     def __init__(self, limit: int, on_failed: Callable[[str], None] = lambda event: None) -> None:
@@ -122,7 +122,7 @@ class Users(Listener):
         for client in self:
             client.revoked(token)
 
-    def count(self, census: Census) -> None:
+    def count(self, census: NodeCount) -> None:
         """Count those who are connected, and their users."""
         census.clients += sum(map(len, self._clients.values()))
         census.users |= self._clients.keys()

@@ -309,7 +309,7 @@ async def test_a_connection_that_the_nodes_cannot_hear_of_is_not_made(
     """It would not end when the next one comes: its client is told to come again."""
     monkeypatch.setattr("wsfleet.clients.centrifuge.client.SINGLE_CONNECTION_TIMEOUT", 0.1)
     one, _ = single_pair
-    monkeypatch.setattr(one.node.listeners, "commanded", lambda command: None)
+    monkeypatch.setattr(one.node.dispatcher, "commanded", lambda command: None)
     url = one.url.replace("http", "ws") + "/connection/websocket"
     async with connect(url, proxy=None) as raw:
         await raw.send(json.dumps({"id": 1, "connect": {"token": token("42")}}))

@@ -162,7 +162,7 @@ async def test_who_ends_twice_makes_nobody_deaf(node: RunningNode, api: Api, end
             elif end != "leaves":
                 await api(end, user="v")
         await settled(lambda: not node.node.users.of("v"), "gone")
-        followings = node.node.broker._following
+        followings = node.node.broker.followed._channels
         assert [followings[name].followers for name in SHARED] == [1] * len(SHARED)
         await asyncio.sleep(1.2)  # longer than a channel without subscribers is followed
         for name in SHARED:
@@ -190,7 +190,7 @@ async def test_a_loss_and_those_who_leave_make_nobody_deaf(
     async with sdk(node, token=token("w")) as stays:
         events = [(await subscribed(stays, name))[1] for name in names]
         await asyncio.sleep(1.2)  # longer than a channel without subscribers is followed
-        followings = node.node.broker._following
+        followings = node.node.broker.followed._channels
         assert [followings[name].followers for name in names] == [1] * len(names)
         for name in names:
             await api("publish", channel=name, data="heard")
@@ -203,7 +203,7 @@ async def test_an_old_farewell_does_not_take_a_newer_subscription_out(
     """A client that subscribes again while it is still being taken out is present and served."""
     async with raw(node, "v") as client:
         await client.ask(subscribe={"channel": "room"})
-        called, go_on = pause(monkeypatch, node.node.broker, "leave")
+        called, go_on = pause(monkeypatch, node.node.broker, "presence_remove")
         await api("unsubscribe", user="v", channel="room")
         await asyncio.wait_for(called.wait(), 10)
         assert "subscribe" in await client.ask(subscribe={"channel": "room"})
@@ -211,7 +211,7 @@ async def test_an_old_farewell_does_not_take_a_newer_subscription_out(
 
         async def farewells_are_over() -> bool:
             (centrifuge,) = (
-                each for each in node.node.listeners._listeners if isinstance(each, Centrifuge)
+                each for each in node.node.dispatcher._listeners if isinstance(each, Centrifuge)
             )
             return not centrifuge.background._tasks
 
@@ -254,7 +254,7 @@ async def test_unsubscribe_holds_for_a_subscribe_that_fails_meanwhile(
 ) -> None:
     """An SDK would try again after a temporary error: it is told that it is unsubscribed."""
     async with raw(node, "v") as client:
-        called, go_on = pause(monkeypatch, node.node.broker, "join")
+        called, go_on = pause(monkeypatch, node.node.broker, "presence_add")
         number = await client.tell(subscribe={"channel": "room"})
         await asyncio.wait_for(called.wait(), 10)
         await api("unsubscribe", user="v", channel="room")
@@ -271,7 +271,7 @@ async def test_unsubscribe_holds_for_a_subscribe_of_the_api(
 ) -> None:
     """What never was there is not told; a later subscribe counts again."""
     async with raw(node, "v") as client:
-        called, go_on = pause(monkeypatch, node.node.broker, "join")
+        called, go_on = pause(monkeypatch, node.node.broker, "presence_add")
         await api("subscribe", user="v", channel="room")
         await asyncio.wait_for(called.wait(), 10)
         await api("unsubscribe", user="v", channel="room")
@@ -290,7 +290,7 @@ async def test_unsubscribe_holds_for_a_connect_under_way(
 ) -> None:
     """The channels of a token and the personal one are made later, or not at all."""
     async with raw(node, connected=False) as client:
-        called, go_on = pause(monkeypatch, node.node.sessions, "open")
+        called, go_on = pause(monkeypatch, node.node.client_names, "open")
         number = await client.tell(
             connect={"token": token("v", subs={"one": {}, "two": {}, "three": {}})}
         )
@@ -312,7 +312,7 @@ async def test_what_ends_connections_holds_for_a_connect_under_way(
 ) -> None:
     """It is closed with the code, is not answered, and leaves nothing."""
     async with raw(node, connected=False) as client:
-        called, go_on = pause(monkeypatch, node.node.broker, "join")
+        called, go_on = pause(monkeypatch, node.node.broker, "presence_add")
         number = await client.tell(connect={"token": token("v", jti="id", subs={"one": {}})})
         await asyncio.wait_for(called.wait(), 10)
         await api(method, **({"uid": "id"} if method == "revoke_token" else {"user": "v"}))
@@ -329,7 +329,7 @@ async def test_refresh_holds_for_a_connect_under_way(
 ) -> None:
     """The reply to connect has the lifetime that the API gave, not that of the token."""
     async with raw(node, connected=False) as client:
-        called, go_on = pause(monkeypatch, node.node.broker, "join")
+        called, go_on = pause(monkeypatch, node.node.broker, "presence_add")
         number = await client.tell(connect={"token": token("v")})
         await asyncio.wait_for(called.wait(), 10)
         await api("refresh", user="v", expire_at=int(time.time()) + 600)
@@ -346,7 +346,7 @@ async def test_disconnect_holds_for_a_plain_client_that_is_just_in(
     node: RunningNode, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is open from the handshake's answer on, so it is found from then on."""
-    called, go_on = pause(monkeypatch, node.node.sessions, "open")
+    called, go_on = pause(monkeypatch, node.node.client_names, "open")
     headers = {"Authorization": f"Bearer {token('v')}"}
     async with node.connect(additional_headers=headers) as plain:
         await asyncio.wait_for(called.wait(), 10)
@@ -440,7 +440,7 @@ async def test_a_revocation_that_was_missed_is_found_out(
         await client.ask(
             subscribe={"channel": "closed:a", "token": _subscription_token("closed:a", "bad")}
         )
-        monkeypatch.setattr(node.node.listeners, "commanded", lambda command: None)
+        monkeypatch.setattr(node.node.dispatcher, "commanded", lambda command: None)
         await api("revoke_token", uid="bad")
         await api("revoke_token", uid="id")
         node.node.users.hurry()
@@ -489,7 +489,7 @@ async def test_redis_is_lost_at_each_step_of_a_client(
     fault: str,
 ) -> None:
     """Each command has one answer or the connection is closed; who is in has all timers."""
-    monkeypatch.setattr("wsfleet.broker.broker.FOLLOW_TIMEOUT", 0.5)
+    monkeypatch.setattr("wsfleet.broker.following.FOLLOW_TIMEOUT", 0.5)
     faults = Fault(node, monkeypatch)
     faults.strike = getattr(redis_process, fault)
     claims: dict[str, Any] = {"exp": int(time.time()) + 600, "subs": {"one": {}}, "jti": "id"}

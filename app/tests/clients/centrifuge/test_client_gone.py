@@ -138,8 +138,8 @@ async def test_a_name_that_a_gone_client_asked_for_is_free(
         assert '"type":"ack"' in str(await client.recv())
         redis_process.freeze()
         await client.send('{"client_id": "bob"}')
-        await settled(lambda: "bob" in node.node.sessions._local, "it asks for another one")
-    await settled(lambda: "bob" not in node.node.sessions._local, "it was given up")
+        await settled(lambda: "bob" in node.node.client_names._local, "it asks for another one")
+    await settled(lambda: "bob" not in node.node.client_names._local, "it was given up")
     redis_process.thaw()
     await settled(lambda: not node.server.server_state.tasks, "the clean-up is done")
 
@@ -157,7 +157,7 @@ async def test_subscribing_fails_at_once_where_redis_is_known_to_be_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nobody waits for the confirmation of a Redis that cannot give it."""
-    monkeypatch.setattr("wsfleet.broker.broker.FOLLOW_TIMEOUT", 3600.0)
+    monkeypatch.setattr("wsfleet.broker.following.FOLLOW_TIMEOUT", 3600.0)
     node = await start_node(config=config)
     async with Peer(node) as ann:
         redis_process.kill()

@@ -38,8 +38,8 @@ class Gate:
     def __init__(self, node: RunningNode, monkeypatch: pytest.MonkeyPatch) -> None:
         self.waiting: list[str] = []
         self.open = asyncio.Event()
-        self._join = node.node.broker.join
-        monkeypatch.setattr(node.node.broker, "join", self._held)
+        self._join = node.node.broker.presence_add
+        monkeypatch.setattr(node.node.broker, "presence_add", self._held)
 
     async def _held(self, channel: str, client: str, member: Member) -> None:
         self.waiting.append(channel)

@@ -240,7 +240,7 @@ class Peer:
         self.connection.closed(1006, "lost")
         self.node.hub.remove(self.connection)
         await self.client.left()
-        await self.node.sessions.close(self.connection)
+        await self.node.client_names.close(self.connection)
 
     @property
     def idle(self) -> bool:
@@ -257,7 +257,7 @@ class Stage:
         self.node.store.call = self.redis.call  # type: ignore[method-assign]
         self.node.store.function = self.redis.function  # type: ignore[method-assign, assignment]
         self.centrifuge = Centrifuge(self.node)
-        self.node.broker._subscriber.subscribe = self.confirm  # type: ignore[method-assign, assignment]
+        self.node.broker.followed._subscriber.subscribe = self.confirm  # type: ignore[method-assign, assignment]
         self.peers = [Peer(self.centrifuge, user) for user in ("ann", "ann", "bob")]
         self.numbers = itertools.count()
         for peer in self.peers:
@@ -267,12 +267,12 @@ class Stage:
 
     def confirm(self, redis_channel: str) -> None:
         """Hear from Redis that it sends what is published in a channel."""
-        asyncio.get_running_loop().call_soon(self.node.broker._confirmed, redis_channel)
+        asyncio.get_running_loop().call_soon(self.node.broker.followed._confirmed, redis_channel)
 
     def reconnect(self) -> None:
         """Lose the connections to Redis, and get others."""
         self.redis.fail()
-        for name in self.node.broker._following:
+        for name in self.node.broker.followed._channels:
             self.confirm(key_names.channel(name))
 
     def command(self, **fields: Any) -> None:
@@ -283,7 +283,7 @@ class Stage:
         """Hear a publication from Redis; its data."""
         number = next(self.numbers)
         record = publication.encode(Record(str(number).encode(), 0))
-        self.node.broker._hear(key_names.channel(channel), b"p 0 0 \n" + record)
+        self.node.broker.followed._hear(key_names.channel(channel), b"p 0 0 \n" + record)
         return number
 
     def subscriptions(self, channel: str) -> list[Peer]:
@@ -299,7 +299,11 @@ class Stage:
             self.redis.answer(100)
             await asyncio.sleep(0)
             node = self.node
-            works = [self.centrifuge.background, node.users._background, node.broker._background]
+            works = [
+                self.centrifuge.background,
+                node.users._background,
+                node.broker.followed._background,
+            ]
             busy = any(work._tasks for work in works) or not all(peer.idle for peer in self.peers)
             if not busy and not self.redis.waiting:
                 return
@@ -321,7 +325,7 @@ class Stage:
         assert {topic: len(there) for topic, there in node.hub._topics.items()} == topics
         for channel in CHANNELS:
             there = self.subscriptions(channel)
-            following = node.broker._following.get(channel)
+            following = node.broker.followed._channels.get(channel)
             assert (following.followers if following else 0) == len(there), channel
             present = self.redis.presence.get(key_names.presence(channel), set())
             clients = {peer.client.id for peer in there}
@@ -358,7 +362,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_linger(monkeypatch: pytest.MonkeyPatch) -> None:
     """A channel without subscribers is left at once, so that this happens within an example."""
-    monkeypatch.setattr("wsfleet.broker.broker.LINGER", 0)
+    monkeypatch.setattr("wsfleet.broker.following.LINGER", 0)
 
 
 def act(stage: Stage, step: tuple[Any, ...]) -> None:
@@ -503,14 +507,14 @@ def test_a_share_in_a_channel_is_given_back_once(config: Path) -> None:
 
     async def run() -> None:
         broker, options = Stage(config).node.broker, ChannelOptions()
-        one, two = broker.follow("room", options), broker.follow("room", options)
+        one, two = broker.followed.follow("room", options), broker.followed.follow("room", options)
         for _ in range(3):
             one.release()
         await asyncio.sleep(0.01)
-        assert broker._following["room"].followers == 1
+        assert broker.followed._channels["room"].followers == 1
         two.release()
         await asyncio.sleep(0.01)
-        assert "room" not in broker._following
+        assert "room" not in broker.followed._channels
 
     asyncio.run(run())
 

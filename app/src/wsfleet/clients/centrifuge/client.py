@@ -25,7 +25,7 @@ from wsfleet.auth.tokens import (
     TokenMismatchError,
 )
 from wsfleet.broker import control
-from wsfleet.broker.broker import Position, ReplyTooLargeError
+from wsfleet.broker.broker import ReplyTooLargeError
 from wsfleet.channels.permissions import (
     Channel,
     ChannelError,
@@ -36,7 +36,7 @@ from wsfleet.channels.permissions import (
     subscription_options,
 )
 from wsfleet.channels.publication import Member, Record, all_understood
-from wsfleet.channels.stream import Reading
+from wsfleet.channels.stream import Position, Reading
 from wsfleet.clients.centrifuge.push import Format, client_info, framer, to_publication
 from wsfleet.clients.centrifuge.subscriptions import EndedError, Subscription, Subscriptions
 from wsfleet.config.file import ChannelOptions
@@ -309,7 +309,7 @@ class CentrifugeClient:
             planned.append((subscription, wanted, grant))
         # Only now that it is counted in: it hears of it if its user is blocked after this.
         await self._check_denylist(self.token_id)
-        await self._node.sessions.open(self._connection)
+        await self._node.client_names.open(self._connection)
         subs: dict[str, SubscribeResult] = {}
         room = self._config.reply_max_size  # for all of them: they are one reply
         for subscription, wanted, grant in planned:
@@ -349,7 +349,7 @@ class CentrifugeClient:
             UnavailableError: the nodes cannot hear of it.
         """
         only_this = control.SingleConnection(self.user, self.id)
-        await self._node.broker.command(control.encode(only_this))
+        await self._node.broker.publish_control(control.encode(only_this))
         async with self._node.broker.patience(
             SINGLE_CONNECTION_TIMEOUT, "the nodes do not hear of the connection"
         ):
@@ -491,17 +491,17 @@ class CentrifugeClient:
         broker, check = self._node.broker, self.subscriptions.check
         await self._check_subscription_token(subscription.token_id)
         check(subscription)
-        follower = subscription.follower = broker.follow(
+        follower = subscription.follower = broker.followed.follow(
             subscription.name, subscription.channel.options
         )
         await follower.confirmed()
         check(subscription)
         if subscription.positioned:
-            await broker.need_position(follower.following)
+            await broker.followed.need_position(follower.followed)
             check(subscription)
         if subscription.options.presence:
             subscription.present = True
-            await broker.join(subscription.name, self.id, subscription.member)
+            await broker.presence_add(subscription.name, self.id, subscription.member)
             check(subscription)
         recovering = request.recover and subscription.options.force_recovery
         if recovering:
@@ -509,7 +509,7 @@ class CentrifugeClient:
             check(subscription)
         since = Position(request.offset, request.epoch) if recovering else None
         limit = self._config.recovery_max_publication_limit or subscription.options.history_size
-        async with broker.joining(follower.following, since, limit, max_size) as (
+        async with broker.followed.catch_up(follower.followed, since, limit, max_size) as (
             reading,
             position,
         ):
@@ -553,7 +553,7 @@ class CentrifugeClient:
         """Tell the other members that one has joined."""
         if subscription.ended is None:
             subscription.announced = True
-            await self._node.broker.tell_members(subscription.name, True, subscription.member)
+            await self._node.broker.publish_join(subscription.name, subscription.member)
 
     async def _farewell(self, subscription: Subscription) -> None:
         """Tell Redis and the other members that a subscription has ended, if Redis answers.
@@ -566,18 +566,18 @@ class CentrifugeClient:
             if subscription.present:
                 await self._be_absent(subscription)
             if subscription.announced:
-                await broker.tell_members(name, False, subscription.member)
+                await broker.publish_leave(name, subscription.member)
                 newer = self.subscriptions.get(name)
                 if newer is not None and newer.announced:
-                    await broker.tell_members(name, True, newer.member)
+                    await broker.publish_join(name, newer.member)
 
     async def _be_absent(self, subscription: Subscription) -> None:
         """Take the client out of the channel's presence, unless it has subscribed again."""
         broker, name = self._node.broker, subscription.name
-        await broker.leave(name, self.id)
+        await broker.presence_remove(name, self.id)
         newer = self.subscriptions.get(name)
         if newer is not None and newer.present:
-            await broker.join(name, self.id, newer.member)
+            await broker.presence_add(name, self.id, newer.member)
 
     async def renew_presence(self, subscription: Subscription) -> None:
         """Say again that the client is in the channel, unless it has left meanwhile.
@@ -589,7 +589,9 @@ class CentrifugeClient:
             return
         with contextlib.suppress(UnavailableError, RedisError):  # the next round, or its expiry
             try:
-                await self._node.broker.join(subscription.name, self.id, subscription.member)
+                await self._node.broker.presence_add(
+                    subscription.name, self.id, subscription.member
+                )
             finally:
                 if subscription.ended is not None:
                     await self._be_absent(subscription)

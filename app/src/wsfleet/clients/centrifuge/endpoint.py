@@ -5,7 +5,7 @@ import asyncio
 import structlog
 
 from wsfleet.broker import control
-from wsfleet.broker.events import Census, Listener
+from wsfleet.broker.events import BrokerEventHandler, NodeCount
 from wsfleet.channels.publication import Member, Record
 from wsfleet.channels.stream import Entry
 from wsfleet.clients.centrifuge.client import CentrifugeClient
@@ -32,7 +32,7 @@ CLOSES = Closes(
 PRESENCE_CHUNK = 500
 
 
-class Centrifuge(Listener):
+class Centrifuge(BrokerEventHandler):
     """All clients of the protocol on this node."""
 
     def __init__(self, node: Node) -> None:
@@ -43,7 +43,7 @@ class Centrifuge(Listener):
         self.clients: dict[str, CentrifugeClient] = {}
         self.fanout = Fanout(node.hub, self._disconnect)
         self.background = Background(node.metrics.handler_failed)
-        node.listeners.add(self)
+        node.dispatcher.add(self)
         node.background.append(self.refresh_presence)
 
     async def endpoint(self, websocket: WebSocket, request: Request) -> None:
@@ -109,7 +109,7 @@ class Centrifuge(Listener):
                 if (client := self.clients.get(other.id)) is not None:
                     client.only_one_stays(command.client)
 
-    def count(self, census: Census) -> None:
+    def count(self, census: NodeCount) -> None:
         """Count the channels' subscribers."""
         for client in self.clients.values():
             census.subscribers.update(client.subscriptions.live.keys())

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wsfleet.broker.broker import Follower
+from wsfleet.broker.following import Follower
 from wsfleet.channels.permissions import Channel
 from wsfleet.channels.publication import Member
 from wsfleet.clients.centrifuge.push import Format

@@ -6,10 +6,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from bench import machine
 from bench.catalog import PEERS
 from bench.modes import FLYING, MANY, cpu_microseconds, kilobytes
 from bench.rig import Rig, Shape
+from lab.processes import tree
 
 PEER = PEERS["wsfleet-centrifuge"]
 CLIENTS = 500
@@ -52,6 +52,6 @@ def measure(variant: Variant, column: str, seconds: float) -> dict[str, Any]:
         pid, port = stack.enter_context(rig.haproxy(variant.section, variant.line))
         flying = COLUMNS[column]
         if flying is None:
-            return kilobytes(rig, MANY, machine.tree(pid), [port])
+            return kilobytes(rig, MANY, tree(pid), [port])
         clients = stack.enter_context(rig.clients(Shape.of(PEER, CLIENTS, flying), [port]))
-        return cpu_microseconds(clients.measure("window", flying, seconds, machine.tree(pid)))
+        return cpu_microseconds(clients.measure("window", flying, seconds, tree(pid)))

@@ -20,6 +20,8 @@ import redis
 from bench import machine
 from bench.deploy import cloned, run
 from bench.rig import BenchError, redis_server
+from lab.ports import free_port
+from lab.processes import process
 
 #: Of each part: the name of its process, which is the same on all machines.
 PARTS = {"node": "wsfleet", "balancer": "haproxy", "redis": "redis-server"}
@@ -164,12 +166,12 @@ def _listen(port: int, stop: threading.Event) -> None:
 
 def hearer() -> float:
     """CPU seconds of Redis to tell one more connection of a publication, published one by one."""
-    port = machine.free_port()
+    port = free_port()
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         command = redis_server(port, Path(directory))
         log = Path(directory) / "log"
-        pid = stack.enter_context(machine.running(command, 0, port, log, {}))
+        pid = stack.enter_context(process(machine.pinned(0, command), log, port=port)).pid
         client = stack.enter_context(redis.Redis(port=port))
 
         def publish() -> float:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from bench import machine
 from bench.catalog import Peer
 from bench.rig import BenchError, Rig, Shape
+from lab.processes import tree
 
 Result = dict[str, Any]
 MANY = 2000
@@ -159,14 +160,12 @@ def _haproxy(rig: Rig, size: int, seconds: float) -> Result:
         rig.haproxy() as (pid, port),
         rig.clients(Shape.of(rig.peer, size, FLYING), [port]) as clients,
     ):
-        return per_cpu_second(
-            clients.measure("window", FLYING, seconds, machine.tree(pid)), "deliveries"
-        )
+        return per_cpu_second(clients.measure("window", FLYING, seconds, tree(pid)), "deliveries")
 
 
 def _haproxy_memory(rig: Rig, size: int, seconds: float) -> Result:
     with rig.haproxy() as (pid, port):
-        return kilobytes(rig, size, machine.tree(pid), [port])
+        return kilobytes(rig, size, tree(pid), [port])
 
 
 _DELIVERIES = "deliveries per CPU second"

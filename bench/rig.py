@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import math
 import os
@@ -11,17 +10,18 @@ import re
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
 from bench import machine
 from bench.catalog import BUILT, HERE, PROGRAMS, Peer
+from lab.haproxy import HAPROXY_PROGRAM, haproxy_config
+from lab.ports import free_port
+from lab.processes import process, tree
+from lab.waiting import attempts
 
 ROOT = HERE.parent
 SERVER_CORE, GENERATOR_CORE = 0, 1
@@ -89,7 +89,7 @@ class Clients:
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
         """Let their process do nothing: they are connected, and read nothing."""
-        pids = machine.tree(self._process.pid)
+        pids = tree(self._process.pid)
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         try:
@@ -132,7 +132,7 @@ class Rig:
     @property
     def pids(self) -> list[int]:
         """All processes of the nodes, also those that came later."""
-        return [pid for root in self._roots for pid in machine.tree(root)]
+        return [pid for root in self._roots for pid in tree(root)]
 
     @contextlib.contextmanager
     def clients(self, shape: Shape, ports: list[int] | None = None) -> Iterator[Clients]:
@@ -164,33 +164,39 @@ class Rig:
 
         A section of its configuration may have a line more, or another number in a line.
         """
-        port = machine.free_port()
+        port = free_port()
         file = self._directory / "haproxy.cfg"
-        words = {"port": port, "server": self.ports[0], "stats": machine.free_port()}
-        text = fill(_haproxy_template(), words)
+        text = haproxy_config(
+            {"node1": f"http://127.0.0.1:{self.ports[0]}"},
+            port,
+            free_port(),
+            haproxy_websocket_rate=0,  # all clients come at once
+        )
+        # No health checks: only the product has /ready.
+        text = re.sub(r"(?m)^( *server .*) check .*", r"\1", text)
         text = re.sub(rf"(?m)^ *{re.escape(line.rpartition(' ')[0])} \d.*\n", "", text)
         file.write_text(re.sub(rf"(?m)^{section}$", rf"\g<0>\n    {line}", text, count=1))
-        command = ["haproxy", "-db", "-f", str(file)]
-        log = self._directory / "haproxy.log"
-        with machine.running(command, SERVER_CORE, port, log, {}) as pid:
-            yield pid, port
+        command = machine.pinned(SERVER_CORE, [HAPROXY_PROGRAM, "-db", "-f", str(file)])
+        with process(command, self._directory / "haproxy.log", port=port) as haproxy:
+            yield haproxy.pid, port
 
     def _start(self, command: list[str], core: int, port: int, environment: dict[str, str]) -> int:
         log = self._directory / f"{port}.log"
-        return self._stack.enter_context(machine.running(command, core, port, log, environment))
+        child = process(machine.pinned(core, command), log, environment, port=port)
+        return self._stack.enter_context(child).pid
 
     def _redis(self) -> int:
-        port = machine.free_port()
+        port = free_port()
         # With the generator, not with the node: Redis is not what is counted.
         self._start(redis_server(port, self._directory), GENERATOR_CORE, port, {})
         return port
 
     def _node(self, redis: int) -> int:
-        port = machine.free_port()
+        port = free_port()
         words = {
             "port": port,
             "redis": redis,
-            "other_port": machine.free_port(),
+            "other_port": free_port(),
             "directory": self._directory,
             "config": self._directory / "config",
         }
@@ -227,53 +233,16 @@ def _until_it_delivers(rig: Rig) -> None:
         BenchError: none came in time.
 
     """
-    deadline = time.monotonic() + PATIENCE
-    while True:
+    problem: BenchError | None = None
+    for _ in attempts(PATIENCE, 0.2):
         try:
             with rig.clients(Shape(1)) as clients:
                 clients.measure("rate", 50, 0.2, rig.pids)
                 return
-        except BenchError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-
-
-@functools.cache
-def _haproxy_template() -> str:
-    """The role's own template with its defaults, but for what concerns the machine it is on."""
-    node = {"name": "node1", "address": "127.0.0.1", "port": "{server}", "tls": False}
-    role = ROOT / "roles/haproxy"
-    settings = yaml.safe_load((role / "defaults/main.yml").read_text()) | {
-        "haproxy_port": "{port}",
-        "haproxy_stats_port": "{stats}",
-        "haproxy_source_rate": 0,  # all clients have one address, and come at once
-        "haproxy_source_connections": 0,
-        "haproxy_websocket_rate": 0,
-    }
-    variables = {f"_{name}": value for name, value in settings.items()} | {
-        "fleet_members": {"nodes": [node], "virtual_address": ""},
-        "fleet_nodes_tls": False,
-        "fleet_address": "127.0.0.1",
-        "_haproxy_public": [""],
-        "_haproxy_tls": [],
-        "_haproxy_tls_sums": "",
-    }
-    with tempfile.TemporaryDirectory() as directory:
-        rendered = Path(directory) / "haproxy.cfg"
-        command = [str(PROGRAMS / "ansible"), "localhost", "--connection", "local"]
-        command += ["--module-name", "template", "--extra-vars", json.dumps(variables)]
-        command += ["--args", f"src={role}/templates/haproxy.cfg.j2 dest={rendered}"]
-        filters = os.environ | {"ANSIBLE_FILTER_PLUGINS": str(ROOT / "roles/fleet/filter_plugins")}
-        result = subprocess.run(
-            command, capture_output=True, text=True, cwd=ROOT, timeout=60, env=filters
-        )
-        if result.returncode:
-            raise BenchError(f"HAProxy's template: {result.stdout}{result.stderr}")
-        text = rendered.read_text()
-    # No service and no user of its own here, and no checks: only the product knows /ready.
-    text = re.sub(r"(?m)^ *(chroot|user|group|stats socket) .*\n", "", text)
-    return re.sub(r"(?m)^( *server .*) check .*", r"\1", text)
+        except BenchError as error:
+            problem = error
+    assert problem is not None
+    raise problem
 
 
 def fill(text: str, words: Mapping[str, object]) -> str:

@@ -6,7 +6,6 @@ import bisect
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ from wsfleet.cli.measure.delivery_account import MOST_DELIVERIES
 from wsfleet.cli.measure.histogram import Histogram, Timeline
 
 from chaos.cluster import PROGRAMS, CommandError
+from lab.waiting import attempts
 
 PUBLISHERS, RATE = 4, 5.0
 #: Seconds that a run may take in all, and its end: the last acknowledgements and deliveries.
@@ -60,11 +60,11 @@ class Clients:
 
     def wait_for_messages(self) -> None:
         """Return once all subscribers are there and messages flow."""
-        deadline = time.monotonic() + ENTRY
-        while self.running and time.monotonic() < deadline:
+        for _ in attempts(ENTRY, 0.5):
+            if not self.running:
+                break
             if self.events.exists() and b'"event":"acknowledged"' in self.events.read_bytes():
                 return
-            time.sleep(0.5)
         raise CommandError("verify-delivery published nothing; what it said is above")
 
     @property

@@ -17,6 +17,7 @@ from chaos.clients import Clients, over_time, read_events, what_clients_saw
 from chaos.cluster import Cluster, CommandError
 from chaos.faults import FAULTS
 from chaos.schedule import Step
+from lab.waiting import attempts
 
 #: Seconds for the cluster to become well again after a fault was healed.
 WELL_WITHIN = 90.0
@@ -56,15 +57,15 @@ def say(text: str) -> None:
 
 def until_well(unwell: Callable[[], str | None], seconds: float = WELL_WITHIN) -> str | None:
     """Wait until all is well; gives what is not when the time is over."""
-    deadline = time.monotonic() + seconds
-    while True:
+    problem: str | None = None
+    for _ in attempts(seconds, 0.5):
         try:
             problem = unwell()
         except CommandError as error:  # a machine that boots answers nothing
             problem = str(error)
-        if problem is None or time.monotonic() > deadline:
-            return problem
-        time.sleep(0.5)
+        if problem is None:
+            break
+    return problem
 
 
 def happen(cluster: Cluster, step: Step, stop: threading.Event) -> Happened:

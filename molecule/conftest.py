@@ -8,8 +8,7 @@ import signal
 import ssl
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ import pytest
 import testinfra
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
+
+from lab.waiting import until
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = Path(sys.executable).parent
@@ -103,7 +104,7 @@ class Cluster:
         for name in names:
             self.podman("restart --time 20", name)
         for name in names:
-            self.until(lambda: self._is_up(name), f"{name} has its address", 120)  # noqa: B023
+            until(lambda: self._is_up(name), f"{name} has its address", 120)  # noqa: B023
             self.on(name, "systemctl --quiet disable late-address")
 
     def _is_up(self, name: str) -> bool:
@@ -129,14 +130,6 @@ class Cluster:
         found: list[dict[str, Any]] = self.prometheus(host, "query", query=expression)["result"]
         return found
 
-    @staticmethod
-    def until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
-        """Wait until `condition()` holds, or fail because `what` did not happen."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"did not happen in {seconds:g} s: {what}"
-            time.sleep(0.25)
-
     def answers(self) -> bool:
         """Whether a client is answered by a node that has its Redis."""
         try:
@@ -147,7 +140,7 @@ class Cluster:
 
     def well(self) -> None:
         """Wait until the cluster says that all is well."""
-        self.until(lambda: self.run("status")[0] == 0, "all is well")
+        until(lambda: self.run("status")[0] == 0, "all is well")
 
     def playbook(self, name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run a playbook as an operator does; its recap is the end of the output."""
@@ -208,7 +201,7 @@ class Cluster:
 
         The report of `wsfleet verify-delivery` is what it gives, filled in at the end.
         """
-        self.until(lambda: not any(self.connections().values()), "nobody is left of before")
+        until(lambda: not any(self.connections().values()), "nobody is left of before")
         report: dict[str, Any] = {}
         with self.wsfleet(
             *("verify-delivery", self.url, "--json", "--rate", "5", "--timeout", "360"),
@@ -217,7 +210,7 @@ class Cluster:
         ) as process:
             try:
                 everybody = publishers + subscribers
-                self.until(lambda: sum(self.connections().values()) == everybody, "all are in")
+                until(lambda: sum(self.connections().values()) == everybody, "all are in")
                 yield report
                 process.send_signal(signal.SIGINT)
                 output, _ = process.communicate(timeout=60)

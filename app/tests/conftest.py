@@ -12,10 +12,10 @@ import redis
 import redis.asyncio
 from websockets.asyncio.server import serve
 
+from lab.ports import free_port
 from tests.support.fleet import Rig, running_fleet
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.paths import JAVASCRIPT
-from tests.support.ports import free_port
 from tests.support.redis import RedisServer
 from tests.support.tokens import CONFIG
 from tests.support.topologies import SentinelTopology, started

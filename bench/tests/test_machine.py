@@ -1,12 +1,9 @@
-"""What the kernel says of processes, and how they are run and ended."""
+"""What the kernel says of processes."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
-
-import pytest
 
 from bench import machine
 
@@ -22,13 +19,6 @@ def process(
     (folder / "smaps_rollup").write_text(
         f"00-ff ---p\nRss: 99 kB\nPss:  {pss} kB\nPss_Anon: 7 kB\n"
     )
-
-
-def test_children_of_children_belong_to_a_tree(tmp_path: Path) -> None:
-    """All descendants are found, whatever their order, and nobody else."""
-    for pid, parent in ((40, 30), (20, 10), (30, 20), (10, 1), (50, 1)):
-        process(tmp_path, pid, parent)
-    assert machine.tree(10, tmp_path) == [10, 20, 30, 40]
 
 
 def test_cpu_time_is_user_and_system_time_of_all(tmp_path: Path) -> None:
@@ -52,40 +42,3 @@ def test_real_processes_have_cpu_time_and_memory() -> None:
     assert before <= own + 0.02
     assert own <= machine.cpu_seconds([os.getpid()]) + 0.02
     assert machine.memory([os.getpid()]) > 1_000_000
-
-
-SERVER = """
-import os, socket, sys, time
-if not os.fork():
-    time.sleep(60)
-listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-time.sleep(60)
-"""
-
-
-def test_a_server_is_ended_with_its_children_on_failure(tmp_path: Path) -> None:
-    """Neither the process nor what it forked outlives the block."""
-    port = machine.free_port()
-    pids: list[int] = []
-
-    def fail() -> None:
-        command = [sys.executable, "-c", SERVER, str(port)]
-        with machine.running(command, 0, port, tmp_path / "log", {}) as pid:
-            pids.extend(machine.tree(pid))
-            raise LookupError
-
-    with pytest.raises(LookupError):
-        fail()
-    assert len(pids) == 2
-    assert not [pid for pid in pids if machine.runs(pid)]
-
-
-def test_a_server_that_ends_says_why(tmp_path: Path) -> None:
-    """The end of its log is in the message."""
-    port = machine.free_port()
-    command = [sys.executable, "-c", "raise SystemExit('no such option')"]
-    with (
-        pytest.raises(RuntimeError, match="no such option"),
-        machine.running(command, 0, port, tmp_path / "log", {}),
-    ):
-        pass

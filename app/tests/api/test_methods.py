@@ -13,12 +13,12 @@ import httpx
 import pytest
 from centrifuge import CentrifugeError, ClientEventHandler, ClientState  # type: ignore[import-untyped]
 
+from lab.waiting import settled
 from tests.support.api import KEY, Api, raw
 from tests.support.clients import closed
 from tests.support.nodes import StartNode
 from tests.support.sdk import CONFIG, Pair, sdk, subscribed
 from tests.support.tokens import token
-from tests.support.waiting import settled
 from wsfleet.api.methods import Api as Methods
 from wsfleet.channels.publication import Member
 

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
+from lab.waiting import settled
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.peer import Peer
-from tests.support.waiting import settled
 from wsfleet.protocol.centrifuge.messages import (
     HistoryRequest,
     PresenceRequest,

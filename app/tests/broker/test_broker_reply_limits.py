@@ -14,12 +14,12 @@ from centrifuge import CentrifugeError  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.waiting import settled
 from tests.support.api import KEY
 from tests.support.clients import centrifuge, command
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.publications import OPTIONS, published
 from tests.support.sdk import has, sdk, subscribed
-from tests.support.waiting import settled
 from wsfleet.broker import following
 from wsfleet.broker.history import read_history
 from wsfleet.channels.publication import Member, Record, encode

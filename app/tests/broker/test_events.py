@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lab.waiting import settled
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.peer import PROTOBUF, Peer
 from tests.support.tokens import SECRET
-from tests.support.waiting import settled
 from wsfleet.broker import control
 from wsfleet.broker.broker import Broker
 from wsfleet.broker.events import BrokerEventHandler, Dispatcher

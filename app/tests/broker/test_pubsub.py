@@ -10,9 +10,9 @@ import redis.asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.waiting import settled
 from tests.support.nodes import StartNode
 from tests.support.redis import RedisServer
-from tests.support.waiting import settled
 from wsfleet.broker.following import Follower
 from wsfleet.broker.pubsub import PORTION_BYTES, PORTION_COUNT, Listening, Probe
 from wsfleet.channels.permissions import Channels

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from lab.waiting import settled
 from tests.support.clients import exchange, silent
 from tests.support.nodes import StartNode
 from tests.support.redis import RedisServer
-from tests.support.waiting import settled
 
 
 async def test_ack_names_client_node_and_counts(start_node: StartNode) -> None:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from lab.waiting import settled
 from tests.support.clients import centrifuge, closed, command, exchange
 from tests.support.metrics import value
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.tokens import token
-from tests.support.waiting import settled
 from wsfleet.clients.rate_limit import BURST, Meter, Rates
 from wsfleet.protocol.json_depth import payload_too_deep, too_deep
 

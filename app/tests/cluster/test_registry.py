@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from lab.waiting import settled
 from tests.support.nodes import StartNode
 from tests.support.redis import RedisServer
-from tests.support.waiting import settled
 
 
 async def name_of(client: Any, message: dict[str, Any]) -> str:

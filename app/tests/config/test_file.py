@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from tests.support.paths import ROOT
+from lab.paths import ROOT
 from wsfleet.config import file
 from wsfleet.config.file import ConfigError, load, parse
 from wsfleet.config.settings import Settings

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 import wsfleet.console
+from lab.waiting import settled
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.topologies import SentinelTopology
-from tests.support.waiting import settled
 from wsfleet.console import samples
 from wsfleet.console.samples import STEP, Sample, quantile, series
 from wsfleet.redis import key_names

@@ -10,6 +10,10 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 from websockets.sync.client import connect
 
+from lab.haproxy import HAPROXY_PROGRAM, haproxy_config
+from lab.ports import free_port
+from lab.processes import process
+from lab.waiting import until
 from tests.support.browser import PATIENCE, chromium
 from tests.support.console import (
     KEY,
@@ -20,10 +24,6 @@ from tests.support.console import (
     unlock,
 )
 from tests.support.fleet import Rig, servers_up
-from tests.support.haproxy import HAPROXY_PROGRAM, haproxy_config
-from tests.support.ports import free_port
-from tests.support.processes import process
-from tests.support.waiting import until
 
 NO_ICON = """addEventListener("DOMContentLoaded", () =>
     document.querySelector("link[rel=icon]").setAttribute("href", "data:,"))"""

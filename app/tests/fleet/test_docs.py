@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
+from lab.paths import ROOT
 from tests.support.fleet import Rig
-from tests.support.paths import JAVASCRIPT, ROOT
+from tests.support.paths import JAVASCRIPT
 
 TEXT = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
 #: Node has a WebSocket of its own from version 22 on; the SDK's client would keep it running. What

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import redis
 
+from lab.processes import process
+from lab.waiting import until
 from tests.support.command import COMMAND, wsfleet
 from tests.support.fleet import Rig, running_fleet
-from tests.support.processes import process
-from tests.support.waiting import until
 
 NO_FAULTS = {"lost": 0, "duplicated": 0, "reordered": 0, "recovered_wrongly": 0}
 VERIFY_TIMEOUT = 400  # seconds, far above what any form takes

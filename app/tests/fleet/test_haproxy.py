@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from lab.haproxy import HAPROXY_PROGRAM, haproxy_config
+from lab.ports import free_port
+from lab.processes import process
+from lab.waiting import until
 from tests.support.certificates import make_certificate
-from tests.support.haproxy import HAPROXY_PROGRAM, haproxy_config
-from tests.support.ports import free_port
-from tests.support.processes import process
-from tests.support.waiting import until
 
 PROXY, STRANGER = "127.0.0.2", "127.0.0.3"
 CHALLENGE = "/.well-known/acme-challenge/token"

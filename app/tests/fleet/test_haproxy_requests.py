@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lab.ports import free_port
 from tests.support.balancer import EMPTY, Balancer, Server, balancer, servers
-from tests.support.ports import free_port
 
 WEBSOCKET = {
     "Connection": "Upgrade",

@@ -12,11 +12,11 @@ import pytest
 import redis
 from websockets.asyncio.client import connect
 
+from lab.waiting import settled, until
 from tests.support import sdk_scenarios
 from tests.support.fleet import Rig, running_fleet, servers_up
 from tests.support.paths import JAVASCRIPT
 from tests.support.tokens import SECRET
-from tests.support.waiting import settled, until
 
 KEY = "a key"
 LIMIT = 60

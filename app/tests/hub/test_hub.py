@@ -8,7 +8,7 @@ from unittest.mock import patch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.waiting import settled
+from lab.waiting import settled
 from wsfleet.hub.connection import Connection
 from wsfleet.hub.hub import Hub
 from wsfleet.transports.outbox import Limits

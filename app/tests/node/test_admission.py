@@ -11,12 +11,12 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from lab.waiting import settled
 from tests.support.clients import centrifuge, closed, command, exchange
 from tests.support.metrics import value
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.redis import RedisServer
 from tests.support.tokens import API_KEY, NEXT_API_KEY, bearer, token
-from tests.support.waiting import settled
 from wsfleet.node import users
 
 

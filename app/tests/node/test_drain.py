@@ -11,10 +11,10 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from lab.waiting import settled
 from tests.support.clients import close_code, silent
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.redis import RedisServer
-from tests.support.waiting import settled
 from wsfleet.cluster.node_state import NodeState
 from wsfleet.redis import key_names
 from wsfleet.redis.store import Store

@@ -9,8 +9,8 @@ from redis.asyncio import BlockingConnectionPool
 from redis.exceptions import ConnectionError as LostError
 from redis.exceptions import DataError, RedisError, ResponseError
 
+from lab.waiting import settled
 from tests.support.redis import RedisServer
-from tests.support.waiting import settled
 from wsfleet.config.settings import Settings
 from wsfleet.redis.connection import Command, Link, Push, pack
 from wsfleet.redis.store import Store

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisError
 
+from lab.waiting import settled
 from tests.support.nodes import StartNode
-from tests.support.waiting import settled
 from wsfleet.config.redis_url import Address, RedisURL, RedisURLError
 from wsfleet.redis.primary import DIGEST
 from wsfleet.redis.topology import Topology

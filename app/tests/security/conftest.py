@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.support.haproxy import HAPROXY_PROGRAM, haproxy_config
-from tests.support.ports import free_port
-from tests.support.processes import process
+from lab.haproxy import HAPROXY_PROGRAM, haproxy_config
+from lab.ports import free_port
+from lab.processes import process
+from lab.waiting import settled
 from tests.support.redis import RedisServer
 from tests.support.victim import CONFIG, MEMORY, Victim
-from tests.support.waiting import settled
 
 
 @pytest.fixture(scope="package")

@@ -5,9 +5,9 @@ import contextlib
 import httpx
 import pytest
 
+from lab.waiting import settled
 from tests.support.tcp import HANDSHAKE
 from tests.support.victim import Victim, told
-from tests.support.waiting import settled
 
 pytestmark = pytest.mark.parametrize("victim", ["haproxy"], indirect=True)
 

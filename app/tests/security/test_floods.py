@@ -8,10 +8,10 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
+from lab.waiting import settled
 from tests.support.clients import closed, command
 from tests.support.tcp import TCPPeer, masked
 from tests.support.victim import EITHER_WAY, MEMORY, Victim, ended, told
-from tests.support.waiting import settled
 from wsfleet.transports.frames import PING, TEXT
 
 

@@ -11,12 +11,12 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+from lab.haproxy import HAPROXY_PROGRAM, haproxy_config
+from lab.ports import free_port
+from lab.processes import process
+from lab.waiting import settled
 from tests.support.certificates import make_certificate
-from tests.support.haproxy import HAPROXY_PROGRAM, haproxy_config
-from tests.support.ports import free_port
-from tests.support.processes import process
 from tests.support.victim import Victim, told
-from tests.support.waiting import settled
 
 HALF = 500
 """Handshakes that are begun and not ended."""

@@ -10,13 +10,13 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from lab.ports import free_port
+from lab.waiting import settled
 from tests.support.certificates import make_certificate
 from tests.support.clients import close_code
 from tests.support.metrics import value
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.peer import Peer
-from tests.support.ports import free_port
-from tests.support.waiting import settled
 from wsfleet.cluster.node_state import NodeState
 from wsfleet.config.settings import Settings
 from wsfleet.redis import key_names

@@ -16,15 +16,15 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
+from lab.haproxy import HAPROXY_PROGRAM, haproxy_config
+from lab.ports import free_port
+from lab.processes import process
+from lab.waiting import until
 from tests.support.certificates import make_certificate
 from tests.support.clients import close_code, exchange
 from tests.support.command import wsfleet
 from tests.support.fleet import Rig, running_fleet
-from tests.support.haproxy import HAPROXY_PROGRAM, haproxy_config
-from tests.support.ports import free_port
-from tests.support.processes import process
 from tests.support.tcp import HANDSHAKE, masked
-from tests.support.waiting import until
 from wsfleet.transports.frames import BINARY, TEXT, close_frame
 
 NAME = "host1-8001"

@@ -13,11 +13,11 @@ from typing import Any
 
 import httpx
 
+from lab.haproxy import HAPROXY_PROGRAM, haproxy_config
+from lab.ports import free_port
+from lab.processes import process
+from lab.waiting import until
 from tests.support.certificates import make_certificate
-from tests.support.haproxy import HAPROXY_PROGRAM, haproxy_config
-from tests.support.ports import free_port
-from tests.support.processes import process
-from tests.support.waiting import until
 
 EMPTY = 0
 """In place of a status: the server closes the connection without an answer."""

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
+from lab.paths import ROOT
+from lab.processes import process
 from tests.support.browser import chromium
 from tests.support.command import COMMAND
 from tests.support.console import PHONE, connect_by, fleet_with_key, opened, unlock
-from tests.support.paths import ROOT
-from tests.support.processes import process
 from tests.support.redis import RedisServer
 
 IMAGES = ROOT / "docs" / "images"

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import httpx
 
+from lab.haproxy import HAPROXY_PROGRAM, haproxy_config
+from lab.ports import free_port
+from lab.processes import process
+from lab.waiting import until
 from tests.support.certificates import make_certificate
 from tests.support.command import COMMAND
-from tests.support.haproxy import HAPROXY_PROGRAM, haproxy_config
-from tests.support.ports import free_port
-from tests.support.processes import process
 from tests.support.redis import RedisServer
-from tests.support.waiting import until
 
 
 class Link(threading.Thread):
@@ -121,19 +121,18 @@ class Rig:
 
     def start(self, name: str) -> None:
         """Start a node process, for the first time or again."""
-        self.processes[name] = self.stack.enter_context(
-            process(
-                [*COMMAND, "serve"],
-                self.folder / f"{name}.log",
-                WSFLEET_PORT=self.nodes[name].rpartition(":")[2],
-                WSFLEET_NODE_NAME=name,
-                WSFLEET_REDIS_URL=self.links[name].url,
-                WSFLEET_HOSTS=str(self.fleet_file),
-                WSFLEET_DRAIN_DELAY="1",  # HAProxy looks often
-                WSFLEET_STANDBY=str(name in self.standby),
-                **self.environment,
-            )
+        environment = {
+            "WSFLEET_PORT": self.nodes[name].rpartition(":")[2],
+            "WSFLEET_NODE_NAME": name,
+            "WSFLEET_REDIS_URL": self.links[name].url,
+            "WSFLEET_HOSTS": str(self.fleet_file),
+            "WSFLEET_DRAIN_DELAY": "1",  # HAProxy looks often
+            "WSFLEET_STANDBY": str(name in self.standby),
+        }
+        node = process(
+            [*COMMAND, "serve"], self.folder / f"{name}.log", environment | self.environment
         )
+        self.processes[name] = self.stack.enter_context(node)
 
     def ready(self, name: str) -> int:
         """The status of a node's `/ready`."""

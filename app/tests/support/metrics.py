@@ -1,7 +1,7 @@
 """Samples of a node's metrics."""
 
+from lab.waiting import settled
 from tests.support.nodes import RunningNode
-from tests.support.waiting import settled
 
 
 def value(node: RunningNode, name: str, **labels: str) -> float:

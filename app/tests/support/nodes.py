@@ -6,6 +6,7 @@ from typing import Any
 
 from websockets.asyncio.client import connect
 
+from lab.waiting import settled
 from wsfleet.config.settings import Settings
 from wsfleet.server.server import Server
 from wsfleet.tasks import end
@@ -31,10 +32,12 @@ class RunningNode:
         return self.settings.client_url
 
     async def wait_ready(self) -> None:
-        """Until new clients should come, or fail after ten seconds."""
-        async with asyncio.timeout(10):
-            while not self.server.started or self.node.not_ready_reason() is not None:
-                await asyncio.sleep(0.01)
+        """Wait until new clients should come."""
+
+        def ready() -> bool:
+            return self.server.started and self.node.not_ready_reason() is None
+
+        await settled(ready, f"{self.settings.name} is ready", pause=0.01)
 
     def connect(self, **options: Any) -> connect:
         """Open a WebSocket to the plain endpoint."""

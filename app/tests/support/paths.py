@@ -1,8 +1,6 @@
-"""Where files of the repository are."""
+"""Where files of the tests are."""
 
 from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
-"""The repository."""
 JAVASCRIPT = Path(__file__).parent / "js"
 """The programs that use SDKs for JavaScript, and their node_modules."""

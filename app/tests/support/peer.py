@@ -8,6 +8,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from lab.waiting import settled
 from tests.support.nodes import RunningNode
 from wsfleet.protocol.centrifuge.codec import Codec
 from wsfleet.protocol.centrifuge.json_codec import JSONCodec
@@ -101,10 +102,8 @@ class Peer:
         return [publication.data for publication in self.pushes(Publication, channel)]
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something holds, at most ten seconds."""
-        async with asyncio.timeout(10):
-            while not condition():
-                await asyncio.sleep(0.005)
+        """Wait until something holds."""
+        await settled(condition, f"a condition on {self.replies}", pause=0.005)
 
     async def _read(self, socket: ClientConnection) -> None:
         try:

@@ -1,18 +1,16 @@
 """A real redis-server of a test's own."""
 
-import contextlib
 import resource
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from pathlib import Path
 
 import yaml
 
-from tests.support.paths import ROOT
-from tests.support.ports import free_port
+from lab.paths import ROOT
+from lab.ports import free_port
+from lab.processes import start, stop
 
 REDIS_ROLE = ROOT / "roles" / "redis"
 
@@ -60,15 +58,11 @@ class RedisServer:
         lines += [f"user {user} on nopass {rights}" for user, rights in users.items()]
         if not file.exists():
             file.write_text("\n".join(lines))
-        with (self._directory / "log").open("ab") as log:
-            command = [binary, str(file), *sentinel]
-            # Python ignores SIGXFSZ, and so does its child: see `no_space`.
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, restore_signals=False)
-        for _ in range(200):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
-                return
-            time.sleep(0.05)
-        raise RuntimeError(f"redis-server did not start: see {self._directory / 'log'}")
+        command = [binary, str(file), *sentinel]
+        # Python ignores SIGXFSZ, and so does its child: see `no_space`.
+        self._process = start(
+            command, self._directory / "log", port=self.port, restore_signals=False
+        )
 
     def no_space(self, *, left: bool = False) -> None:
         """Let no byte fit into its files any more, as if the disk were full; `left`: end that."""
@@ -97,6 +91,5 @@ class RedisServer:
         """End the process, frozen or not."""
         if self._process is not None:
             self.thaw()
-            self._process.terminate()
-            self._process.wait(timeout=10)
+            stop(self._process)
             self._process = None

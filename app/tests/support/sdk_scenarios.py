@@ -16,7 +16,7 @@ from centrifuge import (  # type: ignore[import-untyped]
     SubscriptionEventHandler,
 )
 
-from tests.support.waiting import settled
+from lab.waiting import settled
 
 Step = Callable[..., Awaitable[None]]
 

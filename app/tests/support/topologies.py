@@ -2,34 +2,18 @@
 
 import contextlib
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import redis
 
-from tests.support.ports import free_port
+from lab.ports import free_port
+from lab.waiting import until
 from tests.support.redis import RedisServer
 
 MASTER = "wsfleet"
-DEADLINE = 20.0
-
-
-def until(condition: Callable[[], Any], what: str) -> None:
-    """Wait until something holds.
-
-    Raises:
-        AssertionError: it did not, for a long time.
-    """
-    end = time.monotonic() + DEADLINE
-    while time.monotonic() < end:
-        with contextlib.suppress(redis.RedisError, OSError):
-            if condition():
-                return
-        time.sleep(0.05)
-    raise AssertionError(f"not within {DEADLINE} s: {what}")
 
 
 def ask(server: RedisServer, *command: object) -> Any:

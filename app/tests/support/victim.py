@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +15,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.support.ports import free_port
+from lab.ports import free_port
+from lab.processes import start, stop
+from lab.waiting import settled
+from tests.support.command import COMMAND
 from tests.support.redis import RedisServer
 from tests.support.tcp import HANDSHAKE, TCPPeer
 from tests.support.tokens import RSA_KEY, SECRET, pem
-from tests.support.waiting import settled
 from wsfleet.transports.frames import CLOSE
 
 CONFIG = f"""
@@ -96,22 +96,13 @@ class Victim:
             f"WSFLEET_{name.upper()}": str(value)
             for name, value in (settings | self.settings).items()
         }
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "wsfleet.cli", "serve"],
-                stdout=log,
-                stderr=log,
-                env=os.environ | environment,
-            )
+        self.process = start([*COMMAND, "serve"], self.log, environment)
 
     def stop(self) -> None:
         """End it as systemd does; a crash before shows in its exit status."""
         assert self.process is not None
-        self.process.terminate()
-        try:
-            status = self.process.wait(timeout=30)
-        finally:
-            self.process.kill()
+        stop(self.process, grace=30)
+        status = self.process.returncode
         assert status in (0, -signal.SIGTERM), self.log.read_text()[-2000:]
 
     async def ready(self) -> None:

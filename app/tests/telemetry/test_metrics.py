@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
+from lab.waiting import settled
 from tests.support.metrics import reaches, value
 from tests.support.nodes import StartNode
-from tests.support.waiting import settled
 from wsfleet.broker.pubsub import Subscriber
 from wsfleet.cluster import node_state
 from wsfleet.redis import key_names

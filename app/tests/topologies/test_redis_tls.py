@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from lab.waiting import settled
 from tests.support.certificates import make_certificate
 from tests.support.command import wsfleet
 from tests.support.nodes import StartNode
 from tests.support.redis import RedisServer
 from tests.support.topologies import SentinelTopology, started
-from tests.support.waiting import settled
 from wsfleet.redis.primary import UnavailableError
 
 

@@ -11,13 +11,13 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
+from lab.waiting import settled, until
 from tests.support.api import KEY, Api
 from tests.support.command import wsfleet
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.redis import RedisServer
 from tests.support.sdk import CONFIG, Events, sdk, subscribed
-from tests.support.topologies import ClusterTopology, SentinelTopology, ask, started, until
-from tests.support.waiting import settled
+from tests.support.topologies import ClusterTopology, SentinelTopology, ask, started
 
 CHANNELS = [f"room{number}" for number in range(12)]
 """Enough to be on every primary of a cluster."""

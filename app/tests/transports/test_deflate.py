@@ -17,11 +17,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.typing import Subprotocol
 
+from lab.waiting import settled
 from tests.support.browser import chromium
 from tests.support.nodes import StartNode
 from tests.support.paths import JAVASCRIPT
 from tests.support.tcp import HANDSHAKE, TCPPeer, masked, tcp
-from tests.support.waiting import settled
 from wsfleet.protocol.centrifuge.codec import Codec
 from wsfleet.protocol.centrifuge.json_codec import JSONCodec
 from wsfleet.protocol.centrifuge.messages import (

@@ -8,10 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from lab.waiting import settled
 from tests.support.metrics import value
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.tcp import HANDSHAKE, TCPPeer, masked, tcp
-from tests.support.waiting import settled
 from wsfleet.transports import http
 from wsfleet.transports.frames import TEXT
 from wsfleet.transports.http import HTTP

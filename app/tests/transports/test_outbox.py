@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from lab.waiting import settled
 from tests.support.certificates import make_certificate
-from tests.support.waiting import settled
 from wsfleet.hub.connection import Connection
 from wsfleet.transports.outbox import HIGH_WATER, Limits, Outbox
 from wsfleet.transports.transport import Close, Closes

@@ -10,13 +10,13 @@ import httpx
 import pytest
 from centrifuge import ClientEventHandler  # type: ignore[import-untyped]
 
+from lab.waiting import settled
 from tests.support.api import KEY
 from tests.support.clients import centrifuge, command
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.publications import OPTIONS, published
 from tests.support.sdk import has, sdk, subscribed
 from tests.support.tcp import HANDSHAKE, masked
-from tests.support.waiting import settled
 from wsfleet.channels.publication import Member, Record
 from wsfleet.channels.stream import Position
 from wsfleet.config.file import BUILT_IN

@@ -12,11 +12,11 @@ import uvloop
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from lab.waiting import settled
 from tests.support.metrics import reaches, value
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.redis import RedisServer
 from tests.support.tcp import HANDSHAKE, TCPPeer, masked, tcp
-from tests.support.waiting import settled
 from wsfleet.transports import http, websocket
 from wsfleet.transports.frames import (
     BINARY,

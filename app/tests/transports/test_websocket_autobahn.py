@@ -13,7 +13,7 @@ from typing import Any, cast
 import uvicorn
 from kosoku import run_fuzzingclient
 
-from tests.support.ports import free_port
+from lab.ports import free_port
 from wsfleet.transports.frames import BINARY, TEXT, frame
 from wsfleet.transports.handshake import Request
 from wsfleet.transports.http import HTTP

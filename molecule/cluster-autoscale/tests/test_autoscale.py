@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from lab.waiting import until
+
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
 
@@ -56,7 +58,7 @@ def test_it_runs_on_every_balancer(cluster: Cluster) -> None:
         pid = cluster.on(host, f"systemctl show -p MainPID --value {SERVICE}")
         assert "CapEff:\t0000000000000000" in cluster.on(host, f"cat /proc/{pid}/status")
         assert cluster.on(host, f"ps -o user= -p {pid}") == "wsfleet"
-    cluster.until(lambda: len(leaders(cluster)) == 1, "one leads", PATIENCE)
+    until(lambda: len(leaders(cluster)) == 1, "one leads", PATIENCE)
 
 
 def test_the_pool_comes_in_under_load_and_goes_after_it(cluster: Cluster) -> None:
@@ -64,12 +66,10 @@ def test_the_pool_comes_in_under_load_and_goes_after_it(cluster: Cluster) -> Non
     assert serving(cluster) == ["node1", "node2"]
     load = cluster.wsfleet("load", cluster.url, "--clients", "40", "--duration", "20", "--json")
     with load:
-        cluster.until(lambda: serving(cluster) == NODES, "the standby serves", PATIENCE)
+        until(lambda: serving(cluster) == NODES, "the standby serves", PATIENCE)
         output, _ = load.communicate(timeout=120)
     assert json.loads(output)["ok"] is True
-    cluster.until(
-        lambda: len(serving(cluster)) == 2, "one host goes when the load is gone", PATIENCE
-    )
+    until(lambda: len(serving(cluster)) == 2, "one host goes when the load is gone", PATIENCE)
     for balancer in BALANCERS:
         coming, going = decisions(cluster, balancer)
         assert (coming["action"], coming["hosts"]) == ("scale_out", ["node3"])
@@ -79,11 +79,11 @@ def test_the_pool_comes_in_under_load_and_goes_after_it(cluster: Cluster) -> Non
 
 def test_another_one_takes_over(cluster: Cluster) -> None:
     """The leader's service is stopped: the other balancer's decides."""
-    cluster.until(lambda: len(leaders(cluster)) == 1, "one leads", PATIENCE)
+    until(lambda: len(leaders(cluster)) == 1, "one leads", PATIENCE)
     (leader,) = leaders(cluster)
     (other,) = {*BALANCERS} - {leader}
     cluster.on(leader, f"systemctl stop {SERVICE}")
-    cluster.until(lambda: leaders(cluster) == [other], "the other one leads", PATIENCE)
+    until(lambda: leaders(cluster) == [other], "the other one leads", PATIENCE)
     cluster.on(leader, f"systemctl start {SERVICE}")
 
 
@@ -93,15 +93,15 @@ def test_a_missing_host_is_replaced_after_a_failover_of_redis(cluster: Cluster) 
     old = cluster.on("node1", ask)
     known = len(decisions(cluster, "lb1"))
     cluster.on("node1", "redis-cli-auth -p 26379 SENTINEL FAILOVER wsfleet")
-    cluster.until(lambda: cluster.on("node1", ask) != old, "another primary", PATIENCE)
-    cluster.until(lambda: len(leaders(cluster)) == 1, "one leads", PATIENCE)
-    cluster.until(lambda: len(serving(cluster)) == 2, "the nodes have followed", PATIENCE)
+    until(lambda: cluster.on("node1", ask) != old, "another primary", PATIENCE)
+    until(lambda: len(leaders(cluster)) == 1, "one leads", PATIENCE)
+    until(lambda: len(serving(cluster)) == 2, "the nodes have followed", PATIENCE)
 
     gone = serving(cluster)[0]
     (standby,) = {*NODES} - {*serving(cluster)}
     cluster.on(gone, "systemctl stop wsnode@8001")
     url = cluster.fleet["nodes"][f"{standby}-8001"]
-    cluster.until(
+    until(
         lambda: httpx.get(f"{url}/ready").status_code == httpx.codes.OK, "it is replaced", PATIENCE
     )
     (decision,) = decisions(cluster, "lb2")[known:]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from lab.waiting import until
+
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
 
@@ -46,11 +48,11 @@ def active(cluster: Cluster) -> Iterator[str]:
     def one() -> bool:
         return len(holders(cluster)) == 1 and cluster.answers()
 
-    cluster.until(one, "one balancer has the address and answers")
+    until(one, "one balancer has the address and answers")
     yield holders(cluster)[0]
     for name in BALANCERS:
         cluster.on(name, "systemctl start haproxy keepalived")
-    cluster.until(one, "one balancer has the address afterwards")
+    until(one, "one balancer has the address afterwards")
 
 
 def other(name: str) -> str:
@@ -82,16 +84,16 @@ def test_two_masters_are_seen(cluster: Cluster, active: str) -> None:
     )
     cluster.on(other(active), f"{rules} && nft add rule ip deaf in ip protocol 112 drop")
     try:
-        cluster.until(lambda: holders(cluster) == BALANCERS, "both have the address")
+        until(lambda: holders(cluster) == BALANCERS, "both have the address")
 
         def said() -> bool:
             code, output = cluster.run("status", "--json")
             return code == 1 and "lb1 and lb2 have the virtual address" in output
 
-        cluster.until(said, "status says so")
+        until(said, "status says so")
     finally:
         cluster.on(other(active), "nft delete table ip deaf")
-    cluster.until(lambda: len(holders(cluster)) == 1, "one gives it back")
+    until(lambda: len(holders(cluster)) == 1, "one gives it back")
     cluster.well()
 
 
@@ -137,7 +139,7 @@ def test_a_reload_leaves_the_address(cluster: Cluster, active: str) -> None:
 def test_a_service_fails(cluster: Cluster, active: str, fault: str) -> None:
     """The other balancer alone has the address, answers, and keeps it when the first is back."""
     cluster.on(active, fault)
-    cluster.until(lambda: serves(cluster, other(active)), f"after '{fault}' the other serves")
+    until(lambda: serves(cluster, other(active)), f"after '{fault}' the other serves")
     cluster.on(active, "systemctl start haproxy keepalived && sleep 5")
     assert holders(cluster) == [other(active)]
 
@@ -147,10 +149,10 @@ def test_a_machine_dies(cluster: Cluster, active: str) -> None:
     alive = other(active)
     cluster.podman("kill", active)
     try:
-        cluster.until(lambda: has_address(cluster, alive) and cluster.answers(), "it serves")
+        until(lambda: has_address(cluster, alive) and cluster.answers(), "it serves")
     finally:
         cluster.podman("start", active)
-    cluster.until(lambda: runs_keepalived(cluster, active), "it is back")
+    until(lambda: runs_keepalived(cluster, active), "it is back")
     assert holders(cluster) == [alive]
 
 
@@ -159,7 +161,7 @@ def test_nothing_acknowledged_is_lost_when_the_address_moves(cluster: Cluster, a
     with cluster.load() as report:
         for name in (active, other(active)):
             cluster.on(name, "systemctl stop haproxy")
-            cluster.until(lambda: serves(cluster, other(name)), "the other serves")  # noqa: B023
+            until(lambda: serves(cluster, other(name)), "the other serves")  # noqa: B023
             cluster.on(name, "systemctl start haproxy")
             cluster.well()
     assert report["reconnects"] >= 2 * 56

@@ -19,6 +19,8 @@ import pytest
 import redis.asyncio
 import websockets
 
+from lab.waiting import settled, until
+
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
 
@@ -33,14 +35,6 @@ async def store() -> AsyncIterator[Any]:
     """The cluster's Redis, answers decoded."""
     async with redis.asyncio.Redis.from_url(FLEET["redis_url"], decode_responses=True) as client:
         yield client
-
-
-async def until(condition: Any, what: str, seconds: float = 30) -> None:
-    """Wait until `condition()` is true, or fail with `what` did not happen."""
-    deadline = time.monotonic() + seconds
-    while not await condition():
-        assert time.monotonic() < deadline, f"did not happen in {seconds:g} s: {what}"
-        await asyncio.sleep(0.25)
 
 
 async def exchange(client: Any, message: Any) -> dict[str, Any]:
@@ -206,8 +200,8 @@ def test_the_rules_hold_as_long_as_their_unit_is_active(cluster: Cluster, comman
     rules = "nft list chain inet wsfleet input"
     before = cluster.on("node1", rules)
     cluster.on("node1", command)
-    cluster.until(lambda: cluster.host("node1").run(rules).stdout.strip() == before, "they hold")
-    cluster.until(
+    until(lambda: cluster.host("node1").run(rules).stdout.strip() == before, "they hold")
+    until(
         lambda: cluster.host("node1").run("systemctl is-active wsfleet-firewall").rc == 0,
         "their unit is active",
     )
@@ -285,7 +279,7 @@ async def test_a_node_with_a_strangers_certificate_is_taken_out(
     cluster.on(host, f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 {subject} {files}")
     cluster.on(host, "systemctl restart wsnode@8001")
     await asyncio.to_thread(
-        cluster.until, lambda: servers(cluster)[name].startswith("DOWN L6"), f"{name} is out"
+        until, lambda: servers(cluster)[name].startswith("DOWN L6"), f"{name} is out"
     )
     assert {await browser.visit() for _ in range(10)} == {other}
     code, output = cluster.run("status", "--json")
@@ -344,7 +338,7 @@ async def test_a_node_dies(cluster: Cluster, browser: Browser, store: Any) -> No
                 keys = [key async for key in store.scan_iter("connection:*")]
                 return first not in [await store.get(key) for key in keys]
 
-            await until(reaped, "the dead node's connection: keys were reaped", seconds=15)
+            await settled(reaped, "the dead node's connection: keys were reaped", 15)
         finally:
             cluster.on(host, "systemctl start wsnode@8001")
 
@@ -352,7 +346,7 @@ async def test_a_node_dies(cluster: Cluster, browser: Browser, store: Any) -> No
         async with aiohttp.ClientSession() as session, session.get(f"{URL}/health") as response:
             return bool((await response.json())["hostname"] == first)
 
-    await until(back, f"{first} serves again")
+    await settled(back, f"{first} serves again")
 
 
 def test_nothing_acknowledged_is_lost_when_nodes_die(cluster: Cluster) -> None:

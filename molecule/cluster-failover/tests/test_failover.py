@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from lab.waiting import until
+
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
 
@@ -34,7 +36,7 @@ def primary(cluster: Cluster) -> str:
     def views() -> set[str]:
         return {cluster.on(name, get).split()[0] for name in SERVERS}
 
-    cluster.until(lambda: len(views()) == 1, "the Sentinels agree")
+    until(lambda: len(views()) == 1, "the Sentinels agree")
     last = views().pop().rpartition(".")[2]
     return f"redis{int(last) - 30}"
 
@@ -64,7 +66,7 @@ def test_one_primary_two_replicas_three_sentinels(cluster: Cluster) -> None:
 def test_all_machines_boot_before_the_network(cluster: Cluster) -> None:
     """As after a power cut: Redis, Sentinels and nodes try until they have their address."""
     cluster.boot_without_an_address(*SERVERS, "lb1", "node1", "node2")
-    cluster.until(lambda: in_sync(cluster), "the replicas have what the primary has", 60)
+    until(lambda: in_sync(cluster), "the replicas have what the primary has", 60)
     for name in SERVERS:
         show = "systemctl show --property NRestarts --value"
         for unit in ("redis-server", "redis-sentinel"):
@@ -118,13 +120,13 @@ def test_the_primary_dies_and_nothing_acknowledged_is_lost(cluster: Cluster) -> 
     old = primary(cluster)
     with cluster.load() as report:
         cluster.on(old, "systemctl kill -s KILL redis-server; systemctl stop redis-server")
-        cluster.until(lambda: primary(cluster) != old, "another one is primary")
-        cluster.until(cluster.answers, "the nodes have found it")
+        until(lambda: primary(cluster) != old, "another one is primary")
+        until(cluster.answers, "the nodes have found it")
     assert report["errors"], "the primary was away at no moment"
     new = primary(cluster)
     assert info(cluster, new)["role"] == "master"
     cluster.on(old, "systemctl start redis-server")
-    cluster.until(lambda: in_sync(cluster), f"{old} follows {new}", 60)
+    until(lambda: in_sync(cluster), f"{old} follows {new}", 60)
 
 
 def test_site_leaves_the_new_primary_alone(cluster: Cluster) -> None:
@@ -177,8 +179,8 @@ def test_the_password_is_changed_and_nobody_is_locked_out(cluster: Cluster) -> N
     assert all("PONG" in cluster.on(name, enters) for name in SERVERS)
     cluster.play("site.yml", *NEW_PASSWORD)
     assert all("WRONGPASS" in cluster.on(name, enters) for name in SERVERS)
-    cluster.until(lambda: in_sync(cluster), "the replicas have the new password")
-    cluster.until(cluster.answers, "the nodes have the new password")
+    until(lambda: in_sync(cluster), "the replicas have the new password")
+    until(cluster.answers, "the nodes have the new password")
 
 
 def test_tls_is_taken_out_of_use_and_into_it(cluster: Cluster, tmp_path: Path) -> None:
@@ -195,7 +197,7 @@ def test_tls_is_taken_out_of_use_and_into_it(cluster: Cluster, tmp_path: Path) -
         assert primary(cluster) == first
         assert in_sync(cluster)
         assert cluster.on(first, f"{ASK} GET tls:test") == "kept"
-        cluster.until(cluster.answers, "the nodes have found it")
+        until(cluster.answers, "the nodes have found it")
         for name in SERVERS:
             plain = cluster.host(name).run("redis-cli PING").stdout
             assert plain.partition(" ")[0] == ("NOAUTH" if arguments else "")

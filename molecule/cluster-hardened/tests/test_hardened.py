@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lab.waiting import until
+
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
 
@@ -56,7 +58,7 @@ def test_prometheus_reaches_all(cluster: Cluster) -> None:
         return {each["metric"]["job"]: int(each["value"][1]) for each in found}
 
     expected = {"wsfleet": 2, "node": 2, "haproxy": 1, "redis": 1}
-    cluster.until(lambda: up() == expected, "Prometheus sees everything", 60)
+    until(lambda: up() == expected, "Prometheus sees everything", 60)
     assert len(cluster.query("trixie", "wsfleet_certificate_expiry_seconds")) == 3
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from lab.waiting import until
+
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
 
@@ -43,7 +45,7 @@ def test_prometheus_reaches_everybody(cluster: Cluster) -> None:
         targets = cluster.prometheus("node1", "targets")["activeTargets"]
         return bool(targets) and all(target["health"] == "up" for target in targets)
 
-    cluster.until(answered, "every target answers", 90)
+    until(answered, "every target answers", 90)
     assert cluster.prometheus("node1", "alertmanagers")["activeAlertmanagers"]
 
 
@@ -65,7 +67,7 @@ def test_the_primary_is_replaced(cluster: Cluster) -> None:
         ask = "redis-cli-auth -p 26379 SENTINEL GET-MASTER-ADDR-BY-NAME wsfleet"
         return cluster.on("lb1", ask) != before and cluster.answers()
 
-    cluster.until(moved, "another one is the primary")
+    until(moved, "another one is the primary")
     cluster.well()
 
 
@@ -77,7 +79,7 @@ def test_the_journals_come_together(cluster: Cluster) -> None:
         look = "journalctl --directory=/var/log/journal/remote --grep 'by IPv6' -o cat || true"
         return "by IPv6" in cluster.on("node1", look)
 
-    cluster.until(collected, "the entry is at the collector", 60)
+    until(collected, "the entry is at the collector", 60)
 
 
 def test_the_statistics_are_private(cluster: Cluster) -> None:

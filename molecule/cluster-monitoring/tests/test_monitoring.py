@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lab.waiting import until
+
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
 
@@ -91,7 +93,7 @@ def test_every_target_is_up(cluster: Cluster, host: str) -> None:
         labels = [each["metric"] for each in cluster.query(host, "up == 1")]
         return {(label["job"], label["instance"]) for label in labels}
 
-    cluster.until(lambda: up() == expected, f"{host} sees everything")
+    until(lambda: up() == expected, f"{host} sees everything")
     assert len(cluster.query(host, "redis_up == 1")) == 1  # its password is the right one
 
 
@@ -117,7 +119,7 @@ def test_all_services_come_back_when_the_machine_boots_before_the_network(
 ) -> None:
     """Balancer, node, Redis and what watches over them, of which the machine has all."""
     cluster.boot_without_an_address("trixie")
-    cluster.until(cluster.answers, "a client is answered", 60)
+    until(cluster.answers, "a client is answered", 60)
     for service in ("haproxy", "redis-server", "prometheus", "prometheus-alertmanager"):
         show = f"systemctl show --property NRestarts --value {service}"
         assert cluster.on("trixie", show) != "0", service
@@ -147,7 +149,7 @@ def test_the_journals_of_all_machines_are_in_one_place(cluster: Cluster) -> None
         ("trixie", "wsnode@8001.service"),
         ("bookworm", "wsnode@8001.service"),
     }
-    cluster.until(lambda: expected <= units(), "all have sent what they have to say", 60)
+    until(lambda: expected <= units(), "all have sent what they have to say", 60)
 
 
 def came_and_went(cluster: Cluster, node: str) -> bool:
@@ -160,7 +162,7 @@ def test_a_client_that_comes_and_goes_is_two_lines(cluster: Cluster) -> None:
     cluster.output("check", "stickiness", cluster.url, "--seconds", "1")
 
     for node in cluster.fleet["nodes"]:
-        cluster.until(partial(came_and_went, cluster, node), f"{node} has told of both", 60)
+        until(partial(came_and_went, cluster, node), f"{node} has told of both", 60)
         last = [line for line in logs(cluster, "--node", node) if line["event"] == "closed"][-1]
         assert {"client_id", "code", "reason", "duration"} <= last["fields"].keys()
         assert last["node"] == node
@@ -213,7 +215,7 @@ def test_grafana_gets_its_dashboard_where_it_is(cluster: Cluster) -> None:
 @pytest.mark.parametrize("host", WATCHERS)
 def test_nothing_is_told_while_all_is_well(cluster: Cluster, host: str) -> None:
     """Not even about to be told, and all rules could be evaluated."""
-    cluster.until(lambda: cluster.prometheus(host, "alerts")["alerts"] == [], "no alert", 60)
+    until(lambda: cluster.prometheus(host, "alerts")["alerts"] == [], "no alert", 60)
     groups = cluster.prometheus(host, "rules")["groups"]
     assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
     assert told(cluster, "firing") == {}
@@ -226,15 +228,15 @@ def test_old_workers_of_haproxy_are_counted(cluster: Cluster) -> None:
         (result,) = cluster.query("trixie", "wsfleet_haproxy_workers")
         return int(result["value"][1])
 
-    cluster.until(lambda: workers() == 1, "no old worker")
+    until(lambda: workers() == 1, "no old worker")
     with cluster.wsfleet("load", cluster.url, "--clients", "4", "--duration", "60") as load:
         try:
-            cluster.until(lambda: sum(cluster.connections().values()) == 4, "clients are in")
+            until(lambda: sum(cluster.connections().values()) == 4, "clients are in")
             cluster.on("trixie", "systemctl reload haproxy")
-            cluster.until(lambda: workers() == 2, "an old worker is counted")
+            until(lambda: workers() == 2, "an old worker is counted")
         finally:
             load.kill()
-    cluster.until(lambda: workers() == 1, "it is gone")
+    until(lambda: workers() == 1, "it is gone")
 
 
 @contextmanager
@@ -292,8 +294,8 @@ def test_trouble_is_told_of_and_so_is_its_end(cluster: Cluster, trouble: Trouble
         return {alert for alert, who in told(cluster, status).items() if who == everybody}
 
     with trouble(cluster):
-        cluster.until(lambda: by_everybody("firing") >= TROUBLES[trouble], "it is told", 90)
-    cluster.until(lambda: by_everybody("resolved") >= TROUBLES[trouble], "it is over", 90)
+        until(lambda: by_everybody("firing") >= TROUBLES[trouble], "it is told", 90)
+    until(lambda: by_everybody("resolved") >= TROUBLES[trouble], "it is over", 90)
     assert set(told(cluster, "firing")) == TROUBLES[trouble]
 
 
@@ -329,4 +331,4 @@ def test_a_node_that_leaves_is_not_missed(cluster: Cluster) -> None:
         }
 
     expected = {(host, "trixie-8001") for host in WATCHERS}
-    cluster.until(lambda: asked() == expected, "both have forgotten it")
+    until(lambda: asked() == expected, "both have forgotten it")

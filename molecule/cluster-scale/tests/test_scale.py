@@ -11,6 +11,8 @@ import pytest
 import redis
 import yaml
 
+from lab.waiting import until
+
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
 
@@ -154,7 +156,7 @@ def test_a_dead_node_is_taken_out(cluster: Cluster) -> None:
             return True
         return False
 
-    cluster.until(dead, "the machine is off")
+    until(dead, "the machine is off")
     cluster.play("playbooks/scale_in.yml", "-enode=node2")
     assert set(cluster.fleet["nodes"]) == {"node1-8001"}
     with redis.Redis.from_url(cluster.fleet["redis_url"], decode_responses=True) as store:

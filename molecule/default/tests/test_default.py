@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lab.waiting import until
+
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
 
@@ -35,4 +37,4 @@ def test_prometheus_reaches_all(cluster: Cluster) -> None:
         return {each["metric"]["job"]: int(each["value"][1]) for each in found}
 
     expected = {"wsfleet": 2, "node": 2, "haproxy": 1, "redis": 1}
-    cluster.until(lambda: up() == expected, "Prometheus sees everything", 60)
+    until(lambda: up() == expected, "Prometheus sees everything", 60)

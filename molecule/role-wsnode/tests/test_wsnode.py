@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from testinfra.host import Host
 
+from lab.waiting import until
+
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
 
@@ -102,7 +104,7 @@ def test_a_process_that_does_not_answer_is_replaced(
     """One that died by systemd, one that hangs by its watchdog; the new one is ready again."""
     before = host.check_output("systemctl show -p MainPID --value wsnode@8001")
     host.check_output(f"kill -{signal} {before}")
-    cluster.until(lambda: is_replaced(host, before), "another process is ready", 90)
+    until(lambda: is_replaced(host, before), "another process is ready", 90)
 
 
 def test_wrong_settings_do_not_get_in(host: Host) -> None:

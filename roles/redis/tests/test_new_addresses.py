@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -17,18 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "filter_plugins"))
 
 from redis_primary import redis_primary
 
-from bench.machine import free_port
+from lab.ports import free_port
+from lab.processes import start, stop
+from lab.waiting import until
 
 HOSTS = ("redis1", "redis2", "redis3")
 MASTER = "wsfleet"
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 class Cluster:
@@ -52,11 +45,9 @@ class Cluster:
         """Run a server or a Sentinel by its own file."""
         address = self.address(host)
         command = ["redis-server", file, "--port", port, "--bind", address, "--dir", file.parent]
-        output = (file.parent / "log").open("ab")
         words = [str(word) for word in (*command, *options)]
-        self.running.append(subprocess.Popen(words, stdout=output, stderr=output))
-        output.close()
-        until(lambda: self.ask(host, port, "PING") == "PONG")
+        self.running.append(start(words, file.parent / "log"))
+        until(lambda: self.ask(host, port, "PING") == "PONG", f"{file} answers")
 
     def start_servers(self) -> None:
         """Run the servers, which follow whom they followed."""
@@ -73,7 +64,7 @@ class Cluster:
             self.ask(host, self.port, "REPLICAOF", self.address(primary), str(self.port))
             self.ask(host, self.port, "CONFIG", "REWRITE")
         for host in set(HOSTS) - {primary}:
-            until(partial(self.has_link, host))
+            until(partial(self.has_link, host), f"{host} follows {primary}")
 
     def has_link(self, host: str) -> bool:
         """Return whether a replica is connected to its primary."""
@@ -129,7 +120,7 @@ class Cluster:
         for process in self.running:
             process.terminate()
         for process in self.running:
-            process.wait(30)
+            stop(process, grace=30)
         self.running.clear()
 
 
@@ -142,7 +133,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         cluster.start_servers()
         cluster.follow("redis2")
         cluster.start_sentinels("redis2")
-        until(cluster.have_quorum)
+        until(cluster.have_quorum, "the Sentinels know of each other")
         yield cluster
 
 
@@ -165,6 +156,6 @@ def test_all_get_new_addresses(cluster: Cluster) -> None:
     assert cluster.primary == "redis2"
     cluster.follow(cluster.primary)
     cluster.start_sentinels(cluster.primary)
-    until(cluster.have_quorum)
+    until(cluster.have_quorum, "the Sentinels know of each other")
     assert cluster.primary == "redis2"
     assert {cluster.ask(host, cluster.port, "GET", "state:ann") for host in HOSTS} == {"here"}

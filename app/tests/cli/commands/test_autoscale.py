@@ -16,14 +16,14 @@ import redis
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from lab.ports import free_port
+from lab.processes import process
+from lab.waiting import until
 from tests.support.command import COMMAND, wsfleet
 from tests.support.fleet import running_fleet
 from tests.support.fleet_clients import node_of, through_haproxy
-from tests.support.ports import free_port
-from tests.support.processes import process
 from tests.support.redis import RedisServer
 from tests.support.topologies import SentinelTopology
-from tests.support.waiting import until
 from wsfleet.cli.access.fleet_file import Fleet
 from wsfleet.cli.commands import autoscale
 from wsfleet.cli.commands.autoscale import Autoscaler, Plan

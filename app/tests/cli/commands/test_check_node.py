@@ -7,10 +7,10 @@ from pathlib import Path
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
+from lab.waiting import until
 from tests.support.command import wsfleet
 from tests.support.fleet import Rig
 from tests.support.nodes import StartNode
-from tests.support.waiting import until
 from tests.support.websocket_server import Serve
 from wsfleet.cli.access.websocket_client import parse_url
 from wsfleet.cli.commands.check_node import _probe
@@ -75,7 +75,7 @@ def test_a_node_without_redis_is_not_ready(own_fleet: Rig) -> None:
     url = own_fleet.nodes["host1-8001"]
 
     def told() -> bool:
-        outcome = wsfleet("check", "node", url, "--timeout", 0.1, "--json")
+        outcome = wsfleet("check", "node", url, "--timeout", 2, "--json")
         return outcome.code == 1 and "redis" in outcome.document["problems"][0]
 
     until(told, "the node is not ready, because of Redis")

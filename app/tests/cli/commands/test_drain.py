@@ -16,10 +16,10 @@ import pytest
 import redis
 from websockets.sync.client import connect
 
+from lab.waiting import until
 from tests.support.command import COMMAND, wsfleet
 from tests.support.fleet import Rig, running_fleet
 from tests.support.fleet_clients import node_of, through_haproxy
-from tests.support.waiting import until
 
 FAULTS = ("lost", "duplicated", "reordered", "recovered_wrongly")
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from lab.haproxy import HAPROXY_PROGRAM, haproxy_config
+from lab.ports import free_port
+from lab.processes import process
+from lab.waiting import until
 from tests.support.command import COMMAND, wsfleet
 from tests.support.fleet import Rig
-from tests.support.haproxy import HAPROXY_PROGRAM, haproxy_config
-from tests.support.ports import free_port
-from tests.support.processes import process
-from tests.support.waiting import until
 from wsfleet.cluster import haproxy_stats
 
 CSV = """# pxname,svname,scur,status,lastchg,type,check_status,last_chk

@@ -17,11 +17,11 @@ import redis
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosedError
 
+from lab.processes import process
+from lab.waiting import settled, until
 from tests.support.command import COMMAND, wsfleet
 from tests.support.fleet import Rig
 from tests.support.nodes import StartNode
-from tests.support.processes import process
-from tests.support.waiting import settled, until
 from tests.support.websocket_server import Serve
 from wsfleet.cli import CannotRun
 from wsfleet.cli.access import websocket_client as client_module

@@ -22,11 +22,11 @@ from redis.asyncio import Redis
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from lab.waiting import settled
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.redis import RedisServer
 from tests.support.sdk import CONFIG, Events, Pair, has, sdk, subscribed
 from tests.support.tokens import token
-from tests.support.waiting import settled
 from wsfleet.channels.publication import Record
 
 

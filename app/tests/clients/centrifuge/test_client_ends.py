@@ -14,11 +14,11 @@ from redis.asyncio import Redis
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from lab.waiting import settled
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.redis import RedisServer
 from tests.support.sdk import CONFIG, sdk, subscribed
 from tests.support.tokens import token
-from tests.support.waiting import settled
 from wsfleet.clients.centrifuge.client import CentrifugeClient
 from wsfleet.clients.centrifuge.endpoint import Centrifuge
 from wsfleet.redis import key_names

@@ -10,11 +10,11 @@ import jwt
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from lab.waiting import settled
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.peer import Peer
 from tests.support.redis import RedisServer
 from tests.support.tokens import SECRET
-from tests.support.waiting import settled
 from wsfleet.protocol.centrifuge.messages import ConnectRequest, PublishRequest, SubscribeRequest
 
 CONFIG = f"""

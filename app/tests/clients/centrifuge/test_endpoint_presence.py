@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from lab.waiting import settled
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.peer import Peer
-from tests.support.waiting import settled
 from wsfleet.channels.publication import Member
 from wsfleet.protocol.centrifuge.messages import UnsubscribeRequest
 

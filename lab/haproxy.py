@@ -1,19 +1,20 @@
-"""HAProxy as the role `haproxy` configures it."""
+"""HAProxy as the role `haproxy` configures it, for this machine alone."""
 
 import hashlib
+import importlib.util
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from tests.support.paths import ROOT
+from lab.paths import ROOT
 
 HAPROXY_PROGRAM = shutil.which("haproxy", path="/usr/sbin:/usr/bin") or ""
-
-
-HAPROXY_ROLE = ROOT / "roles" / "haproxy"
+ROLE = ROOT / "roles" / "haproxy"
 
 
 def haproxy_config(
@@ -26,15 +27,20 @@ def haproxy_config(
     virtual_address: str = "",
     **variables: object,
 ) -> str:
-    """The role's own configuration, without its `global` section, and on the loopback alone."""
+    """Return the role's configuration on the loopback, for nodes given by name and URL.
+
+    It has no user, chroot and admin socket, which need root. All clients have one address here, so
+    that the limits of an address are off. Variables are those of the role.
+    """
     urls = {name: urlsplit(url) for name, url in nodes.items()}
-    settings = yaml.safe_load((HAPROXY_ROLE / "defaults/main.yml").read_text()) | {
+    settings = yaml.safe_load((ROLE / "defaults/main.yml").read_text()) | {
         "haproxy_port": public,
         "haproxy_stats_port": stats,
         "haproxy_stats_bind": ["127.0.0.1"],
         "haproxy_check_inter": 1,
+        "haproxy_maxconn": 5000,  # needs two files each, of which a process here may have few
         "haproxy_tls_port": tls,
-        "haproxy_source_rate": 0,  # all clients have one address
+        "haproxy_source_rate": 0,
         "haproxy_source_connections": 0,
         **variables,
     }
@@ -66,8 +72,20 @@ def haproxy_config(
     environment = Environment(  # noqa: S701 - no HTML
         trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
     )
-    environment.filters["netloc"] = "{}:{}".format
+    environment.filters["netloc"] = _netloc()
     environment.filters["hash"] = lambda text, name: hashlib.new(name, text.encode()).hexdigest()
-    template = (HAPROXY_ROLE / "templates/haproxy.cfg.j2").read_text()
+    template = (ROLE / "templates/haproxy.cfg.j2").read_text()
     text = environment.from_string(template).render(context)
-    return text[text.index("\ndefaults\n") + 1 :]
+    return re.sub(r"(?m)^ *(chroot|user|group|stats socket) .*\n", "", text)
+
+
+def _netloc() -> Callable[[str, object], str]:
+    """Return the role's own filter of that name; Ansible loads filters by their files as well."""
+    file = ROOT / "roles/fleet/plugin_utils/addresses.py"
+    spec = importlib.util.spec_from_file_location("addresses", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    netloc: Callable[[str, object], str] = module.netloc
+    return netloc

@@ -10,8 +10,8 @@ _ports_given: set[int] = set()
 def free_port() -> int:
     """Return a TCP port that nobody listens on, on any address, and that was not returned before.
 
-    It is below those that Linux gives to outgoing connections (ip_local_port_range): one of these
-    could take it before its server does.
+    It is below the ports that Linux gives to outgoing connections (ip_local_port_range): one of
+    these could take it before the server does.
     """
     while True:
         port = random.randrange(10_000, 32_768)  # noqa: S311 - it protects nothing

@@ -1,0 +1,1 @@
+"""What the tests, bench, chaos and molecule share: processes, ports, waiting, HAProxy."""

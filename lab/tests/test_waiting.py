@@ -1,0 +1,73 @@
+"""Waiting ends when the condition holds, when its time is over, and at an error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from lab.waiting import attempts, settled, until
+
+
+def after(*failures: Exception | bool) -> Callable[[], bool]:
+    """Return a condition that fails in these ways one after the other, and holds then."""
+    coming = iter(failures)
+
+    def condition() -> bool:
+        failure = next(coming, True)
+        if isinstance(failure, Exception):
+            raise failure
+        return failure
+
+    return condition
+
+
+def wait(condition: Callable[[], bool], seconds: float = 60, *, sync: bool) -> None:
+    """Wait by one of the two functions."""
+    if sync:
+        until(condition, "it serves", seconds, pause=0)
+    else:
+        asyncio.run(settled(condition, "it serves", seconds, pause=0))
+
+
+SYNC = pytest.mark.parametrize("sync", [True, False])
+
+
+@SYNC
+def test_a_server_that_is_not_up_yet_is_waited_for(sync: bool) -> None:
+    """A condition may be false, and may find nobody, before it holds."""
+    wait(after(False, ConnectionRefusedError(), False), sync=sync)
+
+
+@SYNC
+def test_what_never_happens_is_named_with_its_cause(sync: bool) -> None:
+    """The message names it; the last error of the condition is the cause."""
+    forever = after(*[ConnectionRefusedError("nobody")] * 1_000_000)
+    with pytest.raises(AssertionError, match=r"within 0\.01 s: it serves") as caught:
+        wait(forever, 0.01, sync=sync)
+    assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+
+
+@SYNC
+def test_an_error_of_the_condition_itself_ends_the_wait(sync: bool) -> None:
+    """Only an unavailable server is waited for."""
+    with pytest.raises(LookupError):
+        wait(after(LookupError()), sync=sync)
+
+
+async def test_a_coroutine_is_awaited() -> None:
+    """A condition may be a coroutine function; other tasks run while it is waited for."""
+    done = asyncio.Event()
+
+    async def condition() -> bool:
+        return done.is_set()
+
+    asyncio.get_running_loop().call_soon(done.set)
+    await settled(condition, "it is done")
+    assert done.is_set()
+
+
+def test_there_is_one_attempt_at_least() -> None:
+    """Even where there is no time."""
+    assert len(list(attempts(0))) == 1

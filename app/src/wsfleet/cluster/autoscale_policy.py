@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from wsfleet.cluster.node_state import DRAIN, NOT_RUNNING, SERVE, NodeState
-
-"""The state of a node that gives no sign of life."""
+from wsfleet.cluster.node_name import host_of
+from wsfleet.cluster.node_state import DRAIN, NOT_RUNNING, READY, SERVE, NodeState
 
 
 class Action(enum.Enum):
@@ -120,7 +119,7 @@ class Host:
     @property
     def ready(self) -> bool:
         """Whether new clients may come to it."""
-        return any(node.serves and node.state == "ready" for node in self.nodes)
+        return any(node.serves and node.state == READY for node in self.nodes)
 
     @property
     def connections(self) -> int:
@@ -137,7 +136,7 @@ def hosts_of(nodes: Iterable[Node]) -> list[Host]:
     """Group nodes, whose names are HOST-PORT, by host; a host that runs none is left out."""
     found: dict[str, list[Node]] = defaultdict(list)
     for node in nodes:
-        found[node.name.rpartition("-")[0]].append(node)
+        found[host_of(node.name)].append(node)
     return [
         Host(name, tuple(group))
         for name, group in sorted(found.items())

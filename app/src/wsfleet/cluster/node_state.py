@@ -4,6 +4,8 @@ import enum
 
 DRAIN, SERVE = "drain", "serve"
 """The desired states: values of the hash `key_names.DESIRED`."""
+READY = "ready"
+"""What the registry has for a node that takes clients; else a `NodeState`, or why it does not."""
 NOT_RUNNING = "not running"
 """What the command line and the autoscaler say of a node that shows no sign of life."""
 
@@ -16,3 +18,7 @@ class NodeState(enum.Enum):
     SERVING = "serving"
     DRAINING = "draining"
     DRAINED = "drained"
+
+
+DRAIN_STATES = (NodeState.DRAINING.value, NodeState.DRAINED.value)
+"""The states that a drain leads to: an operator or the autoscaler wants them."""

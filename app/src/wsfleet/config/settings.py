@@ -11,6 +11,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from wsfleet.config.fleet_file import SYSTEM_HOSTS
 from wsfleet.config.redis_url import CheckedURL
 
+NODE_DEAD_AFTER = 8.0
+"""The default of `Settings.node_dead_after`, which the command line relies on."""
+
 
 class Settings(BaseSettings):
     """One attribute a variable: `redis_url` is `WSFLEET_REDIS_URL`.
@@ -59,7 +62,7 @@ class Settings(BaseSettings):
 
     heartbeat_interval: PositiveFloat = 2.0
     """Seconds between two signs of life in the registry, and between two probes of pub/sub."""
-    node_dead_after: PositiveFloat = 8.0
+    node_dead_after: PositiveFloat = NODE_DEAD_AFTER
     """Seconds without a sign of life until other nodes reap this node's `connection:*` keys; at
     least twice `heartbeat_interval`."""
     resume_window: PositiveInt = 120

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from wsfleet.cluster import haproxy_stats
-from wsfleet.cluster.node_state import DRAIN, NodeState
+from wsfleet.cluster.node_state import DRAIN, DRAIN_STATES, READY, NodeState
 from wsfleet.config.fleet_file import Hosts
 from wsfleet.config.redis_url import Address, RedisURL
 from wsfleet.console import samples
@@ -23,8 +23,7 @@ from wsfleet.redis.topology import Topology
 TIMEOUT = 3.0
 """Seconds that a balancer has for its answer."""
 
-READY, MAINT, DOWN, NOT_READY, UNKNOWN = "ready", "maint", "down", "not ready", "unknown"
-DRAIN_STATES = (NodeState.DRAINING.value, NodeState.DRAINED.value)
+MAINT, DOWN, NOT_READY, UNKNOWN = "maint", "down", "not ready", "unknown"
 STATES = (READY, NodeState.STARTING.value, *DRAIN_STATES)
 """What the registry says of a node; anything else is why it is not ready."""
 

@@ -16,7 +16,7 @@ from wsfleet.broker.events import Dispatcher
 from wsfleet.broker.survey import Surveys
 from wsfleet.channels.permissions import Channels
 from wsfleet.cluster.client_names import ClientNames
-from wsfleet.cluster.node_state import NodeState
+from wsfleet.cluster.node_state import READY, NodeState
 from wsfleet.cluster.registry import Registry
 from wsfleet.config import file as configuration
 from wsfleet.config.settings import Settings
@@ -127,7 +127,7 @@ class Node:
         if not self.broker.subscribed:
             return "not subscribed to the other nodes"
         if self.drain.state is NodeState.STARTING or not self.listening:
-            return "starting"
+            return NodeState.STARTING.value
         if len(self.hub) >= self.settings.max_connections:
             return f"full: {self.settings.max_connections} connections"
         return None
@@ -188,7 +188,7 @@ class Node:
             "version": __version__,
             "started": f"{self.started_at:.3f}",
             "functions": DIGEST,
-            "state": self.not_ready_reason() or "ready",
+            "state": self.not_ready_reason() or READY,
         }
 
     async def _on_connected(self) -> None:

@@ -10,6 +10,7 @@ from wsfleet.protocol import strict_json
 from wsfleet.protocol.json_depth import too_deep
 from wsfleet.transports.transport import Close, Closes
 
+PATH = "/ws"
 CHANNEL = "broadcast"
 MAX_NAME = 128
 MAX_DEPTH = 128

@@ -19,6 +19,8 @@ from wsfleet.clients.plain import Plain
 from wsfleet.config import file
 from wsfleet.config.settings import Settings
 from wsfleet.node.node import Node
+from wsfleet.protocol.centrifuge.negotiation import PATH as CENTRIFUGE_PATH
+from wsfleet.protocol.plain import PATH as PLAIN_PATH
 from wsfleet.server import systemd
 from wsfleet.server.app import create_internal_app, create_public_app
 from wsfleet.telemetry import logs
@@ -92,7 +94,7 @@ def create_server(settings: Settings) -> Server:
     """Return the server of one node process, not yet running."""
     node = Node(settings)
     internal_app = create_internal_app(node)
-    routes = {"/ws": Plain(node).endpoint, "/connection/websocket": Centrifuge(node).endpoint}
+    routes = {PLAIN_PATH: Plain(node).endpoint, CENTRIFUGE_PATH: Centrifuge(node).endpoint}
     public = Routing(
         endpoint=routes.get,
         no_endpoint=f"WebSockets are at {' and '.join(routes)}",

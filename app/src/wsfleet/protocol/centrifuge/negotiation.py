@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 from wsfleet.protocol.centrifuge.json_codec import JSONCodec
 from wsfleet.protocol.centrifuge.protobuf_codec import ProtobufCodec
 
+PATH = "/connection/websocket"
 SUBPROTOCOLS = (JSONCodec.subprotocol, ProtobufCodec.subprotocol)
 
 

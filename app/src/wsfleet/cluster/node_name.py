@@ -1,0 +1,6 @@
+"""The name of a node, HOST-PORT: how it is taken apart."""
+
+
+def host_of(node: str) -> str:
+    """Return the host of a node's name; "" where the name has no port."""
+    return node.rpartition("-")[0]

@@ -8,8 +8,9 @@ import sys
 import threading
 from pathlib import Path
 
-from wsfleet.cli import EXIT_NOT_RUN, EXIT_WELL, EXIT_WRONG, CannotRun
-from wsfleet.cli.access.websocket_client import parse_url
+from wsfleet.cli.access.endpoint import parse_url
+from wsfleet.cli.access.http import describe
+from wsfleet.cli.errors import EXIT_CANNOT_RUN, EXIT_OK, CannotRun
 from wsfleet.cli.measure.page import check, write
 from wsfleet.cli.measure.report import emit
 
@@ -57,12 +58,12 @@ def main() -> int:
     cluster = Cluster(inventory)
     if options.heal:
         cluster.heal()
-        return EXIT_WELL
+        return EXIT_OK
     steps = schedule(options.seed, options.faults, cluster.groups, names)
     if options.plan:
         for step in steps:
             print(f"{step.name:25} {step.target:10} held {step.hold:4} s")
-        return EXIT_WELL
+        return EXIT_OK
     check(options.report)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -70,10 +71,9 @@ def main() -> int:
     events = ROOT / ".cache" / "chaos" / f"{cluster.name}-{options.seed}.jsonl"
     clients = Clients(cluster.url, options.clients, options.channel, events)
     report = run(cluster, steps, clients, options.seed, stop)
-    emit(report, as_json=options.json)
     if options.report:
-        write(report, options.report, "scripts/chaos", parse_url(cluster.url))
-    return EXIT_WELL if report.ok else EXIT_WRONG
+        write(report, options.report, "scripts/chaos", describe(parse_url(cluster.url)))
+    return emit(report, as_json=options.json)
 
 
 if __name__ == "__main__":
@@ -81,4 +81,4 @@ if __name__ == "__main__":
         sys.exit(main())
     except (CommandError, CannotRun) as error:
         say(f"scripts/chaos: {error}")
-        sys.exit(EXIT_NOT_RUN)
+        sys.exit(EXIT_CANNOT_RUN)

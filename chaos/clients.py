@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from wsfleet.cli.measure.delivery_account import MOST_DELIVERIES
+from wsfleet.cli.measure.delivery_events import MOST_DELIVERIES
 from wsfleet.cli.measure.histogram import Histogram, Timeline
 
 from chaos.cluster import PROGRAMS, CommandError

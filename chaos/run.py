@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from wsfleet.cli.commands import verify_delivery
-from wsfleet.cli.measure.page import Course, Mark, Spread
+from wsfleet.cli.measure import delivery_events
+from wsfleet.cli.measure.charts import Course, Mark, Spread
 from wsfleet.cli.measure.report import Criterion, Figure, Report, table
 
 from chaos.clients import Clients, over_time, read_events, what_clients_saw
@@ -22,7 +22,7 @@ from lab.waiting import attempts
 #: Seconds for the cluster to become well again after a fault was healed.
 WELL_WITHIN = 90.0
 #: Counts of verify-delivery's report that are the run's own totals; those of `FAULTS` must be 0.
-TOTALS = ("acknowledged", "delivered", *verify_delivery.FAULTS, "reconnects")
+TOTALS = ("acknowledged", "delivered", *delivery_events.FAULTS, "reconnects")
 COLUMNS = ("dropped", "reconnect_p50_ms", "reconnect_p99_ms", "delivery_p50_ms", "delivery_p99_ms")
 
 
@@ -166,8 +166,8 @@ def _report(
             wanted=planned,
         ),
         *(
-            Criterion(f"{name.replace('_', ' ')}: {verify_delivery.FAULTS[name]}", data[name])
-            for name in verify_delivery.FAULTS
+            Criterion(f"{name.replace('_', ' ')}: {delivery_events.FAULTS[name]}", data[name])
+            for name in delivery_events.FAULTS
         ),
         Criterion("messages that were not acknowledged", verdict.get("unacknowledged")),
         Criterion("subscribers that did not come back", verdict.get("absent")),

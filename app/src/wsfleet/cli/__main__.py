@@ -1,5 +1,5 @@
-"""``python -m wsfleet.cli``."""
+"""Run the command line: ``python -m wsfleet.cli``."""
 
-from wsfleet.cli import app
+from wsfleet.cli.main import app
 
 app()

@@ -8,6 +8,8 @@ from pydantic.functional_validators import AfterValidator
 
 from wsfleet.config.redis_url import CheckedURL
 
+COOKIE = "WSNODE"
+"""The name of the load balancers' cookie where nothing else is known: the role's default."""
 SYSTEM_FLEET, SYSTEM_HOSTS = Path("/etc/wsfleet/fleet.json"), Path("/etc/wsfleet/hosts.json")
 
 
@@ -33,6 +35,8 @@ class Fleet(Hosts):
 
     redis_url: CheckedURL
     base_url: HttpUrl
+    #: The name of the load balancers' stickiness cookie, the variable `haproxy_cookie`.
+    cookie: str = COOKIE
     #: PEM file of the CA whose certificates the machines have, where they speak TLS.
     ca: Path | None = None
     #: The command that runs a shell command on the machine that collects the logs.

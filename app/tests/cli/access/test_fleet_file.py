@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from wsfleet.cli import CannotRun
 from wsfleet.cli.access import fleet_file
+from wsfleet.cli.errors import CannotRun
 
 GOOD = {
     "redis_url": "redis://10.0.0.31:6379/0",
@@ -48,15 +48,24 @@ def test_a_default_file_is_used_only_for_its_own_url(tmp_path: Path) -> None:
     assert fleet_file.find_fleet(tmp_path / "etc.json", "http://elsewhere") is not None
 
 
+def test_the_cookies_name_comes_from_the_urls_own_fleet(tmp_path: Path) -> None:
+    """An option overrides it; for a URL of another cluster the default holds."""
+    (tmp_path / "etc.json").write_text(json.dumps({**GOOD, "cookie": "NODE"}))
+    assert fleet_file.locate("http://10.0.0.11")[0].cookie == "NODE"
+    assert fleet_file.locate("http://10.0.0.11", cookie="OTHER")[0].cookie == "OTHER"
+    assert fleet_file.locate("http://elsewhere")[0].cookie == "WSNODE"
+    assert fleet_file.locate("http://elsewhere", tmp_path / "etc.json")[0].cookie == "NODE"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"redis_url": "http://x"}, "wrong at redis_url"),
-        ({"redis_url": None}, "wrong at redis_url"),
-        ({"base_url": "10.0.0.11"}, "wrong at base_url"),
-        ({"nodes": {}}, "wrong at nodes"),
-        ({"nodes": {"node1-8001": "node1:8001"}}, "wrong at nodes.node1-8001"),
-        ({"loadbalancers": ["lb1"]}, "wrong at loadbalancers"),
+        ({"redis_url": "http://x"}, "invalid at redis_url"),
+        ({"redis_url": None}, "invalid at redis_url"),
+        ({"base_url": "10.0.0.11"}, "invalid at base_url"),
+        ({"nodes": {}}, "invalid at nodes"),
+        ({"nodes": {"node1-8001": "node1:8001"}}, "invalid at nodes.node1-8001"),
+        ({"loadbalancers": ["lb1"]}, "invalid at loadbalancers"),
     ],
 )
 def test_a_wrong_file_names_the_field(
@@ -77,7 +86,7 @@ def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
     """A cut or empty file is an error of its own, not a traceback."""
     path = tmp_path / "f.json"
     path.write_text(text)
-    with pytest.raises(CannotRun, match="is wrong at the document"):
+    with pytest.raises(CannotRun, match="is invalid at the document"):
         fleet_file.load_fleet(path)
 
 

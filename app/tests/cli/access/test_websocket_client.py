@@ -1,4 +1,4 @@
-"""The client: URLs, cookies, refusals, and answers matched with questions."""
+"""The client: cookies, refusals, and answers matched with questions."""
 
 import asyncio
 import contextlib
@@ -15,57 +15,28 @@ from websockets.http11 import Request, Response
 from websockets.utils import accept_key
 
 from tests.support.websocket_server import Serve
-from wsfleet.cli import CannotRun
+from wsfleet.cli.access.endpoint import parse_url
 from wsfleet.cli.access.websocket_client import (
     Asker,
     Client,
     ConnectError,
     DisconnectedError,
     cookie_node,
-    parse_url,
     received_cookie,
 )
-
-
-@pytest.mark.parametrize(
-    ("text", "websocket", "http"),
-    [
-        ("http://host", "ws://host/ws", "http://host"),
-        ("http://host:8080/", "ws://host:8080/ws", "http://host:8080"),
-        ("https://host", "wss://host/ws", "https://host"),
-        ("ws://host/other", "ws://host/other", "http://host"),
-        ("wss://host:443/ws?a=1", "wss://host:443/ws?a=1", "https://host:443"),
-        ("http://[::1]:8001", "ws://[::1]:8001/ws", "http://[::1]:8001"),
-        (" http://host ", "ws://host/ws", "http://host"),
-    ],
-)
-def test_urls_are_completed(text: str, websocket: str, http: str) -> None:
-    """Both worlds' schemes are taken; without a path, /ws is meant."""
-    endpoint = parse_url(text)
-    assert (endpoint.websocket, endpoint.http) == (websocket, http)
-    assert endpoint.secure is websocket.startswith("wss")
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "host", "host:80", "ftp://host", "http://", "http://a:b", "http://a:99999", "ws:/a"],
-)
-def test_what_is_no_url_is_refused(text: str) -> None:
-    """The error shows what was given and how it should look."""
-    with pytest.raises(CannotRun, match=r"write http://HOST"):
-        parse_url(text)
 
 
 def test_the_stickiness_cookie_is_found_with_its_attributes() -> None:
     """Other cookies are passed over; dates that the balancer adds are not part of the node."""
     headers = ["other=1; Path=/", "WSNODE=node1-8001|aKx|aKx; path=/; HttpOnly; Max-Age=86400"]
-    cookie = received_cookie(headers)
+    cookie = received_cookie(headers, "WSNODE")
     assert cookie is not None
     assert cookie_node(cookie.value) == "node1-8001"
     assert cookie["max-age"] == "86400"
     assert cookie["httponly"]
     assert not cookie["secure"]
-    assert received_cookie(headers[:1]) is None
+    assert received_cookie(headers[:1], "WSNODE") is None
+    assert received_cookie(headers, "OTHER") is None
 
 
 async def echo_acks(connection: ServerConnection) -> None:

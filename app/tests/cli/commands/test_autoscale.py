@@ -224,7 +224,7 @@ def test_a_follower_that_comes_to_lead_waits_too(
     autoscaler.look()
     assert database.get(key_names.AUTOSCALE_LEADER) != "another one"
     assert not database.exists(key_names.DESIRED)
-    monkeypatch.setattr(autoscale, "DEAD_AFTER", 0)
+    monkeypatch.setattr(autoscale, "NODE_DEAD_AFTER", 0)
     redis_is[:] = ["three"]
     autoscaler.look()
     assert database.hgetall(key_names.DESIRED) == {"host2-8001": node_state.SERVE}
@@ -336,7 +336,7 @@ def test_settings_come_from_the_environment(fleet_file: Path) -> None:
     outcome = wsfleet("autoscale", "--check", WSFLEET_AUTOSCALE_MAX="1")
     assert (outcome.code, outcome.stderr) == (
         2,
-        "wsfleet: min (2) is more than max (1): mend one of the two.\n",
+        "wsfleet: min (2) is more than max (1): change one of the two.\n",
     )
     assert wsfleet("autoscale", "--check", WSFLEET_AUTOSCALE_MAX="5").code == 0
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -345,4 +345,4 @@ def test_settings_come_from_the_environment(fleet_file: Path) -> None:
             "autoscale", "--once", "--fleet", fleet_file, WSFLEET_AUTOSCALE_METRICS_PORT=port
         )
     assert outcome.code == 2
-    assert "Say another --metrics-port" in outcome.stderr
+    assert "Set another --metrics-port" in outcome.stderr

@@ -12,8 +12,8 @@ from tests.support.command import wsfleet
 from tests.support.fleet import Rig
 from tests.support.nodes import StartNode
 from tests.support.websocket_server import Serve
-from wsfleet.cli.access.websocket_client import parse_url
-from wsfleet.cli.commands.check_node import _probe
+from wsfleet.cli.access.endpoint import parse_url
+from wsfleet.cli.commands.check_node import probe
 
 
 def says(document: dict[str, object], status: HTTPStatus = HTTPStatus.OK) -> object:
@@ -46,7 +46,7 @@ async def test_a_node_that_wants_a_token_is_not_broken(
     """`/ws` is closed to the probe, and so it asks the other endpoint."""
     (tmp_path / "closed.yml").write_text("client: {}\n")
     node = await start_node(config=tmp_path / "closed.yml")
-    found = await _probe(parse_url(node.url), 5)
+    found = await probe(parse_url(node.url), 5)
     assert found.ready
     assert found.exchanged
     assert found.problem is None
@@ -84,7 +84,7 @@ def test_a_node_without_redis_is_not_ready(own_fleet: Rig) -> None:
 async def test_a_node_that_only_looks_well_is_found(serve_websocket: Serve) -> None:
     """It says that it is ready, but no message is answered."""
     url = await serve_websocket(mute, process_request=says({"ready": True}))
-    found = await _probe(parse_url(url), 5)
+    found = await probe(parse_url(url), 5)
     assert found.ready
     assert not found.exchanged
     assert found.problem == "WebSocket: no answer within 3 s"

@@ -8,8 +8,8 @@ import pytest
 
 from tests.support.command import wsfleet
 from tests.support.fleet import Rig
-from wsfleet.cli import CannotRun
 from wsfleet.cli.commands.check_state import run
+from wsfleet.cli.errors import CannotRun
 from wsfleet.cli.measure.report import Report
 
 NODE = "node1-8001"

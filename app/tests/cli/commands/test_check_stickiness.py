@@ -2,12 +2,17 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
+from lab.haproxy import HAPROXY_PROGRAM, haproxy_config
+from lab.ports import free_port
+from lab.processes import process
+from lab.waiting import until
 from tests.support.command import wsfleet
 from tests.support.fleet import Rig
 from tests.support.websocket_server import Serve
@@ -137,6 +142,33 @@ def test_a_real_fleet_sticks_by_tls(fleet: Rig) -> None:
     assert refused.code == 2
     assert "CERTIFICATE_VERIFY_FAILED" in refused.stderr
     assert wsfleet(*check, "--ca", fleet.folder / "missing.pem").code == 2
+
+
+def test_the_cookie_may_have_another_name(fleet: Rig, tmp_path: Path) -> None:
+    """A balancer with `haproxy_cookie: NODE` passes: the fleet file or --cookie has the name."""
+    public, stats = free_port(), free_port()
+    url = f"http://127.0.0.1:{public}"
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(
+        haproxy_config(fleet.nodes, public, stats, haproxy_cookie="NODE", _haproxy_ca=fleet.ca)
+    )
+    document = json.loads(fleet.fleet_file.read_text()) | {"base_url": url, "cookie": "NODE"}
+    path = tmp_path / "fleet.json"
+    path.write_text(json.dumps(document))
+    check = ("check", "stickiness", url, *FAST, "--jar")
+    with process([HAPROXY_PROGRAM, "-db", "-f", str(config)], tmp_path / "haproxy.log"):
+        until(lambda: httpx.get(f"{url}/health", trust_env=False).is_success, "it serves")
+        for options in (("--fleet", path), ("--cookie", "NODE")):
+            outcome = wsfleet(*check, *options)
+            assert outcome.code == 0, outcome
+            assert outcome.document["with_cookie"]["cookie"]["node"] in fleet.nodes
+        outcome = wsfleet(*check, "--cookie", "OTHER")
+        assert outcome.code == 1
+        assert any("no OTHER cookie was set" in text for text in outcome.document["problems"])
+        found = wsfleet(
+            *("monitor", url, "--cookie", "NODE", "--count", 1, "--limit", 100, "--json")
+        )
+        assert set(found.document["targets"]) == {"balancer", *fleet.nodes}
 
 
 def test_the_table_for_people_shows_the_cookie(fleet: Rig) -> None:

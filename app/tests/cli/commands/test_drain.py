@@ -196,7 +196,7 @@ def test_an_unknown_node_is_refused(three: Rig, command: str) -> None:
     outcome = wsfleet(command, "host1-8001", "host9", "--fleet", three.fleet_file)
     assert outcome.code == 2
     assert outcome.stderr == (
-        "wsfleet: there is no node host9, only host1-8001, host2-8001, host3-8001.\n"
+        "wsfleet: unknown node host9: name one of host1-8001, host2-8001, host3-8001.\n"
     )
 
 

@@ -16,10 +16,10 @@ from websockets.http11 import Response
 from tests.support.command import COMMAND, Outcome, wsfleet
 from tests.support.fleet import Rig
 from tests.support.websocket_server import Serve
-from wsfleet.cli import CannotRun
-from wsfleet.cli.access.websocket_client import parse_url
-from wsfleet.cli.commands import load as load_module
-from wsfleet.cli.commands.load import Plan, Run
+from wsfleet.cli.access.endpoint import parse_url
+from wsfleet.cli.errors import CannotRun
+from wsfleet.cli.traffic import load as load_module
+from wsfleet.cli.traffic.load import LoadPlan, LoadRun
 
 #: 4 clients and 20 messages: message n is client n % 4's, and has 3 receivers.
 OPTIONS = ("--clients", 4, "--rate", 40, "--duration", 0.5, "--drain", 0.5, "--json")
@@ -190,7 +190,7 @@ async def test_ctrl_c_still_draws_up_the_books(serve_websocket: Serve, node: Nod
 
 async def test_other_traffic_is_not_counted() -> None:
     """Broadcasts of somebody else, and nonsense, are not taken for messages of this run."""
-    run = Run(parse_url("http://host"), Plan(clients=2, rate=1, duration=5))
+    run = LoadRun(parse_url("http://host"), LoadPlan(clients=2, rate=1, duration=5))
 
     def text(**data: Any) -> bytes:
         return json.dumps({"type": "message", "data": data}).encode()
@@ -213,7 +213,7 @@ async def test_other_traffic_is_not_counted() -> None:
 async def test_the_memory_of_texts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many distinct broadcasts come, only so many are remembered."""
     monkeypatch.setattr(load_module, "_TEXTS", 8)
-    run = Run(parse_url("http://host"), Plan(clients=2, rate=1000, duration=1))
+    run = LoadRun(parse_url("http://host"), LoadPlan(clients=2, rate=1000, duration=1))
     for number in range(100):
         data = {"run": run.id, "number": number}
         assert run.number_of(json.dumps({"type": "message", "data": data}).encode()) == number
@@ -231,7 +231,7 @@ def test_too_few_files_are_an_error_with_the_way_to_mend_it(
     assert limits == []
     load_module._raise_file_limit(1000)
     assert limits == [(1000, 1000)]
-    with pytest.raises(CannotRun, match=r"1,001 files.*limit is 1,000.*ulimit -n 1001.*--clients"):
+    with pytest.raises(CannotRun, match=r"1,001 open files.*is 1,000.*ulimit -n 1001.*--clients"):
         load_module._raise_file_limit(1001)
 
 
@@ -241,7 +241,7 @@ def test_a_run_too_large_to_account_for_is_refused() -> None:
         "load", "http://127.0.0.1:1", "--clients", 5000, "--rate", 1000, "--duration", 3600
     )
     assert outcome.code == 2
-    assert "MB of books" in outcome.stderr
+    assert "MB of memory" in outcome.stderr
     assert outcome.stderr.count("\n") == 1
 
 

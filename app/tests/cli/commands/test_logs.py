@@ -184,7 +184,7 @@ def test_no_time_is_an_error(ssh: Ssh, since: str) -> None:
     """Nothing is asked then, and the message has the forms of a time."""
     outcome = ssh.run("--since", since)
     assert outcome.code == 2
-    assert "is no time: take a duration" in outcome.stderr
+    assert "is not a time: write a duration" in outcome.stderr
     assert not (ssh.folder / "asked").exists()
 
 

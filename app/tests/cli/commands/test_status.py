@@ -168,7 +168,7 @@ def test_a_fleet_that_is_gone_cannot_be_checked(tmp_path: Path) -> None:
     outcome = wsfleet("status", "--fleet", path)
     assert outcome.code == 2
     assert outcome.stderr.count("\n") == 1
-    assert "nobody of the fleet answers" in outcome.stderr
+    assert "nothing of the fleet answers" in outcome.stderr
     assert outcome.stdout == ""
 
 
@@ -208,4 +208,4 @@ def test_a_watched_fleet_is_for_people(fleet: Rig) -> None:
     """One JSON object would never be whole."""
     outcome = wsfleet("status", "--watch", "--json", "--fleet", fleet.fleet_file)
     assert outcome.code == 2
-    assert "leave --json out" in outcome.stderr
+    assert "remove --json" in outcome.stderr

@@ -23,11 +23,13 @@ from tests.support.command import COMMAND, wsfleet
 from tests.support.fleet import Rig
 from tests.support.nodes import StartNode
 from tests.support.websocket_server import Serve
-from wsfleet.cli import CannotRun
 from wsfleet.cli.access import websocket_client as client_module
-from wsfleet.cli.access.websocket_client import parse_url
-from wsfleet.cli.commands.verify_delivery import FAULTS, PlainPublisher, Plan, Run, report_of
-from wsfleet.cli.measure.delivery_account import (
+from wsfleet.cli.access.endpoint import parse_url
+from wsfleet.cli.commands.verify_delivery import report_of
+from wsfleet.cli.errors import CannotRun
+from wsfleet.cli.measure.delivery_account import account_for
+from wsfleet.cli.measure.delivery_events import (
+    FAULTS,
     Acknowledged,
     Disconnected,
     Event,
@@ -36,9 +38,10 @@ from wsfleet.cli.measure.delivery_account import (
     Sent,
     Subscribed,
     Terms,
-    account_for,
 )
 from wsfleet.cli.measure.report import emit
+from wsfleet.cli.traffic.delivery_clients import PlainPublisher
+from wsfleet.cli.traffic.delivery_run import DeliveryPlan, DeliveryRun
 from wsfleet.redis import key_names
 
 KINDS: dict[str, Any] = {
@@ -120,7 +123,7 @@ def test_a_fleet_that_is_not_there(unused_tcp_port: int) -> None:
     outcome = wsfleet("verify-delivery", f"http://127.0.0.1:{unused_tcp_port}", "--timeout", 2)
     assert outcome.code == 2
     assert outcome.stderr.count("\n") == 1
-    assert "20 of 20 subscribers did not get in" in outcome.stderr
+    assert "20 of 20 subscribers could not subscribe" in outcome.stderr
     assert "refused" in outcome.stderr
     assert "wsfleet status" in outcome.stderr
 
@@ -174,7 +177,9 @@ async def test_a_plain_error_that_does_not_pass_ends_the_check(serve_websocket: 
             await connection.send(orjson.dumps({"type": "error", "code": code, "message": code}))
         await connection.wait_closed()
 
-    run = Run(parse_url(await serve_websocket(refuse)), Plan(publishers=1, messages=1))
+    run = DeliveryRun(
+        parse_url(await serve_websocket(refuse)), DeliveryPlan(publishers=1, messages=1)
+    )
     run.entered.set()
     publisher = PlainPublisher(run, 0)
     with pytest.raises(CannotRun, match="publisher 0 was refused for good: unsupported_data"):
@@ -199,7 +204,9 @@ async def test_a_publisher_without_an_answer_leaves_no_connection_open(
                     await connection.send('{"type": "ack"}')
         closed.append(connection)
 
-    run = Run(parse_url(await serve_websocket(answer_the_second)), Plan(publishers=1, messages=1))
+    run = DeliveryRun(
+        parse_url(await serve_websocket(answer_the_second)), DeliveryPlan(publishers=1, messages=1)
+    )
     run.entered.set()
     publisher = PlainPublisher(run, 0)
     await publisher.work()
@@ -245,9 +252,9 @@ def test_a_fleet_that_freezes_does_not_hold_the_check(own_fleet: Rig, frozen: st
         assert document["acknowledged"] + document["unacknowledged"] == 4000
 
 
-def run_of(*events: Event) -> Run:
+def run_of(*events: Event) -> DeliveryRun:
     """A run of one publisher and one subscriber, in which this happened."""
-    run = Run(parse_url("http://lb"), Plan(publishers=1, subscribers=1, messages=3))
+    run = DeliveryRun(parse_url("http://lb"), DeliveryPlan(publishers=1, subscribers=1, messages=3))
     for event in events:
         run.enter(event)
     return run
@@ -286,7 +293,7 @@ def test_people_are_told_what_was_wrong(capsys: pytest.CaptureFixture[str]) -> N
     run.failed(TimeoutError())
     emit(report_of(run), as_json=False)
     text = capsys.readouterr().out
-    assert "✗ 1 lost: published, and never came" in text
+    assert "✗ 1 lost: published, but never delivered" in text
     rows = [" ".join(line.strip("│ \n").replace("│", " ").split()) for line in text.splitlines()]
     assert "published 3 by 1 publishers" in rows
     assert "lost 0 0 2" in rows

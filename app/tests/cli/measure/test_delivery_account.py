@@ -6,13 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsfleet.cli import CannotRun
-from wsfleet.cli.measure.delivery_account import (
-    Account,
+from wsfleet.cli.errors import CannotRun
+from wsfleet.cli.measure.delivery_account import Account, Findings
+from wsfleet.cli.measure.delivery_events import (
     Acknowledged,
     Disconnected,
     Event,
-    Findings,
     Position,
     Received,
     Sent,

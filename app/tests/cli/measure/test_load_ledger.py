@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from wsfleet.cli import CannotRun
+from wsfleet.cli.errors import CannotRun
 from wsfleet.cli.measure.load_ledger import Ledger, Verdict
 
 CLIENTS, MESSAGES = 4, 12
@@ -103,6 +103,6 @@ def test_warm_up_messages_are_counted_but_not_timed() -> None:
 
 def test_too_large_a_run_is_refused() -> None:
     """A run whose books would not fit says so, and names the options that make it smaller."""
-    with pytest.raises(CannotRun, match=r"MB of books.*--clients"):
+    with pytest.raises(CannotRun, match=r"MB of memory.*--clients"):
         Ledger(5_000, 1_000_000)
     Ledger(2, 1_000_000)

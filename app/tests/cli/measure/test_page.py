@@ -10,10 +10,12 @@ import pytest
 
 from tests.support.command import wsfleet
 from tests.support.fleet import Rig
-from wsfleet.cli import CannotRun
-from wsfleet.cli.access.websocket_client import parse_url
+from wsfleet.cli.access.endpoint import parse_url
+from wsfleet.cli.access.http import describe
+from wsfleet.cli.errors import CannotRun
+from wsfleet.cli.measure.charts import Bars, Course, Mark, Spread
 from wsfleet.cli.measure.histogram import Histogram, Timeline
-from wsfleet.cli.measure.page import Bars, Course, Mark, Spread, check, page, write
+from wsfleet.cli.measure.page import check, page, write
 from wsfleet.cli.measure.report import Criterion, Figure, Report, table
 
 VOID = {"meta"}
@@ -166,7 +168,7 @@ def test_a_token_is_not_passed_on_with_the_page(
     url = "http://127.0.0.1:1/ws?a=b&token=secret&c=d"
     monkeypatch.setattr(sys, "argv", ["wsfleet", "load", url])
     path = tmp_path / "page.html"
-    write(Report({}), path, "wsfleet", parse_url(url))
+    write(Report({}), path, "wsfleet", describe(parse_url(url)))
     text = path.read_text(encoding="utf-8")
     assert "secret" not in text
     assert "wsfleet load 'http://127.0.0.1:1/ws?a=b&token=…&c=d'" in Outline(text).words

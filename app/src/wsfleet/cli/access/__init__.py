@@ -1,4 +1,4 @@
-"""Ways into a cluster: the fleet file, Redis, WebSockets.
+"""The ways to a cluster: fleet file, HTTP, WebSocket, Redis.
 
-May import `cli.errors`.
+May import `cli.errors`, and `cluster` and below.
 """

@@ -1,24 +1,25 @@
-"""Finds the fleet file, and says how to mend one that is missing or wrong."""
+"""The fleet file: finding it, reading it, and errors that say how to mend it."""
 
-import ssl
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from wsfleet.cli import CannotRun
+from wsfleet.cli.access.endpoint import Endpoint, parse_url
+from wsfleet.cli.errors import CannotRun
 from wsfleet.config.fleet_file import SYSTEM_FLEET, Fleet
 
-__all__ = ["Fleet", "find_fleet", "load_fleet", "trusted"]
+__all__ = ["Fleet", "find_fleet", "load_fleet", "locate"]
 
 LOCAL_FLEET = Path("inventory/local/.fleet.json")
 
 
 def load_fleet(path: Path | None) -> Fleet:
-    """Return the fleet of `path`, or of the first default place that has a fleet file.
+    """Return the fleet of the file `path`; None means the first default file that exists.
 
     Raises:
-        CannotRun: there is no fleet file, or it cannot be read or is wrong; the message names
-            the file, the field, and the way to mend it.
+        CannotRun: the file is missing, unreadable or invalid; the message names the file, the
+            field, and the way to mend it.
 
     """
     if path is None:
@@ -33,7 +34,7 @@ def load_fleet(path: Path | None) -> Fleet:
     except OSError as error:
         raise CannotRun(
             f"cannot read the fleet file {path}: {error.strerror}. "
-            "Name another with --fleet FILE, or read it as a user who may."
+            "Name another with --fleet FILE, or run the command as a user who may read it."
         ) from error
     try:
         return Fleet.model_validate_json(text)
@@ -41,19 +42,19 @@ def load_fleet(path: Path | None) -> Fleet:
         wrong = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in wrong["loc"]) or "the document"
         raise CannotRun(
-            f"the fleet file {path} is wrong at {place}: {wrong['msg']}. "
-            "Run site.yml again: it writes the file anew."
+            f"the fleet file {path} is invalid at {place}: {wrong['msg']}. "
+            "Run site.yml, which writes the file again."
         ) from error
 
 
 def find_fleet(path: Path | None, base_url: str) -> Fleet | None:
-    """Return the fleet a URL belongs to, or None.
+    """Return the fleet that a URL belongs to, or None if it is unknown.
 
-    A file named by the user is always taken; a default one only if it is the URL's own, because
-    the URL may just as well lead to another cluster.
+    A file named by the user always counts. A default file counts only if `base_url` is its own,
+    because the URL may belong to another cluster.
 
     Raises:
-        CannotRun: as :func:`load_fleet`.
+        CannotRun: as :func:`load_fleet`, for a file named by the user.
 
     """
     if path is not None:
@@ -64,27 +65,25 @@ def find_fleet(path: Path | None, base_url: str) -> Fleet | None:
     try:
         fleet = load_fleet(default)
     except CannotRun:
-        return None  # nobody asked for it
+        return None  # the user did not ask for this file
     return fleet if fleet.base_url == base_url else None
 
 
-def trusted(fleet: Fleet | None = None) -> ssl.SSLContext:
-    """Return what certificates are checked with: the system's CAs, and the fleet's own.
+def locate(
+    url: str, path: Path | None = None, cookie: str | None = None
+) -> tuple[Endpoint, Fleet | None]:
+    """Return the endpoint of a URL, with the name of the fleet's cookie, and the fleet if known.
+
+    `path` is a fleet file, `cookie` a cookie's name that overrides the file's.
 
     Raises:
-        CannotRun: the fleet's own cannot be read.
+        CannotRun: the URL is invalid, or as :func:`find_fleet`.
 
     """
-    context = ssl.create_default_context()  # httpx's own knows nothing of SSL_CERT_FILE
-    if fleet is not None and fleet.ca is not None:
-        try:
-            context.load_verify_locations(fleet.ca)
-        except OSError as error:
-            raise CannotRun(
-                f"cannot read the fleet's CA {fleet.ca}: {error.strerror}. "
-                "Run site.yml again, which puts it there, or read it as a user who may."
-            ) from error
-    return context
+    endpoint = parse_url(url)
+    fleet = find_fleet(path, endpoint.http)
+    name = cookie or (fleet.cookie if fleet else endpoint.cookie)
+    return replace(endpoint, cookie=name), fleet
 
 
 def _default() -> Path | None:

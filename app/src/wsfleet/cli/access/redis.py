@@ -1,4 +1,4 @@
-"""The operator's way to Redis: one blocking client, timed, with one-line errors."""
+"""Access to the fleet's Redis: a blocking client with timeouts, and errors of one line."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -10,19 +10,15 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
-from wsfleet.cli import CannotRun
+from wsfleet.cli.errors import CannotRun
 from wsfleet.config.redis_url import RedisURL, RedisURLError
+from wsfleet.config.settings import NODE_DEAD_AFTER
 from wsfleet.redis import key_names
 from wsfleet.redis.topology import Topology
 
-#: Seconds without a sign of life until a node counts as dead: the default of the nodes' own
-#: setting `node_dead_after`.
-DEAD_AFTER = 8.0
-#: Commands in one round trip: enough to make its time matter little, few enough not to stall
-#: the Redis that the fleet is working with.
+#: Commands in one round trip: enough that the round trip costs little, few enough that the other
+#: clients of this Redis do not wait.
 BATCH = 500
-#: What a node is on its way to being empty, and when it is; an operator wants it so.
-DRAIN_STATES = ("draining", "drained")
 _TIMEOUT = 5.0  # seconds
 
 T = TypeVar("T")
@@ -30,12 +26,13 @@ T = TypeVar("T")
 
 @contextmanager
 def connected(url: str, *, decode: bool = True) -> Iterator[Any]:
-    """Yield a client of a Redis: of the one server, of the Sentinels' primary, or of a Cluster.
+    """Yield a client of one server, of the primary that Sentinels name, or of a Redis Cluster.
 
-    Its answers are text, or bytes where `decode` is off.
+    Its replies are text, or bytes if `decode` is off.
 
     Raises:
-        CannotRun: it is unreachable, refuses us, or stops answering; the password is not shown.
+        CannotRun: Redis is unreachable, refuses the login, or stops answering; the message does not
+            contain the password.
 
     """
     try:
@@ -47,10 +44,10 @@ def connected(url: str, *, decode: bool = True) -> Iterator[Any]:
             client.ping()
             yield client
     except AuthenticationError as error:
-        raise CannotRun(f"Redis {where} refuses us: {error}. Mend redis_url.") from error
+        raise CannotRun(f"Redis {where} refuses the login: {error}. Correct redis_url.") from error
     except (RedisError, OSError) as error:
         raise CannotRun(
-            f"cannot read Redis {where}: {error}. Check that it runs, and redis_url."
+            f"cannot read Redis {where}: {error}. Check that Redis runs, and redis_url."
         ) from error
 
 
@@ -72,24 +69,28 @@ def _client(where: RedisURL, *, decode: bool) -> Any:
 
 
 def server_infos(client: Any) -> list[dict[str, Any]]:
-    """What INFO says of the server, or of each primary of a Redis Cluster."""
+    """Return the INFO of the server, or of each primary of a Redis Cluster."""
     if isinstance(client, redis.RedisCluster):
         return list(client.info(target_nodes=redis.RedisCluster.PRIMARIES).values())
     return [client.info()]
 
 
 def live_nodes(client: Any) -> set[Any]:
-    """Return the nodes with a sign of life in the last `DEAD_AFTER` seconds, by Redis's clock.
+    """Return the nodes with a heartbeat in the last `NODE_DEAD_AFTER` seconds, on Redis's clock.
 
-    They are text or bytes, as the client's answers are.
+    Names are text or bytes, as the client's replies are.
     """
     seconds, micros = client.time()
-    oldest = seconds + micros / 1e6 - DEAD_AFTER
+    oldest = seconds + micros / 1e6 - NODE_DEAD_AFTER
     return set(client.zrangebyscore(key_names.NODES, oldest, "+inf"))
 
 
 def registry(client: Any) -> dict[str, dict[str, Any]]:
-    """Return every node in the registry with what it says of itself."""
+    """Return every node of the registry with its own description, by name.
+
+    `live` and `heartbeat_age` (seconds) come from its last heartbeat, `uptime` (seconds) from when
+    it started.
+    """
     live = live_nodes(client)
     now = client.time()[0]
     nodes = {}
@@ -112,7 +113,7 @@ def _since(started: str | None, now: float) -> float | None:
 
 
 def batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Cut a sequence into pieces of at most `BATCH`."""
+    """Yield a sequence in parts of at most `BATCH` items."""
     for start in range(0, len(items), BATCH):
         yield items[start : start + BATCH]
 

@@ -1,11 +1,9 @@
-"""A WebSocket client made for checks and load: URL, cookies, refusals, and picows underneath."""
+"""A WebSocket client for checks and load: cookies, refusals, pings; picows does the framing."""
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, replace
 from http.cookies import CookieError, Morsel, SimpleCookie
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 from picows import (
@@ -19,63 +17,17 @@ from picows import (
     ws_connect,
 )
 
-from wsfleet.cli import CannotRun
+from wsfleet.cli.access.endpoint import Endpoint
 
-#: Name of the load balancers' stickiness cookie.
-COOKIE = "WSNODE"
-DEFAULT_PATH = "/ws"
 #: Seconds for a handshake (a large ramp queues at the nodes), for an answer, and for a close.
 CONNECT_TIMEOUT, ANSWER_TIMEOUT, CLOSE_TIMEOUT = 20.0, 10.0, 5.0
-#: Seconds of silence until the peer is pinged, and until it is given up. Who only listens would
-#: never notice otherwise that a balancer has died without a word.
+#: Seconds of silence until a ping, and until the missing pong ends the connection. Without pings a
+#: client that only listens would not notice that a load balancer has died.
 PING_AFTER, PONG_TIMEOUT = 30.0, 20.0
-
-_SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One fleet as a client sees it: where its WebSocket is, and where its HTTP is."""
-
-    websocket: str
-    http: str
-
-    @property
-    def secure(self) -> bool:
-        """Whether the connection is TLS."""
-        return self.websocket.startswith("wss:")
-
-    def at(self, path: str) -> "Endpoint":
-        """The same fleet's WebSocket at another path."""
-        return replace(
-            self, websocket=urlsplit(self.websocket)._replace(path=path, query="").geturl()
-        )
-
-
-def parse_url(text: str) -> Endpoint:
-    """Return the endpoint for an http, https, ws or wss URL; without a path, /ws is meant.
-
-    Raises:
-        CannotRun: it is no such URL.
-
-    """
-    wrong = CannotRun(f"{text!r} is not a URL of a fleet: write http://HOST[:PORT] or ws://…")
-    try:
-        url = urlsplit(text.strip())
-        port = url.port
-    except ValueError as error:
-        raise wrong from error
-    if url.scheme not in _SCHEMES or not url.hostname or url.username or port == 0:
-        raise wrong
-    scheme = _SCHEMES[url.scheme]
-    path = url.path if url.path not in ("", "/") else DEFAULT_PATH
-    query = f"?{url.query}" if url.query else ""
-    http = "https" if scheme == "wss" else "http"
-    return Endpoint(f"{scheme}://{url.netloc}{path}{query}", f"{http}://{url.netloc}")
 
 
 class ConnectError(Exception):
-    """No WebSocket connection came about; the text says why, `status` is HTTP's if there is one."""
+    """A failed WebSocket handshake: the text is the reason, `status` the HTTP status or None."""
 
     def __init__(self, reason: str, status: int | None = None) -> None:
         super().__init__(reason)
@@ -83,11 +35,11 @@ class ConnectError(Exception):
 
 
 class DisconnectedError(Exception):
-    """The connection ended while an answer was awaited."""
+    """The connection ended before the answer arrived."""
 
 
 class Client(WSListener):
-    """One WebSocket connection; subclasses say what to do with text (`on_text`) and the end."""
+    """One WebSocket connection; subclasses handle its messages (`on_text`) and its end."""
 
     transport: WSTransport
     cookie: "Morsel[str] | None" = None
@@ -95,22 +47,23 @@ class Client(WSListener):
     _parts: list[bytes] | None = None
 
     async def connect(self, endpoint: Endpoint, cookie: str | None = None) -> None:
-        """Connect, sending `cookie` (a raw value of the stickiness cookie) if there is one.
+        """Connect; send `cookie`, a raw value of the stickiness cookie, unless it is None.
 
-        The cookie that the answer sets is in `self.cookie` afterwards.
+        Afterwards `self.cookie` is the cookie that the answer sets, or None.
 
         Raises:
-            ConnectError: refused, unreachable, or no answer within `CONNECT_TIMEOUT`.
+            ConnectError: the fleet refuses, is unreachable, or does not answer within
+                `CONNECT_TIMEOUT`.
 
         """
-        headers = {"Cookie": f"{COOKIE}={cookie}"} if cookie else None
+        sent = {"Cookie": f"{endpoint.cookie}={cookie}"} if cookie else None
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                # A small read buffer: it grows where needed, and 5,000 clients live in here.
+                # A small read buffer, which grows on demand: one process has up to 5,000 clients.
                 self.transport, _ = await ws_connect(
                     lambda: self,
                     endpoint.websocket,
-                    extra_headers=headers,
+                    extra_headers=sent,
                     websocket_handshake_timeout=CONNECT_TIMEOUT,
                     max_redirects=0,
                     read_buffer_init_size=4096,
@@ -129,14 +82,15 @@ class Client(WSListener):
             raise ConnectError(f"no answer within {CONNECT_TIMEOUT:g} s") from error
         except (OSError, WSError) as error:
             raise ConnectError(_reason(error)) from error
-        self.cookie = received_cookie(self.transport.response.headers.getall("Set-Cookie", []))
+        headers = self.transport.response.headers.getall("Set-Cookie", [])
+        self.cookie = received_cookie(headers, endpoint.cookie)
 
     def send(self, text: bytes) -> None:
         """Send one text message (UTF-8)."""
         self.transport.send(WSMsgType.TEXT, text)
 
     async def close(self) -> None:
-        """Close with 1000 and wait for the peer's answer, at most `CLOSE_TIMEOUT`."""
+        """Close with 1000 and wait for the peer's close frame, at most `CLOSE_TIMEOUT`."""
         if not self.transport.is_disconnected:
             self.transport.send_close(WSCloseCode.OK)
             try:
@@ -145,10 +99,10 @@ class Client(WSListener):
             except TimeoutError:
                 self.transport.disconnect(graceful=False)
             except WSError:
-                return  # the peer broke the protocol while closing: closed it is
+                return  # the peer broke the protocol while closing: the connection is closed anyway
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """Pass whole text messages on; answer a close."""
+        """Pass on complete messages; answer a close frame."""
         kind = frame.msg_type
         if kind is WSMsgType.TEXT and frame.fin:
             self.on_text(frame.get_payload_as_bytes())
@@ -159,8 +113,8 @@ class Client(WSListener):
             transport.send_close(WSCloseCode.OK)
             transport.disconnect()
         elif kind in (WSMsgType.TEXT, WSMsgType.BINARY):
-            # The fleet sends unfragmented text only; whatever else arrives is put together and
-            # passed on, so that it is seen as the wrong thing it is.
+            # The fleet sends unfragmented text only. Anything else is joined and passed on as
+            # well, so that the check that uses this client sees it and fails.
             self._parts = [frame.get_payload_as_bytes()]
             self._join(frame.fin)
         elif kind is WSMsgType.CONTINUATION and self._parts is not None:
@@ -173,18 +127,18 @@ class Client(WSListener):
             self.on_text(text)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
-        """Tell the subclass."""
+        """Notify the subclass."""
         self.on_closed()
 
     def on_text(self, text: bytes) -> None:
-        """Take one message; the default drops it."""
+        """Handle one message; the default drops it."""
 
     def on_closed(self) -> None:
-        """Take note that the connection ended; `close_code` is the peer's, if it sent one."""
+        """Handle the end of the connection; `close_code` is the peer's, or None."""
 
 
 class Asker(Client):
-    """A client that awaits the answer to each of its messages; broadcasts are only counted."""
+    """A client that awaits the answer to each of its messages, and counts broadcasts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -208,7 +162,7 @@ class Asker(Client):
             return await answer
 
     def on_text(self, text: bytes) -> None:
-        """Hand an answer to the oldest question: answers come in the order of the questions."""
+        """Match an answer with the oldest question: answers come in the order of the questions."""
         try:
             message = orjson.loads(text)
             kind = message["type"]
@@ -222,7 +176,7 @@ class Asker(Client):
                 waiting.set_result(message)
 
     def on_closed(self) -> None:
-        """Fail every question that is still open."""
+        """Fail every unanswered question."""
         while self._waiting:
             waiting = self._waiting.popleft()
             if not waiting.done():
@@ -232,32 +186,24 @@ class Asker(Client):
         return f"disconnected (close code {self.close_code or 1006})"
 
 
-def received_cookie(headers: list[str]) -> "Morsel[str] | None":
-    """Return the stickiness cookie that Set-Cookie headers carry, with its attributes."""
+def received_cookie(headers: list[str], name: str) -> "Morsel[str] | None":
+    """Return the cookie `name` of Set-Cookie headers, with its attributes, or None."""
     for header in headers:
         try:
             cookie: SimpleCookie = SimpleCookie(header)
         except CookieError:
             continue
-        if COOKIE in cookie:
-            return cookie[COOKIE]
+        if name in cookie:
+            return cookie[name]
     return None
 
 
 def cookie_node(value: str) -> str:
-    """Return the node a cookie value names: HAProxy's maxlife adds dates behind a bar."""
+    """Return the node that a cookie's value names: HAProxy's maxlife appends dates after a bar."""
     return value.partition("|")[0]
-
-
-def unreachable(endpoint: Endpoint, reason: object) -> CannotRun:
-    """Return the error of a command that got not one connection."""
-    return CannotRun(
-        f"no connection to {endpoint.websocket}: {reason}. "
-        "Check the URL, and the fleet with `wsfleet status`."
-    )
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ConnectionRefusedError):
-        return "connection refused: nothing listens there"
+        return "connection refused: no process listens there"
     return str(error) or type(error).__name__

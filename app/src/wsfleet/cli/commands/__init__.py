@@ -1,4 +1,4 @@
-"""The commands, one module each.
+"""The commands: one module each, named as on the command line, with a function `command`.
 
-May import `cli.measure`, `cli.access` and `cli.errors`.
+May import `cli.traffic`, `cli.measure`, `cli.access`, `cli.options` and `cli.errors`.
 """

@@ -1,4 +1,4 @@
-"""``wsfleet autoscale``: brings standby hosts in and drains hosts out; one of several decides."""
+"""``wsfleet autoscale``: bring standby hosts in and drain hosts, by the load."""
 
 import math
 import secrets
@@ -7,79 +7,152 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter as Tally
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+import typer
+from prometheus_client import start_http_server
 
-from wsfleet.cli import CannotRun
-from wsfleet.cli.access.fleet_file import Fleet
-from wsfleet.cli.access.redis import DEAD_AFTER, connected, registry, server_infos
-from wsfleet.cli.measure.report import Report, table
+from wsfleet.cli.access import autoscaling
+from wsfleet.cli.access.fleet_file import Fleet, load_fleet
+from wsfleet.cli.access.redis import connected, server_infos
+from wsfleet.cli.errors import EXIT_OK, CannotRun
+from wsfleet.cli.measure.autoscale_metrics import Metrics
+from wsfleet.cli.measure.report import Report, emit, table
+from wsfleet.cli.options import FleetFile
 from wsfleet.cluster.autoscale_policy import (
     Action,
     Decision,
     Host,
     Load,
-    Node,
     Place,
     Policy,
     decide,
     hosts_of,
 )
-from wsfleet.cluster.node_state import DRAIN, NOT_RUNNING, SERVE
-from wsfleet.redis import key_names
+from wsfleet.cluster.node_state import DRAIN, SERVE
+from wsfleet.config.settings import NODE_DEAD_AFTER
 
-LOG_LENGTH = 10_000
-"""Decisions that are kept, or a few more."""
 LEASES = 3
-"""Intervals without a sign of the leader until another one leads."""
+"""Intervals without a sign of the leader until another autoscaler leads."""
 
-# lead(LEADER; TOKEN, MILLISECONDS): lead, or go on leading, unless another one does. Returns who
-# leads.
-LEAD = """
-local leader = redis.call('GET', KEYS[1])
-if leader and leader ~= ARGV[1] then
-  return leader
-end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return ARGV[1]
-"""
 
-# yield(LEADER; TOKEN): lead no more.
-YIELD = """
-return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1])
-"""
+def _setting(name: str, text: str, **bounds: Any) -> Any:
+    """Return an option that the autoscaler's service sets by the environment."""
+    return typer.Option(
+        f"--{name}",
+        envvar=f"WSFLEET_AUTOSCALE_{name.replace('-', '_').upper()}",
+        help=text,
+        **bounds,
+    )
 
-# apply(LEADER, DESIRED, DRAINED, LOG; TOKEN, LENGTH, WANTED, ENTRY, {NODE, SEEN}...): WANTED is
-# wanted of each NODE, and the log says so in ENTRY. Nothing is done, and 0 returned, if TOKEN does
-# not lead any more, or if what is wanted of a node is not what it was SEEN to be: an operator was
-# quicker. Returns 1 otherwise.
-APPLY = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
-  return 0
-end
-for i = 5, #ARGV, 2 do
-  if (redis.call('HGET', KEYS[2], ARGV[i]) or '') ~= ARGV[i + 1] then
-    return 0
-  end
-end
-for i = 5, #ARGV, 2 do
-  redis.call('HSET', KEYS[2], ARGV[i], ARGV[3])
-  redis.call(ARGV[3] == 'drain' and 'SADD' or 'SREM', KEYS[3], ARGV[i])
-end
-redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[2], '*', 'decision', ARGV[4])
-return 1
-"""
+
+Min = Annotated[int, _setting("min", "The fewest hosts that serve.", min=1)]
+Max = Annotated[int, _setting("max", "The most hosts that serve.", min=1)]
+Desired = Annotated[int, _setting("desired", "Hosts that serve before the first decision.", min=1)]
+Step = Annotated[int, _setting("step", "Hosts brought in by one decision.", min=1)]
+ConnectionsHigh = Annotated[
+    float, _setting("connections-high", "Connections of a node above which to scale out.", min=0)
+]
+ConnectionsLow = Annotated[
+    float, _setting("connections-low", "Connections of a node up to which to scale in.", min=0)
+]
+CpuHigh = Annotated[float, _setting("cpu-high", "Per cent of CPU above which to scale out.", min=0)]
+CpuLow = Annotated[float, _setting("cpu-low", "Per cent of CPU up to which to scale in.", min=0)]
+Margin = Annotated[
+    float,
+    _setting(
+        "margin",
+        "How far below the high thresholds the remaining hosts must be after a scale-in, 0 to 1.",
+        min=0,
+        max=1,
+    ),
+]
+OutCooldown = Annotated[
+    float, _setting("scale-out-cooldown", "Seconds from a decision to the next scale-out.", min=0)
+]
+InCooldown = Annotated[
+    float, _setting("scale-in-cooldown", "Seconds from a decision to the next scale-in.", min=0)
+]
+Interval = Annotated[float, _setting("interval", "Seconds between two rounds.", min=0.1)]
+MetricsHost = Annotated[str, _setting("metrics-host", "Address of the metrics for Prometheus.")]
+MetricsPort = Annotated[
+    int | None,
+    _setting(
+        "metrics-port",
+        "Port of the metrics for Prometheus. Default: no metrics.",
+        min=1,
+        max=65535,
+        show_default=False,
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print decisions without carrying them out or leading.")
+]
+Once = Annotated[bool, typer.Option("--once", help="Run one round and exit.")]
+Check = Annotated[bool, typer.Option("--check", help="Check the settings and exit.")]
+Log = Annotated[bool, typer.Option("--log", help="Show the last decisions and exit.")]
+Count = Annotated[int, typer.Option("--count", min=1, help="Number of decisions for --log.")]
+JsonLines = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object for each decision, one a line.")
+]
+
+
+def command(
+    minimum: Min = 2,
+    maximum: Max = 10,
+    desired: Desired = 2,
+    step: Step = 1,
+    connections_high: ConnectionsHigh = 7000.0,
+    connections_low: ConnectionsLow = 3000.0,
+    cpu_high: CpuHigh = 70.0,
+    cpu_low: CpuLow = 30.0,
+    margin: Margin = 0.1,
+    scale_out_cooldown: OutCooldown = 60.0,
+    scale_in_cooldown: InCooldown = 300.0,
+    interval: Interval = 5.0,
+    metrics_host: MetricsHost = "127.0.0.1",
+    metrics_port: MetricsPort = None,
+    dry_run: DryRun = False,
+    once: Once = False,
+    check: Check = False,
+    log: Log = False,
+    count: Count = 20,
+    fleet: FleetFile = None,
+    as_json: JsonLines = False,
+) -> int:
+    """Bring standby hosts in and drain hosts, by connections and CPU, until SIGTERM.
+
+    Several may run: one leads. A host that an operator drained is left alone.
+    """
+    settings = policy(
+        min=minimum,
+        max=maximum,
+        desired=desired,
+        step=step,
+        connections_high=connections_high,
+        connections_low=connections_low,
+        cpu_high=cpu_high,
+        cpu_low=cpu_low,
+        margin=margin,
+        scale_out_cooldown=scale_out_cooldown,
+        scale_in_cooldown=scale_in_cooldown,
+    )
+    if log and not check:
+        return emit(decision_log(load_fleet(fleet), count), as_json=as_json)
+    if not check:
+        plan = Plan(settings, interval, once, dry_run, as_json, metrics_host, metrics_port)
+        run(lambda: load_fleet(fleet), plan)
+    return EXIT_OK
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to run: seconds between two looks, once or for ever, and whether anything is done."""
+    """How to run: a round every `interval` seconds, or `once`; a `dry_run` changes nothing."""
 
     policy: Policy
     interval: float = 5.0
@@ -90,48 +163,12 @@ class Plan:
     metrics_port: int | None = None
 
 
-class Metrics:
-    """What Prometheus is told, in a registry of its own."""
-
-    def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"wsfleet_autoscale_{name}", text, labels, registry=registry)
-
-        self.redis = gauge("redis_connected", "1 if the last look at the fleet succeeded.")
-        self.leader = gauge("leader", "1 if this autoscaler decides.")
-        self.short = gauge("short", "1 if a host is needed, and none is in standby.")
-        self.hosts = gauge("hosts", "Hosts, by where they are in the pool.", "place")
-        self.connections = gauge("connections_per_node", "Average over the nodes that serve.")
-        self.cpu = gauge("cpu_percent", "Average over the hosts that serve.")
-        self.decisions = Counter(
-            "wsfleet_autoscale_decisions",
-            "Decisions that were carried out.",
-            ["action"],
-            registry=registry,
-        )
-        for place in Place:  # a series is there from the beginning, or its first change is not seen
-            self.hosts.labels(place.value)
-        for action in (Action.SCALE_IN, Action.SCALE_OUT):
-            self.decisions.labels(action.value)
-
-    def show(self, hosts: list[Host], decision: Decision) -> None:
-        """Take over what was seen and decided."""
-        places, load = Tally(host.place for host in hosts), Load.of(hosts)
-        for place in Place:
-            self.hosts.labels(place.value).set(places[place])
-        self.connections.set(load.per_node if load.nodes else 0)
-        self.cpu.set(load.per_host if load.hosts else 0)
-        self.short.set(decision.action is Action.SCALE_OUT and not decision.hosts)
-
-
 def run(find: Callable[[], Fleet], plan: Plan) -> None:
-    """Look and decide until SIGTERM or SIGINT; the fleet is found anew each time, for it changes.
+    """Run rounds until SIGTERM or SIGINT; `find` reads the fleet in each round, as it changes.
 
     Raises:
-        CannotRun: there is no fleet file or the port for metrics is taken; with `once` also if
-            Redis cannot be read, which otherwise is waited for.
+        CannotRun: the fleet file is missing, or the port for the metrics is taken; with `once` also
+            if Redis cannot be read, for which the autoscaler otherwise waits.
 
     """
     find()
@@ -147,7 +184,7 @@ def run(find: Callable[[], Fleet], plan: Plan) -> None:
         except OSError as error:
             raise CannotRun(
                 f"cannot listen on {plan.metrics_host}:{plan.metrics_port}: {error.strerror}. "
-                "Say another --metrics-port."
+                "Set another --metrics-port."
             ) from error
     try:
         while True:
@@ -165,7 +202,7 @@ class Autoscaler:
         self.metrics = Metrics()
         self._find = find
         self._plan = plan
-        # The host's name is for people; the rest makes it a fencing token, which no other has.
+        # The host's name is for people; the random part makes it a unique fencing token.
         self._token = f"{socket.gethostname()}:{secrets.token_hex(8)}"
         self._leads = False
         self._redis: list[str] | None = None
@@ -173,7 +210,7 @@ class Autoscaler:
         self._said: object = None
 
     def look(self) -> None:
-        """Look at the fleet once, and do what is to be done.
+        """Run one round: read the fleet, decide, and carry the decision out.
 
         Raises:
             CannotRun: with `once`, if Redis or the fleet file cannot be read.
@@ -190,41 +227,42 @@ class Autoscaler:
             if self._said != error.message:
                 print(f"wsfleet: {error.message}", file=sys.stderr, flush=True)
             self._said = error.message
-            self._redis = []  # who answers next is another one
+            self._redis = []  # the Redis that answers next counts as another one
         else:
             self.metrics.redis.set(1)
 
     def leave(self) -> None:
-        """Let another one lead; without Redis it finds out by itself."""
+        """Give up the lead; without Redis the lead expires."""
         if self._leads:
             try:
                 with connected(self._find().redis_url) as client:
-                    client.eval(YIELD, 1, key_names.AUTOSCALE_LEADER, self._token)
+                    autoscaling.resign(client, self._token)
             except CannotRun as error:
                 print(f"wsfleet: {error.message}", file=sys.stderr)
 
     def _round(self, client: Any, fleet: Fleet) -> None:
-        settled = self._settled(client)  # a follower keeps count too: it may lead the next time
+        settled = self._settled(client)  # in a follower too: it may lead in the next round
         if not self._plan.dry_run and not self._lead(client):
             return
         seconds, micros = client.time()
-        hosts = hosts_of(nodes(client, fleet))
+        hosts = hosts_of(autoscaling.nodes(client, fleet))
         if settled:
-            decision = decide(
-                self._plan.policy, hosts, now=seconds + micros / 1e6, last=_last_decision(client)
-            )
+            last = autoscaling.last_decision(client)
+            decision = decide(self._plan.policy, hosts, now=seconds + micros / 1e6, last=last)
         else:
             decision = Decision(
                 Action.HOLD,
-                f"Redis was away or is another one: nodes have {DEAD_AFTER:g} s for a sign of life",
+                "Redis was unreachable or has changed: "
+                f"nodes have {NODE_DEAD_AFTER:g} s for a heartbeat",
             )
         self.metrics.show(hosts, decision)
         entry = _entry(hosts, decision)
         applied = False
         if decision.hosts and not self._plan.dry_run:
-            applied = self._apply(client, decision, entry)
+            desired = SERVE if decision.action is Action.SCALE_OUT else DRAIN
+            applied = autoscaling.apply(client, self._token, desired, decision.hosts, entry)
             if not applied:
-                return  # decided upon what is true no more
+                return  # the state has changed since it was read
             self.metrics.decisions.labels(decision.action.value).inc()
         self._say(
             (decision.action, entry["hosts"]),
@@ -234,77 +272,43 @@ class Autoscaler:
         )
 
     def _settled(self, client: Any) -> bool:
-        """Whether a node without a sign of life is gone, and not only late to find this Redis."""
+        """Return whether nodes have had the time to find this Redis.
+
+        If so, a node without a heartbeat is gone.
+        """
         found = [info["run_id"] for info in server_infos(client)]
         if found != self._redis:
             if self._redis is not None:
-                self._settled_at = time.monotonic() + DEAD_AFTER
+                self._settled_at = time.monotonic() + NODE_DEAD_AFTER
             self._redis = found
         return time.monotonic() >= self._settled_at
 
     def _lead(self, client: Any) -> bool:
         lease = int(self._plan.interval * LEASES * 1000)
-        leader = client.eval(LEAD, 1, key_names.AUTOSCALE_LEADER, self._token, lease)
+        leader = autoscaling.lead(client, self._token, lease)
         self._leads = leader == self._token
         self.metrics.leader.set(self._leads)
         if not self._leads:
-            self._say(leader, {"action": "follow", "leader": leader}, f"{leader} decides")
+            self._say(leader, {"action": "follow", "leader": leader}, f"{leader} leads")
         return self._leads
 
-    def _apply(self, client: Any, decision: Decision, entry: dict[str, Any]) -> bool:
-        wanted = SERVE if decision.action is Action.SCALE_OUT else DRAIN
-        chosen = [node for host in decision.hosts for node in host.nodes]
-        seen = [word for node in chosen for word in (node.name, node.wanted or "")]
-        used = (
-            key_names.AUTOSCALE_LEADER,
-            key_names.DESIRED,
-            key_names.AUTOSCALE_DRAINED,
-            key_names.AUTOSCALE_LOG,
-        )
-        text = orjson.dumps(entry)
-        return bool(
-            client.eval(APPLY, len(used), *used, self._token, LOG_LENGTH, wanted, text, *seen)
-        )
-
     def _say(self, what: object, document: Any, line: str, *, always: bool = False) -> None:
-        """Print a line if it is news."""
+        """Print a line if it differs from the last one."""
         if always or what != self._said:
             print(orjson.dumps(document).decode() if self._plan.as_json else line, flush=True)
         self._said = what
 
 
-def nodes(client: Any, fleet: Fleet) -> list[Node]:
-    """Return all nodes, also those that do not run, with what is wanted of them."""
-    wanted = client.hgetall(key_names.DESIRED)
-    drained_by_us = client.smembers(key_names.AUTOSCALE_DRAINED)
-    live = {name: said for name, said in registry(client).items() if said["live"]}
-    return [
-        Node(
-            name=name,
-            state=said.get("state", NOT_RUNNING),
-            connections=int(said.get("connections", 0)),
-            cpu=float(said.get("cpu", 0.0)),
-            wanted=wanted.get(name),
-            drained_by_us=name in drained_by_us,
-        )
-        for name in sorted({*fleet.nodes, *live})
-        for said in [live.get(name, {})]
-    ]
-
-
-def log(fleet: Fleet, count: int) -> Report:
-    """Show the last decisions, the newest at the end.
+def decision_log(fleet: Fleet, count: int) -> Report:
+    """Return the report of the last decisions, the newest at the end.
 
     Raises:
         CannotRun: Redis cannot be read.
 
     """
     with connected(fleet.redis_url) as client:
-        entries = client.xrevrange(key_names.AUTOSCALE_LOG, count=count)[::-1]
-    decisions = [
-        {"time": _iso(_milliseconds(name) / 1000), **orjson.loads(fields["decision"])}
-        for name, fields in entries
-    ]
+        entries = autoscaling.decisions(client, count)
+    decisions = [{"time": _iso(seconds), **entry} for seconds, entry in entries]
     columns = ("time", "", "hosts", ">connections/node", ">CPU %", "why")
     rows = (
         (
@@ -320,18 +324,9 @@ def log(fleet: Fleet, count: int) -> Report:
     return Report({"decisions": decisions}, [table("decisions", columns, rows)])
 
 
-def _last_decision(client: Any) -> float | None:
-    newest = client.xrevrange(key_names.AUTOSCALE_LOG, count=1)
-    return _milliseconds(newest[0][0]) / 1000 if newest else None
-
-
-def _milliseconds(entry_id: str) -> int:
-    return int(entry_id.partition("-")[0])
-
-
 def _entry(hosts: list[Host], decision: Decision) -> dict[str, Any]:
-    """What is written down of a decision: the reason, and the figures that it was made of."""
-    places, load = Tally(host.place for host in hosts), Load.of(hosts)
+    """Return the log's entry of a decision: its reason, and the figures behind it."""
+    places, load = Counter(host.place for host in hosts), Load.of(hosts)
     return {
         "action": decision.action.value,
         "hosts": [host.name for host in decision.hosts],
@@ -357,4 +352,4 @@ def policy(**settings: Any) -> Policy:
     try:
         return Policy(**settings)
     except ValueError as error:
-        raise CannotRun(f"{error}: mend one of the two.") from error
+        raise CannotRun(f"{error}: change one of the two.") from error

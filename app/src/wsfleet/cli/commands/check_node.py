@@ -1,28 +1,46 @@
-"""``wsfleet check node``: does one node answer, over HTTP and over a WebSocket?"""
+"""``wsfleet check node``: one node must answer over HTTP and over a WebSocket."""
 
 import asyncio
 import contextlib
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
+import typer
 import uvloop
 from picows import WSMsgType
 
-from wsfleet.cli.access.fleet_file import trusted
-from wsfleet.cli.access.redis import DRAIN_STATES
-from wsfleet.cli.access.websocket_client import Asker, ConnectError, DisconnectedError, Endpoint
-from wsfleet.cli.measure.report import Report, table
+from wsfleet.cli.access.endpoint import Endpoint, parse_url
+from wsfleet.cli.access.http import TIMEOUT, trusted
+from wsfleet.cli.access.websocket_client import Asker, ConnectError, DisconnectedError
+from wsfleet.cli.measure.report import Report, emit, table
+from wsfleet.cli.options import Ca, Json, Url
+from wsfleet.cluster.node_state import NodeState
+from wsfleet.protocol.centrifuge.codes import DisconnectCode
+from wsfleet.protocol.centrifuge.negotiation import PATH
 
-_TIMEOUT = 3.0  # seconds for one answer
-_BAD_REQUEST = 3501  # the Centrifuge protocol's close code
 _PAUSE = 0.25  # seconds between two attempts
+
+
+def command(
+    url: Url,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds until the node must answer.")
+    ] = 10.0,
+    ca: Ca = None,
+    as_json: Json = False,
+) -> int:
+    """Check that one node is ready and answers on a WebSocket, or is drained; 1 if neither.
+
+    URL is the node's own. No other client receives anything.
+    """
+    return emit(run(parse_url(url), timeout), as_json=as_json)
 
 
 @dataclass
 class Found:
-    """What the last attempt found; `problem` is None if all was well."""
+    """The result of the last attempt; `problem` is None if all was well."""
 
     ready: bool = False
     reason: str | None = None
@@ -30,16 +48,16 @@ class Found:
     problem: str | None = "no answer"
 
 
-class _Asker(Asker):
-    """Asks something that no other client hears of: a binary message is answered with an error."""
+class _BinaryAsker(Asker):
+    """A client that sends binary messages: the answer is an error, and nothing is broadcast."""
 
     def send(self, text: bytes) -> None:
         self.transport.send(WSMsgType.BINARY, text)
 
 
 async def _exchange(endpoint: Endpoint) -> str | None:
-    """Ask what nobody may ask; the answer, unless it is the one that is due."""
-    asker = _Asker()
+    """Send a message that must be rejected; return the reply if it is not the expected error."""
+    asker = _BinaryAsker()
     try:
         await asker.connect(endpoint)
     except ConnectError as error:
@@ -52,38 +70,40 @@ async def _exchange(endpoint: Endpoint) -> str | None:
 
 
 async def _exchange_without_token(endpoint: Endpoint) -> str | None:
-    """The same where `/ws` wants a token: the other endpoint wants one only after the handshake."""
-    asker = _Asker()
-    await asker.connect(endpoint.at("/connection/websocket"))
+    """Do the same where `/ws` requires a token: the other path checks one after the handshake."""
+    asker = _BinaryAsker()
+    await asker.connect(endpoint.at(PATH))
     with contextlib.suppress(DisconnectedError):
         await asker.ask(b"\0")  # a push, and then the end
         await asker.transport.wait_disconnected()
-    return None if asker.close_code == _BAD_REQUEST else f"it closed with {asker.close_code}"
+    expected = DisconnectCode.BAD_REQUEST.code
+    return None if asker.close_code == expected else f"it closed with {asker.close_code}"
 
 
 async def _attempt(endpoint: Endpoint) -> Found:
     try:
-        async with httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False, verify=trusted()) as client:
+        async with httpx.AsyncClient(timeout=TIMEOUT, trust_env=False, verify=trusted()) as client:
             answer = (await client.get(f"{endpoint.http}/ready")).json()
         ready, reason = bool(answer["ready"]), answer.get("reason")
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         return Found(problem=f"/ready: {str(error) or type(error).__name__}")
     if not ready:
-        drained = reason == DRAIN_STATES[-1]
+        drained = reason == NodeState.DRAINED.value
         return Found(reason=reason, problem=None if drained else f"not ready: {reason}")
     try:
-        async with asyncio.timeout(_TIMEOUT):
-            strange = await _exchange(endpoint)
+        async with asyncio.timeout(TIMEOUT):
+            unexpected = await _exchange(endpoint)
     except TimeoutError:
-        return Found(ready, problem=f"WebSocket: no answer within {_TIMEOUT:g} s")
+        return Found(ready, problem=f"WebSocket: no answer within {TIMEOUT:g} s")
     except (ConnectError, DisconnectedError) as error:
         return Found(ready, problem=f"WebSocket: {error}")
-    if strange is not None:
-        return Found(ready, problem=f"WebSocket: a strange answer: {strange}")
+    if unexpected is not None:
+        return Found(ready, problem=f"WebSocket: unexpected answer: {unexpected}")
     return Found(ready, exchanged=True, problem=None)
 
 
-async def _probe(endpoint: Endpoint, timeout_seconds: float) -> Found:
+async def probe(endpoint: Endpoint, timeout_seconds: float) -> Found:
+    """Try until an attempt has no problem or the time is over, and return the last attempt."""
     found = Found()
     try:
         async with asyncio.timeout(timeout_seconds):
@@ -95,8 +115,8 @@ async def _probe(endpoint: Endpoint, timeout_seconds: float) -> Found:
 
 
 def run(endpoint: Endpoint, timeout_seconds: float) -> Report:
-    """Try until the node answers as it should, or the time is over."""
-    found = uvloop.run(_probe(endpoint, timeout_seconds))
+    """Probe a node for at most `timeout_seconds`, and return the report."""
+    found = uvloop.run(probe(endpoint, timeout_seconds))
     data: dict[str, Any] = {
         "url": endpoint.http,
         "ready": found.ready,

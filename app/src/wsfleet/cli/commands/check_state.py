@@ -1,22 +1,26 @@
-"""``wsfleet check state``: is any ``connection:`` or ``state:`` key of Redis an orphan?"""
+"""``wsfleet check state``: no ``connection:`` or ``state:`` key of Redis may be an orphan."""
 
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from wsfleet.cli.access.fleet_file import load_fleet
 from wsfleet.cli.access.redis import batches, connected, live_nodes, shown
-from wsfleet.cli.measure.report import Report, table
+from wsfleet.cli.measure.report import Report, emit, table
+from wsfleet.cli.options import FleetFile, Json
 from wsfleet.redis import key_names
 
-# Everything read here stays bytes: a key is checked whatever it is called.
+# Keys stay bytes: a key is checked whatever bytes its name has.
 _STATE, _CONNECTION = key_names.state("").encode(), key_names.connection("").encode()
 _CLIENTS_HEAD, _CLIENTS_TAIL = (part.encode() for part in key_names.node_clients("|").split("|"))
 _SCAN_COUNT = 1000  # keys looked at by one SCAN call: a few hundred µs of the server's time
 
-#: What may be wrong with a key.
+#: The kinds of findings.
 DEAD_NODE = "connection_of_dead_node"
 NOT_MEMBER = "connection_unknown_to_its_node"
 NO_CONNECTION = "client_without_connection"
@@ -24,9 +28,31 @@ NO_OWNER = "state_without_owner"
 DIFFERS = "differs_between_servers"
 
 
+def command(
+    fleet: FleetFile = None,
+    redis: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--redis",
+            metavar="URL",
+            help="Read this Redis instead of the fleet file's; repeat it to compare several.",
+            show_default=False,
+        ),
+    ] = None,
+    settle: Annotated[
+        float,
+        typer.Option(min=0, max=60, help="Seconds before suspects are read a second time."),
+    ] = 2.0,
+    as_json: Json = False,
+) -> int:
+    """Check that no connection: or state: key of Redis is an orphan; 1 if there are any."""
+    urls = redis or [load_fleet(fleet).redis_url]
+    return emit(run(urls, settle), as_json=as_json)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:
-    """One key that is wrong; two equal findings some time apart are one that stayed."""
+    """One key that is wrong; two equal findings some time apart are the same fault."""
 
     kind: str
     key: bytes
@@ -35,7 +61,7 @@ class Finding:
 
 @dataclass
 class Snapshot:
-    """The names one Redis holds: clients by key kind, and (node, client) of the nodes' sets."""
+    """The names in one Redis: clients by kind of key, and (node, client) of the nodes' sets."""
 
     connections: list[bytes] = field(default_factory=list)
     states: list[bytes] = field(default_factory=list)
@@ -43,9 +69,9 @@ class Snapshot:
 
 
 def snapshot(client: Any) -> Snapshot:
-    """Collect all names by SCAN: unlike KEYS it never holds the server up.
+    """Collect all names with SCAN, which does not block the server as KEYS does.
 
-    SCAN may tell a name twice, or miss one that comes or goes meanwhile; neither makes a finding.
+    SCAN may return a name twice, or miss one that comes or goes meanwhile; neither is a finding.
     """
     connections, states, nodes = set(), set(), set()
     for key in client.scan_iter(count=_SCAN_COUNT):
@@ -64,7 +90,7 @@ def snapshot(client: Any) -> Snapshot:
 
 
 def orphans(client: Any, names: Snapshot) -> set[Finding]:
-    """Return what is wrong with the given names right now; each is read anew."""
+    """Return what is wrong with the given names now; each key is read again."""
     return {
         *_wrong_connections(client, names.connections),
         *_wrong_members(client, names.members),
@@ -73,7 +99,7 @@ def orphans(client: Any, names: Snapshot) -> set[Finding]:
 
 
 def _wrong_connections(client: Any, names: list[bytes]) -> Iterator[Finding]:
-    """Every connection: key must point to a live node, which has the client in its set."""
+    """Yield each connection: key without a live node that has the client in its set."""
     live = live_nodes(client)
     for some in batches(names):
         pipe = client.pipeline(transaction=False)
@@ -92,7 +118,7 @@ def _wrong_connections(client: Any, names: list[bytes]) -> Iterator[Finding]:
 
 
 def _wrong_members(client: Any, members: list[tuple[bytes, bytes]]) -> Iterator[Finding]:
-    """Every member of a node's set must have a connection: key that points to that node."""
+    """Yield each member of a node's set without a connection: key that names the node."""
     for some in batches(members):
         pipe = client.pipeline(transaction=False)
         for node, name in some:
@@ -107,7 +133,7 @@ def _wrong_members(client: Any, members: list[tuple[bytes, bytes]]) -> Iterator[
 
 
 def _wrong_states(client: Any, names: list[bytes]) -> Iterator[Finding]:
-    """Every state: key must have an owner's connection: key, or a TTL."""
+    """Yield each state: key with neither an owner's connection: key nor a TTL."""
     for some in batches(names):
         pipe = client.pipeline(transaction=False)
         for name in some:
@@ -115,15 +141,15 @@ def _wrong_states(client: Any, names: list[bytes]) -> Iterator[Finding]:
             pipe.ttl(_STATE + name)
         answers = pipe.execute()
         for name, owned, ttl in zip(some, answers[::2], answers[1::2], strict=True):
-            if not owned and ttl == -1:  # -2 would be: gone meanwhile
+            if not owned and ttl == -1:  # -2 means: deleted meanwhile
                 yield Finding(NO_OWNER, _STATE + name, "no connection: key and no TTL")
 
 
 def differences(first: Any, second: Any, every: Iterable[bytes], where: str) -> set[Finding]:
-    """Return which of the given keys two servers do not agree about right now.
+    """Return the given keys that differ between two servers now.
 
-    A connection: key must exist with the same node on both, a state: key must exist on both; its
-    value is the last message, which a busy client may change between the two readings.
+    A connection: key must name the same node on both. A state: key must exist on both; its value,
+    the last message, may change between the two reads.
     """
     found = set()
     for some in batches(list(every)):
@@ -177,16 +203,16 @@ def run(urls: list[str], settle: float) -> Report:
             compared[url] = (client, differences(first, client, every, shown(url)))
         if suspects or any(found for _, found in compared.values()):
             # A node changes a client's keys one after the other (set, key, state), a replica
-            # follows a moment later, and we read them one after the other, too: whatever is in
-            # motion looks wrong for milliseconds. What is an orphan stays one, so only what looks
-            # wrong in just the same way a second time is reported.
+            # follows later, and the keys are read one after the other. So keys that change look
+            # wrong for milliseconds. An orphan remains: a finding counts if it is the same in a
+            # second read.
             time.sleep(settle)
             suspects &= orphans(first, names)
             for url, (client, found) in compared.items():
                 again = differences(first, client, {each.key for each in found}, shown(url))
                 suspects |= found & again
         live = sorted(_text(node) for node in live_nodes(first))
-    return report(names, live, sorted(suspects), [shown(url) for url in urls])
+    return _report(names, live, sorted(suspects), [shown(url) for url in urls])
 
 
 def _keys(names: Snapshot) -> set[bytes]:
@@ -195,8 +221,7 @@ def _keys(names: Snapshot) -> set[bytes]:
     }
 
 
-def report(names: Snapshot, live: list[str], found: list[Finding], urls: list[str]) -> Report:
-    """Draw up what was counted and found."""
+def _report(names: Snapshot, live: list[str], found: list[Finding], urls: list[str]) -> Report:
     findings = [
         {"kind": each.kind, "key": _text(each.key), "detail": each.detail} for each in found
     ]

@@ -1,156 +1,158 @@
-"""``wsfleet drain``, ``undrain`` and ``forget``: what is wanted of nodes, and how far they are."""
+"""``wsfleet drain``: send the clients of nodes to the other nodes."""
 
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from wsfleet.cli import CannotRun
-from wsfleet.cli.access.fleet_file import Fleet
-from wsfleet.cli.access.redis import DRAIN_STATES, connected, registry
-from wsfleet.cli.measure.report import Report, table
-from wsfleet.cluster.node_state import DRAIN, NOT_RUNNING
+from wsfleet.cli.access.fleet_file import Fleet, load_fleet
+from wsfleet.cli.access.redis import connected, registry
+from wsfleet.cli.errors import CannotRun
+from wsfleet.cli.measure.report import Report, emit, table
+from wsfleet.cli.options import FleetFile, Json, Nodes, Timeout, Wait
+from wsfleet.cluster.node_name import host_of
+from wsfleet.cluster.node_state import DRAIN, DRAIN_STATES, NOT_RUNNING, READY, NodeState
 from wsfleet.redis import key_names
 
-_POLL = 0.5  # seconds
+#: Seconds between two reads of the registry.
+POLL = 0.5
 
 Show = Callable[[Sequence["Node"]], None]
 
 
+def command(
+    nodes: Nodes,
+    timeout: Timeout = 120.0,
+    wait: Wait = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Drain even if no other node is ready.")
+    ] = False,
+    fleet: FleetFile = None,
+    as_json: Json = False,
+) -> int:
+    """Send the clients of nodes to the other nodes, at a limited rate; 1 if clients remain.
+
+    A drained node keeps running without clients, also after a restart, until `wsfleet undrain`.
+    """
+    plan = Plan(nodes, DRAIN, timeout if wait else None, force)
+    return emit(run(load_fleet(fleet), plan, quiet=as_json), as_json=as_json)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Nodes or hosts, and what is wanted of them: `node_state.DRAIN` or `node_state.SERVE`.
+    """Names of nodes or hosts, and their desired state, `DRAIN` or `SERVE`.
 
-    `timeout` is in seconds; None: do not wait. `force` lets the last ready node drain as well.
+    `timeout` is in seconds; None means not to wait. `force` drains the last ready node as well.
     """
 
     names: Sequence[str]
-    wanted: str
+    desired: str
     timeout: float | None = 120.0
     force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node as the registry shows it: `state` is ready, draining, drained or why not ready."""
+    """A node as the registry shows it.
+
+    `state` is `READY`, a `NodeState`, `NOT_RUNNING`, or the reason why the node is not ready.
+    """
 
     name: str
     state: str
     connections: int
 
-    def is_as(self, wanted: str) -> bool:
-        """Whether it is what was wanted; a node that does not run has no clients to send away."""
-        if wanted == DRAIN:
-            return self.state in (DRAIN_STATES[-1], NOT_RUNNING)
-        return self.state not in (*DRAIN_STATES, NOT_RUNNING, "starting")
+    def reached(self, desired: str) -> bool:
+        """Return whether the node is in its desired state; one that does not run is drained."""
+        if desired == DRAIN:
+            return self.state in (NodeState.DRAINED.value, NOT_RUNNING)
+        return self.state not in (*DRAIN_STATES, NOT_RUNNING, NodeState.STARTING.value)
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         return f"{self.name}: {self.state}, {self.connections:,} connections"
 
 
 def run(fleet: Fleet, plan: Plan, *, quiet: bool) -> Report:
-    """Say what is wanted and wait until it is so; `quiet` shows nothing meanwhile.
+    """Set the desired state of nodes and wait until they reach it; `quiet` hides the progress.
 
     Raises:
-        CannotRun: Redis cannot be read, there is no such node, or no other node is ready.
-        KeyboardInterrupt: the waiting was ended; what was wanted stays so.
+        CannotRun: Redis cannot be read, a node is unknown, or no other node is ready.
+        KeyboardInterrupt: the user ended the waiting; the desired state remains set.
 
     """
     with connected(fleet.redis_url) as client:
         known = registry(client)
         chosen = choose(plan.names, {*fleet.nodes, *known})
-        if plan.wanted == DRAIN and not plan.force:
-            _spare_the_last(known, chosen)
-        client.srem(key_names.AUTOSCALE_DRAINED, *chosen)  # an operator's word now
-        client.hset(key_names.DESIRED, mapping=dict.fromkeys(chosen, plan.wanted))
+        if plan.desired == DRAIN and not plan.force:
+            _keep_one_ready(known, chosen)
+        client.srem(key_names.AUTOSCALE_DRAINED, *chosen)  # the autoscaler leaves them alone
+        client.hset(key_names.DESIRED, mapping=dict.fromkeys(chosen, plan.desired))
         began = time.monotonic()
         try:
             with _progress(quiet=quiet) as show:
                 nodes = _wait(client, chosen, plan, show)
         except KeyboardInterrupt:
-            _say_what_goes_on(plan)
+            _print_what_continues(plan)
             raise
     waited = plan.timeout is not None
-    late = [node for node in nodes if waited and not node.is_as(plan.wanted)]
+    late = [node for node in nodes if waited and not node.reached(plan.desired)]
     data = {
-        "wanted": plan.wanted,
+        "wanted": plan.desired,
         "nodes": [asdict(node) for node in nodes],
         "seconds": round(time.monotonic() - began, 1),
     }
     return Report(data, [_table(nodes)], [f"{node}, after {plan.timeout:g} s" for node in late])
 
 
-def forget(fleet: Fleet, names: Sequence[str], timeout: float) -> Report:
-    """Leave no trace of nodes that are gone for good; `timeout` in seconds.
-
-    Raises:
-        CannotRun: Redis cannot be read, there is no such node, or one of them is alive.
-
-    """
-    with connected(fleet.redis_url) as client:
-        known = registry(client)
-        chosen = choose(names, {*fleet.nodes, *known, *client.hkeys(key_names.DESIRED)})
-        alive = [name for name in chosen if known.get(name, {}).get("live")]
-        if alive:
-            raise CannotRun(f"{', '.join(alive)} still runs: stop and disable its service first.")
-        deadline = time.monotonic() + timeout
-        while (left := _traces(client, chosen)) and time.monotonic() < deadline:
-            time.sleep(_POLL)
-        client.hdel(key_names.DESIRED, *chosen)
-        client.srem(key_names.AUTOSCALE_DRAINED, *chosen)
-        for name in chosen:
-            client.delete(key_names.samples(name))
-    problems = [f"{key} is still there: is any node alive to clear it away?" for key in left]
-    return Report({"forgotten": chosen, "left": left}, [], problems)
-
-
 def choose(words: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Return the nodes that are meant; a host's name, without a port, means all of its nodes.
+    """Return the nodes that words name; a host's name without a port names all of its nodes.
 
     Raises:
-        CannotRun: a word means none.
+        CannotRun: a word names no node.
 
     """
     names = sorted(known)
     chosen: set[str] = set()
     for word in words:
-        found = {name for name in names if word in (name, name.rpartition("-")[0])}
+        found = {name for name in names if word in (name, host_of(name))}
         if not found:
-            raise CannotRun(f"there is no node {word}, only {', '.join(names)}.")
+            raise CannotRun(f"unknown node {word}: name one of {', '.join(names)}.")
         chosen |= found
     return sorted(chosen)
 
 
-def _spare_the_last(known: dict[str, dict[str, Any]], chosen: list[str]) -> None:
+def _keep_one_ready(known: dict[str, dict[str, Any]], chosen: list[str]) -> None:
+    """Raise CannotRun if every ready node is among the chosen ones."""
     others = [
         name
         for name, said in known.items()
-        if said["live"] and said.get("state") == "ready" and name not in chosen
+        if said["live"] and said.get("state") == READY and name not in chosen
     ]
     if not others:
         raise CannotRun(
-            "no other node is ready, so their clients could go nowhere: "
-            "start or undrain another one first, or say --force."
+            "no other node is ready to take the clients: start or undrain another node first, or "
+            "drain with --force."
         )
 
 
 def _wait(client: Any, chosen: list[str], plan: Plan, show: Show) -> list[Node]:
     deadline = time.monotonic() + (plan.timeout or 0.0)
     while True:
-        nodes = _look(client, chosen)
+        nodes = _read(client, chosen)
         show(nodes)
-        if all(node.is_as(plan.wanted) for node in nodes) or time.monotonic() >= deadline:
+        if all(node.reached(plan.desired) for node in nodes) or time.monotonic() >= deadline:
             return nodes
-        time.sleep(_POLL)
+        time.sleep(POLL)
 
 
-def _look(client: Any, chosen: list[str]) -> list[Node]:
+def _read(client: Any, chosen: list[str]) -> list[Node]:
     known = registry(client)
     nodes = []
     for name in chosen:
@@ -161,17 +163,9 @@ def _look(client: Any, chosen: list[str]) -> list[Node]:
     return nodes
 
 
-def _traces(client: Any, chosen: list[str]) -> list[str]:
-    """Return what is left of nodes in the registry; the other nodes clear it away."""
-    registered = client.zrange(key_names.NODES, 0, -1)
-    left = [name for name in chosen if name in registered]
-    every = [key for name in chosen for key in (key_names.node(name), key_names.node_clients(name))]
-    return left + [key for key in every if client.exists(key)]
-
-
 @contextmanager
 def _progress(*, quiet: bool) -> Iterator[Show]:
-    """Yield what shows the nodes: a bar on a terminal, else a line for each change."""
+    """Yield a function that shows the nodes: a bar on a terminal, else a line for each change."""
     console = Console(highlight=False)
     if quiet:
         yield lambda nodes: None
@@ -200,12 +194,12 @@ def _progress(*, quiet: bool) -> Iterator[Show]:
             yield bar
 
 
-def _say_what_goes_on(plan: Plan) -> None:
+def _print_what_continues(plan: Plan) -> None:
     names = " ".join(plan.names)
-    if plan.wanted == DRAIN:
-        text = f"The drain goes on. `wsfleet undrain {names}` ends it."
+    if plan.desired == DRAIN:
+        text = f"The drain continues. `wsfleet undrain {names}` ends it."
     else:
-        text = f"The nodes serve as soon as they can. `wsfleet drain {names}` takes it back."
+        text = f"The nodes will serve as soon as they can. `wsfleet drain {names}` cancels this."
     print(f"\n{text}", file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""``wsfleet logs``: the journals of all machines, read where they are collected, over ssh."""
+"""``wsfleet logs``: the journals of all machines, read over ssh where they are collected."""
 
 import re
 import shlex
@@ -8,16 +8,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Any
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import orjson
+import typer
 from rich.console import Console
 from rich.text import Text
 
-from wsfleet.cli import CannotRun
+from wsfleet.cli.access.fleet_file import load_fleet
+from wsfleet.cli.errors import CannotRun
+from wsfleet.cli.options import FleetFile
+from wsfleet.cluster.node_name import host_of
 
-#: Where the role `journal` collects them.
+#: The folder in which the role `journal` collects them.
 DIRECTORY = "/var/log/journal/remote"
 UNITS = (
     "wsnode@*",
@@ -31,17 +35,67 @@ UNITS = (
 _UNITS = r"(s|sec|m|min|h|hr|hours?|minutes?|seconds?|d|days?|w|weeks?)"
 _AGO = re.compile(rf"-?((?:\d+ ?{_UNITS} ?)+?)( ago)?")
 _DAYS = {"today": 0, "yesterday": -1}
-#: What the journal has besides, or what would say nothing on every line.
-_DULL = ("event", "level", "logger", "node", "timestamp")
+#: Fields of a node's line that the journal or the line itself has already.
+_KNOWN = ("event", "level", "logger", "node", "timestamp")
 _LEVELS = ("critical", "critical", "critical", "error", "warning", "info", "info", "debug")
+
+
+def command(
+    node: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--node",
+            metavar="NAME",
+            help="Only this node, or this host of the inventory; repeat it for several.",
+            show_default=False,
+        ),
+    ] = None,
+    since: Annotated[
+        str,
+        typer.Option(
+            help="10m, 2h, 1d, '2026-11-26 14:00', 14:00 or yesterday, in your time zone."
+        ),
+    ] = "10m",
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Print new entries as well, until Ctrl-C.")
+    ] = False,
+    ssh: Annotated[
+        str | None,
+        typer.Option(
+            metavar="USER@HOST",
+            help="The machine with the journals, as arguments of ssh. Default: the fleet file's.",
+            show_default=False,
+        ),
+    ] = None,
+    fleet: FleetFile = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object for each entry, one a line.")
+    ] = False,
+) -> None:
+    """Show the journals of all machines in one: connections, messages of nodes and balancers."""
+    shell = ssh_command(ssh) if ssh else []
+    hostnames: dict[str, str] = {}
+    try:
+        known = load_fleet(fleet)
+        shell, hostnames = shell or known.logs, known.hosts
+    except CannotRun:
+        if fleet or not ssh:  # with --ssh the file has only the hosts' names
+            raise
+    if not shell:
+        raise CannotRun(
+            "the fleet file names no machine that collects the logs: put a host into the group "
+            "`monitoring`, run site.yml, and read the logs on the machine where you run it; or "
+            "name the machine with --ssh USER@HOST"
+        )
+    run(Plan(shell, node or [], since, follow, as_json, hostnames))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which entries to read, and how.
+    """The entries to read, and how to read them.
 
-    `shell` is the command that runs a shell command where the journals are; `names` are nodes or
-    hosts, empty for all; `hostnames` are those of the inventory's hosts.
+    `shell` is the command that runs a shell command on the machine with the journals; `names` are
+    nodes or hosts, empty for all; `hostnames` are those of the inventory's hosts.
     """
 
     shell: list[str]
@@ -53,7 +107,7 @@ class Plan:
 
     @property
     def hosts(self) -> dict[str, str]:
-        """The inventory's hosts by hostname; a hostname of several hosts names none of them."""
+        """The inventory's hosts by hostname, without hostnames that several hosts have."""
         count = Counter(self.hostnames.values())
         return {name: host for host, name in self.hostnames.items() if count[name] == 1}
 
@@ -62,7 +116,7 @@ class Plan:
         """The command that reads the journals.
 
         Raises:
-            CannotRun: `since` is no time.
+            CannotRun: `since` is not a time.
 
         """
         journalctl = [
@@ -73,7 +127,7 @@ class Plan:
         return [*self.shell, shlex.join(journalctl)]
 
 
-def ssh(arguments: str) -> list[str]:
+def ssh_command(arguments: str) -> list[str]:
     """Return the command that runs a shell command on another machine, with arguments of ssh.
 
     Raises:
@@ -83,17 +137,17 @@ def ssh(arguments: str) -> list[str]:
     try:
         return ["ssh", "-o", "BatchMode=yes", *shlex.split(arguments)]
     except ValueError as error:
-        raise CannotRun(f"--ssh cannot be read: {error}") from error
+        raise CannotRun(f"--ssh is invalid: {error}") from error
 
 
 def _since(text: str) -> str:
-    """Return a time as journalctl takes it, the same in every time zone.
+    """Return a time as an argument of journalctl that is the same in every time zone.
 
-    A duration is subtracted from the time of the machine with the journals; a date is a time of
-    this machine's zone if it names no other.
+    A duration is subtracted from the time of the machine with the journals; a date is in this
+    machine's time zone unless it names another.
 
     Raises:
-        CannotRun: it is neither.
+        CannotRun: the text is neither.
 
     """
     text = " ".join(text.split())
@@ -103,14 +157,14 @@ def _since(text: str) -> str:
         return f"@{_moment(text).timestamp():.6f}"
     except (ValueError, OverflowError, LookupError, OSError) as error:
         raise CannotRun(
-            f"--since {text!r} is no time: take a duration (10m, 2h, 1d), or a date and time, "
+            f"--since {text!r} is not a time: write a duration (10m, 2h, 1d), or a date and time, "
             "'2026-11-26 14:00', 14:00 or yesterday, in this machine's time zone; "
             "'2026-11-26T14:00:00Z' and '2026-11-26 14:00 Europe/Berlin' name another"
         ) from error
 
 
 def _moment(text: str) -> datetime:
-    """Read an absolute time, with the forms of systemd.time(7) that people type."""
+    """Parse an absolute time in the forms of systemd.time(7) that people type."""
     if text.startswith("@"):
         return datetime.fromtimestamp(float(text[1:]), UTC)
     first, _, last = text.rpartition(" ")
@@ -133,7 +187,7 @@ def _moment(text: str) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An entry of a journal: `node` is empty where no node wrote it, `fields` is a node's own."""
+    """One entry of a journal; `node` and `fields` are empty unless a node wrote it."""
 
     time: datetime
     host: str
@@ -144,11 +198,11 @@ class Line:
     fields: dict[str, Any]
 
     def is_of(self, names: Iterable[str]) -> bool:
-        """Whether one of these nodes or hosts wrote it."""
-        return not {self.host, self.node, self.node.rpartition("-")[0]}.isdisjoint(names)
+        """Return whether one of these nodes or hosts wrote it."""
+        return not {self.host, self.node, host_of(self.node)}.isdisjoint(names)
 
     def shown(self) -> Text:
-        """The line for people."""
+        """Return the line for people."""
         style = {"critical": "red", "error": "red", "warning": "yellow"}.get(self.level, "")
         who = self.node or f"{self.host} {self.unit.removesuffix('.service')}"
         text = Text(f"{self.time.strftime('%H:%M:%S.%f')[:-3]} ")
@@ -158,16 +212,16 @@ class Line:
         return text
 
     def document(self) -> dict[str, Any]:
-        """The same for programs."""
+        """Return the object for programs."""
         named = ("time", "host", "unit", "node", "level", "event")
         return {name: getattr(self, name) for name in named} | {"fields": self.fields}
 
 
 def parse(text: bytes) -> Line:
-    """Read one of the lines that ``journalctl --output=json`` writes."""
+    """Parse one line of ``journalctl --output=json``."""
     entry = orjson.loads(text)
     message = entry.get("MESSAGE") or ""
-    if isinstance(message, list):  # bytes that are not all printable
+    if isinstance(message, list):  # bytes, some of them not printable
         message = bytes(message).decode("utf-8", "replace")
     try:
         said = orjson.loads(message)
@@ -178,20 +232,20 @@ def parse(text: bytes) -> Line:
     return Line(
         time=datetime.fromtimestamp(int(entry["__REALTIME_TIMESTAMP"]) / 1e6).astimezone(),
         host=str(entry.get("_HOSTNAME", "")),
-        # systemd itself speaks of a unit by UNIT.
+        # systemd names a unit in its own messages by UNIT.
         unit=str(entry.get("UNIT") or entry.get("_SYSTEMD_UNIT", "")),
         node=str(said.get("node", "")),
         level=str(said.get("level", "info")),
         event=str(said["event"]),
-        fields={name: value for name, value in said.items() if name not in _DULL},
+        fields={name: value for name, value in said.items() if name not in _KNOWN},
     )
 
 
 def run(plan: Plan) -> None:
-    """Print line by line what the journals have; with `follow`, until Ctrl-C.
+    """Print the journals line by line; with `follow`, until Ctrl-C.
 
     Raises:
-        CannotRun: they cannot be read.
+        CannotRun: the journals cannot be read.
 
     """
     console = Console(highlight=False, soft_wrap=True)
@@ -207,27 +261,27 @@ def run(plan: Plan) -> None:
             console.print(line.shown())
 
 
-def _read(command: list[str]) -> Iterator[Line]:
+def _read(arguments: list[str]) -> Iterator[Line]:
     try:
         process = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
     except FileNotFoundError as error:
         raise CannotRun(
-            f"there is no program {command[0]}: install it (ssh is in openssh-client), or run "
-            "site.yml again, which writes the fleet file, if that file is an older version's"
+            f"the program {arguments[0]} is missing: install it (ssh is in openssh-client), or, if "
+            "an older version wrote the fleet file, run site.yml, which writes it again"
         ) from error
     with process:
         try:
-            assert process.stdout is not None  # noqa: S101 - asked for above
+            assert process.stdout is not None  # noqa: S101 - Popen opens it
             assert process.stderr is not None  # noqa: S101
             yield from map(parse, process.stdout)
             if process.wait():
                 text = process.stderr.read().decode("utf-8", "replace").strip()
-                said = (text or f"{command[0]} failed").splitlines()[-1]
+                said = (text or f"{arguments[0]} failed").splitlines()[-1]
                 raise CannotRun(
                     f"cannot read the journals: {said}. Tried "
-                    f"{shlex.join(command[:-1])}; --ssh names another way."
+                    f"{shlex.join(arguments[:-1])}; --ssh names another machine."
                 )
         finally:
             process.kill()

@@ -1,4 +1,4 @@
-"""``wsfleet monitor``: the health of a fleet over time, through its balancer and node by node."""
+"""``wsfleet monitor``: the health of a fleet over time, through its load balancer and by node."""
 
 import asyncio
 import signal
@@ -7,29 +7,60 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
+import typer
 import uvloop
 from rich.console import Console
 from rich.text import Text
 
-from wsfleet.cli import CannotRun
-from wsfleet.cli.access.fleet_file import Fleet, trusted
-from wsfleet.cli.access.redis import DRAIN_STATES
-from wsfleet.cli.access.websocket_client import COOKIE, Endpoint, cookie_node, received_cookie
-from wsfleet.cli.measure.report import Report, table
+from wsfleet.cli.access.endpoint import Endpoint
+from wsfleet.cli.access.fleet_file import Fleet, locate
+from wsfleet.cli.access.http import TIMEOUT, trusted
+from wsfleet.cli.access.websocket_client import cookie_node, received_cookie
+from wsfleet.cli.errors import CannotRun
+from wsfleet.cli.measure.report import Report, emit, table
+from wsfleet.cli.options import Ca, CookieName, FleetFile, Json, Url
+from wsfleet.cluster.node_state import DRAIN_STATES
 
 BALANCER = "balancer"
-#: Requests without a cookie that look for nodes; it ends early after this many without a new one.
+#: Requests without a cookie to find the nodes; the search ends after this many without a new node.
 _DISCOVERY, _DISCOVERY_QUIET = 64, 12
-_TIMEOUT = 3.0  # seconds for one answer
 _MEASURED = ("connections", "cpu_usage", "memory_usage", "response_ms")
+
+
+def command(
+    url: Url,
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.1, help="Seconds between two rounds.")
+    ] = 5.0,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "--count", min=1, help="Number of rounds. Default: until Ctrl-C.", show_default=False
+        ),
+    ] = None,
+    limit: Annotated[
+        float,
+        typer.Option(
+            "--limit", min=0, max=100, help="Per cent of CPU or memory above which a check fails."
+        ),
+    ] = 90.0,
+    cookie: CookieName = None,
+    fleet: FleetFile = None,
+    ca: Ca = None,
+    as_json: Json = False,
+) -> int:
+    """Watch the health of the fleet and of every node behind URL; 1 if a check failed."""
+    endpoint, known = locate(url, fleet, cookie)
+    plan = Plan(interval, count, limit, live=not as_json)
+    return emit(run(endpoint, plan, known), as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Rounds every `interval` seconds, `count` of them or until a signal; `live` prints each.
+    """A round every `interval` seconds, `count` rounds or until a signal; `live` prints each.
 
     More than `limit` per cent of CPU or memory is a failure.
     """
@@ -42,7 +73,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom to ask: a URL, and the raw cookie that leads to one node through the balancer."""
+    """A URL to ask, and the raw cookie that leads to one node through the load balancer."""
 
     name: str
     url: str
@@ -51,7 +82,7 @@ class Target:
 
 @dataclass
 class Reading:
-    """One answer, or the reason why there was none."""
+    """One answer, or the reason why there is none."""
 
     node: str | None = None
     status: str | None = None
@@ -63,7 +94,7 @@ class Reading:
 
 @dataclass
 class Span:
-    """Lowest, mean and highest of a value."""
+    """The minimum, mean and maximum of a value."""
 
     count: int = 0
     total: float = 0.0
@@ -71,7 +102,7 @@ class Span:
     high: float = float("-inf")
 
     def add(self, value: float) -> None:
-        """Take one value."""
+        """Add one value."""
         self.count += 1
         self.total += value
         self.low, self.high = min(self.low, value), max(self.high, value)
@@ -87,7 +118,7 @@ class Span:
 
 @dataclass
 class History:
-    """All readings of one target, summed up."""
+    """The summary of all readings of one target."""
 
     checks: int = 0
     failures: int = 0
@@ -95,7 +126,7 @@ class History:
     last: Reading | None = None
 
     def add(self, reading: Reading) -> list[str]:
-        """Take a reading and return what changed since the one before, in words."""
+        """Add a reading, and return the changes since the previous one as text."""
         before, self.last = self.last, reading
         self.checks += 1
         self.failures += bool(reading.problems)
@@ -107,7 +138,7 @@ class History:
 
 
 class Monitor:
-    """The targets, and what was heard of them."""
+    """The targets and their readings."""
 
     def __init__(self, endpoint: Endpoint, plan: Plan, fleet: Fleet | None) -> None:
         self.endpoint = endpoint
@@ -123,15 +154,15 @@ class Monitor:
         self.stopped = asyncio.Event()
 
     async def execute(self) -> None:
-        """Watch until the plan is done or a signal comes."""
+        """Watch until the last round or a signal."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stopped.set)
-        # Every request is on its own: a kept connection or a kept cookie would stay with one node.
+        # Requests share nothing: a kept connection or cookie would always lead to the same node.
         limits = httpx.Limits(max_keepalive_connections=0)
         no_jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         async with httpx.AsyncClient(
-            timeout=_TIMEOUT,
+            timeout=TIMEOUT,
             limits=limits,
             cookies=no_jar,
             trust_env=False,
@@ -152,7 +183,7 @@ class Monitor:
                     continue
 
     async def _discover(self, client: httpx.AsyncClient) -> None:
-        """Find the nodes behind a balancer: ask without a cookie until no new one answers."""
+        """Find the nodes behind a load balancer: ask without a cookie until no new node answers."""
         quiet = 0
         for _ in range(_DISCOVERY):
             known = len(self.targets)
@@ -162,12 +193,12 @@ class Monitor:
                 break
 
     async def _read(self, client: httpx.AsyncClient, target: Target) -> Reading:
-        return await read(client, target, self.plan.limit)
+        return await read(client, target, self.endpoint.cookie, self.plan.limit)
 
     def _learn(self, reading: Reading) -> None:
-        """Remember a node with the cookie that leads back to it.
+        """Remember a node with the cookie that leads to it.
 
-        The balancer's own cookie is kept as it came: it may carry dates besides the name.
+        The cookie's value is kept unchanged: it may have dates after the node's name.
         """
         if not self.own_urls and reading.node and reading.set_cookie:
             name = cookie_node(reading.set_cookie)
@@ -179,7 +210,7 @@ class Monitor:
         self.ticks += 1
         if self.ticks == 1 and all(reading.status is None for reading in readings):
             raise CannotRun(
-                f"nobody answers at {self.endpoint.http}/health: {readings[0].problems[0]}. "
+                f"no answer from {self.endpoint.http}/health: {readings[0].problems[0]}. "
                 "Check the URL, and that the fleet runs."
             )
         line = Text(datetime.now().astimezone().strftime("%H:%M:%S"))
@@ -200,7 +231,7 @@ class Monitor:
                 console.print(Text(f"         {'✗' if kind == 'problem' else '→'} {text}", style))
 
     def report(self) -> Report:
-        """Sum up."""
+        """Return the report of all rounds."""
         failures = sum(history.failures for history in self.histories.values())
         targets = {
             name: {
@@ -232,9 +263,9 @@ class Monitor:
         return Report(data, [table(title, columns, rows)], problems)
 
 
-async def read(client: httpx.AsyncClient, target: Target, limit: float) -> Reading:
-    """Ask one target for its health and say what is wrong with the answer."""
-    headers = {"Cookie": f"{COOKIE}={target.cookie}"} if target.cookie else {}
+async def read(client: httpx.AsyncClient, target: Target, cookie: str, limit: float) -> Reading:
+    """Ask one target for its health; `cookie` is the name of the load balancer's cookie."""
+    headers = {"Cookie": f"{cookie}={target.cookie}"} if target.cookie else {}
     begin = time.perf_counter()
     try:
         answer = await client.get(f"{target.url}/health", headers=headers)
@@ -242,22 +273,22 @@ async def read(client: httpx.AsyncClient, target: Target, limit: float) -> Readi
     except httpx.HTTPError as error:
         return Reading(problems=[f"no answer: {str(error) or type(error).__name__}"])
     except ValueError:
-        return Reading(problems=[f"HTTP {answer.status_code}, and not JSON"])
+        return Reading(problems=[f"HTTP {answer.status_code}, not JSON"])
     milliseconds = (time.perf_counter() - begin) * 1000
     if not isinstance(health, dict):
-        return Reading(problems=[f"HTTP {answer.status_code}, and no JSON object"])
+        return Reading(problems=[f"HTTP {answer.status_code}, not a JSON object"])
     reading = judge(health, milliseconds, limit)
-    morsel = received_cookie(answer.headers.get_list("set-cookie"))
+    morsel = received_cookie(answer.headers.get_list("set-cookie"), cookie)
     reading.set_cookie = morsel.value if morsel else None
     if target.name not in (BALANCER, reading.node):
-        # The balancer sends whoever is pinned to a node that is down to another one.
-        reading.problems.append(f"does not answer: {reading.node} did in its place")
+        # The load balancer sends clients of a node that is down to another node.
+        reading.problems.append(f"does not answer: {reading.node} answered instead")
         reading.status = None
     return reading
 
 
 def judge(health: Mapping[str, Any], milliseconds: float, limit: float) -> Reading:
-    """Return the reading of a /health answer: its numbers, and what is wrong with it."""
+    """Return the reading of a /health answer: its numbers and its problems."""
     reading = Reading(
         node=str(health.get("hostname")),
         status=str(health.get("status")),
@@ -279,10 +310,10 @@ def judge(health: Mapping[str, Any], milliseconds: float, limit: float) -> Readi
 
 
 def run(endpoint: Endpoint, plan: Plan, fleet: Fleet | None) -> Report:
-    """Watch and report.
+    """Watch, and return the report.
 
     Raises:
-        CannotRun: nobody answers in the first round.
+        CannotRun: nothing answers in the first round.
 
     """
     return uvloop.run(_execute(endpoint, plan, fleet)).report()

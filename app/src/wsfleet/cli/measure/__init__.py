@@ -1,4 +1,4 @@
-"""Measurements and reports: histograms, accounts of deliveries, HTML pages.
+"""What counts, times and reports: histograms, accounts of messages, reports, charts and pages.
 
-May import `cli.errors`.
+May import `cli.errors`, and `cluster` and below; it reaches no cluster.
 """

@@ -3,17 +3,17 @@
 import math
 from collections.abc import Iterator
 
-#: Every power of two is cut into this many buckets: a reading is at most 1/64 too high.
+#: Buckets in each power of two: a percentile is at most 1/64 too high.
 _STEPS = 64
 _BITS = _STEPS.bit_length()  # values below 2 * _STEPS are exact
-#: Longest duration told apart: 2^32 µs, over an hour; longer ones count as that.
+#: The longest duration, 2^32 µs, over an hour; a longer one counts as this.
 _LIMIT = (1 << 32) - 1
-#: Most parts that a `Timeline` has; the width of the first ones, in seconds.
+#: The most intervals of a `Timeline`, and their width at first, in seconds.
 _PARTS, _WIDTH = 120, 0.25
 
 
 class Histogram:
-    """Durations in seconds, kept as counts of microsecond buckets: 14 KB, however many."""
+    """A histogram of durations: counts of microsecond buckets, 14 KB for any number of them."""
 
     __slots__ = ("_counts", "count", "highest", "lowest", "total")
 
@@ -25,11 +25,11 @@ class Histogram:
         self.highest = 0.0
 
     def add(self, seconds: float) -> None:
-        """Record one duration; a negative one (a clock's rounding) counts as 0."""
+        """Record one duration; a negative one (rounding of a clock) counts as 0."""
         micros = int(seconds * 1e6)
         if micros < 0:
             micros, seconds = 0, 0.0
-        if micros < 128:  # _index(), written out: this runs once a delivery
+        if micros < 128:  # _index(), inlined: this runs once for each delivery
             self._counts[micros] += 1
         elif micros <= _LIMIT:
             shift = micros.bit_length() - 7
@@ -44,7 +44,7 @@ class Histogram:
             self.lowest = seconds
 
     def merge(self, other: "Histogram") -> None:
-        """Record all that another one has."""
+        """Add the durations of another histogram."""
         self._counts = [mine + its for mine, its in zip(self._counts, other._counts, strict=True)]
         self.count += other.count
         self.total += other.total
@@ -52,7 +52,7 @@ class Histogram:
         self.highest = max(self.highest, other.highest)
 
     def buckets(self) -> Iterator[tuple[float, int]]:
-        """Yield the buckets that are not empty: their upper end in seconds, and their count."""
+        """Yield the non-empty buckets: the upper end in seconds, and the count."""
         for index, count in enumerate(self._counts):
             if count:
                 yield min(_upper(index) / 1e6, self.highest), count
@@ -87,9 +87,10 @@ class Histogram:
 
 
 class Timeline:
-    """Durations by the moment at which they began, in equal parts of time.
+    """Histograms of durations, one for each interval of time in which they began.
 
-    However long it gets, it has at most `_PARTS` parts: when they do not suffice, two become one.
+    It has at most `_PARTS` intervals of one width: when a longer time needs more, each pair of
+    intervals becomes one.
     """
 
     __slots__ = ("_parts", "width")
@@ -99,7 +100,7 @@ class Timeline:
         self.width = _WIDTH
 
     def add(self, at: float, seconds: float) -> None:
-        """Record a duration that began `at` seconds after the beginning."""
+        """Record a duration that began `at` seconds after the timeline's start."""
         index = int(at / self.width)
         if index >= len(self._parts):
             index = self._grow(at)
@@ -122,13 +123,13 @@ class Timeline:
         return index
 
     def parts(self) -> Iterator[tuple[float, Histogram]]:
-        """Yield the parts in which anything began: their middle in seconds, and what they hold."""
+        """Yield the non-empty intervals: their middle in seconds, and their histogram."""
         for index, part in enumerate(self._parts):
             if part is not None:
                 yield (index + 0.5) * self.width, part
 
     def whole(self) -> Histogram:
-        """All of it, whenever it began."""
+        """Return one histogram of all durations."""
         whole = Histogram()
         for _, part in self.parts():
             whole.merge(part)
@@ -141,6 +142,6 @@ def _index(micros: int) -> int:
 
 
 def _upper(index: int) -> int:
-    """Return the highest number of microseconds that falls into a bucket."""
+    """Return the highest number of microseconds in a bucket."""
     shift = max(0, index // _STEPS - 1)
     return ((index - shift * _STEPS + 1) << shift) - 1

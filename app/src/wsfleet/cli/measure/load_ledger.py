@@ -1,21 +1,21 @@
-"""The book of a load run: which message reached whom, how often, in which order, how late.
+"""The ledger of a load run: who received which message, how often, in which order, how late.
 
-It knows no sockets and no clock, so that tests can feed it with faulty logs.
+It has no sockets and no clock, so that tests can feed it with faulty logs.
 """
 
 from array import array
 from dataclasses import dataclass
 
-from wsfleet.cli import CannotRun
+from wsfleet.cli.errors import CannotRun
 from wsfleet.cli.measure.histogram import Timeline
 
-#: Bytes that the books of all receivers may take together.
+#: Bytes that the books of all receivers may use together.
 MEMORY_LIMIT = 512 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the book says at the end of a run. All numbers are exact."""
+    """The totals at the end of a run. All numbers are exact."""
 
     sent: int
     acknowledged: int
@@ -32,14 +32,14 @@ def check_size(clients: int, messages: int) -> None:
     need = clients * (messages + 8 * min(clients, messages)) + 9 * messages
     if need > MEMORY_LIMIT:
         raise CannotRun(
-            f"{clients:,} clients with {messages:,} messages need {need / 2**20:,.0f} MB of books, "
+            f"{clients:,} clients and {messages:,} messages need {need / 2**20:,.0f} MB of memory, "
             f"more than {MEMORY_LIMIT // 2**20} MB. Lower --clients, --rate or --duration, "
             "or run several generators."
         )
 
 
 class Book:
-    """What one receiver got."""
+    """The deliveries of one receiver."""
 
     __slots__ = (
         "_clients",
@@ -78,8 +78,8 @@ class Book:
             return
         self._seen[number] = 1
         self.received += 1
-        # Reordered: after a later message of the same sender. Only a sender's own order is
-        # promised: two senders' messages may pass each other on their way to Redis.
+        # Reordered means: after a later message of the same sender. Messages of two senders have
+        # no promised order, because they may overtake each other on their way to Redis.
         if number < self._highest[sender]:
             self.reordered += 1
         else:
@@ -89,15 +89,15 @@ class Book:
             ledger.delivery_latency.add(due - ledger.began, at - due)
 
     def got_of(self, numbers: int) -> int:
-        """Return how many of a set of messages were received; bit 8*n stands for message n."""
+        """Return how many messages of a set were received; bit 8*n stands for message n."""
         return (int.from_bytes(self._seen, "little") & numbers).bit_count()
 
 
 class Ledger:
-    """The books of all receivers, and what was sent and acknowledged.
+    """The books of all receivers, and the messages that were sent and acknowledged.
 
-    Message n is sent by client n modulo `clients`. The first `warmup` messages are accounted
-    for, but stay out of the latencies.
+    Client n modulo `clients` sends message n. The first `warmup` messages are accounted for, but
+    are not part of the latencies.
 
     Raises:
         CannotRun: the books would need more than `MEMORY_LIMIT` bytes.
@@ -116,7 +116,7 @@ class Ledger:
         self.books = [Book(self, me) for me in range(clients)]
 
     def sending(self, number: int, due: float) -> None:
-        """Enter that message `number` is sent, and when it was due (seconds)."""
+        """Enter that message `number` is sent; it was due at `due` (seconds)."""
         if not self.sent:
             self.began = due
         self.due[number] = due
@@ -131,24 +131,24 @@ class Ledger:
 
     @property
     def deliveries(self) -> int:
-        """How many deliveries were entered so far, each message and receiver once."""
+        """The number of deliveries so far; each pair of message and receiver counts once."""
         return sum(book.received for book in self.books)
 
     @property
     def acknowledged(self) -> int:
-        """How many messages are acknowledged."""
+        """The number of acknowledged messages."""
         return self._acknowledged.count(1)
 
     @property
     def expected(self) -> int:
-        """How many deliveries the acknowledged messages call for."""
+        """The number of deliveries that the acknowledged messages must have."""
         return self.acknowledged * (self.clients - 1)
 
     def verdict(self) -> Verdict:
-        """Close the books.
+        """Return the totals.
 
-        Lost is each pair of an acknowledged message and a client other than its sender that
-        did not get it. A message without acknowledgement may have arrived or not: no loss.
+        Lost is each pair of an acknowledged message and a client other than its sender that did
+        not receive it. A message without acknowledgement may have arrived or not: it is not lost.
         """
         acknowledged = int.from_bytes(self._acknowledged, "little")
         arrived = sum(book.got_of(acknowledged) for book in self.books)

@@ -1,4 +1,4 @@
-"""What a command found, printed for a person or as one JSON object."""
+"""The report of a command: printed for a person, or as one JSON object."""
 
 import sys
 from collections.abc import Iterable
@@ -10,13 +10,15 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from wsfleet.cli.errors import EXIT_FAILED, EXIT_OK
+
 #: Longest list of problems that is printed for a person; --json always has all of them.
 SHOWN_PROBLEMS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """Something that must be as it is `wanted`, and how it was `found`."""
+    """A property that must be as `wanted`, and how it was `found`."""
 
     what: str
     found: object
@@ -24,28 +26,28 @@ class Criterion:
 
     @property
     def met(self) -> bool:
-        """Whether it is as it must be."""
+        """Whether the property is as wanted."""
         return self.found == self.wanted
 
 
 class Figure(Protocol):
-    """A drawing for the page that ``--report`` writes."""
+    """A chart for the page that ``--report`` writes."""
 
     @property
     def title(self) -> str:
-        """What it shows."""
+        """The heading of the chart."""
 
     def svg(self) -> str:
-        """Draw it."""
+        """Return the chart as SVG."""
 
 
 @dataclass
 class Report:
     """The findings of one command.
 
-    `data` is what ``--json`` prints (with `ok` and `problems` added); `views` is the same for
-    people. It is `ok` exactly if nothing was found wrong. `title`, `criteria` and `figures` are for
-    the page that ``--report`` writes.
+    ``--json`` prints `data` with `ok` and `problems` added; people read `views`. The report is `ok`
+    exactly if there are no problems. The page that ``--report`` writes also has `title`, `criteria`
+    and `figures`.
     """
 
     data: dict[str, Any]
@@ -57,23 +59,27 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found wrong."""
+        """Whether there are no problems."""
         return not self.problems
 
 
-def emit(report: Report, *, as_json: bool) -> None:
-    """Print a report on stdout: one JSON object on one line, or its views and its verdict."""
+def emit(report: Report, *, as_json: bool) -> int:
+    """Print a report on stdout, and return the command's exit code.
+
+    With `as_json` it is one JSON object on one line, else the views and the verdict.
+    """
     if as_json:
         document = {"ok": report.ok, "problems": report.problems, **report.data}
         sys.stdout.write(orjson.dumps(document).decode() + "\n")
-        return
-    console = Console(highlight=False)
-    for view in (*report.views, *verdict(report)):
-        console.print(view)
+    else:
+        console = Console(highlight=False)
+        for view in (*report.views, *verdict(report)):
+            console.print(view)
+    return EXIT_OK if report.ok else EXIT_FAILED
 
 
 def verdict(report: Report) -> list[Text]:
-    """What is wrong, a line each; or that all is well."""
+    """Return one line for each problem, or the line that all is well."""
     if report.ok:
         return [Text("✓ all is well", style="green")]
     lines = [Text(f"✗ {problem}", style="red") for problem in report.problems[:SHOWN_PROBLEMS]]
@@ -83,7 +89,7 @@ def verdict(report: Report) -> list[Text]:
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
-    """Return a table; a column called ">name" stands on the right, None is shown as a dash."""
+    """Return a table; a column ">name" is aligned right, None is shown as a dash."""
     drawn = Table(title=title, title_justify="left", title_style="bold")
     for column in columns:
         drawn.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
@@ -93,7 +99,7 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
 
 
 def _cell(value: object) -> Text:
-    # Text, not str: a name with [brackets] must not be read as Rich's markup.
+    # Text, not str: Rich would read [brackets] of a name as markup.
     if value is None or value == "":
         return Text("-")
     if isinstance(value, bool):

@@ -1,0 +1,52 @@
+"""``wsfleet forget``: delete the keys of nodes that are gone."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from wsfleet.cli.access.fleet_file import Fleet, load_fleet
+from wsfleet.cli.access.redis import connected, registry
+from wsfleet.cli.commands.drain import POLL, choose
+from wsfleet.cli.errors import CannotRun
+from wsfleet.cli.measure.report import Report, emit
+from wsfleet.cli.options import FleetFile, Json, Nodes, Timeout
+from wsfleet.redis import key_names
+
+
+def command(
+    nodes: Nodes, timeout: Timeout = 30.0, fleet: FleetFile = None, as_json: Json = False
+) -> int:
+    """Delete from Redis the keys of nodes that are stopped for good; 1 if a key remains."""
+    return emit(run(load_fleet(fleet), nodes, timeout), as_json=as_json)
+
+
+def run(fleet: Fleet, names: Sequence[str], timeout: float) -> Report:
+    """Wait up to `timeout` seconds for running nodes to delete their part, and delete the rest.
+
+    Raises:
+        CannotRun: Redis cannot be read, a node is unknown, or one of the nodes is running.
+
+    """
+    with connected(fleet.redis_url) as client:
+        known = registry(client)
+        chosen = choose(names, {*fleet.nodes, *known, *client.hkeys(key_names.DESIRED)})
+        alive = [name for name in chosen if known.get(name, {}).get("live")]
+        if alive:
+            raise CannotRun(f"{', '.join(alive)} still runs: stop and disable its service first.")
+        deadline = time.monotonic() + timeout
+        while (left := _traces(client, chosen)) and time.monotonic() < deadline:
+            time.sleep(POLL)
+        client.hdel(key_names.DESIRED, *chosen)
+        client.srem(key_names.AUTOSCALE_DRAINED, *chosen)
+        for name in chosen:
+            client.delete(key_names.samples(name))
+    problems = [f"{key} remains: a running node deletes it, so check that one runs" for key in left]
+    return Report({"forgotten": chosen, "left": left}, [], problems)
+
+
+def _traces(client: Any, chosen: list[str]) -> list[str]:
+    """Return what the registry still has of nodes; the running nodes delete it."""
+    registered = client.zrange(key_names.NODES, 0, -1)
+    left = [name for name in chosen if name in registered]
+    every = [key for name in chosen for key in (key_names.node(name), key_names.node_clients(name))]
+    return left + [key for key in every if client.exists(key)]

@@ -185,6 +185,7 @@ def fleet_members(groups: Groups, hostvars: HostVars, ca: str = "") -> dict[str,
             for name in groups.get(group, ())
         },
         "base_url": _base_url(loadbalancers),
+        "cookie": loadbalancers[0].get("haproxy_cookie") if loadbalancers else "",
         "nodes": nodes,
         "loadbalancers": [_loadbalancer(host) for host in loadbalancers],
         "redis": [_redis(host) for host in redis],
@@ -713,7 +714,12 @@ def _front_mistakes(balancers: list[Host]) -> list[str]:
     """What does not fit to that which is in front of the balancers."""
     mistakes = [
         f"{variable} is not the same on all balancers: set it once, for the group 'loadbalancers'."
-        for variable in ("haproxy_acme_port", "haproxy_cookie_samesite", "haproxy_cookie_secure")
+        for variable in (
+            "haproxy_acme_port",
+            "haproxy_cookie",
+            "haproxy_cookie_samesite",
+            "haproxy_cookie_secure",
+        )
         if len({host.get(variable) for host in balancers}) > 1
     ]
     for host in balancers:

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "roles" / "fleet" / "filter_plugins"))
+ROLE = ROOT / "roles" / "fleet"
+sys.path.insert(0, str(ROLE / "filter_plugins"))
 
 from fleet import fleet_hostnames, fleet_members, fleet_mistakes, redis_passwords  # noqa: E402
 
@@ -200,6 +201,14 @@ def test_a_sound_inventory_has_no_mistake() -> None:
                 "lb2": WITH_ADDRESS["lb2"],
             },
             "haproxy_cookie_samesite is not the same on all balancers",
+        ),
+        (
+            TWO_BALANCERS,
+            {
+                "lb1": WITH_ADDRESS["lb1"] | {"haproxy_cookie": "NODE"},
+                "lb2": WITH_ADDRESS["lb2"],
+            },
+            "haproxy_cookie is not the same on all balancers",
         ),
         (
             {},
@@ -600,21 +609,32 @@ def test_site_stops_before_it_touches_a_host(
     assert "UNREACHABLE" not in result.stdout
 
 
-def test_the_fleet_file_is_json_that_the_command_line_reads() -> None:
-    """The template's keys are the model's."""
-    from wsfleet.cli.access.fleet_file import Fleet
+@pytest.mark.parametrize("variables", [{}, {"haproxy_cookie": "NODE"}])
+def test_the_fleet_file_is_json_that_the_command_line_reads(variables: dict[str, str]) -> None:
+    """The template's keys are the model's, and both have the same default for the cookie."""
+    from wsfleet.config.fleet_file import COOKIE, Fleet
 
-    members = fleet_members(GROUPS, HOSTS)
-    Fleet.model_validate_json(
+    members = fleet_members(GROUPS, hosts(lb1=variables))
+    fleet = Fleet.model_validate_json(
         json.dumps(
             {
                 "base_url": members["base_url"],
+                "cookie": members["cookie"],
                 "redis_url": members["redis_urls"]["cli"],
                 "nodes": {node["name"]: node["url"] for node in members["nodes"]},
                 "loadbalancers": {lb["name"]: lb["stats_url"] for lb in members["loadbalancers"]},
             }
         )
     )
+    assert fleet.cookie == variables.get("haproxy_cookie", COOKIE)
+
+
+def test_the_fleet_file_has_the_fields_of_the_model() -> None:
+    """A field that the role does not write would silently have its default."""
+    from wsfleet.config.fleet_file import Fleet
+
+    written = yaml.safe_load((ROLE / "vars/main/main.yml").read_text())
+    assert {*written["fleet_file"], "logs", "hosts"} == set(Fleet.model_fields)
 
 
 def way_to(**variables: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -26,7 +27,7 @@ _PAUSE = 0.25  # seconds between two attempts
 def command(
     url: Url,
     timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds until the node must answer.")
+        float, typer.Option(min=0.1, help="Seconds in which the check may be repeated.")
     ] = 10.0,
     ca: Ca = None,
     as_json: Json = False,
@@ -45,7 +46,7 @@ class Found:
     ready: bool = False
     reason: str | None = None
     exchanged: bool = False
-    problem: str | None = "no answer"
+    problem: str | None = None
 
 
 class _BinaryAsker(Asker):
@@ -99,18 +100,19 @@ async def _attempt(endpoint: Endpoint) -> Found:
         return Found(ready, problem=f"WebSocket: {error}")
     if unexpected is not None:
         return Found(ready, problem=f"WebSocket: unexpected answer: {unexpected}")
-    return Found(ready, exchanged=True, problem=None)
+    return Found(ready, exchanged=True)
 
 
 async def probe(endpoint: Endpoint, timeout_seconds: float) -> Found:
-    """Try until an attempt has no problem or the time is over, and return the last attempt."""
-    found = Found()
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            while (found := await _attempt(endpoint)).problem is not None:
-                await asyncio.sleep(_PAUSE)
-    except TimeoutError:
-        pass  # the last attempt's problem is reported
+    """Return the first attempt without a problem, or the last one that the time allows.
+
+    An attempt is never cut short, so that its problem is the node's: it has time limits of its own.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while (found := await _attempt(endpoint)).problem is not None:
+        if time.monotonic() + _PAUSE > deadline:
+            break
+        await asyncio.sleep(_PAUSE)
     return found
 
 

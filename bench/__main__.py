@@ -1,4 +1,4 @@
-"""The command line: which peers and modes, how often and how long, and where results go."""
+"""The command line of scripts/bench: runs the measurements and writes results and pages."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from typing import Any
 
 from bench import balancer, costs, deploy, machine, profile, report
 from bench.catalog import HERE, PEERS, Peer
-from bench.modes import FLYING, MODES, cpu_microseconds
+from bench.modes import IN_FLIGHT, MODES, cpu_microseconds
 from bench.rig import BenchError, Rig, Shape
+from bench.spread import number
 
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs/performance.md"
 CAPACITY = HERE.parent / "docs/capacity.md"
 FILES = 20_000
-#: What --quick compares: the node, and the machine's limit, which needs nothing installed.
+#: --quick compares the node with the machine's limit, which needs no installation.
 QUICK = {"only": ["wsfleet", "limit", "limit-joined"], "modes": ["one", "sixteen"]}
-#: Of the curve: nodes, clients of one channel, and channels.
+#: The points of the curve: nodes, clients of one channel, and channels.
 NODES = (1, 2, 4)
 CONNECTIONS = (100, 300, 1_000, 3_000, 10_000)
 CHANNELS = (1, 10, 100, 1_000)
@@ -33,19 +34,19 @@ CHANNELS = (1, 10, 100, 1_000)
 Measurement = dict[str, Any]
 
 
-def say(text: str) -> None:
-    """Tell on stderr how far the run is."""
+def progress(text: str) -> None:
+    """Print the progress of the run to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def attempt(what: Measurement, take: Callable[[], Measurement]) -> Measurement:
-    """Take a measurement; what fails does not end the run."""
+    """Take a measurement; a failure becomes an `error` and does not end the run."""
     try:
         result = take()
     except (BenchError, RuntimeError, OSError) as error:
-        say(f"{_name(what)}: {error}")
+        progress(f"{_name(what)}: {error}")
         return what | {"error": str(error).splitlines()[0][:200]}
-    say(f"{_name(what)}: {report.number(result['value'])}")
+    progress(f"{_name(what)}: {number(result['value'])}")
     return what | result
 
 
@@ -54,7 +55,7 @@ def _name(what: Measurement) -> str:
 
 
 def peers_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
-    """Each peer once, in all modes that make sense for it; another one is first in each round."""
+    """Measure each peer in all modes that suit it; each round begins with another peer."""
     names = arguments.only
     first = turn * 4 % len(names)
     for name in names[first:] + names[:first]:
@@ -74,7 +75,7 @@ def _modes_of(peer: Peer, turn: int, arguments: argparse.Namespace) -> Iterator[
 
 
 def curve_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
-    """What a delivery costs with more connections, nodes and channels."""
+    """Measure the cost of a delivery with more connections, nodes and channels."""
     product = PEERS["wsfleet-centrifuge"]
     points = [
         ("connections", "1 node" if nodes == 1 else f"{nodes} nodes", nodes, connections, 1)
@@ -92,20 +93,20 @@ def curve_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measuremen
             "connections": connections,
             "channels": channels,
         }
-        shape = Shape.of(product, connections, FLYING, channels)
+        shape = Shape.of(product, connections, IN_FLIGHT, channels)
         yield attempt(what, functools.partial(_cost, product, nodes, shape, arguments.seconds))
 
 
 def _cost(peer: Peer, nodes: int, shape: Shape, seconds: float) -> Measurement:
-    """CPU microseconds of a delivery, with 16 messages in flight."""
+    """Measure the CPU microseconds of a delivery, with 16 messages in flight."""
     with ExitStack() as stack:
         rig = Rig(peer, stack, nodes)
         with rig.clients(shape) as clients:
-            return cpu_microseconds(clients.measure("window", FLYING, seconds, rig.pids))
+            return cpu_microseconds(clients.measure("window", IN_FLIGHT, seconds, rig.pids))
 
 
 def balancer_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
-    """What HAProxy's settings are worth."""
+    """Measure HAProxy with each of its settings."""
     for column in balancer.COLUMNS:
         for variant in balancer.VARIANTS:
             what = {"round": turn, "variant": str(variant), "column": column}
@@ -114,32 +115,32 @@ def balancer_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measure
 
 
 def profile_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
-    """Where the node's time goes in each mode that is profiled."""
+    """Profile the node in each of the profiled modes."""
     for mode in profile.PROFILED:
         what = {"round": turn, "peer": profile.PEER.name, "mode": mode}
         yield attempt(what, functools.partial(profile.take, mode, arguments.seconds))
 
 
 def deploy_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
-    """The steps of deploying."""
-    return _of_a_cluster("step", "s", turn, deploy.steps())
+    """Measure the steps of a deployment."""
+    return _measured_on_a_cluster("step", "s", turn, deploy.steps())
 
 
 def costs_round(turn: int, arguments: argparse.Namespace) -> Iterator[Measurement]:
-    """What each part of a cluster takes for one thing it does."""
-    return _of_a_cluster("cost", "µs", turn, costs.rounds())
+    """Measure the unit costs of each part of a cluster."""
+    return _measured_on_a_cluster("cost", "µs", turn, costs.rounds())
 
 
-def _of_a_cluster(
+def _measured_on_a_cluster(
     what: str, unit: str, turn: int, results: Iterator[Measurement]
 ) -> Iterator[Measurement]:
-    """What is taken of one cluster; what fails ends it, since each needs the one before."""
+    """Yield results of one cluster; a failure ends them, since each needs the one before."""
     try:
         for result in results:
-            say(f"{result[what]}: {report.number(result['value'])} {unit}")
+            progress(f"{result[what]}: {number(result['value'])} {unit}")
             yield {"round": turn} | result
     except BenchError as error:
-        say(str(error))
+        progress(str(error))
         yield {"round": turn, "error": str(error)[:200]}
 
 
@@ -148,7 +149,7 @@ def run(
     arguments: argparse.Namespace,
     file: Path,
 ) -> dict[str, Any]:
-    """Take all rounds; the file has what there is, also if the run is ended."""
+    """Take all rounds, and write the file after each: an interrupted run keeps its results."""
     document: dict[str, Any] = {
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine.description(),
@@ -163,8 +164,8 @@ def run(
     return document
 
 
-def again(full: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
-    """A full run with some modes of a later one, of all peers, in the place of its own."""
+def merge(full: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """Return a full run in which the modes of a later run, of all peers, replace its own."""
     modes = {found["mode"] for found in later["measurements"]}
     kept = [found for found in full["measurements"] if found["mode"] not in modes]
     taken = {"began": later["began"], "rounds": later["rounds"], "seconds": later["seconds"]}
@@ -175,11 +176,11 @@ def again(full: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Do what the command line asks for."""
+    """Run the command that the command line names."""
     arguments = _arguments()
     soft = min(FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # end what was started
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # run the cleanup of all contexts
     full = RESULTS / "full.json"
     others = {
         "curve": (curve_round, report.write_curve, PAGE),
@@ -191,14 +192,14 @@ def main() -> None:
     if arguments.what in others:
         run(others[arguments.what][0], arguments, RESULTS / f"{arguments.what}.json")
     elif arguments.what == "run":
-        everybody = set(arguments.only) == set(PEERS)
-        complete = everybody and set(arguments.modes) == set(MODES)
+        all_peers = set(arguments.only) == set(PEERS)
+        complete = all_peers and set(arguments.modes) == set(MODES)
         document = run(peers_round, arguments, full if complete else RESULTS / "partial.json")
         if not complete:
             show(document["measurements"], arguments.only)
-            if not everybody or not full.exists():
+            if not all_peers or not full.exists():
                 return
-            document = again(json.loads(full.read_text()), document)
+            document = merge(json.loads(full.read_text()), document)
             full.write_text(json.dumps(document, indent=1) + "\n")
     if full.exists():
         report.write_full(json.loads(full.read_text()), PAGE)
@@ -208,7 +209,7 @@ def main() -> None:
 
 
 def show(measurements: list[Measurement], names: list[str]) -> None:
-    """Print the tables, and how the first peer compares to the others."""
+    """Print the tables, and the ratios of the first peer to the others."""
     for columns in report.TABLES:
         if text := report.table(measurements, columns):
             print(text, end="\n\n")
@@ -230,21 +231,25 @@ def _arguments() -> argparse.Namespace:
         nargs="?",
         choices=("run", "curve", "balancer", "profile", "deploy", "costs", "report"),
         default="run",
-        help="run: the peers; curve: more nodes, connections and channels; balancer: "
-        "HAProxy's settings; profile: where the node's time goes; deploy: scripts/up, site.yml "
-        "again, a node more; costs: what scripts/capacity.py reckons with; report: only write "
+        help="run: all peers; curve: more nodes, connections and channels; balancer: "
+        "HAProxy's settings; profile: shares of the node's time; deploy: scripts/up, site.yml "
+        "again, one more node; costs: the costs for scripts/capacity.py; report: only write "
         "docs/performance.md and docs/capacity.md, from bench/results",
     )
     parser.add_argument("--quick", action="store_true", help="the node and the limit, in a minute")
-    parser.add_argument("--only", type=_names(PEERS), help=f"of {', '.join(PEERS)}")
+    parser.add_argument(
+        "--only", type=_names(PEERS), help=f"measure only these: {', '.join(PEERS)}"
+    )
     parser.add_argument(
         "--modes",
         type=_names(MODES),
-        help=f"of {', '.join(MODES)}; of all peers, they "
-        "take their places in the results of before",
+        help=f"measure only these: {', '.join(MODES)}; "
+        "with all peers, they replace those of the last full run",
     )
-    parser.add_argument("--rounds", type=int, help="how often (5; profile, deploy and costs: 1)")
-    parser.add_argument("--seconds", type=float, help="of each measurement (2; profile: 8)")
+    parser.add_argument(
+        "--rounds", type=int, help="number of rounds (5; profile, deploy and costs: 1)"
+    )
+    parser.add_argument("--seconds", type=float, help="seconds of each measurement (2; profile: 8)")
     arguments = parser.parse_args()
     quick = arguments.quick
     arguments.only = arguments.only or (QUICK["only"] if quick else list(PEERS))
@@ -260,7 +265,9 @@ def _names(known: Iterable[str]) -> Callable[[str], list[str]]:
     def names(text: str) -> list[str]:
         found = text.split(",")
         if unknown := set(found) - set(known):
-            raise argparse.ArgumentTypeError(f"there is no {', '.join(sorted(unknown))}")
+            raise argparse.ArgumentTypeError(
+                f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(known)}"
+            )
         return found
 
     return names

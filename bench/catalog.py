@@ -1,4 +1,4 @@
-"""Who is measured: how each is started, and what its clients say to hear and to publish."""
+"""The servers to measure: how to start each, and the messages by which its clients subscribe."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ PYTHON = str(HERE / ".venv/bin/python")
 
 
 @dataclass(frozen=True)
-class Says:
-    """A client's path, and its texts with what it must hear before the next; see client.c."""
+class ClientScript:
+    """A client's path and greetings: texts, each with the reply to await after it (client.c)."""
 
     path: str = "/ws/%r"
-    hellos: tuple[tuple[str, str], ...] = ()
+    greetings: tuple[tuple[str, str], ...] = ()
 
     @property
-    def words(self) -> list[str]:
-        """The same for the command line of client.c."""
-        return [self.path, *(text for hello in self.hellos for text in hello)]
+    def arguments(self) -> list[str]:
+        """Return the arguments for the command line of client.c."""
+        return [self.path, *(text for greeting in self.greetings for text in greeting)]
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A server; in its command and configuration {port}, {redis} and the like are put in.
+    """A server to measure; {port}, {redis} … in its command and configuration are replaced.
 
-    `ack` is in the answer to a publish, where that means that Redis has it. `pipelines`: it does
-    more where all messages in flight come from one publisher, and not from one each. `closes`: it
-    disconnects who does not read, before long.
+    `ack` is a part of the answer to a publish, if that answer means that Redis has the message.
+    `pipelines`: it is faster if one publisher sends all messages in flight. `closes`: it
+    disconnects a client that does not read.
     """
 
     name: str
     title: str
     command: tuple[str, ...]
-    subscriber: Says = Says()
-    publisher: Says | None = None
+    subscriber: ClientScript = ClientScript()
+    publisher: ClientScript | None = None
     publish: str = "%m"
     ack: str = ""
     subprotocol: str = ""
@@ -59,8 +59,8 @@ def _node(file: str, *arguments: str) -> tuple[str, ...]:
 
 
 _SERVE = (str(PROGRAMS / "wsfleet"), "serve")
-# All others are those of production. Limits are on, but so high that neither all connections nor a
-# publisher meets them; the node need not wait for balancers when it is stopped.
+# All other settings are those of production. Limits are on, but above the number of connections
+# and any publisher's rate. No balancer checks the node, so it stops without a delay.
 _SETTINGS = {
     "WSFLEET_PORT": "{port}",
     "WSFLEET_NODE_NAME": "node-{port}",
@@ -74,11 +74,11 @@ _SETTINGS = {
 _CENTRIFUGE_PATH = "/connection/websocket?cf_ws_frame_ping_pong=true"
 _CENTRIFUGE = ('{"id":1,"connect":{}}', '"connect":')
 _NATS = 'CONNECT {"verbose":false,"pedantic":false,"protocol":1}\r\n'
-_SOCKETIO = Says(
+_SOCKETIO = ClientScript(
     "/socket.io/?EIO=4&transport=websocket", (("40", "40{"), ('420["join","%r"]', "430["))
 )
-_SOCKETIO_PUBLISHER = Says(_SOCKETIO.path, _SOCKETIO.hellos[:1])
-_SOCKETIO_PUBLISH = '42%n["say","%r","%m"]'
+_SOCKETIO_PUBLISHER = ClientScript(_SOCKETIO.path, _SOCKETIO.greetings[:1])
+_SOCKETIO_PUBLISH = '42%n["publish","%r","%m"]'
 
 PEERS = {
     peer.name: peer
@@ -87,7 +87,7 @@ PEERS = {
             "wsfleet",
             "wsfleet, `/ws`",
             _SERVE,
-            Says("/ws"),
+            ClientScript("/ws"),
             rooms=False,
             closes=True,
             environment=_SETTINGS,
@@ -96,11 +96,11 @@ PEERS = {
             "wsfleet-centrifuge",
             "wsfleet, `/connection/websocket`",
             _SERVE,
-            Says(
+            ClientScript(
                 _CENTRIFUGE_PATH,
                 (_CENTRIFUGE, ('{"id":2,"subscribe":{"channel":"%r"}}', '"subscribe":')),
             ),
-            Says(_CENTRIFUGE_PATH, (_CENTRIFUGE,)),
+            ClientScript(_CENTRIFUGE_PATH, (_CENTRIFUGE,)),
             '{"id":%n,"publish":{"channel":"%r","data":"%m"}}',
             '"publish":',
             closes=True,
@@ -115,7 +115,7 @@ PEERS = {
             _SOCKETIO,
             _SOCKETIO_PUBLISHER,
             _SOCKETIO_PUBLISH,
-            '["told"]',
+            '["published"]',
         ),
         Peer("channels", "Django Channels, Redis", _python("django_channels.py")),
         Peer(
@@ -125,7 +125,7 @@ PEERS = {
             _SOCKETIO,
             _SOCKETIO_PUBLISHER,
             _SOCKETIO_PUBLISH,
-            '["told"]',
+            '["published"]',
         ),
         Peer("ws", "`ws` (Node)", _node("ws.js")),
         Peer("ws-framed", "`ws` (Node), framed once", _node("ws.js", "framed")),
@@ -133,8 +133,8 @@ PEERS = {
             "nchan",
             "nchan (nginx)",
             ("nginx", "-c", "{config}"),
-            Says(),
-            Says("/publish/%r"),
+            ClientScript(),
+            ClientScript("/publish/%r"),
             config="nginx.conf",
             pipelines=True,
         ),
@@ -142,8 +142,8 @@ PEERS = {
             "nats",
             "nats-server, WebSocket",
             ("nats-server", "--config", "{config}"),
-            Says("/", ((_NATS + "SUB %r 1\r\nPING\r\n", "PONG"),)),
-            Says("/", ((_NATS + "PING\r\n", "PONG"),)),
+            ClientScript("/", ((_NATS + "SUB %r 1\r\nPING\r\n", "PONG"),)),
+            ClientScript("/", ((_NATS + "PING\r\n", "PONG"),)),
             "PUB %r 120\r\n%m\r\n",
             config="nats.conf",
             pipelines=True,

@@ -1,20 +1,20 @@
-/* The generator of load: opens WebSockets, publishes, counts what arrives and how late it is.
+/* The load generator: opens WebSockets, publishes, and measures the latency of what arrives.
 
-   client PORT[,PORT]... SUBSCRIBERS PUBLISHERS ROOMS TOGETHER SUBPROTOCOL PUBLISH ACK
-          PATH [HELLO READY]... -- PATH [HELLO READY]...
+   client PORT[,PORT]... SUBSCRIBERS PUBLISHERS ROOMS CONCURRENT SUBPROTOCOL PUBLISH ACK
+          PATH [GREETING REPLY]... -- PATH [GREETING REPLY]...
 
-   The last two lists are what a subscriber and a publisher ask for and say: each HELLO is sent once
-   the READY before it was heard ("" is heard at once). In all of these texts %r is the name of a room,
-   %m a message and %n a number. TOGETHER is how many connections are being opened at a time.
+   The last two lists are the path and the greetings of subscribers and of publishers. The next GREETING is
+   sent when the REPLY has arrived (at once if it is ""). In all texts %r is the name of a room, %m a message
+   and %n a number. CONCURRENT is the number of connections that are opened at the same time.
 
-   It says when all are connected, and then takes one measurement a line from stdin:
+   The program prints an event when all are connected, then runs one measurement for each line of stdin:
 
-   window N SECONDS    N messages are in flight: the next is sent when one has come to all
-   publish N SECONDS   N publishers each send the next message when the last was acknowledged
-   rate N SECONDS      N messages a second, whatever happens; late is counted from when they were due
+   window N SECONDS    N messages are in flight: when one has reached all clients, the next is sent
+   publish N SECONDS   N publishers, each of which sends the next message when the last was acknowledged
+   rate N SECONDS      N messages a second at fixed times; latency counts from the time a message was due
 
-   and answers each with the events begin (after a warm-up), end (the result; `generator` is the share of
-   its own core that it used) and drained (what never came). All is JSON, a line each. */
+   Each prints the events begin (after a warm-up), end (the result; `generator` is the share of its core that
+   the program used) and drained (the messages that never arrived). Each event is one line of JSON. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -32,36 +32,36 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MESSAGE 120          /* bytes of a message: MARK, the time in hex, filling */
+#define MESSAGE 120          /* bytes of a message: MARK, the time in hex, padding */
 #define MARK "@@"
 #define BUCKET 5000          /* nanoseconds */
 #define BUCKETS (1 << 20)
 #define STEPS 4
-#define PATIENCE 60.0        /* seconds to connect */
-#define DRAIN 30.0           /* and to wait for what is missing after the end */
-#define LONGER 20.0          /* and to wait for a slow server's first messages, in and after the warm-up */
+#define CONNECT_TIMEOUT 60.0        /* seconds to connect all clients */
+#define MISSING_TIMEOUT 30.0           /* seconds to wait for missing messages at the end */
+#define SLOW_START 20.0          /* seconds to wait for the first messages of a slow server */
 #define WARM_UP 0.3
 
 struct role {
     const char *path;
     int steps;
-    const char *hello[STEPS], *ready[STEPS];
+    const char *greeting[STEPS], *ready[STEPS];
 };
 enum state { CONNECTING, HANDSHAKE, GREETING, READY, CLOSED };
 struct connection {
     int fd, room, step, kept;
     enum state state;
     const struct role *role;
-    char *rest;              /* `kept` bytes of a frame that has not arrived in full */
-    uint64_t sent;           /* when the message was sent that is to be acknowledged */
+    char *rest;              /* `kept` bytes of an incomplete frame */
+    uint64_t sent;           /* time of the message that awaits its acknowledgement */
 };
 
 static struct role subscriber, publisher;
 static struct connection *connections;
-static int subscribers, publishers, rooms, together, total, opened, ready, closed, poller;
+static int subscribers, publishers, rooms, concurrent, total, opened, ready, closed, poller;
 static int ports[16], port_count;
 static const char *subprotocol, *publish_text, *ack_mark;
-static uint64_t deliveries, heard, acks, sent, expected; /* `heard`: by publishers, who must not */
+static uint64_t deliveries, echoed, acks, sent, expected; /* `echoed`: received by publishers, which is an error */
 static uint32_t histogram[BUCKETS];
 static bool acknowledging, sending;
 static char input[1 << 20];
@@ -87,12 +87,12 @@ static double cpu_seconds(void) {
     return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
-/* Write `text` with room, message and number put in; gives the length. */
+/* Write `text` with room, message and number inserted; return its length. */
 static int expand(char *out, size_t size, const char *text, int room, uint64_t due) {
     size_t used = 0;
     for (; *text; text++) {
         if (size - used < MESSAGE + 32)
-            fail("a text is too long");
+            fail("text is too long: %s", text);
         if (*text != '%' || !strchr("rmn", text[1])) {
             out[used++] = *text;
             continue;
@@ -111,7 +111,7 @@ static int expand(char *out, size_t size, const char *text, int room, uint64_t d
     return used;
 }
 
-/* Frames of one connection that leave in one write. */
+/* Frames of one connection, sent in one write. */
 static char output[1 << 16];
 static int output_used;
 static struct connection *output_of;
@@ -164,7 +164,7 @@ static void open_one(void) {
         fail("socket: %s", strerror(errno));
     int on = 1;
     setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    struct linger reset = {1, 0}; /* leaves no port in TIME_WAIT */
+    struct linger reset = {1, 0}; /* leave no port in TIME_WAIT */
     setsockopt(connection->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
     if (connect(connection->fd, (struct sockaddr *)&address, sizeof address) < 0 && errno != EINPROGRESS)
         fail("connect: %s", strerror(errno));
@@ -192,13 +192,13 @@ static void request(struct connection *connection) {
     epoll_ctl(poller, EPOLL_CTL_MOD, connection->fd, &event);
 }
 
-/* Say what is to be said now; whoever has nothing more to wait for is ready. */
+/* Send the next greetings; a connection without further replies to await is ready. */
 static void greet(struct connection *connection) {
     const struct role *role = connection->role;
     connection->state = GREETING;
     while (connection->step < role->steps) {
         char text[1024];
-        int length = expand(text, sizeof text, role->hello[connection->step], connection->room, 0);
+        int length = expand(text, sizeof text, role->greeting[connection->step], connection->room, 0);
         write_frame(connection, 1, text, length);
         flush();
         if (*role->ready[connection->step])
@@ -242,13 +242,13 @@ static void on_message(struct connection *connection, const char *data, size_t l
     } else if (connection->role == &subscriber) {
         count(&deliveries, data, length, at);
     } else if (!acknowledging) {
-        count(&heard, data, length, at);
+        count(&echoed, data, length, at);
     } else if (connection->sent && memmem(data, length, ack_mark, strlen(ack_mark))) {
         acknowledged(connection, at);
     }
 }
 
-/* Take whole frames off the data; gives how much was taken. */
+/* Process the complete frames in the data; return their length. */
 static size_t frames(struct connection *connection, const char *data, size_t length, uint64_t at) {
     size_t taken = 0;
     while (length - taken >= 2) {
@@ -309,7 +309,7 @@ static void receive(struct connection *connection) {
     memcpy(connection->rest, input + taken, length - taken);
 }
 
-/* Wait for what the network has, until `until` at the latest, and deal with it. */
+/* Wait for events until `until` at the latest, and handle them. */
 static void poll_once(uint64_t until) {
     struct epoll_event events[1024];
     uint64_t at = now(), wait = until > at ? until - at : 0;
@@ -322,9 +322,9 @@ static void poll_once(uint64_t until) {
 }
 
 static void connect_all(void) {
-    uint64_t began = now(), deadline = began + PATIENCE * 1e9;
+    uint64_t began = now(), deadline = began + CONNECT_TIMEOUT * 1e9;
     while (ready < total) {
-        while (opened < total && opened - ready < together)
+        while (opened < total && opened - ready < concurrent)
             open_one();
         poll_once(deadline);
         if (now() > deadline)
@@ -345,7 +345,7 @@ static double percentile(double share) {
     return 0;
 }
 
-/* Send what the measurement wants sent now; gives when it wants to send again. */
+/* Send the messages that are due; return the time of the next ones. */
 static uint64_t send_due(char kind, double n, uint64_t began, uint64_t first, uint64_t deadline) {
     uint64_t next = deadline;
     if (kind == 'w') {
@@ -364,16 +364,16 @@ static uint64_t send_due(char kind, double n, uint64_t began, uint64_t first, ui
     return next < deadline ? next : deadline;
 }
 
-/* Go on until `until`, and longer where `least` deliveries have not come by then. */
+/* Run until `until`, or longer until there are `least` deliveries. */
 static void go_on(char kind, double n, uint64_t began, uint64_t first, uint64_t until, uint64_t least) {
-    uint64_t latest = until + LONGER * 1e9;
+    uint64_t latest = until + SLOW_START * 1e9;
     while (now() < until || (deliveries < least && now() < latest))
         poll_once(send_due(kind, n, began, first, now() < until ? until : latest));
 }
 
 static void run(char kind, double n, double seconds) {
     uint64_t began = now(), first = sent, some = kind == 'w' ? n * (subscribers / rooms) : 0;
-    expected = deliveries = heard = acks = 0;
+    expected = deliveries = echoed = acks = 0;
     acknowledging = kind == 'p';
     sending = true;
     for (int i = 0; acknowledging && i < n; i++)
@@ -382,20 +382,20 @@ static void run(char kind, double n, double seconds) {
     printf("{\"event\": \"begin\"}\n");
     fflush(stdout);
     memset(histogram, 0, sizeof histogram);
-    uint64_t deliveries_before = deliveries + heard, acks_before = acks, sent_before = sent, start = now();
+    uint64_t deliveries_before = deliveries + echoed, acks_before = acks, sent_before = sent, start = now();
     double cpu = cpu_seconds();
     go_on(kind, n, began, first, start + seconds * 1e9, deliveries + 2 * some);
     double took = (now() - start) / 1e9, used = cpu_seconds() - cpu;
     printf("{\"event\": \"end\", \"seconds\": %.6f, \"messages\": %llu, \"deliveries\": %llu, \"acks\": %llu, "
         "\"p50_ms\": %.3f, \"p99_ms\": %.3f, \"generator\": %.4f}\n", took, (unsigned long long)(sent - sent_before),
-        (unsigned long long)(deliveries + heard - deliveries_before), (unsigned long long)(acks - acks_before),
+        (unsigned long long)(deliveries + echoed - deliveries_before), (unsigned long long)(acks - acks_before),
         percentile(0.5), percentile(0.99), used / took);
     fflush(stdout);
     sending = false;
     flush();
-    uint64_t patience = now() + DRAIN * 1e9;
-    while (now() < patience && (acknowledging ? acks < sent - first : deliveries < expected))
-        poll_once(patience);
+    uint64_t deadline = now() + MISSING_TIMEOUT * 1e9;
+    while (now() < deadline && (acknowledging ? acks < sent - first : deliveries < expected))
+        poll_once(deadline);
     uint64_t missing = acknowledging ? sent - first - acks : expected - deliveries;
     printf("{\"event\": \"drained\", \"missing\": %lld, \"closed\": %d}\n", (long long)missing, closed);
     fflush(stdout);
@@ -403,36 +403,36 @@ static void run(char kind, double n, double seconds) {
 
 static void read_role(struct role *role, char ***word) {
     if (!**word)
-        fail("a path is missing");
+        fail("the path is missing");
     for (role->path = *(*word)++; **word && strcmp(**word, "--"); role->steps++) {
         if (role->steps == STEPS || !(*word)[1])
-            fail("too many hellos, or one without its answer");
-        role->hello[role->steps] = *(*word)++;
+            fail("too many greetings, or one without a reply");
+        role->greeting[role->steps] = *(*word)++;
         role->ready[role->steps] = *(*word)++;
     }
 }
 
 int main(int argc, char **argv) {
     if (argc < 11)
-        fail("see the beginning of client.c");
+        fail("too few arguments: see the comment at the top of client.c");
     for (char *port = strtok(argv[1], ","); port && port_count < 16; port = strtok(NULL, ","))
         ports[port_count++] = atoi(port);
     subscribers = atoi(argv[2]);
     publishers = atoi(argv[3]);
     rooms = atoi(argv[4]);
-    together = atoi(argv[5]);
+    concurrent = atoi(argv[5]);
     subprotocol = argv[6];
     publish_text = argv[7];
     ack_mark = argv[8];
     char **word = argv + 9;
     read_role(&subscriber, &word);
     if (!*word)
-        fail("the publisher is missing");
+        fail("the publisher's path is missing after --");
     word++;
     read_role(&publisher, &word);
     total = subscribers + publishers;
     if (rooms < 1 || subscribers % rooms || (publishers && publishers % rooms))
-        fail("rooms must be of equal size");
+        fail("subscribers and publishers must be multiples of the rooms");
     connections = calloc(total, sizeof *connections);
     poller = epoll_create1(0);
     connect_all();
@@ -440,7 +440,7 @@ int main(int argc, char **argv) {
     double n, seconds;
     while (fgets(line, sizeof line, stdin)) {
         if (sscanf(line, "%15s %lf %lf", kind, &n, &seconds) != 3 || (*kind == 'p' && n > publishers))
-            fail("what is %s", line);
+            fail("invalid measurement: %s", line);
         run(*kind, n, seconds);
     }
     return 0;

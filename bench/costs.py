@@ -1,4 +1,4 @@
-"""What capacity is reckoned from: the CPU time of a cluster's parts for each thing that they do."""
+"""Measure the unit costs for scripts/capacity.py: CPU time of each part of a cluster."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from bench.rig import BenchError, redis_server
 from lab.ports import free_port
 from lab.processes import process
 
-#: Of each part: the name of its process, which is the same on all machines.
+#: The name of each part's process, the same on all machines.
 PARTS = {"node": "wsfleet", "balancer": "haproxy", "redis": "redis-server"}
-#: Loads that differ in what there is most of: clients, messages of all together a second, seconds.
+#: Three different loads: clients, messages a second of all together, seconds.
 LOADS = ((30, 300, 10), (300, 50, 10), (1000, 1, 1))
 ROUNDS = 5
-#: Seconds in which clients are gone after a load, and in which the idle cluster is watched.
-GONE, IDLE = 3.0, 20.0
-#: Who hears a publication at Redis, and how many are published, to know what one hearer costs.
-HEARERS, PUBLICATIONS, SIZE = 20, 5_000, 150
+#: Seconds until the clients of a load have disconnected, and for measuring the idle cluster.
+DISCONNECT_SECONDS, IDLE = 3.0, 20.0
+#: Receivers and publications, and bytes of each, for the cost of one receiver at Redis.
+RECEIVERS, PUBLICATIONS, SIZE = 20, 5_000, 150
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a load made the cluster do."""
+    """The number of publications, deliveries and connects of a load."""
 
     publications: int
     deliveries: int
@@ -44,14 +44,14 @@ class Counts:
 
     @classmethod
     def of(cls, report: dict[str, Any]) -> Counts:
-        """Of a report of `wsfleet load`; an acknowledgement is a message to a client as well."""
+        """Read a report of `wsfleet load`; an acknowledgement counts as a delivery."""
         return cls(
             report["sent"], report["deliveries"] + report["acknowledged"], report["connected"]
         )
 
 
 def fit(rows: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:
-    """The costs with which counts make the values best: least squares, by normal equations."""
+    """Return the costs that fit counts to values best: least squares, by normal equations."""
     width = len(rows[0])
     table = [
         [sum(row[i] * row[j] for row in rows) for j in range(width)]
@@ -68,11 +68,12 @@ def fit(rows: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]
 
 
 def costs(
-    counts: Sequence[Counts], used: Sequence[dict[str, float]], nodes: int, hearer: float
+    counts: Sequence[Counts], used: Sequence[dict[str, float]], nodes: int, receiver: float
 ) -> dict[str, float]:
-    """Microseconds by the names of scripts/capacity.py; `used` is CPU seconds by part of each load.
+    """Return CPU microseconds by the names in scripts/capacity.py.
 
-    All `nodes` hear each publication. `hearer` is what Redis takes to tell one of them.
+    `used` has the CPU seconds by part of each load. All `nodes` receive each publication;
+    `receiver` is the cost, in microseconds, of sending it to one of them.
     """
 
     def fitted(part: str, rows: Sequence[Sequence[float]]) -> list[float]:
@@ -81,11 +82,11 @@ def costs(
     publication, delivery, connect = fitted(
         "node", [(nodes * c.publications, c.deliveries, c.connects) for c in counts]
     )
-    # At a balancer a message of a client is a message like the others.
+    # A balancer passes a client's own messages on like the others.
     passed, passed_connect = fitted(
         "balancer", [(c.deliveries + c.publications, c.connects) for c in counts]
     )
-    # At Redis a client is work when it comes and when it goes.
+    # A client costs Redis CPU time when it connects and when it disconnects.
     added, moved = fitted("redis", [(c.publications, 2 * c.connects) for c in counts])
     return {
         "node-delivery": delivery,
@@ -93,14 +94,14 @@ def costs(
         "node-connect": connect,
         "balancer-delivery": passed,
         "balancer-connect": passed_connect,
-        "redis-publication": added - nodes * hearer,
-        "redis-receiver": hearer,
+        "redis-publication": added - nodes * receiver,
+        "redis-receiver": receiver,
         "redis-connect": moved,
     }
 
 
 def used_by(listing: str) -> dict[str, float]:
-    """CPU seconds so far by part, from what `ansible` prints of all machines' /proc/PID/stat."""
+    """Return the CPU seconds so far by part, from `ansible`'s listing of each /proc/PID/stat."""
     found: dict[str, dict[str, float]] = {part: {} for part in PARTS}
     host = ""
     for line in listing.splitlines():
@@ -110,14 +111,14 @@ def used_by(listing: str) -> dict[str, float]:
             if re.match(rf"\d+ \({name}\) ", line):
                 found[part][host] = found[part].get(host, 0.0) + machine.used(line)
     if missing := [part for part, hosts in found.items() if not hosts]:
-        raise BenchError(f"no process of {', '.join(missing)} was found")
-    # Of the Redis servers the primary does most; the others write what it tells them.
+        raise BenchError(f"no process of {', '.join(missing)} is running")
+    # The busiest Redis server is the primary; the others only replicate.
     most = max(found["redis"].values())
     return {part: sum(hosts.values()) for part, hosts in found.items()} | {"redis": most}
 
 
 class Cluster:
-    """The cluster of `inventory/local` in a clone, under a load."""
+    """The cluster of `inventory/local` in a clone."""
 
     def __init__(self, clone: Path) -> None:
         self._clone = clone
@@ -131,7 +132,7 @@ class Cluster:
         self._idle = {part: idle[part] / idle["seconds"] for part in PARTS}
 
     def _used(self) -> dict[str, float]:
-        """CPU seconds by part, and `seconds` of the clock."""
+        """Return the CPU seconds by part, and `seconds` of the clock."""
         show = ("-m", "ansible.builtin.shell", "-a", "cat /proc/[0-9]*/stat 2>/dev/null; true")
         listing = run(self._clone, "ansible", "all", "--become", *show)
         return used_by(listing) | {"seconds": time.monotonic()}
@@ -141,21 +142,21 @@ class Cluster:
         return {name: now[name] - before[name] for name in now}
 
     def load(self, clients: int, rate: int, seconds: int) -> tuple[Counts, dict[str, float]]:
-        """What was done, and the CPU seconds for that by part."""
+        """Run a load; return its counts and its CPU seconds by part."""
         command = ["env", f"WSFLEET_FLEET={self._fleet_file}", "wsfleet", "load", self._url]
         command += [f"--clients={clients}", f"--rate={rate}", f"--duration={seconds}", "--json"]
         before = self._used()
         output = run(self._clone, *command)
-        time.sleep(GONE)
+        time.sleep(DISCONNECT_SECONDS)
         spent = self._since(before)
         used = {part: spent[part] - spent["seconds"] * self._idle[part] for part in PARTS}
         return Counts.of(json.loads(output)), used
 
 
 def _listen(port: int, stop: threading.Event) -> None:
-    """Hear a channel, HEARERS times, without doing anything with it."""
+    """Subscribe to a channel with RECEIVERS connections, and discard what arrives."""
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
-        for _ in range(HEARERS):
+        for _ in range(RECEIVERS):
             sock = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
             sock.sendall(b"SUBSCRIBE channel\r\n")
             selector.register(sock, selectors.EVENT_READ)
@@ -164,8 +165,8 @@ def _listen(port: int, stop: threading.Event) -> None:
                 key.fileobj.recv(65536)  # type: ignore[union-attr]
 
 
-def hearer() -> float:
-    """CPU seconds of Redis to tell one more connection of a publication, published one by one."""
+def receiver_cost() -> float:
+    """Measure the CPU seconds of Redis for each further receiver of a publication."""
     port = free_port()
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
@@ -187,19 +188,19 @@ def hearer() -> float:
         stack.callback(listener.join)
         stack.callback(stop.set)
         deadline = time.monotonic() + 10
-        while client.pubsub_numsub("channel")[0][1] < HEARERS:
+        while client.pubsub_numsub("channel")[0][1] < RECEIVERS:
             if time.monotonic() > deadline:
-                raise BenchError("nobody hears the channel")
-        return (publish() - alone) / PUBLICATIONS / HEARERS
+                raise BenchError("the receivers did not subscribe within 10 s")
+        return (publish() - alone) / PUBLICATIONS / RECEIVERS
 
 
 def rounds() -> Iterator[dict[str, Any]]:
-    """Take all costs of one cluster, ROUNDS times."""
+    """Measure all costs of one cluster, ROUNDS times."""
     with cloned() as clone:
         run(clone, "scripts/up")
         cluster = Cluster(clone)
         for turn in range(ROUNDS):
-            told = hearer() * 1e6
+            receiver = receiver_cost() * 1e6
             counts, used = zip(*(cluster.load(*load) for load in LOADS), strict=True)
-            for name, microseconds in costs(counts, used, cluster.nodes, told).items():
+            for name, microseconds in costs(counts, used, cluster.nodes, receiver).items():
                 yield {"round": turn, "cost": name, "value": microseconds}

@@ -1,4 +1,4 @@
-"""How long deploying takes: a clean clone makes its cluster, again, and grows by a node."""
+"""Measure a deployment: a clean clone starts its cluster, runs again, and adds a node."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from bench.catalog import HERE
 from bench.rig import BenchError
 
 ROOT = HERE.parent
-#: Seconds that a step may take at most.
-LONGEST = 1800
+#: Seconds.
+STEP_TIMEOUT = 1800
 INVENTORY = "inventory/local/hosts.yml"
 
 
 def run(clone: Path, *command: str) -> str:
-    """Run it in the clone, with the clone's own programs.
+    """Run a command in the clone, with the clone's own programs, and return its output.
 
     Raises:
-        BenchError: it failed; the message is the end of what it said.
+        BenchError: it failed; the message has the end of its output.
 
     """
     environment = os.environ | {"PATH": f"{clone}/.venv/bin:{os.environ['PATH']}"}
@@ -39,7 +39,7 @@ def run(clone: Path, *command: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=LONGEST,
+        timeout=STEP_TIMEOUT,
     )
     if result.returncode:
         raise BenchError(f"{' '.join(command)}: {result.stdout[-2000:]}")
@@ -47,15 +47,15 @@ def run(clone: Path, *command: str) -> str:
 
 
 def changed(recap: str) -> int:
-    """How many changes Ansible counted, on all hosts."""
+    """Return the number of changes on all hosts, from Ansible's recap."""
     return sum(map(int, re.findall(r"\bchanged=(\d+)", recap)))
 
 
 def with_another_node(inventory: str) -> str:
-    """The inventory with the node that it holds ready as a comment.
+    """Return the inventory with its commented node as a host.
 
     Raises:
-        BenchError: there is none.
+        BenchError: no node is in a comment.
 
     """
     text, count = re.subn(r"(?m)^( +)# (node\d+: )", r"\1\2", inventory)
@@ -78,7 +78,7 @@ def _add(clone: Path) -> None:
 
 
 def _prepare_node(clone: Path) -> None:
-    """Not part of adding it: a real VM is there before it is in the inventory."""
+    """Create the VM, which is not timed: a real VM exists before it is in the inventory."""
     file = clone / INVENTORY
     file.write_text(with_another_node(file.read_text()))
     run(clone, "ansible-playbook", "playbooks/local/create.yml")
@@ -90,7 +90,7 @@ def _remove_vms(clone: Path) -> None:
 
 @dataclass(frozen=True)
 class Step:
-    """What is timed, what is done before it without being timed, and the goal in seconds."""
+    """A timed step of a deployment, an untimed preparation, and the goal in seconds."""
 
     title: str
     timed: Callable[[Path], None]
@@ -108,7 +108,7 @@ STEPS = (
 
 @contextmanager
 def cloned() -> Iterator[Path]:
-    """A clean clone of what is committed; with it goes all that it made."""
+    """Make a clean clone of the last commit; at the end remove it and everything that it made."""
     with tempfile.TemporaryDirectory(prefix="bench-deploy-") as directory:
         clone = Path(directory) / "wsfleet"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
@@ -119,7 +119,7 @@ def cloned() -> Iterator[Path]:
 
 
 def steps() -> Iterator[dict[str, Any]]:
-    """Take each step's seconds, one after the other: each needs what the one before left."""
+    """Time the steps in order: each needs the result of the one before."""
     with cloned() as clone:
         for step in STEPS:
             if step.before is not None:

@@ -1,4 +1,4 @@
-"""The goals of the node's speed, each beside what it is compared with in the same rounds."""
+"""The goals for the node's speed, and the server that each compares it with."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound on the peer's own number, or on its ratio to the other's in the same round.
+    """A bound on a peer's result, or on its ratio to another peer's result in the same round.
 
-    With `difference` it is on what the number is above the other's.
+    With `difference` the bound is on the difference of the two results.
     """
 
     mode: str
@@ -49,6 +49,6 @@ GOALS = (
     Goal("setup", 2000, 8_000),
     Goal("half", 2000, 15),
     Goal("idle", 1, 0.2, "socket.io", difference=True),
-    Goal("beside", 200, 1.25),
+    Goal("slow-clients", 200, 1.25),
     Goal("haproxy", 500, 5, "ws-framed"),
 )

@@ -1,4 +1,4 @@
-"""The machine that is measured on: commands on one core, and what the kernel says of processes."""
+"""Processes on one core, and their CPU time and memory according to the kernel."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def used(stat: str) -> float:
-    """User and system time so far, in seconds, of the process with this /proc/PID/stat."""
+    """Return the user and system time so far, in seconds, from a /proc/PID/stat."""
     fields = stat_fields(stat)
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def cpu_seconds(pids: Sequence[int], proc: Path = PROC) -> float:
-    """User and system time of these processes so far."""
+    """Return the user and system time of these processes so far, in seconds."""
     return sum(used((proc / str(pid) / "stat").read_text()) for pid in pids)
 
 
 def memory(pids: Sequence[int], proc: Path = PROC) -> int:
-    """Bytes of user memory: PSS, so what processes share counts once."""
+    """Return the bytes of user memory: the PSS, so that shared memory counts once."""
     kilobytes = 0
     for pid in pids:
         for line in (proc / str(pid) / "smaps_rollup").read_text().splitlines():
@@ -34,7 +34,7 @@ def memory(pids: Sequence[int], proc: Path = PROC) -> int:
 
 
 def description() -> dict[str, str]:
-    """What one has to know of the machine to compare."""
+    """Return what a comparison needs: CPU, operating system and Python version."""
     cpu = "unknown"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -48,5 +48,5 @@ def description() -> dict[str, str]:
 
 
 def pinned(core: int, command: Sequence[str]) -> list[str]:
-    """The command on one core; it ends when this process does, however that ends."""
+    """Return the command bound to one core; the kernel ends it when this process ends."""
     return ["taskset", "--cpu-list", str(core), "setpriv", "--pdeathsig", "TERM", *command]

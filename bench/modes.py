@@ -1,4 +1,4 @@
-"""What is measured: each mode takes one number of a running peer, and says how it came about."""
+"""The modes: each measures one value of a running peer."""
 
 from __future__ import annotations
 
@@ -12,47 +12,46 @@ from bench.rig import BenchError, Rig, Shape
 from lab.processes import tree
 
 Result = dict[str, Any]
-MANY = 2000
-FLYING = 16
-SLOW = 100
-#: Bytes of a message as it is delivered, at least, and what is held at most for one who does not
-#: read: up to 4 MB by the kernel on a loopback, 8 MiB by the node, unless 10 seconds pass before.
-MESSAGE, HELD = 160, 13_000_000
+DEFAULT_CLIENTS = 2000
+IN_FLIGHT = 16
+SLOW_CLIENTS = 100
+#: The fewest bytes of a delivered message, and the most bytes that wait for a client that does not
+#: read: up to 4 MB in the kernel on a loopback, and 8 MiB in the node, which waits at most 10 s.
+MESSAGE_BYTES, BACKLOG_BYTES = 160, 13_000_000
 
 
 class Measure(Protocol):
-    """Measures a peer with so many clients for so many seconds."""
+    """A measurement of a peer with `size` clients for `seconds` seconds."""
 
     def __call__(self, rig: Rig, size: int, seconds: float) -> Result:
-        """`value` is the mode's number."""
+        """Measure the peer; the result is in `value`."""
 
 
 @dataclass(frozen=True)
 class Mode:
-    """How it is taken, and how it is shown; `sizes` are numbers of clients."""
+    """A kind of measurement, its title and unit; `sizes` are numbers of clients."""
 
     title: str
     unit: str
     measure: Measure
-    sizes: tuple[int, ...] = (MANY,)
+    sizes: tuple[int, ...] = (DEFAULT_CLIENTS,)
     more_is_better: bool = True
-    #: Whether it makes sense only where there are rooms, where publishes are acknowledged, where
-    #: clients that do not read are closed.
+    #: Whether the peer must have rooms, acknowledge publishes, close clients that do not read.
     rooms: bool = False
     acks: bool = False
     closes: bool = False
 
     def suits(self, peer: Peer) -> bool:
-        """Whether the peer has what it is about."""
-        wanted = ((self.rooms, peer.rooms), (self.acks, peer.ack), (self.closes, peer.closes))
-        return all(there for needed, there in wanted if needed)
+        """Return whether the peer has everything that the mode needs."""
+        needs = ((self.rooms, peer.rooms), (self.acks, peer.ack), (self.closes, peer.closes))
+        return all(there for needed, there in needs if needed)
 
 
 def per_cpu_second(result: Result, count: str) -> Result:
-    """Add the mode's number: what was counted for each CPU second of the server.
+    """Add `value`: the count divided by the server's CPU seconds.
 
     Raises:
-        BenchError: it used none that could be measured.
+        BenchError: the CPU time was too short to measure.
 
     """
     if not result["server"]:
@@ -61,28 +60,28 @@ def per_cpu_second(result: Result, count: str) -> Result:
 
 
 def cpu_microseconds(result: Result) -> Result:
-    """Add what a delivery cost the server."""
+    """Add `value`: the server's CPU microseconds for a delivery."""
     return result | {"value": result["server"] / result["deliveries"] * 1e6}
 
 
-def _window(flying: int, rooms: int = 1) -> Measure:
+def _window(in_flight: int, rooms: int = 1) -> Measure:
     def measure(rig: Rig, size: int, seconds: float) -> Result:
-        with rig.clients(Shape.of(rig.peer, size, flying, rooms)) as clients:
+        with rig.clients(Shape.of(rig.peer, size, in_flight, rooms)) as clients:
             return per_cpu_second(
-                clients.measure("window", flying, seconds, rig.pids), "deliveries"
+                clients.measure("window", in_flight, seconds, rig.pids), "deliveries"
             )
 
     return measure
 
 
 def _publish(rig: Rig, size: int, seconds: float) -> Result:
-    """Each publisher has a room of its own, in which nobody listens."""
+    """Measure publishers with a room each and without subscribers."""
     with rig.clients(Shape(0, size, size)) as clients:
         return per_cpu_second(clients.measure("publish", size, seconds, rig.pids), "acks")
 
 
-def _until_quiet(pids: list[int]) -> None:
-    """Let the processes end what they were doing: closing connections is work as well."""
+def _wait_until_idle(pids: list[int]) -> None:
+    """Wait until the processes are idle, since closing connections takes CPU time too."""
     deadline = time.monotonic() + 10
     used = machine.cpu_seconds(pids)
     while time.monotonic() < deadline:
@@ -93,12 +92,12 @@ def _until_quiet(pids: list[int]) -> None:
 
 
 def _setup(rig: Rig, size: int, seconds: float) -> Result:
-    """As many times as the seconds allow; what is left to do when they close does not count."""
+    """Connect clients repeatedly until the time is over; closing them does not count."""
     pids = rig.pids
     connected, used = 0, 0.0
     end = time.monotonic() + seconds
     while not connected or time.monotonic() < end:
-        _until_quiet(pids)
+        _wait_until_idle(pids)
         before = machine.cpu_seconds(pids)
         with rig.clients(Shape(size, 0)):
             used += machine.cpu_seconds(pids) - before
@@ -107,13 +106,13 @@ def _setup(rig: Rig, size: int, seconds: float) -> Result:
 
 
 def kilobytes(rig: Rig, size: int, pids: list[int], ports: list[int]) -> Result:
-    """What a connection adds once some were served: the first use of things is over."""
+    """Measure the memory of a connection, after some were served: first use allocates more."""
     with rig.clients(Shape(100, 0), ports):
         pass
-    _until_quiet(pids)
+    _wait_until_idle(pids)
     before = machine.memory(pids)
     with rig.clients(Shape(size, 0), ports):
-        _until_quiet(pids)
+        _wait_until_idle(pids)
         after = machine.memory(pids)
     return {"value": (after - before) / size / 1024}
 
@@ -123,9 +122,9 @@ def _memory(rig: Rig, size: int, seconds: float) -> Result:
 
 
 def _half(rig: Rig, size: int, seconds: float) -> Result:
-    """Messages come at half the rate that the peer managed with 16 in flight."""
-    with rig.clients(Shape.of(rig.peer, size, FLYING)) as clients:
-        most = clients.measure("window", FLYING, seconds, rig.pids)
+    """Measure latency at half the rate that the peer reached with 16 in flight."""
+    with rig.clients(Shape.of(rig.peer, size, IN_FLIGHT)) as clients:
+        most = clients.measure("window", IN_FLIGHT, seconds, rig.pids)
         rate = most["messages"] / most["seconds"] / 2
         result = clients.measure("rate", rate, seconds, rig.pids)
     return result | {"value": result["p99_ms"], "rate": rate}
@@ -137,20 +136,24 @@ def _idle(rig: Rig, size: int, seconds: float) -> Result:
     return result | {"value": result["p50_ms"]}
 
 
-def _beside(rig: Rig, size: int, seconds: float) -> Result:
-    """How many times as late they hear beside some who do not read, until those are closed.
+def _with_slow_clients(rig: Rig, size: int, seconds: float) -> Result:
+    """Measure the p99 beside clients that do not read, divided by the p99 without them.
 
-    Messages come at an eighth of the rate that the peer managed with 16 in flight.
+    The rate is an eighth of the one that the peer reached with 16 in flight.
     """
-    with rig.clients(Shape.of(rig.peer, size, FLYING)) as clients:
-        most = clients.measure("window", FLYING, seconds, rig.pids)
+    with rig.clients(Shape.of(rig.peer, size, IN_FLIGHT)) as clients:
+        most = clients.measure("window", IN_FLIGHT, seconds, rig.pids)
         rate = most["messages"] / most["seconds"] / 8
         alone = clients.measure("rate", rate, 5 * seconds, rig.pids)
-        with rig.clients(Shape(SLOW, 0)) as slow:
+        with rig.clients(Shape(SLOW_CLIENTS, 0)) as slow:
             with slow.stopped():
-                result = clients.measure("rate", rate, HELD / MESSAGE / rate, rig.pids)
-            if (closed := slow.closed()) < SLOW:
-                raise BenchError(f"only {closed} of those who do not read are closed")
+                result = clients.measure(
+                    "rate", rate, BACKLOG_BYTES / MESSAGE_BYTES / rate, rig.pids
+                )
+            if (closed := slow.closed()) < SLOW_CLIENTS:
+                raise BenchError(
+                    f"the server closed only {closed} of {SLOW_CLIENTS} clients that do not read"
+                )
     ratio = result["p99_ms"] / alone["p99_ms"]
     return result | {"value": ratio, "rate": rate, "alone_p99_ms": alone["p99_ms"]}
 
@@ -158,9 +161,11 @@ def _beside(rig: Rig, size: int, seconds: float) -> Result:
 def _haproxy(rig: Rig, size: int, seconds: float) -> Result:
     with (
         rig.haproxy() as (pid, port),
-        rig.clients(Shape.of(rig.peer, size, FLYING), [port]) as clients,
+        rig.clients(Shape.of(rig.peer, size, IN_FLIGHT), [port]) as clients,
     ):
-        return per_cpu_second(clients.measure("window", FLYING, seconds, tree(pid)), "deliveries")
+        return per_cpu_second(
+            clients.measure("window", IN_FLIGHT, seconds, tree(pid)), "deliveries"
+        )
 
 
 def _haproxy_memory(rig: Rig, size: int, seconds: float) -> Result:
@@ -170,12 +175,14 @@ def _haproxy_memory(rig: Rig, size: int, seconds: float) -> Result:
 
 _DELIVERIES = "deliveries per CPU second"
 MODES = {
-    # The first: what a process has once taken for connections, it does not give back.
+    # Memory is first, because a process does not return the memory of closed connections.
     "memory": Mode("memory of an idle connection", "KB", _memory, more_is_better=False),
     "setup": Mode("connections set up", "connections per CPU second", _setup),
-    "one": Mode("one message in flight", _DELIVERIES, _window(1), (500, MANY)),
-    "sixteen": Mode("16 in flight", _DELIVERIES, _window(FLYING), (500, MANY)),
-    "rooms": Mode("200 rooms of 10, 16 in flight", _DELIVERIES, _window(FLYING, 200), rooms=True),
+    "one": Mode("one message in flight", _DELIVERIES, _window(1), (500, DEFAULT_CLIENTS)),
+    "sixteen": Mode("16 in flight", _DELIVERIES, _window(IN_FLIGHT), (500, DEFAULT_CLIENTS)),
+    "rooms": Mode(
+        "200 rooms of 10, 16 in flight", _DELIVERIES, _window(IN_FLIGHT, 200), rooms=True
+    ),
     "publish": Mode(
         "acknowledged publishes, 64 in flight",
         "publishes per CPU second",
@@ -185,10 +192,10 @@ MODES = {
     ),
     "half": Mode("p99 at half of the maximum", "ms", _half, more_is_better=False),
     "idle": Mode("p50 at 50 messages a second", "ms", _idle, (1,), more_is_better=False),
-    "beside": Mode(
-        f"200 clients' p99 beside {SLOW} who do not read",
+    "slow-clients": Mode(
+        f"p99 of 200 clients beside {SLOW_CLIENTS} that do not read",
         "times the p99 without them",
-        _beside,
+        _with_slow_clients,
         (200,),
         more_is_better=False,
         closes=True,

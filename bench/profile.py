@@ -1,4 +1,4 @@
-"""Where the node's time goes: py-spy looks at its stack while it is measured."""
+"""Profile the node: py-spy samples its stack during a measurement."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalog import HERE, PEERS
-from bench.modes import FLYING, MANY, MODES, per_cpu_second
+from bench.modes import DEFAULT_CLIENTS, IN_FLIGHT, MODES, per_cpu_second
 from bench.rig import BenchError, Rig, Shape
 
 PEER = PEERS["wsfleet-centrifuge"]
-#: Samples a second, and seconds that py-spy may take to write what it saw.
-RATE, PATIENCE = 250, 30
-#: What is profiled: the shape and the measurement of client.c; without one the mode itself.
+#: Samples a second; seconds that py-spy may take to write its file.
+RATE, PY_SPY_TIMEOUT = 250, 30
+#: The profiled modes: connections and measurement of client.c; with None, the mode itself.
 PROFILED: dict[str, tuple[Shape, str, int] | None] = {
-    "one": (Shape.of(PEER, MANY, 1), "window", 1),
-    "sixteen": (Shape.of(PEER, MANY, FLYING), "window", FLYING),
-    "rooms": (Shape.of(PEER, MANY, FLYING, 200), "window", FLYING),
+    "one": (Shape.of(PEER, DEFAULT_CLIENTS, 1), "window", 1),
+    "sixteen": (Shape.of(PEER, DEFAULT_CLIENTS, IN_FLIGHT), "window", IN_FLIGHT),
+    "rooms": (Shape.of(PEER, DEFAULT_CLIENTS, IN_FLIGHT, 200), "window", IN_FLIGHT),
     "publish": (Shape(0, 64, 64), "publish", 64),
     "setup": None,
 }
@@ -44,7 +44,7 @@ _OF_FOLDER = {
 
 
 def group(stack: list[str]) -> str:
-    """Whose time a sample is: of the innermost frame that is the node's own or the loop's."""
+    """Return the group of a sample: that of its innermost frame of the node or the event loop."""
     leaf = stack[-1]
     if leaf.startswith("Connection.send "):
         return _WRITES  # nearly all of it is in the transport's write
@@ -63,10 +63,10 @@ def group(stack: list[str]) -> str:
 
 
 def shares(raw: str) -> dict[str, float]:
-    """Of each group, from py-spy's raw format: `outer;...;inner COUNT` in each line.
+    """Return the share of each group, from py-spy's raw lines `outer;...;inner COUNT`.
 
     Raises:
-        BenchError: there is no sample.
+        BenchError: there are no samples.
 
     """
     counts: Counter[str] = Counter()
@@ -74,16 +74,16 @@ def shares(raw: str) -> dict[str, float]:
         stack, _, count = line.rpartition(" ")
         counts[group(stack.split(";"))] += int(count)
     if not (total := counts.total()):
-        raise BenchError("py-spy saw nothing")
+        raise BenchError("py-spy took no samples")
     return {name: counts[name] / total for name in GROUPS}
 
 
 @contextmanager
-def watched(pid: int, seconds: float, file: Path) -> Iterator[None]:
-    """Sample a process for so many seconds from now on.
+def sampled(pid: int, seconds: float, file: Path) -> Iterator[None]:
+    """Sample a process for `seconds`, and wait for the samples at the end.
 
     Raises:
-        BenchError: py-spy failed; the message says how.
+        BenchError: py-spy failed; the message has its output.
 
     """
     command = [str(HERE / ".venv/bin/py-spy"), "record", "--pid", str(pid), "--format", "raw"]
@@ -94,26 +94,26 @@ def watched(pid: int, seconds: float, file: Path) -> Iterator[None]:
     ) as process:
         try:
             yield
-            _, said = process.communicate(timeout=PATIENCE)
+            _, output = process.communicate(timeout=PY_SPY_TIMEOUT)
         except BaseException:
             process.kill()
             raise
     if process.returncode:
-        raise BenchError(f"py-spy: {said.strip()}")
+        raise BenchError(f"py-spy: {output.strip()}")
 
 
 def take(mode: str, seconds: float) -> dict[str, Any]:
-    """The shares of a mode's time, and with `value` what the mode measured meanwhile."""
+    """Return `shares`, the groups' shares of a mode's time, and the mode's own `value`."""
     with ExitStack() as stack:
         rig = Rig(PEER, stack)
         file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "raw"
         (pid, *_) = rig.pids
         if (how := PROFILED[mode]) is None:
-            with watched(pid, seconds, file):
-                result = MODES[mode].measure(rig, MANY, seconds)
+            with sampled(pid, seconds, file):
+                result = MODES[mode].measure(rig, DEFAULT_CLIENTS, seconds)
         else:
-            shape, kind, flying = how
-            with rig.clients(shape) as clients, watched(pid, seconds, file):
-                measured = clients.measure(kind, flying, seconds, rig.pids)
+            shape, kind, in_flight = how
+            with rig.clients(shape) as clients, sampled(pid, seconds, file):
+                measured = clients.measure(kind, in_flight, seconds, rig.pids)
             result = per_cpu_second(measured, "acks" if kind == "publish" else "deliveries")
         return result | {"shares": shares(file.read_text())}

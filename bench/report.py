@@ -1,63 +1,32 @@
-"""Medians, tables and plots of what was measured, and their place in docs/performance.md."""
+"""Write medians, tables and plots of the measurements into docs/performance.md."""
 
 from __future__ import annotations
 
-import math
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 from bench.catalog import HERE, PEERS
 from bench.goals import GOALS, Goal
 from bench.modes import MODES
+from bench.plots import bars, lines
+from bench.spread import Spread, number
 
 Measurements = Sequence[dict[str, Any]]
-#: Modes with sizes that are columns of one table, and those that are plots.
+#: The modes and sizes that are the columns of each table, and those with a plot.
 TABLES = (
     (("one", 500), ("one", 2000), ("sixteen", 500), ("sixteen", 2000), ("rooms", 2000)),
     (("publish", 64), ("setup", 2000), ("memory", 2000), ("half", 2000), ("idle", 1)),
-    (("haproxy", 500), ("haproxy-memory", 2000), ("beside", 200)),
+    (("haproxy", 500), ("haproxy-memory", 2000), ("slow-clients", 200)),
 )
 PLOTS = (("one", 2000), ("sixteen", 2000), ("rooms", 2000), ("setup", 2000), ("memory", 2000))
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Median, least and greatest of some rounds."""
-
-    median: float
-    least: float
-    greatest: float
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Spread | None:
-        """None where there are no values."""
-        found = list(values)
-        return cls(statistics.median(found), min(found), max(found)) if found else None
-
-    def __str__(self) -> str:
-        """As a cell of a table."""
-        if self.least == self.greatest:
-            return number(self.median)
-        return f"{number(self.median)} ({number(self.least)}-{number(self.greatest)})"
-
-
-def number(value: float) -> str:
-    """Three digits, in thousands or millions where it is large: 254 k."""
-    value = float(f"{value:.3g}")
-    scales = ((1e6, 1e6, " M"), (1e4, 1e3, " k"), (0, 1, ""))
-    scale, name = next((scale, name) for least, scale, name in scales if abs(value) >= least)
-    decimals = max(0, 3 - len(str(int(abs(value / scale)))))
-    return f"{value / scale:,.{decimals}f}{name}" if value else "0"
-
-
 def by_round(measurements: Measurements, peer: str, mode: str, size: int) -> dict[int, float]:
-    """What was measured of a peer, by the number of the round."""
+    """Return the values of a peer by the number of the round."""
     return {
         found["round"]: found["value"]
         for found in measurements
@@ -68,20 +37,20 @@ def by_round(measurements: Measurements, peer: str, mode: str, size: int) -> dic
 def ratios(
     measurements: Measurements, peer: str, other: str, mode: str, size: int
 ) -> Spread | None:
-    """How many times the other's number a peer's is, round by round."""
+    """Return the ratios of a peer's value to another peer's in the same round."""
     own = by_round(measurements, peer, mode, size)
     others = by_round(measurements, other, mode, size)
     return Spread.of(own[turn] / others[turn] for turn in own if others.get(turn))
 
 
 def markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; all columns but the first are numbers."""
+    """Return a table; all columns but the first are numbers."""
     lines = [headers, ["---", *["--:"] * (len(headers) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _title(mode: str, size: int) -> str:
-    """With the number of clients where there are several of a mode."""
+    """Return the mode's title, with the number of clients if it has several sizes."""
     title = MODES[mode].title
     return f"{title}, {size:,} clients" if len(MODES[mode].sizes) > 1 else title
 
@@ -91,7 +60,7 @@ def _heading(mode: str, size: int) -> str:
 
 
 def table(measurements: Measurements, columns: Sequence[tuple[str, int]]) -> str:
-    """A row a peer; empty if nothing of it was measured."""
+    """Return a table with a row for each peer; empty if no column was measured."""
     measured = {(found["mode"], found["size"]) for found in measurements}
     columns = [column for column in columns if column in measured]
     rows = []
@@ -103,7 +72,7 @@ def table(measurements: Measurements, columns: Sequence[tuple[str, int]]) -> str
 
 
 def goal_row(measurements: Measurements, goal: Goal) -> list[str] | None:
-    """What was wanted, what came, and whether that is it; None where nothing was measured."""
+    """Return title, goal, value and verdict; None if it was not measured."""
     mode = MODES[goal.mode]
     at = "≥" if mode.more_is_better and not goal.difference else "≤"
     own = by_round(measurements, goal.peer, goal.mode, goal.size)
@@ -132,7 +101,7 @@ def _verdict(met: bool) -> str:
 
 
 def errors(measurements: Measurements) -> str:
-    """A line for each peer that failed in a mode, and why."""
+    """Return a line with the reason for each failed measurement."""
     lines = {
         f"- {PEERS[found['peer']].title}, {found['mode']}, {found['size']}: {found['error']}"
         for found in measurements
@@ -142,127 +111,22 @@ def errors(measurements: Measurements) -> str:
 
 
 def busiest_generator(measurements: Measurements) -> float:
-    """The greatest share of its core that the generator ever used."""
+    """Return the greatest share of its core that the generator used."""
     return max((found.get("generator", 0.0) for found in measurements), default=0.0)
-
-
-#: Colours by class, in light and in dark.
-FILLS = {
-    "text": ("1f2328", "e6edf3"),
-    ".axis": ("57606a", "8b949e"),
-    ".bar": ("8c959f", "6e7681"),
-    ".own": ("0969da", "58a6ff"),
-}
-STROKES = {
-    ".line": ("57606a", "8b949e"),
-    ".series0": ("0969da", "58a6ff"),
-    ".series1": ("bf8700", "d29922"),
-    ".series2": ("1a7f37", "3fb950"),
-}
-
-
-def _style() -> str:
-    light, dark = (
-        [f"{name} {{ fill: #{colours[which]}; }}" for name, colours in FILLS.items()]
-        + [
-            f"{name} {{ stroke: #{colours[which]}; fill: none; }}"
-            for name, colours in STROKES.items()
-        ]
-        for which in (0, 1)
-    )
-    return (
-        "<style>\n    path { stroke-width: 1.5; } .axis { font-size: 12px; }\n"
-        f"    {' '.join(light)}\n"
-        f"    @media (prefers-color-scheme: dark) {{ {' '.join(dark)} }}\n  </style>"
-    )
-
-
-def _svg(title: str, height: float, parts: Iterable[str]) -> str:
-    body = "\n  ".join(parts)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height:g}" '
-        'font-family="system-ui, sans-serif" font-size="14" role="img" aria-labelledby="t">\n'
-        f'  <title id="t">{escape(title)}</title>\n  {_style()}\n  {body}\n</svg>\n'
-    )
-
-
-def bars(title: str, rows: Sequence[tuple[str, Spread, bool]]) -> str:
-    """Horizontal bars with a whisker from least to greatest; the third of a row marks our own."""
-    left, width = 250, 420
-    scale = width / max(spread.greatest for _, spread, _ in rows)
-    parts = [f'<text x="10" y="22" font-weight="600">{escape(title)}</text>']
-    for index, (name, spread, own) in enumerate(rows):
-        y = 40 + 26 * index
-        end = left + spread.greatest * scale
-        parts += [
-            f'<text x="{left - 10}" y="{y + 14}" text-anchor="end">{escape(name)}</text>',
-            f'<rect class="{"own" if own else "bar"}" x="{left}" y="{y}" height="18" '
-            f'width="{max(spread.median * scale, 1):.1f}"/>',
-            f'<path class="line" d="M{left + spread.least * scale:.1f} {y + 9} H{end:.1f}"/>',
-            f'<text class="axis" x="{end + 8:.1f}" y="{y + 14}">{number(spread.median)}</text>',
-        ]
-    return _svg(title, 50 + 26 * len(rows), parts)
-
-
-def lines(
-    title: str, x_title: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]]
-) -> str:
-    """Lines over a logarithmic x, from 0 up in y."""
-    left, top, width, height = 70, 50, 520, 230
-    points = [point for _, line in series for point in line]
-    low, high = (math.log10(f(x for x, _ in points)) for f in (min, max))
-    highest = max(y for _, y in points) * 1.1
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        share = (math.log10(x) - low) / ((high - low) or 1)
-        return left + share * width, top + height - y / highest * height
-
-    parts = [
-        f'<text x="10" y="22" font-weight="600">{escape(title)}</text>',
-        f'<path class="line" d="M{left} {top} V{top + height} H{left + width}"/>',
-        f'<text class="axis" x="{left + width / 2}" y="{top + height + 40}" '
-        f'text-anchor="middle">{escape(x_title)}</text>',
-    ]
-    parts += [
-        f'<text class="axis" x="{place(x, 0)[0]:.1f}" y="{top + height + 20}" '
-        f'text-anchor="middle">{x:,.0f}</text>'
-        for x in sorted({x for x, _ in points})
-    ]
-    for share in (0.25, 0.5, 0.75, 1):
-        value = highest / 1.1 * share
-        parts.append(
-            f'<text class="axis" x="{left - 8}" y="{place(10**low, value)[1] + 4:.1f}" '
-            f'text-anchor="end">{number(value)}</text>'
-        )
-    # Lowest first, each name at least a line above the one before.
-    ends = [
-        (index, name, [place(*p) for p in sorted(line)])
-        for index, (name, line) in enumerate(series)
-    ]
-    above = top + height + 18.0
-    for index, name, placed in sorted(ends, key=lambda end: -end[2][-1][1]):
-        path = " L".join(f"{x:.1f} {y:.1f}" for x, y in placed)
-        x, y = placed[-1]
-        above = min(y + 4, above - 14)
-        parts += [
-            f'<path class="series{index % 3}" d="M{path}"/>',
-            f'<text class="axis" x="{x + 8:.1f}" y="{above:.1f}">{escape(name)}</text>',
-        ]
-    return _svg(title, top + height + 55, parts)
 
 
 def replace_between(text: str, name: str, content: str) -> str:
     """Put `content` between the markers of that name.
 
     Raises:
-        ValueError: the markers are not there.
+        ValueError: the markers are missing.
 
     """
     begin, end = f"<!-- {name}: written by scripts/bench -->", f"<!-- {name}: end -->"
     before, found, rest = text.partition(begin)
     _, found_end, after = rest.partition(end)
     if not found or not found_end:
-        raise ValueError(f"there is no {begin} ... {end}")
+        raise ValueError(f"the page has no {begin} ... {end}: add them where the results go")
     return f"{before}{begin}\n{content}\n{end}{after}"
 
 
@@ -336,7 +200,7 @@ def _medians(points: Measurements, axis: str) -> list[tuple[float, float]]:
 
 
 def write_balancer(document: dict[str, Any], page: Path) -> None:
-    """Write what HAProxy's settings cost into the page: a row a setting."""
+    """Write the results of HAProxy's settings into the page: a row for each setting."""
     found: Measurements = [point for point in document["measurements"] if "value" in point]
     columns = list(dict.fromkeys(point["column"] for point in found))
 
@@ -352,7 +216,7 @@ def write_balancer(document: dict[str, Any], page: Path) -> None:
 
 
 def write_profile(document: dict[str, Any], page: Path) -> None:
-    """Write the shares of the node's time into the page: a row a group, a column a mode."""
+    """Write the shares of the node's time into the page: rows are groups, columns are modes."""
     found: Measurements = [point for point in document["measurements"] if "shares" in point]
     modes = list(dict.fromkeys(point["mode"] for point in found))
 
@@ -367,7 +231,7 @@ def write_profile(document: dict[str, Any], page: Path) -> None:
 
 
 def write_deploy(document: dict[str, Any], page: Path) -> None:
-    """Write the seconds of each step into the page, beside the goal where there is one."""
+    """Write the seconds of each step into the page, beside its goal if it has one."""
     found: Measurements = [point for point in document["measurements"] if "value" in point]
     rows = []
     for step in dict.fromkeys(point["step"] for point in found):
@@ -381,15 +245,15 @@ def write_deploy(document: dict[str, Any], page: Path) -> None:
 
 
 def write_costs(document: dict[str, Any], page: Path) -> None:
-    """Write what scripts/capacity.py reckons with into its page, and what it reckons."""
+    """Write the tables of scripts/capacity.py into its page: the numbers, and the costs."""
 
-    def said(*options: str) -> str:
+    def output(*options: str) -> str:
         command = [sys.executable, str(HERE.parent / "scripts/capacity.py"), *options]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.rstrip()
 
-    _put(page, "needs", [said()])
+    _put(page, "needs", [output()])
     turns = {point["round"] for point in document["measurements"] if "value" in point}
-    _put(page, "costs", [f"{_where(document)} Median of {len(turns)} rounds.", said("--costs")])
+    _put(page, "costs", [f"{_where(document)} Median of {len(turns)} rounds.", output("--costs")])
 
 
 def _where(document: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""One peer that runs, with what it needs, and the generator that is let loose on it."""
+"""Run one peer with its Redis and HAProxy, and the load generator against it."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from lab.waiting import attempts
 
 ROOT = HERE.parent
 SERVER_CORE, GENERATOR_CORE = 0, 1
-#: Seconds that one generator may run at most, and a peer may take until it delivers.
-LONGEST, PATIENCE = 240, 20
-#: Seconds in which clients that did not read may read what is left for them.
-DRAIN = 5
-#: Connections that are being opened at a time.
-TOGETHER = 64
+#: Seconds that a generator may run, and that a peer may take until its first delivery.
+GENERATOR_TIMEOUT, START_TIMEOUT = 240, 20
+#: Seconds that clients have to read their backlog after a pause.
+CATCH_UP_SECONDS = 5
+#: Connections that are opened at the same time.
+CONCURRENT_CONNECTS = 64
 
 
 class BenchError(Exception):
-    """A peer could not be measured; the message says why."""
+    """A measurement failed; the message has the reason."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Which connections there are, equally many in each room; publishers are beside subscribers."""
+    """The connections of a generator, spread evenly over rooms; publishers are additional."""
 
     subscribers: int
     publishers: int = 1
     rooms: int = 1
 
     @classmethod
-    def of(cls, peer: Peer, subscribers: int, flying: int, rooms: int = 1) -> Shape:
-        """As many publishers as the peer needs for that many messages in flight."""
-        wanted = 1 if peer.pipelines else flying  # it may take those of one in turn
-        return cls(subscribers, math.ceil(wanted / rooms) * rooms, rooms)
+    def of(cls, peer: Peer, subscribers: int, in_flight: int, rooms: int = 1) -> Shape:
+        """Return a shape with as many publishers as the peer needs for the messages in flight."""
+        needed = 1 if peer.pipelines else in_flight  # some read one publisher's messages in turn
+        return cls(subscribers, math.ceil(needed / rooms) * rooms, rooms)
 
 
 class Clients:
@@ -73,8 +73,8 @@ class Clients:
         return result
 
     def closed(self) -> int:
-        """How many the server has closed, once they have read what came before."""
-        return int(self._measure("publish", 0, DRAIN, [])["closed"])
+        """Return how many clients the server has closed, after they have read their backlog."""
+        return int(self._measure("publish", 0, CATCH_UP_SECONDS, [])["closed"])
 
     def _measure(self, kind: str, n: float, seconds: float, pids: list[int]) -> dict[str, float]:
         assert self._process.stdin is not None
@@ -88,7 +88,7 @@ class Clients:
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """Let their process do nothing: they are connected, and read nothing."""
+        """Stop the generator: its clients stay connected and read nothing."""
         pids = tree(self._process.pid)
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -105,20 +105,20 @@ class Clients:
         if not line:
             self._process.wait()
             self._errors.seek(0)
-            raise BenchError(self._errors.read().strip() or "the generator was ended")
+            raise BenchError(self._errors.read().strip() or "the generator was killed")
         event: dict[str, Any] = json.loads(line)
         del event["event"]
         return event
 
 
 def redis_server(port: int, directory: Path) -> list[str]:
-    """As the role sets it up: an append-only file, written to the disk every second."""
+    """Return a command with the role's persistence: an append-only file, synced every second."""
     command = [str(PROGRAMS / "redis-server"), "--port", str(port), "--bind", "127.0.0.1"]
     return [*command, "--dir", str(directory), "--appendonly", "yes", "--save", ""]
 
 
 class Rig:
-    """A peer that runs, as one process or as several nodes, with what it needs."""
+    """A running peer, as one process or several nodes, with its Redis."""
 
     def __init__(self, peer: Peer, stack: ExitStack, nodes: int = 1) -> None:
         self.peer = peer
@@ -127,19 +127,19 @@ class Rig:
         self._roots: list[int] = []
         redis = self._redis() if "{redis}" in " ".join(_texts(peer)) else 0
         self.ports = [self._node(redis) for _ in range(nodes)]
-        _until_it_delivers(self)
+        _wait_for_delivery(self)
 
     @property
     def pids(self) -> list[int]:
-        """All processes of the nodes, also those that came later."""
+        """Return all processes of the nodes, including those started later."""
         return [pid for root in self._roots for pid in tree(root)]
 
     @contextlib.contextmanager
     def clients(self, shape: Shape, ports: list[int] | None = None) -> Iterator[Clients]:
-        """Connect clients, and close them in the end.
+        """Connect clients, and close them at the end.
 
         Raises:
-            BenchError: not all of them could connect.
+            BenchError: a client could not connect.
 
         """
         command = _client_command(self.peer, shape, ports or self.ports)
@@ -160,9 +160,9 @@ class Rig:
 
     @contextlib.contextmanager
     def haproxy(self, section: str = "global", line: str = "") -> Iterator[tuple[int, int]]:
-        """Put the role's HAProxy in front of the node; gives its process and its port.
+        """Run HAProxy with the role's configuration in front of the node; yield its PID and port.
 
-        A section of its configuration may have a line more, or another number in a line.
+        `line` is added to a section of the configuration, or replaces a line with another number.
         """
         port = free_port()
         file = self._directory / "haproxy.cfg"
@@ -187,7 +187,7 @@ class Rig:
 
     def _redis(self) -> int:
         port = free_port()
-        # With the generator, not with the node: Redis is not what is counted.
+        # On the generator's core, since Redis is not measured.
         self._start(redis_server(port, self._directory), GENERATOR_CORE, port, {})
         return port
 
@@ -216,25 +216,25 @@ def _texts(peer: Peer) -> list[str]:
 
 def _client_command(peer: Peer, shape: Shape, ports: list[int]) -> list[str]:
     publisher = peer.publisher or peer.subscriber
-    numbers = (shape.subscribers, shape.publishers, shape.rooms, TOGETHER)
+    numbers = (shape.subscribers, shape.publishers, shape.rooms, CONCURRENT_CONNECTS)
     return [
-        *("timeout", "--foreground", str(LONGEST), str(BUILT / "client")),
+        *("timeout", "--foreground", str(GENERATOR_TIMEOUT), str(BUILT / "client")),
         ",".join(map(str, ports)),
         *map(str, numbers),
         *(peer.subprotocol, peer.publish, peer.ack),
-        *(*peer.subscriber.words, "--", *publisher.words),
+        *(*peer.subscriber.arguments, "--", *publisher.arguments),
     ]
 
 
-def _until_it_delivers(rig: Rig) -> None:
-    """Wait until a first message has come through: who listens may not be ready yet.
+def _wait_for_delivery(rig: Rig) -> None:
+    """Wait until a message is delivered: a server that listens may not be ready yet.
 
     Raises:
-        BenchError: none came in time.
+        BenchError: no message was delivered in time.
 
     """
     problem: BenchError | None = None
-    for _ in attempts(PATIENCE, 0.2):
+    for _ in attempts(START_TIMEOUT, 0.2):
         try:
             with rig.clients(Shape(1)) as clients:
                 clients.measure("rate", 50, 0.2, rig.pids)
@@ -246,5 +246,5 @@ def _until_it_delivers(rig: Rig) -> None:
 
 
 def fill(text: str, words: Mapping[str, object]) -> str:
-    """Put words in the place of their names in braces."""
+    """Replace each name in braces by its value."""
     return re.sub(r"\{(\w+)\}", lambda match: str(words[match[1]]), text)

@@ -1,4 +1,4 @@
-"""uvicorn, with `websockets.broadcast` past ASGI to the connections themselves."""
+"""uvicorn, with `websockets.broadcast` directly to the connections, without ASGI."""
 
 from collections import defaultdict
 from typing import Any
@@ -10,7 +10,7 @@ rooms: dict[str, set[Any]] = defaultdict(set)
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Serve one client: tell each of its messages to all of the room."""
+    """Serve one client: send each of its messages to all clients of the room."""
     await receive()
     await send({"type": "websocket.accept"})
     clients = rooms[scope["path"]]

@@ -1,4 +1,4 @@
-"""Django Channels with channels-redis: its layer over pub/sub, the faster of the two."""
+"""Django Channels with channels-redis and its pub/sub layer, the faster of its two layers."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ django.setup()
 
 
 class Consumer(AsyncWebsocketConsumer):  # type: ignore[misc]
-    """One client, in the group of its room."""
+    """A client in the group of its room."""
 
     async def connect(self) -> None:
         """Join the group."""
@@ -37,11 +37,11 @@ class Consumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         await self.channel_layer.group_discard(self.room, self.channel_name)
 
     async def receive(self, text_data: str = "", bytes_data: bytes | None = None) -> None:
-        """Tell the group."""
-        await self.channel_layer.group_send(self.room, {"type": "told", "text": text_data})
+        """Send the text to the group."""
+        await self.channel_layer.group_send(self.room, {"type": "deliver", "text": text_data})
 
-    async def told(self, event: dict[str, Any]) -> None:
-        """Tell the client."""
+    async def deliver(self, event: dict[str, Any]) -> None:
+        """Send the text of the event to the client."""
         await self.send(text_data=event["text"])
 
 

@@ -1,4 +1,4 @@
-"""The usual tutorial: FastAPI, a loop over all clients, and Redis without asyncio."""
+"""A server as in many tutorials: FastAPI, a loop over all clients, blocking Redis calls."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ hostname = socket.gethostname()
 
 @app.websocket("/ws/{room}")
 async def endpoint(websocket: WebSocket, room: str) -> None:
-    """Keep each message, answer it, and tell it to the others one after the other."""
+    """Store and acknowledge each message, then send it to the other clients one by one."""
     await websocket.accept()
     clients = rooms[room]
     clients.add(websocket)

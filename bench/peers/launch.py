@@ -1,4 +1,4 @@
-"""How the peers in Python listen: the port is the first argument, Redis's the second."""
+"""Arguments and launcher of the peers in Python: the port, then the port of Redis."""
 
 import sys
 from typing import Any
@@ -8,7 +8,7 @@ REDIS_PORT = int(sys.argv[2])
 
 
 def serve(app: Any, **options: Any) -> None:
-    """Run an ASGI application as `uvicorn[standard]` does, without a log of requests."""
+    """Run an ASGI application with `uvicorn[standard]`, without a log of requests."""
     import uvicorn
 
     uvicorn.run(app, port=PORT, log_level="warning", backlog=4096, **options)

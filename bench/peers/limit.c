@@ -1,11 +1,11 @@
-/* The limit of the machine: a WebSocket server that does nothing but what the kernel wants done.
+/* The machine's limit: a WebSocket server that makes only the necessary system calls.
 
    limit PORT [joined]
 
-   Each message goes to all of its room, whose name is the end of the path: r and a number. By itself it
-   is one send() a message and client; joined, one for all messages that came in one turn of epoll. The
-   key of a handshake is the one of RFC 6455, section 1.3, which client.c sends, so its answer is known.
-   Whoever does not read is cut off. */
+   Each message goes to all clients of its room, whose name is the end of the path: r and a number. Without
+   "joined", each message is one send() for each client; with it, all messages of one turn of epoll are one.
+   client.c always sends the handshake key of RFC 6455, section 1.3, so its answer is a constant.
+   A client that does not read is disconnected. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -84,7 +84,7 @@ static void greet(int client, char *text) {
         drop(client);
 }
 
-/* Whole frames of less than 64 KiB in one read: that is what client.c sends. */
+/* Receive complete frames of less than 64 KiB in one read, as client.c sends them. */
 static void receive(int client) {
     ssize_t got = recv(client, input, sizeof input - 1, 0);
     if (got <= 0) {

@@ -1,4 +1,4 @@
-"""picows, with each frame built once and written to every transport."""
+"""picows: each frame is built once and written to every transport."""
 
 import struct
 from collections import defaultdict
@@ -12,7 +12,7 @@ rooms: dict[bytes, set[Any]] = defaultdict(set)
 
 
 class Client(WSListener):  # type: ignore[misc]
-    """One client of a room."""
+    """A client of a room."""
 
     def __init__(self, room: bytes) -> None:
         self._clients = rooms[room]
@@ -23,7 +23,7 @@ class Client(WSListener):  # type: ignore[misc]
         self._clients.add(self._transport)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """Tell each text to all of the room."""
+        """Send each text to all clients of the room."""
         if frame.msg_type == WSMsgType.TEXT:
             data = frame.get_payload_as_bytes()
             size = len(data)
@@ -42,12 +42,12 @@ class Client(WSListener):  # type: ignore[misc]
 
 
 def client(request: WSUpgradeRequest) -> Client:
-    """The listener of a new connection; the end of its path is the room."""
+    """Return the listener of a new connection; the end of its path is the room."""
     return Client(request.path.rpartition(b"/")[2])
 
 
 async def main() -> None:
-    """Serve until the process is ended."""
+    """Serve until the process ends."""
     server = await ws_create_server(client, "127.0.0.1", PORT, backlog=4096)
     await server.serve_forever()
 

@@ -12,16 +12,16 @@ server = socketio.AsyncServer(
 
 @server.event
 async def join(sid: str, room: str) -> str:
-    """Hear a room."""
+    """Join a room."""
     await server.enter_room(sid, room)
     return "joined"
 
 
 @server.event
-async def say(sid: str, room: str, text: str) -> str:
-    """Tell a room; the answer acknowledges that Redis has it."""
+async def publish(sid: str, room: str, text: str) -> str:
+    """Send a text to a room; the answer means that Redis has it."""
     await server.emit("said", text, room=room)
-    return "told"
+    return "published"
 
 
 serve(socketio.ASGIApp(server))

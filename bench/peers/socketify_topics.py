@@ -1,4 +1,4 @@
-"""socketify, which is uWebSockets, with its topics."""
+"""socketify (uWebSockets) with its topics."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from socketify import App, OpCode
 
 
 def upgrade(response: Any, request: Any, context: Any) -> None:
-    """Keep the room for `opened`."""
+    """Store the room for `opened`."""
     response.upgrade(
         request.get_header("sec-websocket-key"),
         request.get_header("sec-websocket-protocol"),
@@ -18,12 +18,12 @@ def upgrade(response: Any, request: Any, context: Any) -> None:
 
 
 def opened(client: Any) -> None:
-    """Hear the room."""
+    """Subscribe to the room."""
     client.subscribe(client.get_user_data())
 
 
 def message(client: Any, text: str, opcode: OpCode) -> None:
-    """Tell the room."""
+    """Publish the text to the room."""
     client.publish(client.get_user_data(), text, opcode)
 
 

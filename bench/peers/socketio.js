@@ -1,4 +1,4 @@
-// Socket.IO with its adapter for Redis, over WebSocket alone.
+// Socket.IO with its Redis adapter, over WebSocket only.
 import { createServer } from 'node:http'
 import { createAdapter } from '@socket.io/redis-adapter'
 import { createClient } from 'redis'
@@ -21,9 +21,9 @@ io.on('connection', (socket) => {
     await socket.join(room)
     answer('joined')
   })
-  socket.on('say', (room, text, answer) => {
+  socket.on('publish', (room, text, answer) => {
     io.to(room).emit('said', text)
-    if (answer) answer('told')
+    if (answer) answer('published')
   })
 })
 server.listen({ port: Number(port), host: '127.0.0.1', backlog: 4096 })

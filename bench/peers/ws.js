@@ -1,4 +1,4 @@
-// Node's `ws`: each client is sent the text, or, with "framed", the frame that was built once.
+// Node's `ws`: sends the text to each client or, with "framed", a frame that is built once.
 import { createServer } from 'node:http'
 import { WebSocketServer, Sender } from 'ws'
 

@@ -1,4 +1,4 @@
-"""How the costs of single things are found in the CPU time of loads that do several."""
+"""Unit costs computed from the CPU time of mixed loads."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ lb1 | CHANGED | rc=0 >>
 """
 
 
-def test_costs_that_made_the_cpu_time_are_found() -> None:
-    """Of each part, with what it does."""
+def test_the_fit_returns_the_costs_behind_the_cpu_time() -> None:
+    """The fit finds the costs of each part."""
     used = [
         {
             "node": 2 * c.publications * 200e-6 + c.deliveries * 15e-6 + c.connects * 900e-6,
@@ -36,7 +36,7 @@ def test_costs_that_made_the_cpu_time_are_found() -> None:
         }
         for c in COUNTS
     ]
-    found = costs.costs(COUNTS, used, nodes=2, hearer=5)
+    found = costs.costs(COUNTS, used, nodes=2, receiver=5)
     assert found == pytest.approx(
         {
             "node-publication": 200,
@@ -51,18 +51,16 @@ def test_costs_that_made_the_cpu_time_are_found() -> None:
     )
 
 
-def test_cpu_time_is_that_of_all_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All balancers and nodes together; of Redis the primary, which is the busiest."""
+def test_cpu_time_is_summed_over_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Balancers and nodes are summed; for Redis the busiest server counts, the primary."""
     monkeypatch.setattr(machine, "TICKS", 100)
     assert costs.used_by(LISTING) == {"node": 1.5, "balancer": 1.0, "redis": 4.0}
-    with pytest.raises(BenchError, match="no process of node was found"):
+    with pytest.raises(BenchError, match="no process of node is running"):
         costs.used_by(LISTING.replace("(wsfleet)", "(python3)"))
 
 
-def test_what_an_idle_cluster_uses_is_not_the_loads(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Its rate is known from before, and taken off for as long as the load was there."""
+def test_idle_cpu_time_is_subtracted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The idle rate, measured before, is subtracted for the duration of the load."""
     fleet = tmp_path / "inventory/local/.fleet.json"
     fleet.parent.mkdir(parents=True)
     fleet.write_text('{"base_url": "http://lb", "nodes": {"node1-8001": "", "node2-8001": ""}}')
@@ -82,7 +80,7 @@ def test_what_an_idle_cluster_uses_is_not_the_loads(
     assert spent == pytest.approx(dict.fromkeys(costs.PARTS, 2.5))  # 3 s less 5 s at 0.1
 
 
-def test_an_acknowledgement_is_a_message_too() -> None:
-    """It goes to a client as a delivery does."""
+def test_an_acknowledgement_counts_as_a_delivery() -> None:
+    """An acknowledgement is a message to a client."""
     report = {"sent": 10, "acknowledged": 9, "deliveries": 90, "connected": 11}
     assert Counts.of(report) == Counts(10, 99, 11)

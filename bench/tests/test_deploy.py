@@ -1,4 +1,4 @@
-"""What the deployment's times are taken from."""
+"""The steps of a deployment, and Ansible's recap."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from bench.rig import BenchError
 
 
 def test_changes_of_all_hosts_count() -> None:
-    """Ansible's recap has a line a host."""
+    """Ansible's recap has a line for each host."""
     recap = "lb1 : ok=9 changed=2 unreachable=0\nnode1 : ok=7 changed=10 unreachable=0\n"
     assert deploy.changed(recap) == 12
 
 
 def test_the_inventory_has_a_node_in_reserve() -> None:
-    """It is a comment in the inventory of the local VMs, and becomes a host."""
+    """The commented node of the local inventory becomes a host."""
     before = (deploy.ROOT / deploy.INVENTORY).read_text()
     after = deploy.with_another_node(before)
     nodes = [set(yaml.safe_load(text)["wsnodes"]["hosts"]) for text in (before, after)]

@@ -11,7 +11,7 @@ from bench import machine
 def process(
     proc: Path, pid: int, parent: int, user: int = 0, system: int = 0, pss: int = 0
 ) -> None:
-    """Write what /proc has of a process with an awkward name."""
+    """Write the files of /proc for a process with an awkward name."""
     folder = proc / str(pid)
     folder.mkdir()
     rest = f"S {parent} 1 1 0 -1 0 0 0 0 0 {user} {system} 900 900 20 0 1 0"
@@ -22,7 +22,7 @@ def process(
 
 
 def test_cpu_time_is_user_and_system_time_of_all(tmp_path: Path) -> None:
-    """Ticks become seconds; a name with spaces and brackets does not shift the fields."""
+    """Ticks are converted to seconds; a name with spaces and brackets shifts no field."""
     process(tmp_path, 10, 1, user=3 * machine.TICKS, system=machine.TICKS // 2)
     process(tmp_path, 20, 10, user=machine.TICKS)
     assert machine.cpu_seconds([10, 20], tmp_path) == 4.5
@@ -36,7 +36,7 @@ def test_memory_is_the_proportional_set_size_of_all(tmp_path: Path) -> None:
 
 
 def test_real_processes_have_cpu_time_and_memory() -> None:
-    """The reader agrees with the kernel about this very process."""
+    """The values of this process agree with those of the kernel."""
     before = machine.cpu_seconds([os.getpid()])
     own = sum(os.times()[:2])
     assert before <= own + 0.02

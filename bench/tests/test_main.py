@@ -1,4 +1,4 @@
-"""Which measurements a run takes, in which order, and what failures do to it."""
+"""The measurements of a run, their order, and failures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.rig import BenchError
 
 
 class FakeRig:
-    """Starts nothing, unless its peer is `nats`, which fails."""
+    """A rig that starts nothing; with the peer `nats` it fails."""
 
     def __init__(self, peer: Peer, stack: ExitStack, nodes: int = 1) -> None:
         if peer.name == "nats":
@@ -23,7 +23,7 @@ class FakeRig:
 
 
 def found(monkeypatch: pytest.MonkeyPatch, turn: int, only: list[str]) -> list[dict[str, Any]]:
-    """All measurements of a round with the mode `one` alone."""
+    """Return all measurements of a round with only the mode `one`."""
     monkeypatch.setattr(command, "Rig", FakeRig)
     mode = MODES["one"].__class__(
         "one", "each", lambda rig, size, seconds: {"value": size * seconds}, (500, 2000)
@@ -34,7 +34,7 @@ def found(monkeypatch: pytest.MonkeyPatch, turn: int, only: list[str]) -> list[d
 
 
 def test_another_peer_is_first_in_each_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All are there in each."""
+    """Each round measures all peers."""
     names = list(PEERS)
     orders = [
         [one["peer"] for one in found(monkeypatch, turn, names) if one["size"] == 500]
@@ -45,14 +45,14 @@ def test_another_peer_is_first_in_each_round(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_peer_that_fails_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has a reason in the place of a number; the others have theirs."""
+    """The failed peer has an error instead of a value; the others have values."""
     measurements = found(monkeypatch, 0, ["nats", "ws"])
     assert [one.get("error") for one in measurements] == ["no such program"] * 2 + [None] * 2
     assert [one.get("value") for one in measurements] == [None, None, 1000, 4000]
 
 
 def test_rooms_and_publishes_only_of_peers_that_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plain protocol has one channel, and `ws` acknowledges nothing."""
+    """The plain protocol has no rooms, and `ws` acknowledges nothing."""
     monkeypatch.setattr(command, "Rig", FakeRig)
     for name in ("rooms", "publish"):
         mode = MODES[name]
@@ -71,13 +71,13 @@ def test_rooms_and_publishes_only_of_peers_that_have_them(monkeypatch: pytest.Mo
     ]
 
 
-def test_modes_that_are_taken_again_replace_what_was() -> None:
-    """All else of the full run stays, and when they were taken is kept."""
+def test_repeated_modes_replace_those_of_the_full_run() -> None:
+    """The other modes stay, and the time of the repetition is stored."""
     old = {"mode": "one", "value": 1}, {"mode": "haproxy", "value": 2}
     full = {"began": "then", "measurements": list(old)}
     later = {"began": "now", "rounds": 3, "seconds": 1.0}
     later |= {"measurements": [{"mode": "haproxy", "value": 3}]}
-    document = command.again(full, later)
+    document = command.merge(full, later)
     assert document["measurements"] == [old[0], {"mode": "haproxy", "value": 3}]
     assert document["began"] == "then"
     assert document["again"] == {"haproxy": {"began": "now", "rounds": 3, "seconds": 1.0}}

@@ -1,4 +1,4 @@
-"""Whose time a sample of the node's stack is."""
+"""The groups of the samples of the node's stack."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bench.rig import BenchError
 RUN = "serve (wsfleet/cli/commands/serve.py:16);Runner.run (asyncio/runners.py:118)"
 
 
-def test_samples_belong_to_the_innermost_frame_that_says_something() -> None:
-    """A library's time is its caller's; the loop's own and the write to a socket are apart."""
+def test_a_sample_belongs_to_the_innermost_known_frame() -> None:
+    """A library's time counts for its caller; the event loop and the socket write are groups."""
     raw = "\n".join(
         [
             f"{RUN} 4",
@@ -35,12 +35,12 @@ def test_samples_belong_to_the_innermost_frame_that_says_something() -> None:
 
 
 def test_no_sample_is_an_error() -> None:
-    """A profile without samples would have shares of nothing."""
-    with pytest.raises(BenchError, match="saw nothing"):
+    """A profile without samples has no shares."""
+    with pytest.raises(BenchError, match="took no samples"):
         profile.shares("")
 
 
-def test_what_is_profiled_are_modes() -> None:
-    """Each can be named in the table, and every group has modules or is written by itself."""
+def test_the_profiled_modes_exist() -> None:
+    """Each profiled mode has a title, and each group has folders or a rule of its own."""
     assert set(profile.PROFILED) <= set(MODES)
     assert set(Counter(profile.GROUPS).values()) == {1}

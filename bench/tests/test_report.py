@@ -1,4 +1,4 @@
-"""Numbers, tables, goals and plots made of what was measured."""
+"""Numbers, tables, goals and plots of measurements."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from bench import report
+from bench import plots, report
 from bench.goals import Goal
-from bench.report import Spread
+from bench.spread import Spread, number
 
 
 def rounds(peer: str, mode: str, size: int, *values: float) -> list[dict[str, Any]]:
-    """One measurement a round."""
+    """Return a measurement for each round."""
     return [
         {"peer": peer, "mode": mode, "size": size, "round": turn, "value": value, "generator": 0.5}
         for turn, value in enumerate(values)
@@ -38,19 +38,19 @@ def rounds(peer: str, mode: str, size: int, *values: float) -> list[dict[str, An
     ],
 )
 def test_numbers_have_three_digits(value: float, text: str) -> None:
-    """Large ones are in thousands or millions."""
-    assert report.number(value) == text
+    """Large numbers are in thousands or millions."""
+    assert number(value) == text
 
 
 def test_a_cell_is_the_median_with_least_and_greatest() -> None:
-    """One value has no spread, none is no cell."""
+    """A single value has no spread; without values the cell is None."""
     assert str(Spread.of([3, 1, 2])) == "2.00 (1.00-3.00)"
     assert str(Spread.of([5])) == "5.00"
     assert Spread.of([]) is None
 
 
 def test_a_table_has_measured_peers_and_columns_only() -> None:
-    """A failed measurement leaves its cell empty, and is named with its reason."""
+    """A failed measurement leaves its cell empty and is listed with its reason."""
     found = rounds("wsfleet", "one", 500, 200, 100, 300) + rounds("ws", "sixteen", 500, 50)
     found.append({"peer": "ws", "mode": "one", "size": 500, "round": 0, "error": "refused"})
     lines = report.table(found, (("one", 500), ("sixteen", 500), ("rooms", 2000))).splitlines()
@@ -63,7 +63,7 @@ def test_a_table_has_measured_peers_and_columns_only() -> None:
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    """A round in which the other one failed does not count."""
+    """A round without the other peer's value does not count."""
     found = rounds("wsfleet", "one", 500, 10, 40, 90) + rounds("ws", "one", 500, 10, 20)
     assert report.ratios(found, "wsfleet", "ws", "one", 500) == Spread(1.5, 1, 2)
 
@@ -82,7 +82,7 @@ def test_ratios_are_taken_within_a_round() -> None:
     ],
 )
 def test_a_goal_is_met_by_the_median(goal: Goal, measured: str, met: str) -> None:
-    """Bounds from below and above, on the number, the ratio and the difference."""
+    """Lower and upper bounds work for the value, the ratio and the difference."""
     found = rounds("wsfleet", "one", 500, 300_000) + rounds("ws", "one", 500, 100_000)
     found += rounds("wsfleet", "half", 2000, 20) + rounds("ws", "half", 2000, 18.5)
     row = report.goal_row(found, goal)
@@ -91,16 +91,16 @@ def test_a_goal_is_met_by_the_median(goal: Goal, measured: str, met: str) -> Non
 
 
 def test_a_goal_without_measurements_has_no_row() -> None:
-    """Also if only the other peer is missing."""
+    """A missing value of either peer leaves the goal out."""
     found = rounds("wsfleet", "one", 500, 300_000)
     assert report.goal_row([], Goal("one", 500, 1)) is None
     assert report.goal_row(found, Goal("one", 500, 1, "ws")) is None
 
 
 def test_longer_bars_are_greater_numbers() -> None:
-    """The plot is XML, with a bar a row, and our own in another colour."""
+    """The plot is XML with a bar for each row; our own bar has another colour."""
     rows = [("a <b>", Spread(100, 90, 110), True), ("c", Spread(50, 50, 50), False)]
-    tree = ET.fromstring(report.bars("x & y", rows))  # noqa: S314 - see above
+    tree = ET.fromstring(plots.bars("x & y", rows))  # noqa: S314 - see above
     found = list(tree.iter("{http://www.w3.org/2000/svg}rect"))
     assert [bar.get("class") for bar in found] == ["own", "bar"]
     assert float(found[0].attrib["width"]) == pytest.approx(
@@ -109,9 +109,9 @@ def test_longer_bars_are_greater_numbers() -> None:
 
 
 def test_lines_rise_with_their_numbers_and_names_do_not_overlap() -> None:
-    """The plot is XML, with a path a series; up is less y, and names are a line apart."""
+    """The plot is XML with a path for each series; names are at least one line apart."""
     series = [("one", [(100.0, 1.0), (10_000.0, 3.0)]), ("two", [(100.0, 2.0), (10_000.0, 3.0)])]
-    tree = ET.fromstring(report.lines("t", "clients", series))  # noqa: S314 - see above
+    tree = ET.fromstring(plots.lines("t", "clients", series))  # noqa: S314 - see above
     paths = [
         path.attrib["d"]
         for path in tree.iter("{http://www.w3.org/2000/svg}path")
@@ -129,17 +129,17 @@ def test_lines_rise_with_their_numbers_and_names_do_not_overlap() -> None:
 
 
 def test_only_what_is_between_the_markers_is_replaced() -> None:
-    """Twice is as once; a page without the markers is an error."""
+    """A second replacement changes nothing; a page without the markers is an error."""
     page = "a\n<!-- full: written by scripts/bench -->\nold\n<!-- full: end -->\nb\n"
     new = report.replace_between(page, "full", "new")
     assert new == page.replace("old", "new")
     assert report.replace_between(new, "full", "new") == new
-    with pytest.raises(ValueError, match="there is no"):
+    with pytest.raises(ValueError, match="the page has no"):
         report.replace_between(page, "curve", "new")
 
 
 def test_a_full_run_and_a_curve_fill_the_page(tmp_path: Path) -> None:
-    """Tables and plots are where the page says; the text around them stays."""
+    """Tables and plots are between the markers; the text around them stays."""
     document = {
         "began": "2026-01-02T03:04:05+00:00",
         "machine": {"cpu": "a CPU, 2 cores", "system": "Debian"},

@@ -23,7 +23,7 @@ CODECS = (JSONCodec(), ProtobufCodec())
 
 def read(pieces: Iterable[bytes]) -> list[object]:
     """What a reader of frames makes of bytes in pieces; a violation's code is the last."""
-    reader, found = frames.Reader(LIMIT, deflate.inflate), list[object]()
+    reader, found = frames.FrameReader(LIMIT, deflate.inflate), list[object]()
     try:
         for piece in pieces:
             for message in reader.feed(piece):

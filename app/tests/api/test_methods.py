@@ -205,7 +205,9 @@ async def test_channels_and_info_count_clients(pair: Pair, api: Api) -> None:
             }
             assert await info() == [("node1", 1, 1, 2, 2), ("node2", 3, 2, 5, 3)]
         await subscription.unsubscribe()
-        await settled(lambda: two.node.hub.count("json room") == 0, "unsubscribed")
+        await settled(
+            lambda: two.node.hub.count("json websocket publications room") == 0, "unsubscribed"
+        )
         assert (await api("channels", pattern="r*"))["channels"] == {"room": {"num_clients": 1}}
         await settled(lambda: len(two.node.hub) == 1, "gone")
         assert await info() == [("node1", 1, 1, 2, 2), ("node2", 1, 1, 1, 1)]

@@ -27,7 +27,8 @@ from wsfleet.auth.tokens import (
     origin_allowed,
     verifiers,
 )
-from wsfleet.config.file import ChannelOptions, ClientConfig, ConfigError, TokenConfig
+from wsfleet.config.file import ConfigError
+from wsfleet.config.schema import ChannelOptions, ClientConfig, TokenConfig
 
 KEY = "a secret of more than thirty-two bytes, and of more than sixty-four too"
 OTHER_KEY = KEY[::-1]

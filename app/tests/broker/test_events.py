@@ -22,7 +22,7 @@ from wsfleet.broker.events import BrokerEventHandler, Dispatcher
 from wsfleet.channels import publication
 from wsfleet.channels.publication import Member, Record
 from wsfleet.channels.stream import Entry
-from wsfleet.config.file import ChannelOptions
+from wsfleet.config.schema import ChannelOptions
 from wsfleet.config.settings import Settings
 from wsfleet.protocol.centrifuge.messages import (
     HistoryRequest,
@@ -201,7 +201,7 @@ class Broken(BrokerEventHandler):
         """Fail."""
         raise RuntimeError("lost")
 
-    def commanded(self, command: control.Message) -> None:
+    def commanded(self, command: control.ControlMessage) -> None:
         """Fail."""
         raise RuntimeError("commanded")
 

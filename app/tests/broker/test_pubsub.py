@@ -17,7 +17,7 @@ from wsfleet.broker.following import Follower
 from wsfleet.broker.pubsub import PORTION_BYTES, PORTION_COUNT, Listening, Probe
 from wsfleet.channels.permissions import Channels
 from wsfleet.channels.publication import Record
-from wsfleet.config.file import ChannelConfig
+from wsfleet.config.schema import ChannelConfig
 from wsfleet.redis import key_names
 from wsfleet.redis.connection import Link
 

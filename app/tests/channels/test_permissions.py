@@ -16,7 +16,7 @@ from wsfleet.channels.permissions import (
     may_subscribe,
     subscription_options,
 )
-from wsfleet.config.file import ChannelConfig, ChannelOptions
+from wsfleet.config.schema import ChannelConfig, ChannelOptions
 from wsfleet.protocol.centrifuge.codes import ErrorCode
 
 HISTORY: dict[str, Any] = {"history_size": 10, "history_ttl": "60s"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from lab.paths import ROOT
-from wsfleet.config import file
+from wsfleet.config import file, reference, schema, types
 from wsfleet.config.file import ConfigError, load, parse
 from wsfleet.config.settings import Settings
 
@@ -105,45 +105,45 @@ def test_the_reference_shows_value_default_and_meaning() -> None:
         "| `name` | string |  | The namespace's name",
         "- `http_api`: `disabled`, `external`, `handler_prefix`, `insecure`.",
     ):
-        assert f"\n{line}" in file.reference()
+        assert f"\n{line}" in reference.reference()
 
 
 def test_the_document_is_made_from_the_models() -> None:
-    """If this fails: `python -m wsfleet.config.file docs/configuration.md`."""
-    prose, mark, reference = DOCUMENT.read_text().partition(file.REFERENCE_BEGINS)
+    """If this fails: `python -m wsfleet.config.reference docs/configuration.md`."""
+    prose, mark, table = DOCUMENT.read_text().partition(reference.REFERENCE_BEGINS)
     assert prose
     assert mark
-    assert reference == "\n" + file.reference()
+    assert table == "\n" + reference.reference()
 
 
 def test_the_document_can_be_made_anew(tmp_path: Path) -> None:
     """Updating keeps the prose, and updating twice changes nothing."""
     copy = tmp_path / "configuration.md"
-    copy.write_text("Prose.\n\n" + file.REFERENCE_BEGINS + "outdated\n")
-    file._update(copy)
+    copy.write_text("Prose.\n\n" + reference.REFERENCE_BEGINS + "outdated\n")
+    reference._update(copy)
     once = copy.read_text()
     assert once.startswith("Prose.\n")
     assert "outdated" not in once
-    file._update(copy)
+    reference._update(copy)
     assert copy.read_text() == once
 
 
-def sections(model: type[file.Section]) -> list[type[file.Section]]:
+def sections(model: type[schema.Section]) -> list[type[schema.Section]]:
     """The section and all within it."""
     found = [model]
     for key in model.model_fields:
-        if inner := file._section_of(model, key):
+        if inner := schema.section_of(model, key):
             found += sections(inner)
     return found
 
 
-@pytest.mark.parametrize("section", sections(file.Config))
-def test_every_key_is_documented_and_none_is_refused_too(section: type[file.Section]) -> None:
+@pytest.mark.parametrize("section", sections(schema.Config))
+def test_every_key_is_documented_and_none_is_refused_too(section: type[schema.Section]) -> None:
     """A key has a text, and is either supported or on the list of those that are not."""
     for key, field in section.model_fields.items():
         assert (field.description or "").strip(), key
-        assert section is file.Config or f"| `{key}` |" in file.reference()
-    assert not set(section.elsewhere.split()) & set(section.model_fields)
+        assert section is schema.Config or f"| `{key}` |" in reference.reference()
+    assert not set(section.unsupported.split()) & set(section.model_fields)
 
 
 # Unknown keys
@@ -194,16 +194,16 @@ def test_a_key_without_value_is_absent_but_must_be_known() -> None:
         ("client: {token: {user_id_claim: x}}", "client.token.user_id_claim: {}"),
         (
             "client: {token: {jwks_public_endpoint: x}}",
-            "client.token.jwks_public_endpoint: {}; client.token.jwks_file is its like",
+            "client.token.jwks_public_endpoint: {}; set client.token.jwks_file instead",
         ),
         (
             "channel: {namespaces: [{name: ab, subscribe_proxy_enabled: true}]}",
             "channel.namespaces[0].subscribe_proxy_enabled: {}",
         ),
-        ("engine: {type: redis}", "engine: {}; WSFLEET_REDIS_URL is its like"),
+        ("engine: {type: redis}", "engine: {}; set WSFLEET_REDIS_URL instead"),
         (
             "client: {connection_limit: 1}",
-            "client.connection_limit: {}; WSFLEET_MAX_CONNECTIONS is its like",
+            "client.connection_limit: {}; set WSFLEET_MAX_CONNECTIONS instead",
         ),
     ],
 )
@@ -215,14 +215,14 @@ def test_a_key_of_centrifugos_that_is_none_here_is_refused(text: str, line: str)
 
 def test_hints_are_about_refused_keys() -> None:
     """A hint for a key that is supported would never be seen."""
-    for path in file.HERE:
+    for path in file.REPLACED_BY:
         *parents, key = path.split(".")
-        section: type[file.Section] = file.Config
+        section: type[schema.Section] = schema.Config
         for parent in parents:
-            inner = file._section_of(section, parent)
+            inner = schema.section_of(section, parent)
             assert inner
             section = inner
-        assert key in section.elsewhere.split()
+        assert key in section.unsupported.split()
 
 
 # YAML
@@ -270,7 +270,7 @@ def test_any_text_is_a_configuration_or_a_clear_error(text: str) -> None:
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text())
 
 
-@given(st.sampled_from(list(file._paths(file.Config))), PLAIN)
+@given(st.sampled_from(list(schema.paths(schema.Config))), PLAIN)
 def test_any_value_of_any_key_is_taken_or_refused(path: str, value: Any) -> None:
     """A mistake names the key, or the section whose rule the value breaks."""
     for key in reversed(path.split(".")):
@@ -366,7 +366,7 @@ def test_durations_add_up(hours: int, minutes: int, seconds: int) -> None:
     """Each quantity counts."""
     text = f"{hours}h{minutes}m{seconds}s"
     wanted = hours * 3600 + minutes * 60 + seconds
-    assert file._nanoseconds(text) == wanted * 10**9
+    assert types._nanoseconds(text) == wanted * 10**9
 
 
 @pytest.mark.parametrize("value", [0, "0", "0s"])
@@ -514,6 +514,6 @@ def test_personal_channels_need_their_namespace() -> None:
 
 def test_a_configuration_does_not_change() -> None:
     """It is shared by all connections."""
-    for model in sections(file.Config):
+    for model in sections(schema.Config):
         assert issubclass(model, BaseModel)
         assert model.model_config["frozen"]

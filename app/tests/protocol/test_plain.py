@@ -16,7 +16,7 @@ def broadcast(*, data: bytes, opaque: bool = False) -> bytes:
     return plain.broadcast(client_id="a", hostname="n", time=0, data=data, opaque=opaque)
 
 
-def heard(message: plain.Message) -> Any:
+def heard(message: plain.PlainMessage) -> Any:
     """What the other clients get."""
     return json.loads(broadcast(data=message.json))
 
@@ -26,7 +26,7 @@ def test_any_text_is_a_message_or_a_clear_error(text: str) -> None:
     """No text crashes the codec, and what the others get is JSON."""
     try:
         message = plain.parse(text)
-    except plain.ProtocolError:
+    except plain.InvalidMessageError:
         return
     data = heard(message)["data"]
     try:
@@ -66,7 +66,7 @@ def test_json_goes_through_unchanged(value: object) -> None:
 def test_json_that_parsers_read_differently_is_an_error(text: str) -> None:
     """As text, its `client_id` and `idempotency_key` would be ignored; the frame says why."""
     with pytest.raises(
-        plain.ProtocolError, match=r"the JSON is invalid: .+ at character"
+        plain.InvalidMessageError, match=r"the JSON is invalid: .+ at character"
     ) as caught:
         plain.parse(text)
     assert caught.value.code == "invalid_json"
@@ -93,7 +93,7 @@ def test_an_object_is_never_text(text: str) -> None:
     """Whatever is wrong with it: either all of its fields count, or there is an error frame."""
     try:
         message = plain.parse(text)
-    except plain.ProtocolError:
+    except plain.InvalidMessageError:
         return
     if text.strip().startswith("{"):
         assert json.loads(message.json) == json.loads(text)
@@ -103,7 +103,7 @@ def test_an_object_is_never_text(text: str) -> None:
 
 def test_binary_is_an_error() -> None:
     """None stands for a binary message."""
-    with pytest.raises(plain.ProtocolError, match="send text"):
+    with pytest.raises(plain.InvalidMessageError, match="send text"):
         plain.parse(None)
 
 

@@ -4,7 +4,7 @@ import json
 
 from tests.support.nodes import RunningNode
 from wsfleet.channels.publication import Record
-from wsfleet.config.file import ChannelOptions
+from wsfleet.config.schema import ChannelOptions
 
 OPTIONS = ChannelOptions.model_validate(
     {"history_size": 1000, "history_ttl": "300s", "history_meta_ttl": "1h"}

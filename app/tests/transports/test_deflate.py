@@ -40,8 +40,8 @@ from wsfleet.transports.frames import (
     PING,
     RSV1,
     TEXT,
-    Message,
-    Reader,
+    FrameReader,
+    ReceivedMessage,
     ViolationError,
     close_frame,
     frame,
@@ -145,7 +145,7 @@ def test_the_examples_of_the_rfc(payload: bytes) -> None:
         for cut in range(len(payload))
     ]
     for stream in streams:
-        assert list(Reader(LIMIT, inflate).feed(stream)) == [Message(TEXT, "Hello")]
+        assert list(FrameReader(LIMIT, inflate).feed(stream)) == [ReceivedMessage(TEXT, "Hello")]
 
 
 contents = st.text(max_size=200).map(str.encode) | st.binary(max_size=300).map(
@@ -175,10 +175,10 @@ def test_messages_arrive_whole_deflated_or_not(
             )
             if number < len(pieces) - 1:
                 stream += masked(PING, b"")
-                expected.append(Message(PING, b""))
-        expected.append(Message(TEXT, content.decode()))
+                expected.append(ReceivedMessage(PING, b""))
+        expected.append(ReceivedMessage(TEXT, content.decode()))
     size = data.draw(st.integers(1, 300))
-    reader = Reader(LIMIT, inflate)
+    reader = FrameReader(LIMIT, inflate)
     chunks = [stream[at : at + size] for at in range(0, len(stream), size)]
     assert [message for chunk in chunks for message in reader.feed(chunk)] == expected
 
@@ -207,7 +207,7 @@ def test_what_is_small_stays_as_it_is() -> None:
 def test_noise_that_claims_to_be_deflated_never_crashes(noise: bytes) -> None:
     """It is a message, or a violation."""
     with contextlib.suppress(ViolationError):
-        list(Reader(LIMIT, inflate).feed(masked(BINARY, noise, rsv=RSV1)))
+        list(FrameReader(LIMIT, inflate).feed(masked(BINARY, noise, rsv=RSV1)))
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_noise_that_claims_to_be_deflated_never_crashes(noise: bytes) -> None:
 def test_what_the_rfc_forbids_fails_the_connection(stream: bytes, code: int) -> None:
     """Section 6: the bit is for the first frame of a message, and its payload must be DEFLATE."""
     with pytest.raises(ViolationError) as caught:
-        list(Reader(LIMIT, inflate).feed(stream))
+        list(FrameReader(LIMIT, inflate).feed(stream))
     assert caught.value.code == code
 
 
@@ -239,7 +239,7 @@ def test_a_bomb_takes_no_memory() -> None:
     tracemalloc.start()
     try:
         with pytest.raises(ViolationError):
-            list(Reader(LIMIT, inflate).feed(bomb))
+            list(FrameReader(LIMIT, inflate).feed(bomb))
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()

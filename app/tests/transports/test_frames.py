@@ -16,8 +16,8 @@ from wsfleet.transports.frames import (
     PING,
     PONG,
     TEXT,
-    Message,
-    Reader,
+    FrameReader,
+    ReceivedMessage,
     ViolationError,
     close_frame,
     frame,
@@ -27,9 +27,9 @@ from wsfleet.transports.frames import (
 LIMIT = 70_000
 
 
-def read(data: bytes | Sequence[bytes], limit: int = LIMIT) -> list[Message]:
+def read(data: bytes | Sequence[bytes], limit: int = LIMIT) -> list[ReceivedMessage]:
     """What a reader makes of bytes that arrive in these pieces."""
-    reader = Reader(limit)
+    reader = FrameReader(limit)
     pieces = [data] if isinstance(data, bytes) else data
     return [message for piece in pieces for message in reader.feed(piece)]
 
@@ -58,8 +58,8 @@ def test_messages_arrive_whole_however_they_are_cut(
             if control is not None:
                 stream += masked(*control)
         whole = b"".join(fragments)
-        between = [] if control is None else [Message(*control)] * len(fragments)
-        message = Message(opcode, whole.decode() if opcode == TEXT else whole)
+        between = [] if control is None else [ReceivedMessage(*control)] * len(fragments)
+        message = ReceivedMessage(opcode, whole.decode() if opcode == TEXT else whole)
         expected += [*between[:-1], message, *between[-1:]]
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=6).map(sorted))
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
@@ -113,8 +113,8 @@ def test_noise_never_crashes(noise: bytes) -> None:
 def test_what_the_rfc_forbids_fails_the_connection(data: bytes, code: int) -> None:
     """RFC 6455, section 5, with the close code of section 7.4.1; what came before still arrives."""
     before = masked(TEXT, b"before")
-    messages = Reader(LIMIT).feed(before + data)
-    assert next(messages) == Message(TEXT, "before")
+    messages = FrameReader(LIMIT).feed(before + data)
+    assert next(messages) == ReceivedMessage(TEXT, "before")
     with pytest.raises(ViolationError) as caught:
         list(messages)
     assert caught.value.code == code
@@ -149,7 +149,7 @@ def test_text_that_is_not_utf_8_fails_at_its_first_wrong_byte(good: bytes, bad: 
         (halves, 6 + len(good) + 8 + len(bad)),
         (bytewise, 7 * size),
     ):
-        reader = Reader(LIMIT)
+        reader = FrameReader(LIMIT)
         for at in range(wrong - 1):
             assert list(reader.feed(stream[at : at + 1])) == []
         with pytest.raises(ViolationError) as caught:
@@ -160,7 +160,7 @@ def test_text_that_is_not_utf_8_fails_at_its_first_wrong_byte(good: bytes, bad: 
 def test_text_that_ends_in_a_character_is_not_utf_8() -> None:
     """A character that goes on in the next frame is one; at the end of the message it is none."""
     for half in (b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98"):
-        reader = Reader(LIMIT)
+        reader = FrameReader(LIMIT)
         assert list(reader.feed(masked(TEXT, half, fin=False))) == []
         with pytest.raises(ViolationError):
             list(reader.feed(masked(CONTINUATION, b"")))
@@ -174,7 +174,7 @@ def test_the_limit_is_checked_before_the_payload_comes() -> None:
 
 def test_empty_fragments_take_no_memory() -> None:
     """A message that never ends keeps no object a fragment."""
-    reader = Reader(LIMIT)
+    reader = FrameReader(LIMIT)
     stream = masked(TEXT, b"", fin=False) + masked(CONTINUATION, b"", fin=False) * 10_000
     assert list(reader.feed(stream)) == []
     assert reader._parts == bytearray()

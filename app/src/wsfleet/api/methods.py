@@ -292,7 +292,7 @@ class Api:
         return await self._node.broker.members(channel.name, max_size=max_size)
 
     async def _command(self, **fields: Any) -> None:
-        await self._node.broker.publish_control(control.encode(control.Command(**fields)))
+        await self._node.broker.publish_control(control.encode(control.UserCommand(**fields)))
 
 
 async def _outcome(work: Awaitable[Result]) -> Result:

@@ -20,7 +20,8 @@ from jwt import PyJWS
 from jwt.algorithms import ECAlgorithm, HMACAlgorithm, RSAAlgorithm
 from jwt.exceptions import InvalidKeyError, PyJWTError
 
-from wsfleet.config.file import ConfigError, TokenConfig
+from wsfleet.config.file import ConfigError
+from wsfleet.config.schema import TokenConfig
 
 log = structlog.get_logger(__name__)
 

@@ -22,7 +22,7 @@ from jwt.exceptions import InvalidSignatureError, PyJWTError
 from msgspec import Raw, Struct
 
 from wsfleet.auth import token_keys
-from wsfleet.config.file import ChannelOptions, ClientConfig, TokenConfig
+from wsfleet.config.schema import ChannelOptions, ClientConfig, TokenConfig
 from wsfleet.protocol import strict_json
 
 NEED_HISTORY = ("force_positioning", "force_recovery")

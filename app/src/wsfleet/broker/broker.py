@@ -17,7 +17,7 @@ from wsfleet.channels import publication
 from wsfleet.channels.permissions import ChannelError
 from wsfleet.channels.publication import Member, Record
 from wsfleet.channels.stream import Position, Reading
-from wsfleet.config.file import PRESENCE_TTL, ChannelOptions
+from wsfleet.config.schema import PRESENCE_TTL, ChannelOptions
 from wsfleet.protocol.centrifuge.codes import ErrorCode
 from wsfleet.redis import key_names
 from wsfleet.redis.store import Store, UnavailableError

@@ -8,7 +8,7 @@ CloseCode = Annotated[int, msgspec.Meta(ge=0, le=4999)]
 """RFC 6455, section 7.4: there are no others."""
 
 
-class Command(msgspec.Struct, frozen=True, tag=True):
+class UserCommand(msgspec.Struct, frozen=True, tag="Command"):
     """Subscribe, unsubscribe, disconnect or refresh the connections of a user.
 
     `client` and `session` narrow it to one connection, `keep` spares some. `code` and `reason` are
@@ -77,25 +77,25 @@ class Count(msgspec.Struct, frozen=True, tag=True):
     subscribers: dict[str, int]
 
 
-Message = Command | SingleConnection | Revocation | Survey | Count
+ControlMessage = UserCommand | SingleConnection | Revocation | Survey | Count
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Message)
+_decoder = msgspec.msgpack.Decoder(ControlMessage)
 
 
-def encode(message: Message) -> bytes:
+def encode(message: ControlMessage) -> bytes:
     """Write a message."""
     return _encoder.encode(message)
 
 
-def decode(data: bytes) -> Message:
+def decode(data: bytes) -> ControlMessage:
     """Read a message.
 
     Raises:
         msgspec.DecodeError: it is none.
     """
     try:
-        message: Message = _decoder.decode(data)
+        message: ControlMessage = _decoder.decode(data)
     except (UnicodeDecodeError, RecursionError) as error:  # which msgspec lets through
         raise msgspec.DecodeError(str(error)) from None
     return message

@@ -8,7 +8,7 @@ import structlog
 from msgspec import DecodeError
 
 from wsfleet.broker import control
-from wsfleet.broker.control import Message
+from wsfleet.broker.control import ControlMessage
 from wsfleet.channels import publication
 from wsfleet.channels.publication import Member, Record
 from wsfleet.channels.stream import Entry
@@ -37,7 +37,7 @@ class BrokerEventHandler:
     def lost(self, channel: str) -> None:
         """Tell its clients that they missed something in the channel for good."""
 
-    def commanded(self, command: Message) -> None:
+    def commanded(self, command: ControlMessage) -> None:
         """Carry out what is wanted of every node."""
 
     def count(self, census: NodeCount) -> None:

@@ -21,7 +21,7 @@ from wsfleet.broker.history import new_epoch, read_history
 from wsfleet.broker.pubsub import Subscriber
 from wsfleet.channels import publication
 from wsfleet.channels.stream import Entry, Position, Reading, Stream
-from wsfleet.config.file import ChannelOptions
+from wsfleet.config.schema import ChannelOptions
 from wsfleet.redis import key_names
 from wsfleet.redis.background import Background
 from wsfleet.redis.store import FullError, Store, UnavailableError

@@ -3,7 +3,7 @@
 import random
 
 from wsfleet.channels.stream import Entry, Reading
-from wsfleet.config.file import ChannelOptions
+from wsfleet.config.schema import ChannelOptions
 from wsfleet.redis import key_names
 from wsfleet.redis.store import Store
 

@@ -69,7 +69,7 @@ class Surveys(BrokerEventHandler):
             del self._asked[survey.id]
         return asked.counts
 
-    def commanded(self, command: control.Message) -> None:
+    def commanded(self, command: control.ControlMessage) -> None:
         """Answer a survey, or take an answer to one of this node's."""
         match command:
             case Survey():

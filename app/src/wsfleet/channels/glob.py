@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import Any
 
-from wsfleet.config.file import compile_regex
+from wsfleet.config.types import compile_regex
 
 
 @lru_cache(maxsize=64)

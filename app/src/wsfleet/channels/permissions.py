@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from wsfleet.config.file import ChannelConfig, ChannelOptions, compile_regex
+from wsfleet.config.schema import ChannelConfig, ChannelOptions
+from wsfleet.config.types import compile_regex
 from wsfleet.protocol.centrifuge.codes import ErrorCode
 
 

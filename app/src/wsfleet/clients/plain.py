@@ -129,7 +129,7 @@ class PlainClient:
         """End the connection; the codes are those of the Centrifuge protocol."""
         self._connection.close(code.code, code.reason)
 
-    async def command(self, wanted: control.Command) -> None:
+    async def command(self, wanted: control.UserCommand) -> None:
         """Carry out a disconnect or a refresh; there is nothing to subscribe to."""
         if wanted.do == "disconnect":
             self._connection.close(wanted.code, wanted.reason)
@@ -149,7 +149,7 @@ class PlainClient:
         try:
             text = message if isinstance(message, str) else None
             await self._keep(plain.parse(text, node.settings.max_json_depth), now)
-        except plain.ProtocolError as error:
+        except plain.InvalidMessageError as error:
             self._refuse(error.code, str(error), timestamp)
         except ChannelError as error:
             self._refuse("too_large", str(error), timestamp)
@@ -189,7 +189,7 @@ class PlainClient:
             loop = asyncio.get_running_loop()
             self._expiry = loop.call_later(delay, self.disconnect, DisconnectCode.EXPIRED)
 
-    async def _keep(self, message: plain.Message, now: int) -> None:
+    async def _keep(self, message: plain.PlainMessage, now: int) -> None:
         node, connection = self._node, self._connection
         if message.client_id is not None:
             await node.client_names.rename(connection, message.client_id)

@@ -15,7 +15,7 @@ from wsfleet.transports.transport import Closes
 from wsfleet.transports.websocket import WebSocket
 
 
-class Client(Protocol):
+class ProtocolClient(Protocol):
     """One client's side of a protocol."""
 
     async def enter(self) -> None:
@@ -39,7 +39,9 @@ class ServedConnection:
 
     __slots__ = ("_client", "_connection", "_meter", "_node", "_protocol")
 
-    def __init__(self, node: Node, connection: Connection, protocol: str, client: Client) -> None:
+    def __init__(
+        self, node: Node, connection: Connection, protocol: str, client: ProtocolClient
+    ) -> None:
         self._client = client
         self._node = node
         self._connection = connection
@@ -82,12 +84,6 @@ class ServedConnection:
         await self._node.client_names.close(self._connection)
 
 
-def refusal_of(node: Node) -> Refusal | None:
-    """Return the answer to handshakes while the node takes no more clients."""
-    reason = node.refusal_reason()
-    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, reason) if reason else None
-
-
 def refuse(node: Node, websocket: WebSocket, refusal: Refusal) -> None:
     """Deny the handshake, and count it."""
     node.metrics.connections_refused.labels(refusal.label).inc()
@@ -99,14 +95,14 @@ async def serve(
     websocket: WebSocket,
     protocol: str,
     closes: Closes,
-    create: Callable[[Connection], Client],
+    create: Callable[[Connection], ProtocolClient],
     *,
     subprotocol: str | None = None,
     outbox_limit: int | None = None,
 ) -> None:
     """Begin to serve one connection of one of `metrics.PROTOCOLS`, unless its client is gone."""
-    if (refusal := refusal_of(node)) is not None:
-        refuse(node, websocket, refusal)
+    if (reason := node.refusal_reason()) is not None:
+        refuse(node, websocket, Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, reason))
         return
     if not websocket.accept(subprotocol):
         return

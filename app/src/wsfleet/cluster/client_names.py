@@ -81,9 +81,7 @@ class ClientNames:
         await self._store.call("SET", key_names.state(connection.client_id), text)
 
     async def close(self, connection: Connection) -> None:
-        """Forget a connection, if it was opened; its state stays for the resume window."""
-        if connection.client_id not in self._local:
-            return
+        """Forget a connection; its state stays for the resume window."""
         try:
             await self._let_go(connection.client_id)
         except UnavailableError:

@@ -9,7 +9,7 @@ import structlog
 
 from wsfleet.auth.denylist import Denylist
 from wsfleet.auth.tokens import TokenError, TokenExpiredError, Verifier, origin_allowed
-from wsfleet.config.file import ClientConfig
+from wsfleet.config.schema import ClientConfig
 from wsfleet.node.users import Users
 from wsfleet.protocol.centrifuge.codes import DisconnectCode
 from wsfleet.redis.store import UnavailableError

@@ -16,7 +16,7 @@ RECHECK_INTERVAL = 60.0
 RECHECK_CHUNK = 500
 
 
-class Client(Protocol):
+class UserClient(Protocol):
     """One client, and as which user it came; "" is nobody in particular."""
 
     @property
@@ -33,7 +33,7 @@ class Client(Protocol):
     def revoked(self, token_id: str) -> None:
         """End what rests on the token with this `jti`."""
 
-    async def command(self, wanted: control.Command) -> None:
+    async def command(self, wanted: control.UserCommand) -> None:
         """Carry out a command of the server's API."""
 
     def disconnect(self, code: DisconnectCode) -> None:
@@ -45,15 +45,15 @@ class Users(BrokerEventHandler):
 
     def __init__(self, limit: int, on_failed: Callable[[str], None] = lambda event: None) -> None:
         self._limit = limit
-        self._clients: dict[str, set[Client]] = {}
+        self._clients: dict[str, set[UserClient]] = {}
         self._background = Background(on_failed)
         self._hurry = asyncio.Event()
 
-    def __iter__(self) -> Iterator[Client]:
+    def __iter__(self) -> Iterator[UserClient]:
         """All clients; they may leave while the caller goes through them."""
         return iter([client for clients in self._clients.values() for client in clients])
 
-    def of(self, user: str) -> list[Client]:
+    def of(self, user: str) -> list[UserClient]:
         """The connections of a user."""
         return list(self._clients.get(user, ()))
 
@@ -61,24 +61,24 @@ class Users(BrokerEventHandler):
         """Whether the user has as many connections as one may have."""
         return bool(user and self._limit) and len(self._clients.get(user, ())) >= self._limit
 
-    def add(self, client: Client) -> bool:
+    def add(self, client: UserClient) -> bool:
         """Count a client in; False if its user has too many already."""
         if self.is_full(client.user):
             return False
         self._clients.setdefault(client.user, set()).add(client)
         return True
 
-    def remove(self, client: Client) -> None:
+    def remove(self, client: UserClient) -> None:
         """Count a client out, if it was counted in."""
         clients = self._clients.get(client.user, set())
         clients.discard(client)
         if not clients:
             self._clients.pop(client.user, None)
 
-    def commanded(self, command: control.Message) -> None:
+    def commanded(self, command: control.ControlMessage) -> None:
         """Carry out what is wanted of the connections of a user, or of those with a token."""
         match command:
-            case control.Command():
+            case control.UserCommand():
                 for client in self.of(command.user):
                     if command.concerns(client.user, client.id):
                         self._background.start(client.command(command))

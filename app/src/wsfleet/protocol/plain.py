@@ -21,7 +21,7 @@ CLOSES = Closes(
 )
 
 
-class ProtocolError(Exception):
+class InvalidMessageError(Exception):
     """What a client sent cannot be taken; `code` and the text are its answer."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -30,7 +30,7 @@ class ProtocolError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class PlainMessage:
     """A client's message: its text as it came, the same as JSON, and what it asks for."""
 
     text: str
@@ -39,27 +39,28 @@ class Message:
     idempotency_key: str = ""
 
 
-def parse(text: str | None, max_depth: int = MAX_DEPTH) -> Message:
+def parse(text: str | None, max_depth: int = MAX_DEPTH) -> PlainMessage:
     """Read one message; `None` stands for a binary one.
 
     Raises:
-        ProtocolError: `unsupported_data` if it is binary, `invalid_json` if it is JSON to some
-            parser and not to every parser, `too_deep` if it is JSON that nests deeper than
-            `max_depth`, `invalid_client_id` or `invalid_idempotency_key` if it carries an invalid
-            one.
+        InvalidMessageError: `unsupported_data` if it is binary, `invalid_json` if it is JSON to
+            some parsers and not to others, `too_deep` if it is JSON that nests deeper than
+            `max_depth`, `invalid_client_id` or `invalid_idempotency_key` if it has an invalid one.
     """
     if text is None:
-        raise ProtocolError("unsupported_data", "binary messages are not supported; send text")
+        raise InvalidMessageError(
+            "unsupported_data", "binary messages are not supported; send text"
+        )
     try:
         data = strict_json.loads(text)
     except strict_json.InvalidJSONError as error:
         return _text(text, str(error), max_depth)
     json = text.encode()
     if too_deep(json, max_depth):
-        raise ProtocolError("too_deep", f"the JSON nests deeper than {max_depth} levels")
+        raise InvalidMessageError("too_deep", f"the JSON nests deeper than {max_depth} levels")
     if not isinstance(data, dict):
-        return Message(text, json)
-    return Message(
+        return PlainMessage(text, json)
+    return PlainMessage(
         text,
         json,
         _name(data, "client_id", "leave it out to be given one"),
@@ -67,17 +68,17 @@ def parse(text: str | None, max_depth: int = MAX_DEPTH) -> Message:
     )
 
 
-def _text(text: str, reason: str, max_depth: int) -> Message:
+def _text(text: str, reason: str, max_depth: int) -> PlainMessage:
     """Read a message that is not JSON: as text, unless its sender may have meant JSON.
 
     An object is always meant: as text its `client_id` and `idempotency_key` would be ignored.
     """
     is_object = text.lstrip(" \t\r\n\ufeff").startswith("{")
     if not is_object and not strict_json.is_ambiguous(text):
-        return Message(text, orjson.dumps(text))
+        return PlainMessage(text, orjson.dumps(text))
     if too_deep(text.encode(), max_depth):
-        raise ProtocolError("too_deep", f"the JSON nests deeper than {max_depth} levels")
-    raise ProtocolError(
+        raise InvalidMessageError("too_deep", f"the JSON nests deeper than {max_depth} levels")
+    raise InvalidMessageError(
         "invalid_json",
         f"the JSON is invalid: {reason}; send valid JSON, or the text as a JSON string",
     )
@@ -95,7 +96,7 @@ def _name(data: dict[str, Any], field: str, otherwise: str) -> str | None:
         or not value.isprintable()
         or " " in value
     ):
-        raise ProtocolError(
+        raise InvalidMessageError(
             f"invalid_{field}",
             f"{field} must be a string of 1 to {MAX_NAME} printable characters without spaces; "
             f"{otherwise}",

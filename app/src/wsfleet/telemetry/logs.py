@@ -64,7 +64,7 @@ class Logger:
         self.warning = self.error = self.critical = output.write_urgent
 
 
-class Handler(logging.Handler):
+class LogHandler(logging.Handler):
     """Takes the records of the standard library's loggers."""
 
     def __init__(self, encode: Encoder, output: Output) -> None:
@@ -117,7 +117,7 @@ def configure(level: str, node: str) -> None:
         logger_factory=lambda name="": Logger(name, output),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=level.upper(), handlers=[Handler(encode, output)], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[LogHandler(encode, output)], force=True)
     # Else the standard library looks for the caller's frame, which no line has.
     logging._srcfile = None
     # One line a connection is ours to write; uvicorn would add a second for each handshake.

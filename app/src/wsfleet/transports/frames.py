@@ -30,7 +30,7 @@ class ViolationError(Exception):
         self.reason = reason
 
 
-class Message(NamedTuple):
+class ReceivedMessage(NamedTuple):
     """What a client sent: a whole TEXT or BINARY message, or a control frame."""
 
     opcode: int
@@ -76,7 +76,7 @@ def parse_close(payload: bytes) -> Close:
     return Close(code, _text(payload[2:]))
 
 
-class Reader:
+class FrameReader:
     """Puts the frames of one client together to messages.
 
     It keeps what has arrived of one message, and of one head or control frame: never more than
@@ -109,7 +109,7 @@ class Reader:
         self._mask = b""
         self._fin = False
 
-    def feed(self, data: bytes) -> Iterator[Message]:
+    def feed(self, data: bytes) -> Iterator[ReceivedMessage]:
         """Take bytes, and yield what is complete.
 
         Raises:
@@ -175,10 +175,10 @@ class Reader:
             raise ViolationError(1009, f"message is over {self._max_size} bytes")
         return head + length, start + head
 
-    def _take(self, fin: bool, opcode: int, payload: bytes) -> Message | None:
+    def _take(self, fin: bool, opcode: int, payload: bytes) -> ReceivedMessage | None:
         """Take a frame, or a part of a data frame as if it were a fragment."""
         if opcode & _CONTROL:
-            return Message(opcode, payload)
+            return ReceivedMessage(opcode, payload)
         if opcode != CONTINUATION and fin:
             return self._message(opcode, payload)
         if self._parts is None:
@@ -192,12 +192,12 @@ class Reader:
             self._checked += _whole_characters(self._parts[self._checked :])
         return None
 
-    def _message(self, opcode: int, payload: bytes) -> Message:
+    def _message(self, opcode: int, payload: bytes) -> ReceivedMessage:
         if opcode & RSV1 and self._inflate is not None:
             opcode, payload = opcode & _OPCODE, self._inflate(payload, self._max_size)
-        return Message(opcode, _text(payload) if opcode == TEXT else payload)
+        return ReceivedMessage(opcode, _text(payload) if opcode == TEXT else payload)
 
-    def _go_on(self, masked: bytes) -> Message | None:
+    def _go_on(self, masked: bytes) -> ReceivedMessage | None:
         """Take the next bytes of a data frame that did not come at once."""
         payload, turn = apply_mask(masked, self._mask), len(masked) % 4
         self._mask = self._mask[turn:] + self._mask[:turn]

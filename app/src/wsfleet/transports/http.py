@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, NoReturn
+from urllib.parse import unquote
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 from uvicorn.config import Config
@@ -30,7 +31,7 @@ HEAD_TOO_LARGE = (
 )
 
 
-class RefusedError(Exception):
+class RequestRefusedError(Exception):
     """A request is answered with this status and reason, and the connection ends."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
@@ -70,7 +71,7 @@ class HTTP(HttpToolsProtocol):
         self._in_body = False
         self._body_size = self._body_limit = 0
         self._due = 0  # requests that the application has not answered yet
-        self._refusal: RefusedError | None = None
+        self._refusal: RequestRefusedError | None = None
         self._last: Callable[[], None] | None = None  # ends HTTP when all answers are given
         self._timer: asyncio.TimerHandle | None = None  # runs while a request is not complete
         self._await(HEAD_TIMEOUT)
@@ -189,7 +190,7 @@ class HTTP(HttpToolsProtocol):
                     self._unread = self._head_without_upgrade() + self._unread
                     self.parser = HttpRequestParser(self)
             except HttpParserError as error:
-                invalid = RefusedError(HTTPStatus.BAD_REQUEST, f"no valid HTTP: {error}")
+                invalid = RequestRefusedError(HTTPStatus.BAD_REQUEST, f"no valid HTTP: {error}")
                 self._refuse(self._refusal or invalid)
             else:
                 self._bound_head(len(portion))
@@ -204,7 +205,7 @@ class HTTP(HttpToolsProtocol):
         if self._timer is not None and self._begun <= 1:
             self._beside += max(0, size - self._content)
             if self._beside > HEAD_LIMIT:
-                self._refuse(RefusedError(*HEAD_TOO_LARGE))
+                self._refuse(RequestRefusedError(*HEAD_TOO_LARGE))
 
     def _bound_body(self, size: int) -> None:
         """Refuse a body of this size if it is too large for who sends it."""
@@ -217,10 +218,10 @@ class HTTP(HttpToolsProtocol):
 
     def _stop(self, status: HTTPStatus, reason: str) -> NoReturn:
         """Refuse the request from within the parser."""
-        self._refusal = RefusedError(status, reason)
+        self._refusal = RequestRefusedError(status, reason)
         raise self._refusal
 
-    def _refuse(self, refusal: RefusedError) -> None:
+    def _refuse(self, refusal: RequestRefusedError) -> None:
         """Read nothing any more, and say why, unless the request was answered without its body."""
         self._refusal, self._unread = refusal, b""
         self._stop_waiting()
@@ -266,9 +267,8 @@ class HTTP(HttpToolsProtocol):
 
     def _request(self) -> Request:
         target = parse_url(self.url)
-        query = (target.query or b"").decode("latin-1")
-        method = self.parser.get_method().decode("ascii")
-        return Request(method, target.path, query, self.headers, self.scope)
+        path, query = unquote(target.path.decode("ascii")), (target.query or b"").decode("latin-1")
+        return Request(self.parser.get_method().decode("ascii"), path, query, self.headers)
 
     def _head_without_upgrade(self) -> bytes:
         """The head of a request whose upgrade is ignored (RFC 9110, section 7.8).
@@ -299,7 +299,7 @@ class HTTP(HttpToolsProtocol):
             self._await(seconds)
         else:
             reason = f"the {part} of the request did not come in {seconds:g} seconds"
-            self._refuse(RefusedError(HTTPStatus.REQUEST_TIMEOUT, reason))
+            self._refuse(RequestRefusedError(HTTPStatus.REQUEST_TIMEOUT, reason))
 
 
 def origin_form(target: bytes) -> bytes:

@@ -8,7 +8,7 @@ and a silent client costs a few small objects.
 import asyncio
 import enum
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Any, NamedTuple, cast
@@ -24,8 +24,8 @@ from wsfleet.transports.frames import (
     FRAMING,
     PING,
     PONG,
-    Message,
-    Reader,
+    FrameReader,
+    ReceivedMessage,
     ViolationError,
     close_frame,
     frame,
@@ -124,7 +124,7 @@ class WebSocket(asyncio.Protocol):
         self._config = config
         self._server_state = server_state
         self._loop = asyncio.get_running_loop()
-        self._reader = Reader(config.ws_max_size)
+        self._reader = FrameReader(config.ws_max_size)
         self._extension = ""
         self.shared_framing = FRAMING
         self._key = b""
@@ -170,22 +170,15 @@ class WebSocket(asyncio.Protocol):
             self._extension, deflates = agreement
             if deflates:
                 self.shared_framing = deflate.FRAMING
-            self._reader = Reader(self._config.ws_max_size, deflate.inflate)
+            self._reader = FrameReader(self._config.ws_max_size, deflate.inflate)
 
-    def accept(
-        self, subprotocol: str | None = None, headers: Sequence[tuple[bytes, bytes]] = ()
-    ) -> bool:
-        """Open it, and then `attend` to it; False if the client is gone.
-
-        Raises:
-            ValueError: a field of the answer has no valid form.
-        """
+    def accept(self, subprotocol: str | None = None) -> bool:
+        """Open it, and then `attend` to it; False if the client is gone."""
         if self.state is not State.CONNECTING:
             return False
-        answer = switching_protocols(
-            self._key, subprotocol=subprotocol, extension=self._extension, headers=headers
+        self.transport.write(
+            switching_protocols(self._key, subprotocol=subprotocol, extension=self._extension)
         )
-        self.transport.write(answer)
         self._extension = ""
         self.state, self.writer = State.OPEN, self.transport
         if self._blocked:
@@ -200,13 +193,9 @@ class WebSocket(asyncio.Protocol):
         self, status: HTTPStatus, reason: str, headers: Mapping[str, str] | None = None
     ) -> None:
         """Answer the handshake with an error instead."""
-        self.refuse(response(status, reason, headers))
-
-    def refuse(self, answer: bytes) -> None:
-        """Answer the handshake with a whole response instead, and close."""
         if self.state is State.CONNECTING:
             self.state = State.CLOSING
-            self.transport.write(answer)
+            self.transport.write(response(status, reason, headers))
             self._close_transport()
 
     async def attend(self, handler: Handler) -> None:
@@ -216,16 +205,6 @@ class WebSocket(asyncio.Protocol):
             handler.ended(*self._end)
             self._limit_work()
         await self._carry_out(handler, begin=True)
-
-    def handle(self, handler: Handler | None) -> None:
-        """Give messages and the end to `handler` from now on, in tasks of their own.
-
-        It is prepared already: `begin` is not called. None: messages wait.
-        """
-        self._handler = handler
-        if handler is not None and self._end is not None:
-            handler.ended(*self._end)
-        self._work()
 
     # To the client.
 
@@ -351,7 +330,7 @@ class WebSocket(asyncio.Protocol):
             self._backlog += len(payload) + OVERHEAD
             self._work()
 
-    def _control(self, message: Message) -> None:
+    def _control(self, message: ReceivedMessage) -> None:
         payload = cast(bytes, message.payload)
         if message.opcode == PING:
             if self.writer is None:
@@ -437,9 +416,6 @@ class WebSocket(asyncio.Protocol):
 
     def _no_pong(self) -> None:
         self._keepalive = None
-        if self._paused:  # it may have come, and is not read before other messages are handled
-            self._ping_later()
-            return
         self.start_close(1011, "no pong")
 
     # Carrying out.

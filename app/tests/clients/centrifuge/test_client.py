@@ -307,7 +307,7 @@ async def test_a_connection_that_the_nodes_cannot_hear_of_is_not_made(
     single_pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would not end when the next one comes: its client is told to come again."""
-    monkeypatch.setattr("wsfleet.clients.centrifuge.client.SINGLE_CONNECTION_TIMEOUT", 0.1)
+    monkeypatch.setattr("wsfleet.clients.centrifuge.connecting.SINGLE_CONNECTION_TIMEOUT", 0.1)
     one, _ = single_pair
     monkeypatch.setattr(one.node.dispatcher, "commanded", lambda command: None)
     url = one.url.replace("http", "ws") + "/connection/websocket"

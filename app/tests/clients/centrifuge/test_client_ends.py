@@ -19,6 +19,7 @@ from tests.support.nodes import RunningNode, StartNode
 from tests.support.redis import RedisServer
 from tests.support.sdk import CONFIG, sdk, subscribed
 from tests.support.tokens import token
+from wsfleet.broker import following
 from wsfleet.clients.centrifuge.client import CentrifugeClient
 from wsfleet.clients.centrifuge.endpoint import Centrifuge
 from wsfleet.redis import key_names
@@ -231,13 +232,13 @@ async def test_unsubscribe_holds_for_a_subscribe_under_way(
     """The client is answered and unsubscribed, hears nothing, and is nowhere."""
     async with raw(node, "v") as client:
         await api("publish", channel="room", data="before")
-        called, go_on = pause(monkeypatch, node.node.broker, "history")
+        called, go_on = pause(monkeypatch, following, "read_history")
         number = await client.tell(
             subscribe={"channel": "room", "recover": True, "recoverable": True}
         )
         await asyncio.wait_for(called.wait(), 10)
         await api("unsubscribe", user="v", channel=channel)
-        await settled(lambda: "room" not in client_of(node, "v").subscriptions, "ended")
+        await settled(lambda: "room" not in client_of(node, "v").subscriptions.table, "ended")
         await api("publish", channel="room", data="after")
         go_on.set()
         await settled(lambda: ("room", 2000) in client.unsubscribed(), "told of it")
@@ -246,7 +247,7 @@ async def test_unsubscribe_holds_for_a_subscribe_under_way(
         assert (await client.ask(unsubscribe={"channel": "other"})).get("unsubscribe") == {}
         assert await node.node.broker.members("room") == {}
         assert client.pushes("pub") == []
-        assert not node.node.hub.has("json room")
+        assert not node.node.hub.has("json websocket publications room")
 
 
 async def test_unsubscribe_holds_for_a_subscribe_that_fails_meanwhile(
@@ -258,7 +259,7 @@ async def test_unsubscribe_holds_for_a_subscribe_that_fails_meanwhile(
         number = await client.tell(subscribe={"channel": "room"})
         await asyncio.wait_for(called.wait(), 10)
         await api("unsubscribe", user="v", channel="room")
-        await settled(lambda: "room" not in client_of(node, "v").subscriptions, "ended")
+        await settled(lambda: "room" not in client_of(node, "v").subscriptions.table, "ended")
         redis_process.kill()
         go_on.set()
         await settled(lambda: client.unsubscribed() == [("room", 2000)], "told of it")
@@ -275,7 +276,7 @@ async def test_unsubscribe_holds_for_a_subscribe_of_the_api(
         await api("subscribe", user="v", channel="room")
         await asyncio.wait_for(called.wait(), 10)
         await api("unsubscribe", user="v", channel="room")
-        await settled(lambda: "room" not in client_of(node, "v").subscriptions, "ended")
+        await settled(lambda: "room" not in client_of(node, "v").subscriptions.table, "ended")
         await api("subscribe", user="v", channel="room")
         go_on.set()
         await settled(lambda: len(client.pushes("subscribe")) == 1, "subscribed again")
@@ -296,12 +297,12 @@ async def test_unsubscribe_holds_for_a_connect_under_way(
         )
         await asyncio.wait_for(called.wait(), 10)
         await api("unsubscribe", user="v", channel="two")
-        await settled(lambda: "two" not in client_of(node, "v").subscriptions, "ended")
+        await settled(lambda: "two" not in client_of(node, "v").subscriptions.table, "ended")
         go_on.set()
         await settled(lambda: client.answers(number), "connected")
         subs = client.answers(number)[0]["connect"]["subs"]
         assert subs.keys() == {"one", "three", "#v"}
-        assert not node.node.hub.has("json two")
+        assert not node.node.hub.has("json websocket publications two")
 
 
 @pytest.mark.parametrize(
@@ -320,7 +321,7 @@ async def test_what_ends_connections_holds_for_a_connect_under_way(
         go_on.set()
         await settled(lambda: len(node.node.hub) == 0 and not node.node.users.of("v"), "gone")
         assert client.answers(number) == []
-        await settled(lambda: not node.node.hub.has("json one"), "no topic")
+        await settled(lambda: not node.node.hub.has("json websocket publications one"), "no topic")
         assert await node.node.broker.members("one") == {}
 
 
@@ -333,13 +334,13 @@ async def test_refresh_holds_for_a_connect_under_way(
         number = await client.tell(connect={"token": token("v")})
         await asyncio.wait_for(called.wait(), 10)
         await api("refresh", user="v", expire_at=int(time.time()) + 600)
-        await settled(lambda: client_of(node, "v")._expire_at > 0, "heard")
+        await settled(lambda: client_of(node, "v")._connecting._expire_at > 0, "heard")
         go_on.set()
         await settled(lambda: client.answers(number), "connected")
         result = client.answers(number)[0]["connect"]
         assert result["expires"]
         assert 0 < result["ttl"] <= 600
-        assert "expiry" in client_of(node, "v")._timers
+        assert "expiry" in client_of(node, "v")._timers._handles
 
 
 async def test_disconnect_holds_for_a_plain_client_that_is_just_in(
@@ -426,10 +427,10 @@ async def test_a_token_that_is_revoked_while_it_is_checked_counts_for_nothing(
         await client.tell(**{command: {"channel": "closed:a", "token": shown}})
         await asyncio.wait_for(called.wait(), 10)
         await api("revoke_token", uid="bad")
-        await settled(lambda: "closed:a" not in client_of(node, "v").subscriptions, "ended")
+        await settled(lambda: "closed:a" not in client_of(node, "v").subscriptions.table, "ended")
         go_on.set()
         await settled(lambda: client.unsubscribed() == [("closed:a", 2000)], "told of it")
-        assert not node.node.hub.has("json closed:a")
+        assert not node.node.hub.has("json websocket publications closed:a")
 
 
 async def test_a_revocation_that_was_missed_is_found_out(
@@ -515,10 +516,10 @@ async def test_redis_is_lost_at_each_step_of_a_client(
             for held in node.node.users.of("v"):
                 assert isinstance(held, CentrifugeClient)
                 assert held.connected
-                assert held._timers.keys() - {"pong"} == {"ping", "expiry"}
+                assert held._timers._handles.keys() - {"pong"} == {"ping", "expiry"}
             if "connect" not in client.answers(numbers[0])[0]:
                 assert not node.node.users.of("v")
-                assert not node.node.hub.has("json one")
+                assert not node.node.hub.has("json websocket publications one")
             assert all(len(client.answers(number)) <= 1 for number in numbers)
         if struck and fault == "freeze":
             redis_process.thaw()

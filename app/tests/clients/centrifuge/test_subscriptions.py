@@ -25,7 +25,7 @@ from wsfleet.channels.publication import Record
 from wsfleet.clients.centrifuge.client import CentrifugeClient
 from wsfleet.clients.centrifuge.endpoint import CLOSES, Centrifuge
 from wsfleet.cluster.client_names import new_client_id
-from wsfleet.config.file import ChannelOptions
+from wsfleet.config.schema import ChannelOptions
 from wsfleet.config.settings import Settings
 from wsfleet.hub.connection import Connection
 from wsfleet.node.node import Node
@@ -277,7 +277,7 @@ class Stage:
 
     def command(self, **fields: Any) -> None:
         """Hear a command of the server's API."""
-        self.node.users.commanded(control.Command(**fields))
+        self.node.users.commanded(control.UserCommand(**fields))
 
     def publish(self, channel: str) -> int:
         """Hear a publication from Redis; its data."""
@@ -288,7 +288,7 @@ class Stage:
 
     def subscriptions(self, channel: str) -> list[Peer]:
         """Who is subscribed to a channel."""
-        return [peer for peer in self.peers if channel in peer.client.subscriptions.live]
+        return [peer for peer in self.peers if channel in peer.client.subscriptions.table.live]
 
     async def settle(self) -> None:
         """Let everything come to its end, with a Redis that answers."""
@@ -313,10 +313,10 @@ class Stage:
         """Counts, topics and presence are right, clients know it, and are served."""
         node, topics = self.node, Counter[str]()
         for peer in self.peers:
-            assert not peer.client.subscriptions.reserved
-            assert peer.view == peer.client.subscriptions.live.keys()
+            assert not peer.client.subscriptions.table.reserved
+            assert peer.view == peer.client.subscriptions.table.live.keys()
             timers = {"ping", "expiry"} if peer.client.connected else {"stale"}
-            assert not peer.writer or peer.client._timers.keys() == timers
+            assert not peer.writer or peer.client._timers._handles.keys() == timers
             assert (peer.client in node.users) == bool(peer.writer and peer.client.connected)
             if peer.writer:
                 assert peer.answers.keys() == peer.asked.keys(), "a command has no answer"
@@ -383,11 +383,11 @@ def act(stage: Stage, step: tuple[Any, ...]) -> None:
             stage.peers[number].vanish()
         case ("expire" | "lose" as how, number, channel):
             client = stage.peers[number].client
-            if subscription := client.subscriptions.live.get(channel):
+            if subscription := client.subscriptions.table.live.get(channel):
                 if how == "expire":
-                    client._subscription_expired(subscription)
+                    client.subscriptions._expired(subscription)
                 else:
-                    client.insufficient_state(subscription)
+                    client.subscriptions.lost(channel)
         case ("lost", channel):
             stage.centrifuge.lost(channel)
         case ("api", do, user, channel):
@@ -527,10 +527,10 @@ def test_an_end_right_after_going_live_is_not_followed_by_a_join(config: Path) -
         peer = stage.peers[2]
         await stage.settle()
         peer.send(subscribe={"channel": "plain:three"})
-        while "plain:three" not in peer.client.subscriptions.live:
+        while "plain:three" not in peer.client.subscriptions.table.live:
             stage.redis.answer(1)
             await asyncio.sleep(0)
-        assert not peer.client.subscriptions.live["plain:three"].announced
+        assert not peer.client.subscriptions.table.live["plain:three"].announced
         act(stage, ("expire", 2, "plain:three"))
         await stage.settle()
         await stage.check()

@@ -30,6 +30,7 @@ CLOSES = Closes(
     slow=Close(DisconnectCode.SLOW.code, DisconnectCode.SLOW.reason),
 )
 PRESENCE_CHUNK = 500
+"""Presence entries that are renewed at once."""
 
 
 class Centrifuge(BrokerEventHandler):
@@ -59,7 +60,9 @@ class Centrifuge(BrokerEventHandler):
             if not negotiated.frame_ping_pong:
                 connection.answer_pings_itself()
             format_ = self.fanout.format(codec, connection.shared_framing)
-            return CentrifugeClient(self, connection, format_, not negotiated.frame_ping_pong)
+            return CentrifugeClient(
+                self, connection, format_, app_pings=not negotiated.frame_ping_pong
+            )
 
         await serve(
             self.node,
@@ -72,14 +75,14 @@ class Centrifuge(BrokerEventHandler):
         )
 
     def add(self, client: CentrifugeClient) -> bool:
-        """Count a client in: it is known who its user is; False if that one has too many."""
+        """Add a client whose user is known; return False if the user has too many connections."""
         if not self.node.users.add(client):
             return False
         self.clients[client.id] = client
         return True
 
     def remove(self, client: CentrifugeClient) -> None:
-        """Count a client out, if it was counted in."""
+        """Remove a client, if it was added."""
         if self.clients.pop(client.id, None) is not None:
             self.node.users.remove(client)
 
@@ -88,47 +91,45 @@ class Centrifuge(BrokerEventHandler):
         self.fanout.publication(channel, entry, record)
 
     def member_changed(self, channel: str, joined: bool, member: Member) -> None:
-        """Push a join or a leave to those who want them."""
+        """Push a join or a leave to the channel's subscribers that hear them."""
         self.fanout.membership(channel, joined, member)
 
-    def _disconnect(self, connection: Connection, code: DisconnectCode) -> None:
-        if (client := self.clients.get(connection.client_id)) is not None:
-            client.disconnect(code)
-
     def lost(self, channel: str) -> None:
-        """Let positioned subscribers recover: they learn from the answer that they could not."""
+        """Let positioned subscribers recover: the answer tells them that they cannot."""
         for client in list(self.clients.values()):
-            subscription = client.subscriptions.live.get(channel)
-            if subscription is not None and subscription.positioned:
-                client.insufficient_state(subscription)
+            client.subscriptions.lost(channel)
 
-    def commanded(self, command: control.Message) -> None:
-        """End the connections of a user but one; what else is commanded, `Users` hears."""
-        if isinstance(command, control.SingleConnection):
-            for other in self.node.users.of(command.user):
+    def commanded(self, message: control.ControlMessage) -> None:
+        """End the other connections of a user; all other messages are for `Users`."""
+        if isinstance(message, control.SingleConnection):
+            for other in self.node.users.of(message.user):
                 if (client := self.clients.get(other.id)) is not None:
-                    client.only_one_stays(command.client)
+                    client.only_one_stays(message.client)
 
-    def count(self, census: NodeCount) -> None:
+    def count(self, count: NodeCount) -> None:
         """Count the channels' subscribers."""
         for client in self.clients.values():
-            census.subscribers.update(client.subscriptions.live.keys())
+            count.subscribers.update(client.subscriptions.table.live.keys())
 
     async def refresh_presence(self) -> None:
-        """Say again and again who is still there; entries of a dead node expire."""
+        """Renew the clients' entries in the presence; those of a dead node expire."""
         interval = self.node.config.client.presence_update_interval
         while True:
             await asyncio.sleep(interval)
             present = [
-                (client, subscription)
+                (client.subscriptions.membership, subscription)
                 for client in self.clients.values()
-                for subscription in client.subscriptions.live.values()
+                for subscription in client.subscriptions.table.live.values()
                 if subscription.present
             ]
             for start in range(0, len(present), PRESENCE_CHUNK):
                 chunk = present[start : start + PRESENCE_CHUNK]
-                renewals = (client.renew_presence(subscription) for client, subscription in chunk)
+                renewals = (membership.renew(subscription) for membership, subscription in chunk)
                 for result in await asyncio.gather(*renewals, return_exceptions=True):
                     if isinstance(result, Exception):
-                        log.error("presence not renewed", exc_info=result)
+                        log.error("presence_renewal_failed", exc_info=result)
                         self.node.metrics.handler_failed("presence")
+
+    def _disconnect(self, connection: Connection, code: DisconnectCode) -> None:
+        if (client := self.clients.get(connection.client_id)) is not None:
+            client.disconnect(code)

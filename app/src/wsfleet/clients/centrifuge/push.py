@@ -1,21 +1,23 @@
-"""What the server sends to clients of the Centrifuge protocol without being asked.
+"""What is sent to clients of the Centrifuge protocol, to one of them or to all of a channel.
 
 A push to all subscribers of a channel is encoded once for each encoding and framed once for each
 framing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from wsfleet.channels.publication import Member, Record
 from wsfleet.channels.stream import Entry
+from wsfleet.clients.centrifuge.errors import DisconnectedError
 from wsfleet.hub.connection import Connection
 from wsfleet.hub.hub import Hub
 from wsfleet.protocol.centrifuge.codec import Codec, ProtocolError
 from wsfleet.protocol.centrifuge.codes import DisconnectCode
 from wsfleet.protocol.centrifuge.messages import (
     ClientInfo,
+    Event,
     Join,
     Leave,
     Publication,
@@ -117,3 +119,69 @@ class Fanout:
             return None
         self._hub.publish(topic, to.frame(payload))
         return payload
+
+
+class Sender:
+    """All that is sent to one client alone: replies, pushes, pings, and the close.
+
+    `ended` is set when the connection ends: no command is carried out any more.
+    """
+
+    __slots__ = ("_client", "_codec", "_connection", "_frame", "ended")
+
+    def __init__(self, connection: Connection, codec: Codec) -> None:
+        self._client = connection.client_id
+        self._connection = connection
+        self._codec = codec
+        self._frame = framer(codec, connection.framing)
+        self.ended = False
+
+    def reply(self, replies: Sequence[Reply]) -> None:
+        """Send the answer to a command, and after it the pushes that were held back.
+
+        Raises:
+            ProtocolError: the encoding cannot carry the answer.
+        """
+        self._connection.uncork(self._frame(self._codec.encode(replies)))
+
+    def push(self, event: Event, channel: str = "") -> None:
+        """Send an event to the client; disconnect it if its encoding cannot carry the event."""
+        try:
+            payload = self._codec.encode([Reply(push=Push(event, channel))])
+        except ProtocolError as error:
+            self.unencodable(error)
+        else:
+            self._connection.send(self._frame(payload))
+
+    def ping(self) -> None:
+        """Send a ping of the protocol."""
+        self._connection.send(self._frame(self._codec.ping))
+
+    def unencodable(self, error: ProtocolError) -> None:
+        """Disconnect the client: its encoding cannot carry what it should be sent."""
+        log.info("reply_unencodable", client_id=self._client, error=str(error))
+        self.disconnect(error.disconnect)
+
+    async def drained(self) -> None:
+        """Wait before a reply that may be large, until the client has taken those before it.
+
+        So a client that asks for much and reads nothing costs the node one such reply.
+
+        Raises:
+            DisconnectedError: the connection has ended meanwhile.
+        """
+        await self._connection.drained()
+        if self.ended:
+            raise DisconnectedError(DisconnectCode.CONNECTION_CLOSED)
+
+    def disconnect(self, code: DisconnectCode) -> None:
+        """Close the connection; SDKs decide by the code whether to reconnect."""
+        self.close(code.code, code.reason)
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection with a code of the protocol, or of the server's API.
+
+        The close frame alone has the code: over WebSocket there is no push before it.
+        """
+        self.ended = True
+        self._connection.close(code, reason)

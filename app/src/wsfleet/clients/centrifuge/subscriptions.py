@@ -1,141 +1,296 @@
-"""The subscriptions of one connection: each is reserved, goes live, and ends once."""
+"""One client's subscriptions: commands that make, refresh and end them, and the server's API."""
 
-import asyncio
-from collections.abc import Iterator
-from dataclasses import dataclass
+import contextlib
+from typing import NamedTuple
 
-from wsfleet.broker.following import Follower
-from wsfleet.channels.permissions import Channel
-from wsfleet.channels.publication import Member
-from wsfleet.clients.centrifuge.push import Format
-from wsfleet.config.file import ChannelOptions
+from wsfleet.auth.tokens import Grant, TokenError, TokenExpiredError
+from wsfleet.broker import control
+from wsfleet.channels.permissions import (
+    Channel,
+    ChannelError,
+    may_subscribe,
+    subscription_options,
+)
+from wsfleet.clients.centrifuge.errors import DisconnectedError, EndedError, RefusedError
+from wsfleet.clients.centrifuge.identity import ClientIdentity
+from wsfleet.clients.centrifuge.membership import Membership
+from wsfleet.clients.centrifuge.push import Format, Sender
+from wsfleet.clients.centrifuge.subscribing import Subscribing
+from wsfleet.clients.centrifuge.subscription_table import Subscription, SubscriptionTable
+from wsfleet.clients.centrifuge.timers import call_at, ttl
 from wsfleet.hub.connection import Connection
-from wsfleet.hub.hub import Hub
-from wsfleet.protocol.centrifuge.codes import UnsubscribeCode
+from wsfleet.node.node import Node
+from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode, UnsubscribeCode
+from wsfleet.protocol.centrifuge.messages import (
+    ConnectRequest,
+    SubRefreshRequest,
+    SubRefreshResult,
+    Subscribe,
+    SubscribeRequest,
+    SubscribeResult,
+)
+from wsfleet.redis.background import Background
 
 
-class EndedError(Exception):
-    """A subscription to `channel` ended before it was live; `code` says why."""
+class Reserved(NamedTuple):
+    """A server-side subscription that connecting has reserved and not made yet."""
 
-    def __init__(self, channel: str, code: UnsubscribeCode) -> None:
-        super().__init__(code.reason)
-        self.channel = channel
-        self.code = code
-
-
-@dataclass(slots=True, eq=False)
-class Subscription:
-    """A channel that a connection hears, and all that is held for it until it ends.
-
-    `expire_at` is in Unix seconds, 0 is never. `token_id` is the `jti` of the subscription token
-    that it was made with, or refreshed with last. `present` is whether the client was entered in
-    the channel's presence, `announced` whether the others were told that it joined.
-    """
-
-    channel: Channel
-    options: ChannelOptions
-    member: Member
-    server_side: bool
-    token_id: str = ""
-    expire_at: int = 0
-    follower: Follower | None = None
-    expiry: asyncio.TimerHandle | None = None
-    present: bool = False
-    announced: bool = False
-    ended: UnsubscribeCode | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the channel."""
-        return self.channel.name
-
-    @property
-    def told(self) -> bool:
-        """Whether anybody but this node was told of it, and has to be told of its end."""
-        return self.present or self.announced
-
-    @property
-    def positioned(self) -> bool:
-        """Whether its client is told when something is lost."""
-        return self.options.force_positioning or self.options.force_recovery
+    subscription: Subscription
+    request: SubscribeRequest
+    grant: Grant
 
 
 class Subscriptions:
-    """A connection's subscriptions by channel: `live`, or `reserved` while they are made.
+    """One client's subscriptions; `table` has them, `membership` is what others know of them."""
 
-    A subscription is reserved before anything is awaited for it, and what it acquires is noted in
-    it at once. So `end` finds everything at any moment, and is the only way out.
-    """
+    __slots__ = (
+        "_background",
+        "_config",
+        "_identity",
+        "_node",
+        "_sender",
+        "_subscribing",
+        "membership",
+        "table",
+    )
 
-    __slots__ = ("_connection", "_format", "_hub", "live", "reserved")
+    def __init__(
+        self,
+        node: Node,
+        connection: Connection,
+        format_: Format,
+        identity: ClientIdentity,
+        sender: Sender,
+        background: Background,
+    ) -> None:
+        self._node = node
+        self._config = node.config.client
+        self._identity = identity
+        self._sender = sender
+        self._background = background
+        self.table = SubscriptionTable(node.hub, connection, format_)
+        self.membership = Membership(node.broker, identity.client, self.table)
+        self._subscribing = Subscribing(
+            node, identity, self.table, self.membership, sender, background
+        )
 
-    def __init__(self, hub: Hub, connection: Connection, format_: Format) -> None:
-        self._hub = hub
-        self._connection = connection
-        self._format = format_
-        self.live: dict[str, Subscription] = {}
-        self.reserved: dict[str, Subscription] = {}
+    # The client's commands.
 
-    def __len__(self) -> int:
-        """How many channels are taken."""
-        return len(self.live) + len(self.reserved)
-
-    def __contains__(self, channel: str) -> bool:
-        """Whether a channel is taken."""
-        return channel in self.live or channel in self.reserved
-
-    def __iter__(self) -> Iterator[Subscription]:
-        """All of them; they may end while the caller goes through them."""
-        return iter([*self.live.values(), *self.reserved.values()])
-
-    def get(self, channel: str) -> Subscription | None:
-        """The subscription to a channel, live or reserved."""
-        return self.live.get(channel) or self.reserved.get(channel)
-
-    def reserve(self, subscription: Subscription) -> None:
-        """Take the channel, which must not be taken."""
-        self.reserved[subscription.name] = subscription
-
-    def check(self, subscription: Subscription) -> None:
-        """Make sure that nobody has ended a subscription while something was awaited for it.
-
-        Raises:
-            EndedError: somebody has.
-        """
-        if subscription.ended is not None:
-            raise EndedError(subscription.name, subscription.ended)
-
-    def go_live(self, subscription: Subscription) -> None:
-        """Let the connection hear the channel from the next publication on.
+    async def subscribe(self, request: SubscribeRequest) -> SubscribeResult:
+        """Subscribe the client to a channel.
 
         Raises:
-            EndedError: somebody has ended it.
+            RefusedError, DisconnectedError, ChannelError: it may not.
+            EndedError: the subscription was ended before it was live.
+            UnavailableError, redis.exceptions.RedisError: Redis is unavailable.
         """
-        self.check(subscription)
-        name = subscription.name
-        self.live[name] = self.reserved.pop(name)
-        self._hub.subscribe(self._connection, self._format.publications + name)
-        if subscription.options.force_push_join_leave:
-            self._hub.subscribe(self._connection, self._format.members + name)
+        if request.channel in self.table:
+            raise RefusedError(ErrorCode.ALREADY_SUBSCRIBED)
+        if len(self.table) >= self._config.channel_limit:
+            raise RefusedError(ErrorCode.LIMIT_EXCEEDED)
+        channel = self._node.channels.resolve(request.channel)
+        if request.type != 0:
+            raise RefusedError(ErrorCode.PERMISSION_DENIED)
+        if request.delta not in ("", "fossil"):
+            raise DisconnectedError(DisconnectCode.BAD_REQUEST)
+        if request.tf:
+            raise RefusedError(ErrorCode.BAD_REQUEST)
+        token = self._subscribing.permission(channel, request)
+        grant = token.grant if token else Grant()
+        options = subscription_options(
+            channel,
+            self._identity.user,
+            grant.applied_to(channel.options),
+            positioned=request.positioned,
+            recoverable=request.recoverable,
+            join_leave=request.join_leave,
+        )
+        member = self._identity.member(grant.info or b"")
+        subscription = Subscription(channel, options, member, server_side=False)
+        if token:
+            subscription.token_id, subscription.expire_at = token.id, token.expire_at
+        self.table.reserve(subscription)
+        result = await self._subscribing.make_live(
+            subscription, request, grant, self._config.reply_max_size
+        )
+        self._expire_at(subscription, subscription.expire_at)
+        return result
 
-    def end(self, subscription: Subscription, code: UnsubscribeCode) -> bool:
-        """End this very subscription, and give back what it holds on this node.
+    async def refresh(self, request: SubRefreshRequest) -> SubRefreshResult:
+        """Extend a subscription with a new token.
 
-        Returns:
-            True for the first caller, who tells the client and Redis; False for all others.
+        Raises:
+            RefusedError, DisconnectedError: the token is invalid, or there is no subscription.
+            UnavailableError: Redis is unavailable.
         """
+        subscription = self.table.live.get(request.channel)
+        if subscription is None:
+            raise RefusedError(ErrorCode.PERMISSION_DENIED)
+        if not request.token:
+            raise RefusedError(ErrorCode.BAD_REQUEST)
+        try:
+            token = self._subscribing.verify(request.token, request.channel)
+        except TokenExpiredError:
+            # Temporary: SDKs fetch another token, where a final error would end the subscription.
+            raise RefusedError(ErrorCode.TOKEN_EXPIRED, temporary=True) from None
+        except TokenError:
+            raise DisconnectedError(DisconnectCode.INVALID_TOKEN) from None
+        # Set before the check: a revocation from now on finds the subscription.
+        before, subscription.token_id = subscription.token_id, token.id
+        try:
+            await self._subscribing.check_token(token.id)
+        except BaseException:
+            subscription.token_id = before
+            raise
         if subscription.ended is not None:
-            return False
-        subscription.ended = code
-        name = subscription.name
-        if self.live.get(name) is subscription:
-            del self.live[name]
-            self._hub.unsubscribe(self._connection, self._format.publications + name)
-            self._hub.unsubscribe(self._connection, self._format.members + name)
+            raise RefusedError(ErrorCode.PERMISSION_DENIED)
+        self._expire_at(subscription, token.expire_at)
+        return SubRefreshResult(expires=token.expire_at > 0, ttl=ttl(token.expire_at))
+
+    def unsubscribe(self, channel: str) -> None:
+        """End the client's subscription to a channel, if there is one."""
+        if subscription := self.table.get(channel):
+            self._end(subscription, UnsubscribeCode.CLIENT)
+
+    # Server-side subscriptions.
+
+    def reserve(self, request: ConnectRequest, grants: dict[str, Grant]) -> list[Reserved]:
+        """Reserve the subscriptions of a connect command, those of its token and its own.
+
+        All are reserved before the first is made, so that one that is ended meanwhile is not made.
+
+        Raises:
+            DisconnectedError: a channel's name is invalid, or there are too many.
+            ChannelError: a token's channel is unknown.
+        """
+        channels, user = self._node.channels, self._identity.user
+        personal = self._config.subscribe_to_user_personal_channel
+        if personal.enabled and user:
+            name = channels.personal(user, personal.personal_channel_namespace)
+            grants.setdefault(name, Grant())
+        for name in request.subs:
+            if name in grants:
+                continue
+            try:
+                channel = channels.resolve(name)
+            except ChannelError:
+                raise DisconnectedError(DisconnectCode.BAD_REQUEST) from None
+            if may_subscribe(channel, user) is None:
+                grants[name] = Grant()
+        if len(grants) > self._config.channel_limit:
+            raise DisconnectedError(DisconnectCode.CHANNEL_LIMIT)
+        found = [(channels.find(name), grant) for name, grant in grants.items()]
+        reserved = []
+        for channel, grant in found:
+            subscription = self._server_side(channel, grant)
+            wanted = request.subs.get(channel.name, SubscribeRequest(channel.name))
+            reserved.append(Reserved(subscription, wanted, grant))
+        return reserved
+
+    async def make_live(self, reserved: list[Reserved]) -> dict[str, SubscribeResult]:
+        """Make reserved subscriptions live; return the results by channel, without ended ones.
+
+        Raises:
+            RefusedError, UnavailableError, redis.exceptions.RedisError: one cannot be made.
+        """
+        results: dict[str, SubscribeResult] = {}
+        room = self._config.reply_max_size  # for all of them: they are one reply
+        for subscription, request, grant in reserved:
+            with contextlib.suppress(EndedError):
+                result = await self._subscribing.make_live(subscription, request, grant, room)
+                results[subscription.name] = result
+                room -= sum(len(publication.data) for publication in result.publications)
+        return results
+
+    async def subscribe_server_side(self, wanted: control.UserCommand) -> None:
+        """Subscribe the client as the server's API wants it, and push that to the client.
+
+        Raises:
+            ChannelError, DisconnectedError, EndedError: the subscription cannot be made.
+        """
+        if self._sender.ended or wanted.channel in self.table:
+            return
+        channel = self._node.channels.find(wanted.channel)
+        request = SubscribeRequest(
+            channel.name, recover=wanted.recover, epoch=wanted.epoch, offset=wanted.offset
+        )
+        grant = Grant(wanted.info or None, wanted.data or None, wanted.override)
+        subscription = self._server_side(channel, grant, expire_at=wanted.expire_at)
+        result = await self._subscribing.make_live(
+            subscription, request, grant, self._config.reply_max_size
+        )
+        self._expire_at(subscription, wanted.expire_at)
+        event = Subscribe(
+            result.recoverable, result.epoch, result.offset, result.positioned, result.data
+        )
+        self._sender.push(event, channel.name)
+        for publication in result.publications:
+            self._sender.push(publication, channel.name)
+
+    # The end of subscriptions.
+
+    def unsubscribe_server_side(self, channel: str) -> None:
+        """End the subscription to a channel as the server's API wants it; "" is all channels."""
+        for subscription in self.table:
+            if channel in ("", subscription.name):
+                self._end(subscription, UnsubscribeCode.SERVER)
+
+    def revoke(self, token_id: str) -> None:
+        """End the subscriptions that rest on a token."""
+        for subscription in self.table:
+            if subscription.token_id == token_id:
+                self._end(subscription, UnsubscribeCode.SERVER)
+
+    def lost(self, channel: str) -> None:
+        """Let the client recover: publications in the channel were lost to it."""
+        subscription = self.table.live.get(channel)
+        if subscription is None or not subscription.positioned:
+            return
+        if subscription.server_side:
+            self._sender.disconnect(DisconnectCode.INSUFFICIENT_STATE)
         else:
-            del self.reserved[name]
+            self._end(subscription, UnsubscribeCode.INSUFFICIENT_STATE)
+
+    async def end_all(self) -> None:
+        """End all subscriptions, because the connection has ended; Redis is told if it answers."""
+        code = UnsubscribeCode.DISCONNECT
+        ended = [each for each in self.table if self.table.end(each, code)]
+        leaves = [self.membership.leave(each) for each in ended if each.known_outside]
+        await self._background.finish(*leaves)
+
+    def _end(self, subscription: Subscription, code: UnsubscribeCode) -> None:
+        """End a subscription, and tell its client, Redis and the other members.
+
+        Nothing happens if the subscription has ended already. The client is told if the
+        subscription is live and the client has not asked for the end. If the subscription is still
+        being made, `Subscribing.make_live` raises EndedError.
+        """
+        name = subscription.name
+        tells = name in self.table.live and code is not UnsubscribeCode.CLIENT
+        if self.table.end(subscription, code):
+            if tells:
+                self._sender.push(code.push, name)
+            if subscription.known_outside:
+                self._background.start(self.membership.leave(subscription))
+
+    def _expire_at(self, subscription: Subscription, expire_at: int) -> None:
+        """Let a subscription expire at a moment in Unix seconds; 0 is never."""
+        subscription.expire_at = expire_at
         if subscription.expiry is not None:
             subscription.expiry.cancel()
-        if subscription.follower is not None:
-            subscription.follower.release()
-        return True
+        delay = self._config.expired_sub_close_delay
+        subscription.expiry = call_at(expire_at, delay, self._expired, subscription)
+
+    def _expired(self, subscription: Subscription) -> None:
+        if subscription.server_side:
+            self._sender.disconnect(DisconnectCode.SUB_EXPIRED)
+        else:
+            self._end(subscription, UnsubscribeCode.EXPIRED)
+
+    def _server_side(self, channel: Channel, grant: Grant, *, expire_at: int = 0) -> Subscription:
+        """Reserve a server-side subscription."""
+        options = grant.applied_to(channel.options)
+        member = self._identity.member(grant.info or b"")
+        subscription = Subscription(channel, options, member, server_side=True, expire_at=expire_at)
+        self.table.reserve(subscription)
+        return subscription

@@ -1,1 +1,0 @@
-"""Applications in the node's process."""

@@ -17,7 +17,7 @@ from wsfleet.cli.measure.report import emit
 from chaos.clients import Clients
 from chaos.cluster import ROOT, Cluster, CommandError
 from chaos.faults import FAULTS
-from chaos.run import run, say
+from chaos.run import progress, run
 from chaos.schedule import schedule
 
 
@@ -25,34 +25,40 @@ def arguments() -> argparse.Namespace:
     """Read the options."""
     parser = argparse.ArgumentParser(
         prog="scripts/chaos",
-        description="Break a cluster of local VMs again and again, in an order set by a seed, "
-        "while clients account for every message. Exit codes: 0 nothing was lost and all is well, "
-        "1 something was, 2 it could not be run. Ctrl-C ends it once the fault in hand is healed.",
+        description="Inject faults into a cluster of local VMs, in an order set by a seed, while "
+        "clients account for every message. Exit codes: 0 no message was lost and the cluster is "
+        "healthy, 1 otherwise, 2 it could not run. Ctrl-C ends it after the current fault.",
     )
-    parser.add_argument("--seed", type=int, default=1, help="of faults, targets and times")
-    parser.add_argument("--faults", type=int, default=10, metavar="K", help="how many")
-    parser.add_argument("--clients", type=int, default=20, metavar="C", help="who hear it all")
-    parser.add_argument("--inventory", default="local", help="below inventory/, or a path")
+    parser.add_argument("--seed", type=int, default=1, help="sets the faults, targets and times")
+    parser.add_argument("--faults", type=int, default=10, metavar="K", help="number of faults")
     parser.add_argument(
-        "--channel", default="replicated:chaos", help="one that is replicated, and open to all"
+        "--clients", type=int, default=20, metavar="C", help="number of subscribers"
     )
-    parser.add_argument("--only", default="", metavar="NAME,NAME...", help="kinds of faults")
+    parser.add_argument("--inventory", default="local", help="a folder below inventory/, or a path")
     parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="write a page (HTML) of it as well"
+        "--channel",
+        default="replicated:chaos",
+        help="a channel with durability: replicated that is open to everybody",
     )
-    parser.add_argument("--json", action="store_true", help="end with one object on stdout")
-    parser.add_argument("--plan", action="store_true", help="print what would happen, do nothing")
-    parser.add_argument("--heal", action="store_true", help="mend what a killed run left broken")
+    parser.add_argument(
+        "--only", default="", metavar="NAME,NAME...", help="only these kinds of faults"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="also write a report page (HTML)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.add_argument("--plan", action="store_true", help="print the schedule and exit")
+    parser.add_argument("--heal", action="store_true", help="undo the faults of a killed run")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Do what was asked; gives the exit code."""
+    """Run the command line, and return the exit code."""
     options = arguments()
     names = [name for name in options.only.split(",") if name]
     unknown = [name for name in names if name not in FAULTS]
     if unknown:
-        raise CommandError(f"there is no {', '.join(unknown)}, only {', '.join(FAULTS)}")
+        raise CommandError(f"unknown: {', '.join(unknown)}; choose from {', '.join(FAULTS)}")
     path = Path(options.inventory)
     inventory = path.resolve() if len(path.parts) > 1 else ROOT / "inventory" / path
     cluster = Cluster(inventory)
@@ -80,5 +86,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except (CommandError, CannotRun) as error:
-        say(f"scripts/chaos: {error}")
+        progress(f"scripts/chaos: {error}")
         sys.exit(EXIT_CANNOT_RUN)

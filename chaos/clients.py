@@ -1,4 +1,4 @@
-"""The clients: `wsfleet verify-delivery` beside the faults, and what it says of each of them."""
+"""Run `wsfleet verify-delivery` during the faults, and read the effects of each from its events."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from chaos.cluster import PROGRAMS, CommandError
 from lab.waiting import attempts
 
 PUBLISHERS, RATE = 4, 5.0
-#: Seconds that a run may take in all, and its end: the last acknowledgements and deliveries.
-LONGEST, ENDING = 4 * 3600, 90.0
-ENTRY = 30.0
+#: Seconds for the whole run, and for the last acknowledgements and deliveries at its end.
+RUN_TIMEOUT, END_TIMEOUT = 4 * 3600, 90.0
+START_TIMEOUT = 30.0
 
 
 class Clients:
-    """Publishers and subscribers, from the beginning of the `with` to `finish`."""
+    """The publishers and subscribers of a run, from the start of the `with` block to `finish`."""
 
     def __init__(self, url: str, subscribers: int, channel: str, events: Path) -> None:
         self.events = events
         self._report = events.with_suffix(".json")
         room = MOST_DELIVERIES // (PUBLISHERS * subscribers)
-        messages = min(int(LONGEST * RATE), room)  # more than there is time for, in most runs
+        messages = min(int(RUN_TIMEOUT * RATE), room)  # more than most runs publish
         self._command = [
             *(str(PROGRAMS / "wsfleet"), "verify-delivery", url, "--json"),
             *("--publishers", str(PUBLISHERS), "--subscribers", str(subscribers)),
-            *("--messages", str(messages), "--rate", str(RATE), "--timeout", str(LONGEST)),
+            *("--messages", str(messages), "--rate", str(RATE), "--timeout", str(RUN_TIMEOUT)),
             *("--channel", channel, "--events", str(events)),
         ]
 
     def __enter__(self) -> Clients:
-        """Start them."""
+        """Start verify-delivery."""
         self.events.parent.mkdir(parents=True, exist_ok=True)
         self.events.unlink(missing_ok=True)
         with self._report.open("wb") as output:
-            # Ctrl-C is for the run, which ends the clients when it has healed what is broken.
+            # Ctrl-C goes to the run alone, which ends the clients after it has healed the fault.
             self._process = subprocess.Popen(self._command, stdout=output, start_new_session=True)
         return self
 
@@ -53,42 +53,42 @@ class Clients:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End them, whatever they do."""
+        """Kill verify-delivery if it still runs."""
         if self.running:
             self._process.kill()
         self._process.wait()
 
     def wait_for_messages(self) -> None:
-        """Return once all subscribers are there and messages flow."""
-        for _ in attempts(ENTRY, 0.5):
+        """Wait until all subscribers are connected and a message is acknowledged."""
+        for _ in attempts(START_TIMEOUT, 0.5):
             if not self.running:
                 break
             if self.events.exists() and b'"event":"acknowledged"' in self.events.read_bytes():
                 return
-        raise CommandError("verify-delivery published nothing; what it said is above")
+        raise CommandError("verify-delivery published nothing; its output is above")
 
     @property
     def running(self) -> bool:
-        """Whether they still publish and listen."""
+        """Return whether verify-delivery still runs."""
         return self._process.poll() is None
 
     def finish(self) -> dict[str, Any]:
-        """Publish nothing more; gives the report of `verify-delivery --json`."""
+        """Stop publishing, and return the report of `verify-delivery --json`."""
         if self.running:
             self._process.send_signal(signal.SIGINT)
         try:
-            self._process.wait(ENDING)
+            self._process.wait(END_TIMEOUT)
         except subprocess.TimeoutExpired:
-            raise CommandError(f"verify-delivery did not end in {ENDING:g} s") from None
+            raise CommandError(f"verify-delivery did not end in {END_TIMEOUT:g} s") from None
         lines = self._report.read_text().splitlines()
         if not lines:
-            raise CommandError("verify-delivery said nothing")
+            raise CommandError("verify-delivery printed no report")
         report: dict[str, Any] = json.loads(lines[-1])
         return report
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """What happened, with `at` as unix time."""
+    """Read the events, with `at` as Unix time."""
     events: list[dict[str, Any]] = []
     began = 0.0
     with path.open("rb") as lines:
@@ -102,24 +102,27 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return events
 
 
-def what_clients_saw(
+def effects_by_fault(
     events: Iterable[dict[str, Any]], began: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """For each fault, what happened from when it began (unix time) to when the next one did.
+    """Return the effects between the start of each fault (Unix time) and that of the next one.
 
-    A connection counts where it was dropped, a message where it was first sent.
+    A connection counts when it was dropped, a message when it was first sent.
     """
     spans = [_Span() for _ in began]
-    for kind, at, seconds in happenings(events):
+    for kind, at, seconds in effects(events):
         if number := bisect.bisect_right(began, at):
             spans[number - 1].enter(kind, seconds)
     return [span.summary() for span in spans]
 
 
-def over_time(events: Iterable[dict[str, Any]], began: float) -> tuple[Timeline, list[float]]:
-    """How long deliveries took, and when connections were dropped; `began` (unix time) is 0."""
+def timeline(events: Iterable[dict[str, Any]], began: float) -> tuple[Timeline, list[float]]:
+    """Return the latency of deliveries over time and the times of dropped connections.
+
+    All times are in seconds after `began` (Unix time).
+    """
     delivery, dropped = Timeline(), []
-    for kind, at, seconds in happenings(events):
+    for kind, at, seconds in effects(events):
         if kind == "delivery":
             delivery.add(at - began, seconds)
         elif kind == "dropped":
@@ -127,10 +130,10 @@ def over_time(events: Iterable[dict[str, Any]], began: float) -> tuple[Timeline,
     return delivery, dropped
 
 
-def happenings(events: Iterable[dict[str, Any]]) -> Iterator[tuple[str, float, float]]:
-    """Yield what the events amount to: its kind, when it began (unix time), and its seconds.
+def effects(events: Iterable[dict[str, Any]]) -> Iterator[tuple[str, float, float]]:
+    """Yield the effects in the events: kind, start (Unix time) and duration in seconds.
 
-    The kinds are dropped, unrecovered, reconnect, ack and delivery; only the first of several
+    The kinds are dropped, unrecovered, reconnect, ack and delivery. Only the first of several
     acknowledgements or copies counts.
     """
     left: dict[int, float] = {}
@@ -161,21 +164,21 @@ def happenings(events: Iterable[dict[str, Any]]) -> Iterator[tuple[str, float, f
 
 
 class _Span:
-    """What clients saw in a span of time."""
+    """The effects on clients in a span of time."""
 
     def __init__(self) -> None:
         self.counts = {"dropped": 0, "unrecovered": 0}
         self.durations = {kind: Histogram() for kind in ("reconnect", "ack", "delivery")}
 
     def enter(self, kind: str, seconds: float) -> None:
-        """Count it, or record how long it took."""
+        """Count an effect, or record its duration."""
         if kind in self.counts:
             self.counts[kind] += 1
         else:
             self.durations[kind].add(seconds)
 
     def summary(self) -> dict[str, Any]:
-        """The figures of a fault, durations in milliseconds."""
+        """Return the counts, and the durations in milliseconds."""
         figures = {
             f"{kind}_{figure}": histogram.summary()[figure]
             for kind, histogram in self.durations.items()

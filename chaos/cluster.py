@@ -1,4 +1,4 @@
-"""A cluster of local VMs as the machine under them sees it: containers, addresses, roles."""
+"""A cluster of local VMs, controlled from their host: containers, addresses, roles."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import jinja2
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = Path(sys.executable).parent
 SUDO = [] if os.geteuid() == 0 else ["sudo"]
-#: The nftables table of all that chaos drops: without it nothing is dropped.
+#: The nftables table with all rules of chaos.
 TABLE = "inet wsfleet_chaos"
-#: Where Redis has its data, a file system of its own (see create.yml), and what fills it.
-DISK, FILLING = "/var/lib/redis", "/var/lib/redis/chaos"
-#: By how much the time of a machine's nodes differs from the machine's, as libfaketime reads it.
+#: The folder of Redis's data, which is a file system (see create.yml), and a file to fill it.
+DATA_FOLDER, FILLER = "/var/lib/redis", "/var/lib/redis/chaos"
+#: The file with the offset of the nodes' clock, in the format of libfaketime.
 CLOCK = "/run/wsfleet-chaos-clock"
-#: The settings by which the nodes take their time from there.
-CLOCKED = "/run/systemd/system/wsnode@.service.d/chaos.conf"
-CLOCKED_SERVICE = (
+#: The systemd drop-in that makes the nodes use that file.
+CLOCK_DROP_IN = "/run/systemd/system/wsnode@.service.d/chaos.conf"
+CLOCK_SETTINGS = (
     "[Service]\nEnvironment=LD_PRELOAD=/usr/$LIB/faketime/libfaketime.so.1"
     f" FAKETIME_TIMESTAMP_FILE={CLOCK} FAKETIME_CACHE_DURATION=1"
     " FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_DISABLE_SHM=1\n"
@@ -34,18 +34,18 @@ UNITS = {
     "wsnodes": ["wsnode@*"],
     "redis": ["redis-server", "redis-sentinel"],
 }
-#: Seconds that a playbook may take, and any other command.
+#: The timeouts of a playbook and of any other command, in seconds.
 PLAYBOOK, COMMAND = 900.0, 60.0
 
 
 class CommandError(Exception):
-    """A command did not do what it should."""
+    """A command failed; the message has its output."""
 
 
 def command(
     arguments: list[str], *, stdin: str | None = None, check: bool = True, seconds: float = COMMAND
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, also when Ctrl-C is pressed: half a repair is none."""
+    """Run a command to its end, even after Ctrl-C, so that a repair is never half done."""
     environment = {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_FORCE_COLOR": "0",
@@ -65,89 +65,89 @@ def command(
     except subprocess.TimeoutExpired as error:
         raise CommandError(f"{' '.join(arguments)}: did not end in {seconds:g} s") from error
     if check and result.returncode:
-        said = (result.stderr.strip() or result.stdout.strip())[-2000:]
-        raise CommandError(f"{' '.join(arguments)}: exit code {result.returncode}: {said}")
+        output = (result.stderr.strip() or result.stdout.strip())[-2000:]
+        raise CommandError(f"{' '.join(arguments)}: exit code {result.returncode}: {output}")
     return result
 
 
 class Cluster:
-    """The cluster of one inventory; `groups` has the names of its hosts."""
+    """The cluster of one inventory; `groups` has the names of its hosts by group."""
 
     def __init__(self, inventory: Path) -> None:
         self.inventory = inventory
         self.fleet_file = inventory / ".fleet.json"
         listing = command(["ansible-inventory", f"--inventory={inventory}", "--list"]).stdout
-        said: dict[str, Any] = json.loads(listing)
+        inventory_data: dict[str, Any] = json.loads(listing)
         self.groups: dict[str, list[str]] = {
-            group: said.get(group, {}).get("hosts", []) for group in UNITS
+            group: inventory_data.get(group, {}).get("hosts", []) for group in UNITS
         }
         self.hosts = list(dict.fromkeys(host for group in self.groups.values() for host in group))
-        fleet = {said["_meta"]["hostvars"][host].get("vm_fleet") for host in self.hosts}
+        fleet = {inventory_data["_meta"]["hostvars"][host].get("vm_fleet") for host in self.hosts}
         if len(fleet) != 1 or None in fleet or not self.fleet_file.exists():
-            raise CommandError(f"{inventory} is no cluster of local VMs that is up: see scripts/up")
+            raise CommandError(f"{inventory} is not a running cluster of local VMs: run scripts/up")
         self.name: str = fleet.pop()
-        self._variables = {host: said["_meta"]["hostvars"][host] for host in self.hosts}
+        self._variables = {host: inventory_data["_meta"]["hostvars"][host] for host in self.hosts}
         self.url: str = json.loads(self.fleet_file.read_text())["base_url"]
 
     def podman(self, verb: str, host: str, *, check: bool = True) -> None:
-        """Do something to a machine from outside: kill, start, pause, unpause."""
+        """Run a podman command on a machine's container: kill, start, pause, unpause."""
         command([*SUDO, "podman", verb, self._container(host)], check=check)
 
     def shell(self, host: str, text: str, *, check: bool = True) -> str:
-        """Run something on a machine as root; gives what it printed."""
+        """Run a shell command on a machine as root, and return its output."""
         arguments = [*SUDO, "podman", "exec", self._container(host), "sh", "-c", text]
         return command(arguments, check=check).stdout
 
     def address(self, host: str) -> str:
-        """The address of a machine, which the inventory writes with a variable."""
+        """Return the address of a machine; in the inventory it contains a variable."""
         variables = self._variables[host]
         return jinja2.Template(variables["ansible_host"]).render(variables)
 
     def filter(self, host: str, rules: str) -> None:
-        """Drop packets of a machine by `rules` of nftables, in its own network namespace."""
+        """Drop packets of a machine by nftables `rules` in its network namespace."""
         self.unfilter(host)
         self._nft(host, f"table {TABLE} {{\n{rules}\n}}\n")
 
     def unfilter(self, host: str) -> None:
-        """Drop nothing any more."""
+        """Remove the rules of `filter`."""
         self._nft(host, f"add table {TABLE}\ndelete table {TABLE}\n")
 
-    def fill(self, host: str) -> None:
-        """Leave not one byte of the disk that has Redis's data."""
-        # What does not fit is an error, and wanted. Never without a file system that is small.
-        fill = f"mountpoint --quiet {DISK} && {{ head --bytes=2G /dev/zero > {FILLING} || true; }}"
-        self.shell(host, fill)
+    def fill_disk(self, host: str) -> None:
+        """Fill the disk with Redis's data completely."""
+        # Writing beyond the end of the disk fails, as intended. The check protects a real disk.
+        fill = f"head --bytes=2G /dev/zero > {FILLER} || true"
+        self.shell(host, f"mountpoint --quiet {DATA_FOLDER} && {{ {fill}; }}")
 
-    def empty(self, host: str) -> None:
-        """Take what filled it away again."""
-        self.shell(host, f"rm --force {FILLING}")
+    def free_disk(self, host: str) -> None:
+        """Remove the file that fills the disk."""
+        self.shell(host, f"rm --force {FILLER}")
 
-    def clock(self, host: str, seconds: int) -> None:
-        """Kill a host's nodes; they come back with a clock that is `seconds` ahead."""
+    def step_clock(self, host: str, seconds: int) -> None:
+        """Kill a host's nodes; systemd restarts them with a clock that is `seconds` ahead."""
         self.shell(
             host,
-            f"echo +{seconds} > {CLOCK} && mkdir --parents $(dirname {CLOCKED})"
-            f" && printf '{CLOCKED_SERVICE}' > {CLOCKED} && systemctl daemon-reload"
+            f"echo +{seconds} > {CLOCK} && mkdir --parents $(dirname {CLOCK_DROP_IN})"
+            f" && printf '{CLOCK_SETTINGS}' > {CLOCK_DROP_IN} && systemctl daemon-reload"
             " && systemctl kill -s KILL 'wsnode@*'",
         )
 
-    def right_clock(self, host: str, *, check: bool = True) -> None:
-        """Step the clock to the machine's time, under the nodes while they run."""
-        step = f"echo +0 > {CLOCK}; rm --force {CLOCKED}; systemctl daemon-reload"
+    def restore_clock(self, host: str, *, check: bool = True) -> None:
+        """Step the clock of the running nodes back to the machine's time."""
+        step = f"echo +0 > {CLOCK}; rm --force {CLOCK_DROP_IN}; systemctl daemon-reload"
         self.shell(host, step, check=check)
 
     def playbook(self, *arguments: str) -> None:
-        """Run a playbook as an operator does."""
+        """Run a playbook."""
         program = ["ansible-playbook", f"--inventory={self.inventory}"]
         command([*program, *arguments], seconds=PLAYBOOK)
 
     def wsfleet(self, *arguments: str, check: bool = True) -> str:
-        """Run the operator's command line; gives what it printed."""
+        """Run `wsfleet`, and return its output."""
         fleet = f"--fleet={self.fleet_file}"
         return command(["wsfleet", *arguments, fleet], check=check, seconds=PLAYBOOK).stdout
 
     def primary(self) -> str:
-        """The Redis host that the Sentinels call the primary."""
+        """Return the host of the Redis primary, according to Sentinel."""
         servers = self.groups["redis"]
         if len(servers) == 1:
             return servers[0]
@@ -156,13 +156,13 @@ class Cluster:
         return next(host for host in servers if self.address(host) == address)
 
     def active_balancer(self) -> str:
-        """The balancer that has the virtual address."""
+        """Return the balancer that has the virtual address."""
         balancers = self.groups["loadbalancers"]
         show = f"ip -brief address show to {self.url.rpartition('/')[2]}"
         return next((host for host in balancers if self.shell(host, show)), balancers[0])
 
-    def unwell(self) -> str | None:
-        """The first thing that is wrong with the cluster; None if all is well."""
+    def find_problem(self) -> str | None:
+        """Return the first problem of the cluster; None if it is healthy."""
         status = json.loads(self.wsfleet("status", "--json", check=False) or "{}")
         if not status.get("ok"):
             return str(status.get("error") or status.get("problems"))
@@ -183,7 +183,7 @@ class Cluster:
             return f"{self.url}: {error}"
 
     def heal(self) -> None:
-        """Undo what a run that was killed may have left: every machine and service is up."""
+        """Undo all faults, and start every machine and service."""
         for host in self.hosts:
             self.podman("unpause", host, check=False)
             self.podman("start", host)
@@ -191,13 +191,13 @@ class Cluster:
         for group, hosts in self.groups.items():
             for host in hosts:
                 for unit in UNITS[group]:
-                    # A unit that is not installed here, or waits for the boot, is no concern.
+                    # A unit that is not installed here, or waits for the boot, is not an error.
                     resume = f"systemctl kill -s CONT '{unit}'; systemctl start --all '{unit}'"
                     self.shell(host, resume, check=False)
         for host in self.groups["wsnodes"]:
-            self.right_clock(host, check=False)
+            self.restore_clock(host, check=False)
         for host in self.groups["redis"]:
-            self.empty(host)
+            self.free_disk(host)
 
     def _container(self, host: str) -> str:
         return f"wsfleet-{_checkout()}-{self.name}-{host}"
@@ -209,5 +209,5 @@ class Cluster:
 
 
 def _checkout() -> str:
-    """As playbooks/local/vars.yml names it."""
+    """Return the name of this checkout, as in playbooks/local/vars.yml."""
     return hashlib.sha1(str(ROOT).encode(), usedforsecurity=False).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""What can go wrong: each fault happens when its `with` begins, and is healed when it ends."""
+"""The faults: each is injected at the start of its `with` block and healed at the end."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 from chaos.cluster import Cluster
 
-#: Makes a fault at a host.
+#: A function that injects a fault at a host.
 Make = Callable[[Cluster, str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One kind of fault.
+    """A kind of fault.
 
-    `target` is a group, for one of its hosts; or a role, `primary` or `active`: whoever has it
-    when the time comes; or `all`. It is held for `shortest` to `longest` seconds. Where its group
-    has fewer than `least` hosts it makes no sense.
+    `target` is a group, of which one host is chosen; or `primary` or `active`, for the host that
+    has this role when the fault begins; or `all`. The fault lasts `shortest` to `longest` seconds.
+    It needs at least `least` hosts in its group.
     """
 
     make: Make
@@ -28,13 +28,13 @@ class Fault:
     least: int = 1
 
 
-#: The group whose hosts may have a role.
+#: The group of the hosts that can have each role.
 ROLES = {"primary": "redis", "active": "loadbalancers", "all": "wsnodes"}
 
 
 @contextmanager
 def machine_killed(cluster: Cluster, host: str) -> Iterator[None]:
-    """The power is cut, and comes back."""
+    """Cut the power of a machine, and switch it on again."""
     try:
         cluster.podman("kill", host)
         yield
@@ -44,7 +44,7 @@ def machine_killed(cluster: Cluster, host: str) -> Iterator[None]:
 
 @contextmanager
 def machine_frozen(cluster: Cluster, host: str) -> Iterator[None]:
-    """Nothing runs there any more, as when a hypervisor halts it; its connections stay open."""
+    """Freeze a machine, as a hypervisor does; its connections stay open."""
     try:
         cluster.podman("pause", host)
         yield
@@ -53,7 +53,7 @@ def machine_frozen(cluster: Cluster, host: str) -> Iterator[None]:
 
 
 def process_killed(unit: str) -> Make:
-    """It dies by kill -9; systemd starts it again as soon as it does."""
+    """Kill a unit with SIGKILL; systemd restarts it."""
 
     @contextmanager
     def make(cluster: Cluster, host: str) -> Iterator[None]:
@@ -63,8 +63,8 @@ def process_killed(unit: str) -> Make:
     return make
 
 
-def service_away(unit: str) -> Make:
-    """It dies by kill -9, and systemd does not start it again until the fault is over."""
+def service_stopped(unit: str) -> Make:
+    """Kill a unit with SIGKILL, and keep it stopped until the fault ends."""
 
     @contextmanager
     def make(cluster: Cluster, host: str) -> Iterator[None]:
@@ -78,7 +78,7 @@ def service_away(unit: str) -> Make:
 
 
 def process_frozen(unit: str) -> Make:
-    """It hangs, and goes on later as if no time had passed."""
+    """Freeze a unit's processes with SIGSTOP, and continue them later."""
 
     @contextmanager
     def make(cluster: Cluster, host: str) -> Iterator[None]:
@@ -91,8 +91,8 @@ def process_frozen(unit: str) -> Make:
     return make
 
 
-def cut_off(group: str | None, *, hears: bool = False, speaks: bool = False) -> Make:
-    """No packet passes between a host and those of a group (None: everybody), or one way only."""
+def cut_off(group: str | None, *, inbound: bool = False, outbound: bool = False) -> Make:
+    """Drop all packets between a host and a group (None: all hosts), except the given direction."""
 
     @contextmanager
     def make(cluster: Cluster, host: str) -> Iterator[None]:
@@ -102,11 +102,11 @@ def cut_off(group: str | None, *, hears: bool = False, speaks: bool = False) -> 
             peers = ", ".join(cluster.address(h) for h in cluster.groups[group] if h != host)
             source, destination = f"ip saddr {{ {peers} }}", f"ip daddr {{ {peers} }}"
         rules = []
-        if not hears:
+        if not inbound:
             rules.append(
                 "chain input { type filter hook input priority -300; " + source + " drop; }"
             )
-        if not speaks:
+        if not outbound:
             rules.append(
                 "chain output { type filter hook output priority -300; " + destination + " drop; }"
             )
@@ -121,7 +121,7 @@ def cut_off(group: str | None, *, hears: bool = False, speaks: bool = False) -> 
 
 @contextmanager
 def drained(cluster: Cluster, host: str) -> Iterator[None]:
-    """An operator sends a node's clients away, and brings it back later."""
+    """Drain a node, and undrain it."""
     try:
         cluster.wsfleet("drain", host)
         yield
@@ -131,7 +131,7 @@ def drained(cluster: Cluster, host: str) -> Iterator[None]:
 
 @contextmanager
 def scaled_in(cluster: Cluster, host: str) -> Iterator[None]:
-    """An operator takes a node out of the cluster, and later puts it in again."""
+    """Remove a node from the cluster, and add it again."""
     try:
         cluster.playbook("playbooks/scale_in.yml", f"-enode={host}")
         yield
@@ -141,7 +141,7 @@ def scaled_in(cluster: Cluster, host: str) -> Iterator[None]:
 
 @contextmanager
 def updated(cluster: Cluster, _: str) -> Iterator[None]:
-    """An operator rolls a release out: what is in use looks newer than what runs."""
+    """Run a rolling update: the installed release looks newer than the running one."""
     for host in cluster.groups["wsnodes"]:
         cluster.shell(host, "touch --no-dereference /opt/wsfleet/current")
     cluster.playbook("playbooks/rolling_update.yml")
@@ -150,45 +150,45 @@ def updated(cluster: Cluster, _: str) -> Iterator[None]:
 
 @contextmanager
 def reloaded(cluster: Cluster, host: str) -> Iterator[None]:
-    """HAProxy starts a new worker; the old one keeps its connections."""
+    """Reload HAProxy: a new worker starts, the old one keeps its connections."""
     cluster.shell(host, "systemctl reload haproxy")
     yield
 
 
 @contextmanager
 def disk_full(cluster: Cluster, host: str) -> Iterator[None]:
-    """What Redis writes does not fit any more."""
+    """Fill the disk of Redis."""
     try:
-        cluster.fill(host)
+        cluster.fill_disk(host)
         yield
     finally:
-        cluster.empty(host)
+        cluster.free_disk(host)
 
 
 @contextmanager
 def clock_stepped(cluster: Cluster, host: str) -> Iterator[None]:
-    """A node dies and comes up an hour ahead, and then time goes back under it.
+    """Restart a node with a clock an hour ahead, then step the clock back while it runs.
 
-    Not so Redis: libfaketime and its allocator wait for each other.
+    There is no such fault for Redis: libfaketime and its allocator deadlock.
     """
     try:
-        cluster.clock(host, 3600)
+        cluster.step_clock(host, 3600)
         yield
     finally:
-        cluster.right_clock(host)
+        cluster.restore_clock(host)
 
 
 NODE, REDIS, SENTINEL, HAPROXY = "wsnode@*", "redis-server", "redis-sentinel", "haproxy"
 
 FAULTS: dict[str, Fault] = {
     "node_process_killed": Fault(process_killed(NODE), "wsnodes", 0.0, 3.0),
-    # Beyond 20 s systemd's watchdog ends it.
+    # After 20 s systemd's watchdog kills it.
     "node_process_frozen": Fault(process_frozen(NODE), "wsnodes", 1.0, 25.0),
     "node_machine_killed": Fault(machine_killed, "wsnodes"),
     "node_machine_frozen": Fault(machine_frozen, "wsnodes", 1.0, 25.0),
     "node_without_redis": Fault(cut_off("redis"), "wsnodes"),
-    "node_deaf_to_redis": Fault(cut_off("redis", speaks=True), "wsnodes"),
-    "node_mute_to_redis": Fault(cut_off("redis", hears=True), "wsnodes"),
+    "node_deaf_to_redis": Fault(cut_off("redis", outbound=True), "wsnodes"),
+    "node_mute_to_redis": Fault(cut_off("redis", inbound=True), "wsnodes"),
     "node_without_balancers": Fault(cut_off("loadbalancers"), "wsnodes", 1.0, 25.0),
     "node_isolated": Fault(cut_off(None), "wsnodes", 1.0, 25.0),
     "node_clock_stepped": Fault(clock_stepped, "wsnodes", 5.0, 20.0),
@@ -197,18 +197,18 @@ FAULTS: dict[str, Fault] = {
     "nodes_updated": Fault(updated, "all", 0.0, 0.0, least=2),
     "primary_process_killed": Fault(process_killed(REDIS), "primary", 0.0, 3.0),
     "primary_machine_killed": Fault(machine_killed, "primary"),
-    # Sentinel waits 5 s until the primary is down: both shorter and longer than that.
+    # Sentinel takes the primary for down after 5 s: both shorter and longer than that.
     "primary_process_frozen": Fault(process_frozen(REDIS), "primary"),
     "primary_machine_frozen": Fault(machine_frozen, "primary"),
-    # Nodes still reach it and go on writing, while the others choose another primary.
+    # Nodes still reach it and continue to write, while the Sentinels promote a replica.
     "primary_without_replicas": Fault(cut_off("redis"), "primary", least=3),
-    "primary_deaf_to_replicas": Fault(cut_off("redis", speaks=True), "primary", least=3),
+    "primary_deaf_to_replicas": Fault(cut_off("redis", outbound=True), "primary", least=3),
     "primary_isolated": Fault(cut_off(None), "primary", least=3),
-    # Redis refuses, and answers not even PING: beyond 5 s Sentinel takes another primary.
+    # Redis refuses even PING: after 5 s Sentinel promotes a replica.
     "primary_disk_full": Fault(disk_full, "primary", 1.0, 20.0),
     "redis_disk_full": Fault(disk_full, "redis", 1.0, 20.0, least=3),
     "redis_machine_killed": Fault(machine_killed, "redis", least=3),
-    "sentinel_killed": Fault(service_away(SENTINEL), "redis", least=3),
+    "sentinel_killed": Fault(service_stopped(SENTINEL), "redis", least=3),
     "balancer_process_killed": Fault(process_killed(HAPROXY), "active", 0.0, 3.0),
     "balancer_machine_killed": Fault(machine_killed, "active"),
     "balancer_machine_frozen": Fault(machine_frozen, "active", least=2),

@@ -1,4 +1,4 @@
-"""Which faults happen, in which order, to whom, for how long: a pure function of a seed."""
+"""The schedule of a seed: the faults, their order, targets and durations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from chaos.faults import FAULTS, ROLES
 
 
 class Step(NamedTuple):
-    """After `pause` seconds of quiet the fault `name` happens to `target` and is held."""
+    """A fault `name` at `target` for `hold` seconds, after a pause of `pause` seconds."""
 
     name: str
     target: str
@@ -21,9 +21,9 @@ class Step(NamedTuple):
 def schedule(
     seed: int, count: int, groups: Mapping[str, Sequence[str]], names: Sequence[str] = ()
 ) -> list[Step]:
-    """`count` steps, of the kinds in `names` or of all that make sense with these hosts.
+    """Return `count` steps with the faults in `names`, or with all that these hosts allow.
 
-    Each kind comes once, in random order, before any comes again.
+    Each fault is used once, in random order, before any is repeated.
     """
     possible = [
         name
@@ -31,7 +31,7 @@ def schedule(
         if len(groups[ROLES.get(fault.target, fault.target)]) >= fault.least
     ]
     kinds = [name for name in possible if not names or name in names]
-    random_ = random.Random(seed)  # noqa: S311 - a seed is wanted
+    random_ = random.Random(seed)  # noqa: S311 - it must be repeatable
     steps: list[Step] = []
     while kinds and len(steps) < count:
         for name in random_.sample(kinds, len(kinds)):

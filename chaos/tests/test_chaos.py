@@ -1,4 +1,4 @@
-"""The schedule of a seed, faults that are healed whatever happens, and what clients saw."""
+"""The schedule of a seed, the healing of faults, and their effects on clients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chaos.clients import over_time, what_clients_saw
+from chaos.clients import effects_by_fault, timeline
 from chaos.cluster import Cluster, CommandError
 from chaos.faults import FAULTS
 from chaos.schedule import schedule
@@ -19,21 +19,21 @@ GROUPS = {
 }
 
 
-def test_a_seed_is_a_sequence() -> None:
-    """The same one gives the same faults, targets and times; another one others."""
+def test_a_seed_sets_the_schedule() -> None:
+    """The same seed gives the same faults, targets and times; another seed gives others."""
     assert schedule(7, 60, GROUPS) == schedule(7, 60, GROUPS)
     assert schedule(7, 60, GROUPS) != schedule(8, 60, GROUPS)
     assert schedule(7, 60, GROUPS)[:10] == schedule(7, 10, GROUPS)
 
 
-def test_every_fault_comes_before_any_comes_again() -> None:
-    """A run of as many faults as there are kinds leaves none out."""
+def test_no_fault_is_repeated_before_all_were_used() -> None:
+    """A run with as many steps as faults uses each of them."""
     steps = schedule(3, len(FAULTS), GROUPS)
     assert {step.name for step in steps} == set(FAULTS)
 
 
-def test_targets_and_times_are_those_of_the_fault() -> None:
-    """A host of its group, or a role; held for as long as is said."""
+def test_targets_and_times_suit_the_fault() -> None:
+    """The target is a host of the group, or a role; the duration is between the bounds."""
     for step in schedule(5, 300, GROUPS):
         fault = FAULTS[step.name]
         assert step.target in GROUPS.get(fault.target, [fault.target])
@@ -41,7 +41,7 @@ def test_targets_and_times_are_those_of_the_fault() -> None:
 
 
 def test_a_small_cluster_has_fewer_faults() -> None:
-    """Without replicas nothing can be cut off from them; with nothing left there is no step."""
+    """Faults that need more hosts are left out; without possible faults the schedule is empty."""
     small = {"loadbalancers": ["lb1"], "wsnodes": ["node1"], "redis": ["redis1"]}
     names = {step.name for step in schedule(1, 100, small)}
     assert "node_process_killed" in names
@@ -50,7 +50,7 @@ def test_a_small_cluster_has_fewer_faults() -> None:
 
 
 class Recorder:
-    """A cluster on which nothing happens; it knows what was asked of it, and can fail once."""
+    """A cluster that only records the calls, and can fail once."""
 
     groups = GROUPS
 
@@ -59,11 +59,11 @@ class Recorder:
         self.fails = False
 
     def address(self, host: str) -> str:
-        """A name is as good as an address."""
+        """Return the name in place of an address."""
         return host
 
     def __getattr__(self, name: str) -> Any:
-        """Anything else is written down."""
+        """Return a function that records its call."""
 
         def do(*arguments: str | int) -> None:
             self.done.append(" ".join(map(str, (name, *arguments))))
@@ -80,7 +80,7 @@ HEALS = {name for name in FAULTS if not name.endswith(("process_killed", "reload
 @pytest.mark.parametrize("name", sorted(HEALS))
 @pytest.mark.parametrize("when", ["it began", "it was held"])
 def test_a_fault_is_healed_whatever_happens(name: str, when: str) -> None:
-    """What ends it is done once more than what began it, also if that or the rest failed."""
+    """A fault is healed even if its injection or the block raised."""
     orderly, cluster = Recorder(), Recorder()
     with FAULTS[name].make(_as_cluster(orderly), "redis1"):
         began = len(orderly.done)
@@ -98,8 +98,8 @@ def _as_cluster(recorder: Recorder) -> Cluster:
     return recorder  # type: ignore[return-value]
 
 
-def test_one_way_drops_one_way() -> None:
-    """Deaf does not hear, mute does not speak; nobody is cut off from itself."""
+def test_a_one_way_fault_drops_one_direction() -> None:
+    """Deaf drops inbound packets, mute outbound ones; a host's own address is not blocked."""
     rules = {}
     for name in ("node_deaf_to_redis", "node_mute_to_redis", "primary_without_replicas"):
         cluster = Recorder()
@@ -112,8 +112,8 @@ def test_one_way_drops_one_way() -> None:
     assert {"saddr", "daddr"} <= set(rules["primary_without_replicas"].split())
 
 
-def test_what_clients_saw_is_told_by_fault() -> None:
-    """A drop belongs to the fault in which it began, a latency to that in which it was sent."""
+def test_effects_are_counted_for_the_right_fault() -> None:
+    """A drop counts for the fault in which it began, a latency for that of the first send."""
 
     def event(kind: str, at: float, **fields: Any) -> dict[str, Any]:
         return {"event": kind, "at": at, **fields}
@@ -122,7 +122,7 @@ def test_what_clients_saw_is_told_by_fault() -> None:
     later = {"publisher": 0, "sequence": 1}
     log = [
         event("subscribed", 1.0, subscriber=0, recovering=False, recovered=False),
-        event("disconnected", 5.0, subscriber=0),  # before the first fault: nobody's
+        event("disconnected", 5.0, subscriber=0),  # before the first fault: not counted
         event("subscribed", 6.0, subscriber=0, recovering=True, recovered=False),
         event("sent", 11.0, **message),
         event("disconnected", 12.0, subscriber=0),
@@ -133,7 +133,7 @@ def test_what_clients_saw_is_told_by_fault() -> None:
         event("received", 23.0, subscriber=0, **message),
         event("received", 24.0, subscriber=0, **message),  # a copy
     ]
-    first, second = what_clients_saw(log, [10.0, 20.0])
+    first, second = effects_by_fault(log, [10.0, 20.0])
     assert (first["dropped"], first["unrecovered"]) == (1, 1)
     assert first["reconnect_max_ms"] == pytest.approx(10_000)
     assert first["ack_max_ms"] == pytest.approx(2000)
@@ -141,7 +141,7 @@ def test_what_clients_saw_is_told_by_fault() -> None:
     assert (second["dropped"], second["reconnect_p50_ms"]) == (0, None)
     assert second["ack_max_ms"] == pytest.approx(500)
     assert second["delivery_max_ms"] is None
-    delivery, dropped_at = over_time(log, 1.0)
+    delivery, dropped_at = timeline(log, 1.0)
     assert dropped_at == [4.0, 11.0]
     assert delivery.whole().count == 1  # not the copy
     assert [round(middle) for middle, _ in delivery.parts()] == [10]

@@ -87,8 +87,9 @@ async def test_the_internal_port_answers_during_the_drain(node: RunningNode) -> 
         await status(node.url, "/ready")
 
 
-async def test_the_internal_port_outlives_the_port_for_clients(node: RunningNode) -> None:
+async def test_the_internal_port_outlives_the_port_for_clients(start_node: StartNode) -> None:
     """An answer that is still due on the latter holds the process, and operators can see it."""
+    node = await start_node(app="tests.support.guest:app")
     with socket.create_connection(("127.0.0.1", node.settings.port)) as slow:
         slow.sendall(b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
         await settled(lambda: node.server.server_state.connections, "it has begun")

@@ -84,6 +84,12 @@ class ServedConnection:
         await self._node.client_names.close(self._connection)
 
 
+def refusal_of(node: Node) -> Refusal | None:
+    """Return the answer to handshakes while the node takes no more clients."""
+    reason = node.refusal_reason()
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, reason) if reason else None
+
+
 def refuse(node: Node, websocket: WebSocket, refusal: Refusal) -> None:
     """Deny the handshake, and count it."""
     node.metrics.connections_refused.labels(refusal.label).inc()
@@ -101,8 +107,8 @@ async def serve(
     outbox_limit: int | None = None,
 ) -> None:
     """Begin to serve one connection of one of `metrics.PROTOCOLS`, unless its client is gone."""
-    if (reason := node.refusal_reason()) is not None:
-        refuse(node, websocket, Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, reason))
+    if (refusal := refusal_of(node)) is not None:
+        refuse(node, websocket, refusal)
         return
     if not websocket.accept(subprotocol):
         return

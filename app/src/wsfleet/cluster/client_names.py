@@ -81,7 +81,9 @@ class ClientNames:
         await self._store.call("SET", key_names.state(connection.client_id), text)
 
     async def close(self, connection: Connection) -> None:
-        """Forget a connection; its state stays for the resume window."""
+        """Forget a connection, if it was opened; its state stays for the resume window."""
+        if connection.client_id not in self._local:
+            return
         try:
             await self._let_go(connection.client_id)
         except UnavailableError:

@@ -3,7 +3,7 @@
 import socket
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -13,6 +13,10 @@ from wsfleet.config.redis_url import CheckedURL
 
 NODE_DEAD_AFTER = 8.0
 """The default of `Settings.node_dead_after`, which the command line relies on."""
+
+
+def _internal_port(given: dict[str, Any]) -> int:
+    return given.get("port", 0) + 1000 if given.get("app") else 0
 
 
 class Settings(BaseSettings):
@@ -28,11 +32,19 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: int = Field(default=8001, ge=0, le=65535)
     """Port to listen on; also the end of the default `name`."""
+    app: str = Field(default="", pattern=r"^([A-Za-z_][\w.]*:[A-Za-z_][\w.]*)?$")
+    """MODULE:NAME of an ASGI application, which has the paths of `port` to itself but for
+    `/connection/` and `/emulation`. Empty: a built-in one with `/health`."""
+    app_dir: str = ""
+    """Folder in which the application's module is looked for first. Empty: the working folder."""
+    plain_path: str = Field(default="", pattern=r"^(/[!-~]*)?$")
+    """Path of the plain protocol. Empty: `/ws`, and none with an application."""
     internal_host: str = ""
     """Address of the internal port. Empty: `host`."""
-    internal_port: int = Field(default=0, ge=0, le=65535)
+    internal_port: int = Field(default_factory=_internal_port, ge=0, le=65535)
     """Port of what is for balancers, monitoring and operators: `/ready`, `/health`, `/metrics`,
-    `/api`, `/console`, `/docs`. Clients then have `port` for themselves. 0: all is on `port`."""
+    `/api`, `/console`, `/docs`. Clients then have `port` for themselves. 0: all is on `port`.
+    Default: 0, and `port` + 1000 with an application."""
     node_name: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]{0,64}$")
     """Name of this process in the cluster: its HAProxy server, its cookie. Empty: HOST-PORT."""
     node_url: str = ""
@@ -122,6 +134,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"WSFLEET_INTERNAL_PORT ({self.internal_port}) is WSFLEET_PORT as well: give it a "
                 "port of its own, or 0 to have all on WSFLEET_PORT"
+            )
+        if self.app and not self.internal_port:
+            raise ValueError(
+                "WSFLEET_INTERNAL_PORT is 0, but the application of WSFLEET_APP has all paths of "
+                "WSFLEET_PORT: give the internal paths a port of their own"
             )
         return self
 

@@ -14,6 +14,9 @@ from wsfleet.api.methods import Api
 from wsfleet.console.router import create_console
 from wsfleet.node.node import Node
 
+RESERVED = ("/connection/", "/emulation/")
+"""Where the node's own transports are."""
+
 
 class HeadAsGet:
     """ASGI middleware that has HEAD answered as GET (RFC 9110, section 9.3.2).
@@ -78,11 +81,37 @@ def create_internal_app(node: Node) -> InternalApp:
 
 
 def create_public_app(node: Node) -> FastAPI:
-    """Return the routes for clients of a node without an application, beside its WebSockets."""
+    """Return the built-in application for clients: what a node without another one answers."""
     app = FastAPI(openapi_url=None)
     app.add_middleware(HeadAsGet)
     _add_health(app, node)
     return app
+
+
+def is_reserved(path: str) -> bool:
+    """Whether a path is the node's own, whatever application it serves."""
+    return f"{path}/".startswith(RESERVED)
+
+
+class Guest:
+    """An application that has all paths but the reserved ones; its exceptions are counted."""
+
+    def __init__(self, node: Node, app: ASGIApp) -> None:
+        self._node = node
+        self._app = app
+        self._reserved = FastAPI(openapi_url=None)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] == "http" and is_reserved(scope["path"]):
+            await self._reserved(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send)
+        except Exception:
+            if scope["type"] == "http":
+                self._node.metrics.handler_failed("http")
+            raise
 
 
 def _add_health(app: FastAPI, node: Node) -> None:

@@ -9,11 +9,14 @@ from typing import Any, cast
 
 import structlog
 import uvicorn
-from fastapi import FastAPI
 from pydantic import ValidationError
+from starlette.types import ASGIApp
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.lifespan.off import LifespanOff
 
+from wsfleet.application.application import Application, ApplicationError
 from wsfleet.auth.tokens import verifiers
+from wsfleet.clients.asgi import ASGI
 from wsfleet.clients.centrifuge.endpoint import Centrifuge
 from wsfleet.clients.plain import Plain
 from wsfleet.config import file
@@ -22,7 +25,7 @@ from wsfleet.node.node import Node
 from wsfleet.protocol.centrifuge.negotiation import PATH as CENTRIFUGE_PATH
 from wsfleet.protocol.plain import PATH as PLAIN_PATH
 from wsfleet.server import systemd
-from wsfleet.server.app import create_internal_app, create_public_app
+from wsfleet.server.app import Guest, create_internal_app, create_public_app, is_reserved
 from wsfleet.telemetry import logs
 from wsfleet.transports.http import HTTP, KEYLESS_BODY_LIMIT
 from wsfleet.transports.websocket import Routing, WebSocket
@@ -38,19 +41,26 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, node: Node, config: uvicorn.Config, internal: uvicorn.Config | None = None
+        self,
+        node: Node,
+        config: uvicorn.Config,
+        internal: uvicorn.Config | None = None,
+        application: Application | None = None,
     ) -> None:
         super().__init__(config)
         self._node = node
+        self._application = application
         self._internal = uvicorn.Server(internal) if internal is not None else None
         self._watchdog: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the node, listen, then say READY=1.
+        """Start the node and its application, listen, then say READY=1.
 
         Raises:
-            SystemExit: a port cannot be listened on.
+            SystemExit: a port cannot be listened on, or the application cannot be started.
         """
+        if self._application is not None:
+            load(self._application)
         await self._node.start()
         try:
             if self._internal is not None:
@@ -94,34 +104,46 @@ def create_server(settings: Settings) -> Server:
     """Return the server of one node process, not yet running."""
     node = Node(settings)
     internal_app = create_internal_app(node)
-    routes = {PLAIN_PATH: Plain(node).endpoint, CENTRIFUGE_PATH: Centrifuge(node).endpoint}
+    endpoints = {CENTRIFUGE_PATH: Centrifuge(node).endpoint}
+    if plain_path := settings.plain_path or ("" if settings.app else PLAIN_PATH):
+        endpoints[plain_path] = Plain(node).endpoint
     public = Routing(
-        endpoint=routes.get,
-        no_endpoint=f"WebSockets are at {' and '.join(routes)}",
+        endpoint=endpoints.get,
+        no_endpoint=f"WebSockets are at {' and '.join(endpoints)}",
         on_refused=node.metrics.refused,
         body_limit=internal_app.body_limit,
     )
     address = settings.host, settings.port
     if not settings.internal_port:
         return Server(node, _configuration(settings, address, internal_app, public))
-    internal_address = settings.internal_host or settings.host, settings.internal_port
-    internal = public._replace(
-        endpoint=lambda _: None, no_endpoint=f"WebSockets are on port {settings.port}"
+    internal = _configuration(
+        settings,
+        (settings.internal_host or settings.host, settings.internal_port),
+        internal_app,
+        public._replace(
+            endpoint=lambda _: None, no_endpoint=f"WebSockets are on port {settings.port}"
+        ),
     )
-    public = public._replace(body_limit=lambda _: KEYLESS_BODY_LIMIT)
-    return Server(
-        node,
-        _configuration(settings, address, create_public_app(node), public),
-        _configuration(settings, internal_address, internal_app, internal),
+    if not settings.app:
+        public = public._replace(body_limit=lambda _: KEYLESS_BODY_LIMIT)
+        app = create_public_app(node)
+        return Server(node, _configuration(settings, address, app, public), internal)
+    application = Application(settings.app, settings.app_dir)
+    guest = ASGI(node, application, settings.trusted_proxies).endpoint
+    public = public._replace(
+        endpoint=lambda path: endpoints.get(path) or (None if is_reserved(path) else guest),
+        body_limit=lambda _: settings.max_request_size,
     )
+    config = _configuration(settings, address, Guest(node, application), public)
+    return Server(node, config, internal, application)
 
 
 def _configuration(
-    settings: Settings, address: tuple[str, int], app: FastAPI, routing: Routing
+    settings: Settings, address: tuple[str, int], app: ASGIApp, routing: Routing
 ) -> uvicorn.Config:
     host, port = address
     return uvicorn.Config(
-        app,
+        cast(Any, app),
         host=host,
         port=port,
         loop="uvloop",
@@ -143,15 +165,30 @@ def _configuration(
     )
 
 
-def run(*, check: bool = False) -> None:
-    """Serve until SIGTERM or SIGINT; settings come from the environment. `check`: read them only.
+def load(application: Application) -> None:
+    """Import the application.
+
+    Raises:
+        SystemExit: it cannot be imported; why is on standard error.
+    """
+    try:
+        application.load()
+    except ApplicationError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(STARTUP_FAILURE) from None
+
+
+def run(*, check: bool = False, **given: str) -> None:
+    """Serve until SIGTERM or SIGINT; settings that are not given come from the environment.
+
+    `check`: read them only, and import the application.
 
     Raises:
         SystemExit: 2 with one line a mistake if the settings or the configuration are wrong, 3 if
-            it cannot listen.
+            it cannot listen, or if the application cannot be imported or started.
     """
     try:
-        settings = Settings()
+        settings = Settings(**cast(Any, given))
     except ValidationError as error:
         for problem in error.errors():
             if problem["loc"]:
@@ -174,6 +211,8 @@ def run(*, check: bool = False) -> None:
             print(f"WSFLEET_TLS_CERTIFICATE, WSFLEET_TLS_KEY: {error}", file=sys.stderr)
             raise SystemExit(2) from None
     if check:
+        if settings.app:
+            load(Application(settings.app, settings.app_dir))
         return
     logs.configure(settings.log_level, settings.name)
     create_server(settings).run()

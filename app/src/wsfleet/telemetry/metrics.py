@@ -28,9 +28,12 @@ EVENTS = (
     "check",
     "presence",
     "background",
+    "http",
+    "websocket",
 )
-"""What a handler handles: those of `Listener`, and what surrounds them in the broker."""
-PROTOCOLS = ("plain", "centrifuge")
+"""What a handler handles: those of `Listener`, what surrounds them in the broker, and the requests
+and WebSockets of an application."""
+PROTOCOLS = ("plain", "centrifuge", "application")
 CLOSE_CODES = frozenset(range(1000, 1016)) | {code.code for code in DisconnectCode}
 """Those of RFC 6455, section 7.4.1, with the IANA registry that it opened, and Centrifuge's."""
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)

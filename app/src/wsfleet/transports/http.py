@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, NoReturn
-from urllib.parse import unquote
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 from uvicorn.config import Config
@@ -267,8 +266,9 @@ class HTTP(HttpToolsProtocol):
 
     def _request(self) -> Request:
         target = parse_url(self.url)
-        path, query = unquote(target.path.decode("ascii")), (target.query or b"").decode("latin-1")
-        return Request(self.parser.get_method().decode("ascii"), path, query, self.headers)
+        query = (target.query or b"").decode("latin-1")
+        method = self.parser.get_method().decode("ascii")
+        return Request(method, target.path, query, self.headers, self.scope)
 
     def _head_without_upgrade(self) -> bytes:
         """The head of a request whose upgrade is ignored (RFC 9110, section 7.8).

@@ -8,7 +8,7 @@ and a silent client costs a few small objects.
 import asyncio
 import enum
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any, NamedTuple, cast
@@ -172,13 +172,20 @@ class WebSocket(asyncio.Protocol):
                 self.shared_framing = deflate.FRAMING
             self._reader = FrameReader(self._config.ws_max_size, deflate.inflate)
 
-    def accept(self, subprotocol: str | None = None) -> bool:
-        """Open it, and then `attend` to it; False if the client is gone."""
+    def accept(
+        self, subprotocol: str | None = None, headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> bool:
+        """Open it, and then `attend` to it; False if the client is gone.
+
+        Raises:
+            ValueError: a field of the answer has no valid form.
+        """
         if self.state is not State.CONNECTING:
             return False
-        self.transport.write(
-            switching_protocols(self._key, subprotocol=subprotocol, extension=self._extension)
+        answer = switching_protocols(
+            self._key, subprotocol=subprotocol, extension=self._extension, headers=headers
         )
+        self.transport.write(answer)
         self._extension = ""
         self.state, self.writer = State.OPEN, self.transport
         if self._blocked:
@@ -193,9 +200,13 @@ class WebSocket(asyncio.Protocol):
         self, status: HTTPStatus, reason: str, headers: Mapping[str, str] | None = None
     ) -> None:
         """Answer the handshake with an error instead."""
+        self.refuse(response(status, reason, headers))
+
+    def refuse(self, answer: bytes) -> None:
+        """Answer the handshake with a whole response instead, and close."""
         if self.state is State.CONNECTING:
             self.state = State.CLOSING
-            self.transport.write(response(status, reason, headers))
+            self.transport.write(answer)
             self._close_transport()
 
     async def attend(self, handler: Handler) -> None:
@@ -205,6 +216,16 @@ class WebSocket(asyncio.Protocol):
             handler.ended(*self._end)
             self._limit_work()
         await self._carry_out(handler, begin=True)
+
+    def handle(self, handler: Handler | None) -> None:
+        """Give messages and the end to `handler` from now on, in tasks of their own.
+
+        It is prepared already: `begin` is not called. None: messages wait.
+        """
+        self._handler = handler
+        if handler is not None and self._end is not None:
+            handler.ended(*self._end)
+        self._work()
 
     # To the client.
 
@@ -416,6 +437,9 @@ class WebSocket(asyncio.Protocol):
 
     def _no_pong(self) -> None:
         self._keepalive = None
+        if self._paused:  # it may have come, and is not read before other messages are handled
+            self._ping_later()
+            return
         self.start_close(1011, "no pong")
 
     # Carrying out.

@@ -6,11 +6,27 @@ import typer
 
 
 def command(
+    application: Annotated[
+        str,
+        typer.Argument(
+            metavar="[MODULE:NAME]",
+            help="ASGI application that gets the paths of the client port; default: WSFLEET_APP.",
+            show_default=False,
+        ),
+    ] = "",
+    app_dir: Annotated[
+        str,
+        typer.Option("--app-dir", help="Folder with MODULE; default: WSFLEET_APP_DIR."),
+    ] = "",
     check: Annotated[
-        bool, typer.Option("--check", help="Check the settings and exit without serving.")
+        bool,
+        typer.Option(
+            "--check", help="Check the settings, import MODULE, and exit without serving."
+        ),
     ] = False,
 ) -> None:
     """Run one node in the foreground; WSFLEET_* environment variables configure it."""
     from wsfleet.server.server import run
 
-    run(check=check)
+    given = {"app": application, "app_dir": app_dir}
+    run(check=check, **{name: value for name, value in given.items() if value})

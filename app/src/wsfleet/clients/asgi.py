@@ -1,0 +1,276 @@
+"""The WebSockets of an ASGI application, over the node's own `WebSocket`.
+
+They have the bounds, the counting and the paced drain of the node's own protocols.
+Source: https://asgi.readthedocs.io/en/latest/specs/www.html#websocket
+"""
+
+import asyncio
+import enum
+from collections import deque
+from http import HTTPStatus
+from typing import Any, cast
+
+import structlog
+from starlette.types import ASGIApp, Message, Scope
+from starlette.websockets import WebSocketDisconnect
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from wsfleet.clients.serving import ServedConnection, refusal_of, refuse
+from wsfleet.cluster.client_names import new_client_id
+from wsfleet.hub.connection import Connection
+from wsfleet.node.admission import Refusal
+from wsfleet.node.node import Node
+from wsfleet.transports.frames import ABNORMAL
+from wsfleet.transports.handshake import Request, raw_response
+from wsfleet.transports.outbox import Limits
+from wsfleet.transports.transport import Close, Closes
+from wsfleet.transports.websocket import WebSocket
+
+log = structlog.get_logger(__name__)
+
+CLOSES = Closes(
+    restart=Close(1012, "node is draining, please reconnect"),
+    slow=Close(1013, "slow consumer"),
+)
+REJECTED = Refusal(HTTPStatus.FORBIDDEN, "application", "the application refused the connection")
+FAILED = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "application_error", "internal error")
+
+
+class ClientDisconnected(OSError):  # noqa: N818 - uvicorn's name
+    """Nothing can be sent any more: the client is gone, or is sent away."""
+
+
+class ASGI:
+    """The endpoint of an application's WebSockets, at every path that is not the node's.
+
+    What `trusted_proxies` say of a client is believed for WebSockets as for other requests.
+    """
+
+    def __init__(self, node: Node, app: ASGIApp, trusted_proxies: str) -> None:
+        self._node = node
+        self._app: Any = ProxyHeadersMiddleware(cast(Any, app), trusted_proxies)
+
+    async def endpoint(self, websocket: WebSocket, request: Request) -> None:
+        """Call the application for one handshake, unless the node refuses it."""
+        refusal = self._node.admission.origin(request.headers) or refusal_of(self._node)
+        if refusal is not None:
+            refuse(self._node, websocket, refusal)
+            return
+        client = ASGIClient(self._node, websocket)
+        scope = websocket_scope(request)
+        try:
+            await self._app(scope, client.read, client.write)
+        except (ClientDisconnected, WebSocketDisconnect):
+            client.end()
+        except Exception:
+            self._node.metrics.handler_failed("websocket")
+            log.exception("application failed", path=request.path)
+            client.fail()
+        else:
+            client.end()
+
+
+def websocket_scope(request: Request) -> Scope:
+    """Return the scope of a handshake."""
+    return {
+        **request.scope,
+        "type": "websocket",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "scheme": {"http": "ws", "https": "wss"}[request.scope["scheme"]],
+        "path": request.path,
+        "raw_path": request.raw_path,
+        "query_string": request.query.encode("latin-1"),
+        "subprotocols": request.subprotocols,
+        "extensions": {"websocket.http.response": {}},
+    }
+
+
+class Stage(enum.Enum):
+    """What the application has said; it only ever moves down this list."""
+
+    CONNECTING = enum.auto()
+    RESPONDING = enum.auto()
+    ACCEPTED = enum.auto()
+    CLOSED = enum.auto()
+
+
+class ASGIClient:
+    """One WebSocket as the application has it: `read` and `write` are ASGI's receive and send.
+
+    A message waits here until the application takes it, and those behind it wait in the
+    `WebSocket`, which stops reading when they are too many.
+    """
+
+    def __init__(self, node: Node, websocket: WebSocket) -> None:
+        self._node = node
+        self._websocket = websocket
+        self._task = asyncio.current_task()
+        self._connection: Connection  # once the application has accepted
+        self._stage = Stage.CONNECTING
+        self._inbox: deque[Message] = deque([{"type": "websocket.connect"}])
+        self._arrived = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._gone = False
+        self._over: Message | None = None
+        self._denial: tuple[int, list[tuple[bytes, bytes]]] = 403, []
+        self._body = b""
+        websocket.handle(Unaccepted(self))
+
+    # For the application.
+
+    async def read(self) -> Message:
+        """Return the next event; after the last one, `websocket.disconnect` again and again."""
+        while not self._inbox:
+            if self._over is not None:
+                return self._over
+            self._arrived.clear()
+            await self._arrived.wait()
+        self._taken.set()
+        return self._inbox.popleft()
+
+    async def write(self, message: Message) -> None:
+        """Carry out what the application sends.
+
+        A client that does not read holds nobody up but its own handler: that waits, once half of
+        what may wait for the client does, while others who send to it go on.
+
+        Raises:
+            ClientDisconnected: the client is gone, or is sent away.
+            RuntimeError: the message is not due, or has no valid form.
+        """
+        kind = message["type"]
+        match self._stage, kind:
+            case Stage.ACCEPTED, "websocket.send":
+                await self._send(message)
+            case Stage.ACCEPTED, "websocket.close":
+                self._close(message.get("code", 1000), message.get("reason") or "")
+            case Stage.CONNECTING, "websocket.accept":
+                self._accept(message)
+            case Stage.CONNECTING, "websocket.close":
+                self._refuse(REJECTED)
+            case Stage.CONNECTING, "websocket.http.response.start":
+                self._stage = Stage.RESPONDING
+                self._denial = message["status"], list(message.get("headers", ()))
+            case Stage.RESPONDING, "websocket.http.response.body":
+                self._respond(message)
+            case _:
+                raise RuntimeError(f"{kind} cannot be sent now: {self._stage.name.lower()}")
+
+    def end(self) -> None:
+        """Close what the application has left open: it has returned."""
+        if self._stage is Stage.ACCEPTED:
+            self._close(1000, "")
+        elif self._over is None and self._stage is not Stage.CLOSED:
+            log.error("application returned without an answer to the handshake")
+            self._refuse(FAILED)
+
+    def fail(self) -> None:
+        """Close with 1011, or answer 500: the application has raised an exception."""
+        if self._stage is Stage.ACCEPTED:
+            self._close(1011, "internal error")
+        elif self._stage is not Stage.CLOSED:
+            self._refuse(FAILED)
+
+    def _accept(self, message: Message) -> None:
+        headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+        if any(name.lower() == b"sec-websocket-protocol" for name, _ in headers):
+            raise RuntimeError("websocket.accept: the subprotocol goes into `subprotocol`")
+        if (refusal := refusal_of(self._node)) is not None:
+            self._refuse(refusal)
+        self._websocket.handle(None)
+        if not self._websocket.accept(message.get("subprotocol"), headers):
+            raise ClientDisconnected
+        self._stage = Stage.ACCEPTED
+        settings = self._node.settings
+        self._connection = Connection(
+            self._websocket,
+            client_id=new_client_id(),
+            limits=Limits(settings.outbox_limit, settings.write_timeout),
+            closes=CLOSES,
+        )
+        self._websocket.handle(ServedConnection(self._node, self._connection, "application", self))
+
+    async def _send(self, message: Message) -> None:
+        connection = self._connection
+        text = message.get("text")
+        framing = connection.framing
+        framed = framing.binary(message["bytes"]) if text is None else framing.text(text.encode())
+        if not connection.send(framed):
+            raise ClientDisconnected
+        if connection.lags:
+            own = asyncio.current_task() is self._task
+            await (connection.drained() if own else asyncio.sleep(0))
+
+    def _close(self, code: int, reason: str) -> None:
+        self._stage = Stage.CLOSED
+        self._connection.close(code, reason)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._stage = Stage.CLOSED
+        refuse(self._node, self._websocket, refusal)
+        self.over(ABNORMAL, refusal.text)
+
+    def _respond(self, message: Message) -> None:
+        self._body += message.get("body", b"")
+        if not message.get("more_body", False):
+            answer = raw_response(*self._denial, self._body)
+            self._stage = Stage.CLOSED
+            self._node.metrics.connections_refused.labels(REJECTED.label).inc()
+            self._websocket.refuse(answer)
+            self.over(ABNORMAL, "")
+
+    # For the connection.
+
+    async def enter(self) -> None:
+        """Do nothing: the application has prepared."""
+
+    async def receive(self, message: str | bytes) -> None:
+        """Let the application have a message; return when it has taken the one before."""
+        while self._inbox and not self._gone:
+            self._taken.clear()
+            await self._taken.wait()
+        kind = "text" if isinstance(message, str) else "bytes"
+        self._inbox.append({"type": "websocket.receive", kind: message})
+        self._arrived.set()
+
+    def gone(self) -> None:
+        """Let the application have what has come at once: nobody waits for the client."""
+        self._gone = True
+        self._taken.set()
+
+    async def left(self) -> None:
+        """Say that the client is gone, after its last message."""
+        connection = self._connection
+        self.over(connection.close_code, connection.reason)
+
+    def over(self, code: int, reason: str) -> None:
+        """Say that the client is gone."""
+        if self._over is None:
+            self._over = {"type": "websocket.disconnect", "code": code, "reason": reason}
+            self._arrived.set()
+
+
+class Unaccepted:
+    """The handler of a handshake that the application has not answered yet."""
+
+    def __init__(self, client: ASGIClient) -> None:
+        self._client = client
+
+    async def begin(self) -> None:
+        """Do nothing."""
+
+    async def receive(self, message: str | bytes) -> None:
+        """Be given nothing: no message is read before the handshake is over."""
+
+    def pong_withheld(self) -> None:
+        """Do nothing."""
+
+    def slow(self) -> None:
+        """Do nothing."""
+
+    def ended(self, code: int, reason: str) -> None:
+        """Tell the application."""
+        self._client.over(code, reason)
+
+    async def closed(self) -> None:
+        """Do nothing."""

@@ -1,0 +1,395 @@
+"""The WebSockets of an application over the node's own class: the ASGI message set, and bounds."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Origin, Subprotocol
+
+from lab.waiting import settled
+from tests.support import guest
+from tests.support.clients import close_code, closed
+from tests.support.metrics import reaches, value
+from tests.support.nodes import RunningNode, StartNode
+from tests.support.tcp import masked, tcp
+from wsfleet.cluster.node_state import NodeState
+from wsfleet.redis import key_names
+from wsfleet.transports.frames import TEXT
+
+GUEST = "tests.support.guest:app"
+
+
+@pytest.fixture
+async def node(start_node: StartNode) -> RunningNode:
+    """A node with the application."""
+    for record in (guest.ends, guest.handlers, guest.room, guest.lifespan_events):
+        record.clear()
+    guest.go_on = asyncio.Event()
+    return await start_node(app=GUEST, trusted_proxies="127.0.0.1")
+
+
+def opened(node: RunningNode, path: str, **options: Any) -> connect:
+    """Open a WebSocket of the application."""
+    return connect(node.client_url.replace("http", "ws") + path, proxy=None, **options)
+
+
+async def refused(node: RunningNode, path: str, **options: Any) -> InvalidStatus:
+    """Open a WebSocket that is refused."""
+    with pytest.raises(InvalidStatus) as error:
+        await opened(node, path, **options)
+    return error.value
+
+
+# The messages of ASGI.
+
+
+async def test_text_and_bytes_come_and_go(node: RunningNode) -> None:
+    """Whole, of any size up to the limit, and in order."""
+    async with opened(node, "/echo") as client:
+        for message in ("a", "", b"b", b"", "ü" * 30_000, bytes(65_536)):
+            await client.send(message)
+        assert [await client.recv() for _ in range(6)] == [
+            *("a", "", b"b", b""),
+            *("ü" * 30_000, bytes(65_536)),
+        ]
+
+
+async def test_the_scope_says_what_asgi_wants(node: RunningNode) -> None:
+    """Paths decoded and raw, query, fields, subprotocols, lifespan state, extensions, addresses."""
+    async with opened(
+        node,
+        "/where/a%20b/%C3%BC?x=1&y=%20",
+        subprotocols=[Subprotocol("one"), Subprotocol("two")],
+        additional_headers={"X-Own": "yes"},
+    ) as client:
+        scope = json.loads(await client.recv())
+        port = client.local_address[1]
+    headers = dict(scope.pop("headers"))
+    assert (headers["x-own"], headers["host"]) == ("yes", f"127.0.0.1:{node.settings.port}")
+    assert scope == {
+        "type": "websocket",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "scheme": "ws",
+        "path": "/where/a b/ü",
+        "raw_path": "b'/where/a%20b/%C3%BC'",
+        "query_string": "b'x=1&y=%20'",
+        "root_path": "",
+        "client": ["127.0.0.1", port],
+        "server": ["127.0.0.1", node.settings.port],
+        "subprotocols": ["one", "two"],
+        "state": "guest",
+        "extensions": ["websocket.http.response"],
+    }
+
+
+async def test_the_client_behind_a_trusted_proxy_is_in_the_scope(
+    node: RunningNode, start_node: StartNode
+) -> None:
+    """Its address and scheme, from X-Forwarded-For and -Proto; from a stranger they are ignored."""
+    stranger = await start_node(app=GUEST, trusted_proxies="10.0.0.1")
+    fields = {"X-Forwarded-For": "203.0.113.9, 127.0.0.1", "X-Forwarded-Proto": "https"}
+    for server, expected in ((node, ("203.0.113.9", "wss")), (stranger, ("127.0.0.1", "ws"))):
+        async with opened(server, "/where/x", additional_headers=fields) as client:
+            scope = json.loads(await client.recv())
+        assert (scope["client"][0], scope["scheme"]) == expected
+
+
+async def test_the_application_chooses_subprotocol_and_fields(node: RunningNode) -> None:
+    """Both are in the answer that opens the WebSocket."""
+    offered = [Subprotocol("one"), Subprotocol("two")]
+    async with opened(node, "/choose", subprotocols=offered) as client:
+        assert client.subprotocol == "two"
+        assert client.response is not None
+        assert client.response.headers["X-App"] == "yes"
+
+
+async def test_the_application_refuses(node: RunningNode) -> None:
+    """A close before accept is 403; with the extension it answers as it likes."""
+    assert (await refused(node, "/reject")).response.status_code == 403
+    response = (await refused(node, "/teapot")).response
+    assert response.status_code == 418
+    assert response.headers["X-Spout"] == "here"
+    assert response.body == b"short and stout"
+    assert value(node, "connections_refused_total", reason="application") == 2
+
+
+async def test_a_path_without_a_route_is_refused(node: RunningNode) -> None:
+    """As Starlette does it: 403. The node's own paths are 404 with a hint."""
+    assert (await refused(node, "/nowhere")).response.status_code == 403
+    for path in ("/connection/nowhere", "/emulation", "/connection"):
+        response = (await refused(node, path)).response
+        assert response.status_code == 404
+        assert b"/connection/websocket" in response.body
+
+
+async def test_codes_and_reasons_go_both_ways(node: RunningNode) -> None:
+    """Of a close by the application, and of one by the client; without a code it is 1005."""
+    async with opened(node, "/bye") as client:
+        assert await closed(client) == (4001, "bye")
+    assert guest.ends.pop() == (4001, "bye")
+    async with opened(node, "/echo") as client:
+        await client.close(4002, "so long")
+    await settled(lambda: guest.ends == [(4002, "so long")], "the application hears it")
+    guest.ends.clear()
+    async with opened(node, "/echo") as client:
+        client.transport.abort()
+    await settled(lambda: [code for code, _ in guest.ends] == [1006], "it hears of the abort")
+
+
+async def test_what_is_left_open_is_closed(node: RunningNode) -> None:
+    """With 1000 if the handler returns; a handshake without an answer is 500."""
+    async with opened(node, "/no_close") as client:
+        assert await close_code(client) == 1000
+    assert (await refused(node, "/no_answer")).response.status_code == 500
+
+
+async def test_an_exception_closes_with_1011_or_500(
+    node: RunningNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The log has the traceback, and the metric counts it; others go on."""
+    async with opened(node, "/echo") as other:
+        async with opened(node, "/raise_after") as client:
+            assert await close_code(client) == 1011
+        assert (await refused(node, "/raise_before")).response.status_code == 500
+        assert value(node, "handler_errors_total", event="websocket") == 2
+        await other.send("still here")
+        assert await other.recv() == "still here"
+    logged = capsys.readouterr().out
+    for what in ("boom after accept", "boom before accept", "guest.py"):
+        assert what in logged
+
+
+async def test_an_uncaught_disconnect_is_no_error(
+    node: RunningNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A handler may end by it."""
+    async with opened(node, "/uncaught") as client:
+        await client.send("x")
+    await settled(lambda: not node.server.server_state.tasks, "the handler has ended")
+    assert value(node, "handler_errors_total", event="websocket") == 0
+    assert "Traceback" not in capsys.readouterr().out
+
+
+async def test_sending_to_a_gone_client_raises_oserror(node: RunningNode) -> None:
+    """Starlette makes a WebSocketDisconnect of it; after a close of its own it is RuntimeError."""
+    async with opened(node, "/hold") as client:
+        await settled(lambda: guest.handlers, "the handler has it")
+        (handler,) = guest.handlers
+        client.transport.abort()
+        await settled(lambda: not node.node.hub, "the node has noticed")
+        with pytest.raises(OSError, match=r"^$"):
+            await handler._send({"type": "websocket.send", "text": "x"})
+        guest.go_on.set()
+    await settled(lambda: [code for code, _ in guest.ends] == [1006], "it hears of the end")
+    async with opened(node, "/hold"):
+        await settled(lambda: guest.handlers, "the handler has it")
+        (handler,) = guest.handlers
+        await handler._send({"type": "websocket.close"})
+        for late in ({"type": "websocket.send", "text": "x"}, {"type": "websocket.accept"}):
+            with pytest.raises(RuntimeError, match=late["type"]):
+                await handler._send(late)
+
+
+@pytest.mark.parametrize(
+    "headers", [[(b"bad name", b"x")], [(b"x", b"a\r\nb: c")], [(b"Sec-WebSocket-Protocol", b"x")]]
+)
+async def test_fields_that_break_the_answer_are_refused(
+    node: RunningNode, headers: list[tuple[bytes, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the application's error: 500, and nothing of them is sent."""
+
+    async def app(scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
+        await receive()
+        await send({"type": "websocket.accept", "headers": headers})
+
+    monkeypatch.setattr(guest.app, "middleware_stack", app)
+    assert (await refused(node, "/echo")).response.status_code == 500
+
+
+# Messages wait for the handler, and the handler for its own client.
+
+
+async def test_what_came_before_the_end_is_received(node: RunningNode) -> None:
+    """Messages and the disconnect, in order, by a handler that comes to them when all are there."""
+    async with opened(node, "/hold") as client:
+        for number in range(100):
+            await client.send(str(number))
+    received: list[str] = []
+    (handler,) = guest.handlers
+    with suppress(Exception):
+        while True:
+            received.append(await handler.receive_text())
+    assert received == [str(number) for number in range(100)]
+    guest.go_on.set()
+
+
+async def test_a_handler_that_does_not_receive_holds_its_client_up(start_node: StartNode) -> None:
+    """What it has not taken is not read; a pong that waits behind that is not missed."""
+    guest.go_on = asyncio.Event()
+    node = await start_node(app=GUEST, ping_interval=0.5, ping_timeout=1.0)
+    text = "x" * 60_000
+    async with opened(node, "/hold", write_limit=1) as client:
+        sent = 1
+        with suppress(TimeoutError):
+            while True:
+                await asyncio.wait_for(client.send(text), 3.0)
+                sent += 1
+        assert client.close_code is None
+        guest.go_on.set()
+        for _ in range(sent):
+            assert len(await client.recv()) == 60_000
+
+
+async def test_one_that_does_not_read_holds_no_loop_up(start_node: StartNode) -> None:
+    """A broadcast reaches the others at once; the slow one is closed with 1013."""
+    guest.room.clear()
+    node = await start_node(app=GUEST, outbox_limit=1_000_000, write_timeout=1.0)
+    async with tcp(node) as slow:
+        slow.write(
+            b"GET /chat HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        await slow.head()
+        async with opened(node, "/chat") as speaker, opened(node, "/chat") as hearer:
+            await settled(lambda: len(guest.room) == 3, "all are in")
+            for number in range(200):
+                text = f"{number}".ljust(60_000)
+                await speaker.send(text)
+                assert await hearer.recv() == text
+                assert await speaker.recv() == text
+            await settled(lambda: len(guest.room) == 2, "the slow one is out")
+            await reaches(node, "disconnects_total", code="1013")
+
+
+async def test_a_handler_waits_for_its_own_client(start_node: StartNode) -> None:
+    """It may send more than may wait, to a client that reads."""
+    node = await start_node(app=GUEST, outbox_limit=1_000_000)
+    async with opened(node, "/stream") as client:
+        await client.send("32")
+        received = 0
+        with suppress(ConnectionClosed):
+            while True:
+                received += len(await client.recv())
+        assert (received, client.close_code) == (32 * 2**20, 1000)
+
+
+# What the node does with all its connections.
+
+
+async def test_they_are_counted(node: RunningNode) -> None:
+    """In /health of the internal port, and in the metrics; they leave no names in Redis."""
+    async with opened(node, "/echo"), opened(node, "/echo") as client:
+        await client.send("x")
+        await client.recv()
+        async with httpx.AsyncClient(trust_env=False) as http:
+            assert (await http.get(f"{node.url}/health")).json()["connections"] == 2
+        assert value(node, "connections", protocol="application") == 2
+        assert value(node, "messages_received_total") == 1
+    await settled(lambda: value(node, "connections", protocol="application") == 0, "they are out")
+    assert value(node, "connections_opened_total") == 2
+
+
+async def test_origins_that_are_not_allowed_are_refused(
+    start_node: StartNode, tmp_path: Path
+) -> None:
+    """Before the application is asked; what is no browser sends none, and is let in."""
+    (tmp_path / "config.yml").write_text("client: {allowed_origins: ['https://example.com']}\n")
+    node = await start_node(app=GUEST, config=tmp_path / "config.yml")
+    for allowed in (None, Origin("https://example.com")):
+        async with opened(node, "/echo", origin=allowed):
+            pass
+    response = (
+        await refused(node, "/raise_before", origin=Origin("https://evil.example"))
+    ).response
+    assert (response.status_code, b"allowed_origins" in response.body) == (403, True)
+
+
+async def test_a_full_node_refuses_before_the_application_is_asked(start_node: StartNode) -> None:
+    """503 with Retry-After."""
+    node = await start_node(app=GUEST, max_connections=1)
+    async with opened(node, "/echo"):
+        response = (await refused(node, "/raise_before")).response
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+
+
+async def test_a_flood_is_closed_with_3013(start_node: StartNode) -> None:
+    """The rates are those of the other protocols."""
+    node = await start_node(app=GUEST, message_rate=1)
+    async with opened(node, "/echo") as client:
+        with suppress(ConnectionClosed):
+            for _ in range(100):
+                await client.send("x")
+        assert await close_code(client) == 3013
+
+
+async def test_a_message_that_is_too_large_is_closed_with_1009(node: RunningNode) -> None:
+    """The application gets no part of it, and hears of the end."""
+    async with opened(node, "/echo") as client:
+        await client.send("x" * 65_537)
+        assert await close_code(client) == 1009
+    await settled(lambda: [code for code, _ in guest.ends] == [1009], "it hears of it")
+
+
+async def test_a_drain_sends_clients_away_at_a_pace(start_node: StartNode, store: Any) -> None:
+    """With 1012, which the application hears; new ones are refused, and later served again."""
+    guest.ends.clear()
+    node = await start_node(app=GUEST, drain_rate=20)
+    clients = [await opened(node, "/echo") for _ in range(20)]
+    await store.hset(key_names.DESIRED, "node1", "drain")
+    left_behind = []
+
+    async def end(client: ClientConnection) -> int | None:
+        code = await close_code(client)
+        left_behind.append(len(node.node.hub))
+        return code
+
+    assert await asyncio.gather(*map(end, clients)) == [1012] * 20
+    assert len(set(left_behind)) > 3
+    await settled(lambda: node.node.drain.state is NodeState.DRAINED, "it is drained")
+    assert {code for code, _ in guest.ends} == {1012}
+    response = (await refused(node, "/echo")).response
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+    await store.hset(key_names.DESIRED, "node1", "serve")
+    await settled(lambda: node.node.not_ready_reason() is None, "it serves")
+    async with opened(node, "/echo"):
+        pass
+
+
+async def test_a_drain_during_the_handshake_refuses_it(node: RunningNode, store: Any) -> None:
+    """The application, which accepts too late, is told by OSError."""
+    opening = asyncio.ensure_future(opened(node, "/late").__aenter__())
+    await settled(lambda: node.server.server_state.tasks, "the application is asked")
+    await store.hset(key_names.DESIRED, "node1", "drain")
+    await settled(lambda: node.node.drain.refuses, "it drains")
+    guest.go_on.set()
+    with pytest.raises(InvalidStatus) as error:
+        await opening
+    assert error.value.response.status_code == 503
+    await settled(lambda: guest.ends == [(0, "cannot accept")], "it is told")
+
+
+async def test_a_client_that_leaves_during_the_handshake_is_noticed(node: RunningNode) -> None:
+    """The application hears of it by a disconnect, without having accepted."""
+    opening = asyncio.ensure_future(opened(node, "/late").__aenter__())
+    await settled(lambda: node.server.server_state.tasks, "the application is asked")
+    opening.cancel()
+    await settled(lambda: [code for code, _ in guest.ends] == [1006], "it hears of it")
+
+
+async def test_what_comes_with_the_handshake_is_not_lost(node: RunningNode) -> None:
+    """A client may send at once, before the application has accepted."""
+    head = (
+        b"GET /late HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    ).replace(b"/late", b"/echo")
+    async with tcp(node, head + masked(TEXT, b"early")) as peer:
+        assert b" 101 " in await peer.head()
+        assert await peer.frame() == (TEXT, b"early")

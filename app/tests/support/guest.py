@@ -1,6 +1,7 @@
 """A Starlette application for the tests of what serves it: one route a behaviour."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -44,6 +45,12 @@ async def where(request: Request) -> JSONResponse:
 async def boom(_: Request) -> JSONResponse:
     """Raise an exception."""
     raise ValueError("boom over HTTP")
+
+
+async def block(request: Request) -> JSONResponse:
+    """Block the event loop."""
+    time.sleep(request.path_params["seconds"])  # noqa: ASYNC251 - that is what it is for
+    return JSONResponse({})
 
 
 async def echo(websocket: WebSocket) -> None:
@@ -182,6 +189,7 @@ app = Starlette(
     routes=[
         *(Route(path, where, methods=["GET", "POST"]) for path in ("/health", "/ready", "/api/x")),
         Route("/boom", boom),
+        Route("/block/{seconds:float}", block),
         WebSocketRoute("/where/{name:path}", scope),
         *(
             WebSocketRoute(f"/{endpoint.__name__}", endpoint)

@@ -119,6 +119,7 @@ TROUBLES: dict[str, Series] = {
     "HandlerErrors": {
         f'wsfleet_handler_errors_total{{{NODE1},event="published"}}': rising(1),
     },
+    "EventLoopBlocked": {f"wsfleet_event_loop_blocked_seconds_total{{{NODE1}}}": rising(1)},
     "NodeMemoryGrows": {f"process_resident_memory_bytes{{{NODE1}}}": rising(1e6)},
     "RedisDown": {'redis_up{job="sentinel",instance="redis3"}': always(0)},
     "RedisWithoutPrimary": {

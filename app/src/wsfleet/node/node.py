@@ -30,6 +30,7 @@ from wsfleet.protocol import plain
 from wsfleet.redis.primary import DIGEST
 from wsfleet.redis.store import Store, UnavailableError
 from wsfleet.tasks import end
+from wsfleet.telemetry.blocked_loop import BlockedLoopWatch
 from wsfleet.telemetry.host_load import Sampler
 from wsfleet.telemetry.metrics import Metrics
 
@@ -97,6 +98,8 @@ class Node:
 
     async def start(self) -> None:
         """Start the background tasks; a Redis that is away does not keep the node from starting."""
+        self._blocked_loop = BlockedLoopWatch(self.metrics.event_loop_blocked_seconds.inc)
+        self._blocked_loop.start()
         loops = [
             *self.store.loops(),
             *self.broker.loops(),
@@ -117,6 +120,7 @@ class Node:
             log.warning("left without saying so: redis is away, the others will reap")
         await end(self._tasks)
         await self.store.close()
+        self._blocked_loop.stop()
 
     def not_ready_reason(self) -> str | None:
         """Why new clients should go elsewhere; None if they should come."""

@@ -104,6 +104,10 @@ class Metrics:
         self.event_loop_lag_seconds = self._histogram(
             "event_loop_lag_seconds", "By how much a timer of the event loop was late."
         )
+        self.event_loop_blocked_seconds = self._counter(
+            "event_loop_blocked_seconds",
+            "For how long callbacks have blocked the event loop, of over 100 ms at a time.",
+        )
 
     def handler_failed(self, event: str) -> None:
         """Count an exception that ended one handler's work, and nothing else."""

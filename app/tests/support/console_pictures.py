@@ -39,7 +39,7 @@ def test_pictures(tmp_path: Path) -> None:
         time.sleep(60)
         page.get_by_role("button", name="Cut").click()
         expect(page.locator("#try-state")).to_contain_text("Lost")
-        page.get_by_role("button", name="Send as somebody else").click()
+        page.get_by_role("button", name="Send as another client").click()
         expect(page.get_by_role("log")).to_contain_text("recovered demo")
         time.sleep(60)
         for scheme in ("light", "dark"):

@@ -1,4 +1,4 @@
-/* The console's JSON. The key is the tab's, for as long as it is open. */
+/* The console's API. The tab keeps the key until it is closed. */
 
 const KEY = "wsfleet-key";
 
@@ -26,7 +26,7 @@ async function call(path, options = {}) {
   try {
     detail = (await answer.json()).detail ?? detail;
   } catch {
-    /* not of a node: a balancer's own page */
+    /* not from a node: the balancer's own page */
   }
   throw new Refused(answer.status, String(detail));
 }

@@ -1,9 +1,9 @@
-/* The last minutes, drawn by uPlot. The legend is text beside the drawing, with the newest values. */
+/* Charts of the last minutes, drawn by uPlot. The legend is text beside the chart, with the newest values. */
 import uPlot from "./vendor/uPlot.js";
 import { $, colour, keep, make, number, setText } from "./dom.js";
 
-const SHORTEST = 180; // seconds that a chart shows at least
-const MOST_LINES = 8; // more nodes are one line
+const SHORTEST = 180; // the shortest span of a chart, in seconds
+const MOST_LINES = 8; // more nodes become one line
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
@@ -78,7 +78,7 @@ class Chart {
   }
 }
 
-/** A value without neighbours is no line: it is drawn as a point. */
+/** A value without neighbours makes no line, so it is drawn as a point. */
 const lonely = ({ data }, line) => [...data[line].keys()].filter((at) =>
   data[line][at] !== null && (data[line][at - 1] ?? null) === null && (data[line][at + 1] ?? null) === null);
 

@@ -1,4 +1,4 @@
-/* The two protocols behind one interface. `report` is told what happens: state(), heard(), note(). */
+/* Clients of the two protocols with one interface. They call state(), heard() and note() of `report`. */
 import "./vendor/centrifuge.js";
 
 const { Centrifuge } = globalThis;
@@ -6,7 +6,7 @@ const url = (path) => location.origin.replace(/^http/, "ws") + path;
 
 const plainUrl = (token) => url("/ws") + (token ? `?token=${encodeURIComponent(token)}` : "");
 
-/** The way to the cluster. While it is cut nothing gets through, and what is open closes. */
+/** The network to the cluster. A cut closes open connections and refuses new ones. */
 class Cable {
   #until = 0;
   #sockets = new Set();
@@ -24,7 +24,7 @@ class Cable {
   }
 }
 
-/** A user, or the beginning of an id that nobody wants to read in full. */
+/** Returns the user, or the first characters of the client id. */
 const who = ({ user, client }) => user || `${client.slice(0, 8)}…`;
 
 export function parsed(text) {
@@ -54,8 +54,8 @@ export class Plain {
     const socket = this.#cable.plug(new WebSocket(plainUrl(this.token)));
     this.#socket = socket;
     socket.onopen = () => {
-      this.report.state("on", "Connected: the first answer says to which node");
-      this.report.note("good", this.#attempt ? "connected again; this protocol does not repeat what was missed" : "connected");
+      this.report.state("on", "Connected; the first answer names the node");
+      this.report.note("good", this.#attempt ? "reconnected; this protocol does not resend missed messages" : "connected");
       this.#attempt = 0;
     };
     socket.onmessage = ({ data }) => {
@@ -68,7 +68,7 @@ export class Plain {
     socket.onclose = ({ code, reason }) => {
       if (this.#socket !== socket) return;
       if (!this.#wanted) return this.report.state("off", "Not connected");
-      this.report.state("wait", `Lost (${code}${reason ? `, ${reason}` : ""}): connecting again`);
+      this.report.state("wait", `Connection lost (${code}${reason ? `, ${reason}` : ""}), reconnecting`);
       if (!this.#attempt) this.report.note("bad", `closed with ${code} ${reason}`);
       const delay = Math.min(3000, 250 * 2 ** this.#attempt++);
       this.#again = setTimeout(() => this.connect(), delay * (0.5 + Math.random() / 2));
@@ -87,7 +87,7 @@ export class Plain {
   }
 
   async publish(text) {
-    if (this.#socket?.readyState !== WebSocket.OPEN) throw new Error("not connected now");
+    if (this.#socket?.readyState !== WebSocket.OPEN) throw new Error("not connected");
     this.#socket.send(text);
   }
 
@@ -105,7 +105,7 @@ export class Plain {
   }
 }
 
-/** `/connection/websocket`, by the SDK as everybody gets it from npm. */
+/** `/connection/websocket`, with the unmodified SDK from npm. */
 export class Sdk {
   #cable = new Cable();
   #node = "a node";
@@ -125,8 +125,8 @@ export class Sdk {
     this.client = new Centrifuge(url("/connection/websocket"), options(token, { websocket: Socket }));
     this.client
       .on("connecting", ({ code, reason }) => {
-        report.state("wait", code ? `Lost (${reason}): connecting again` : "Connecting");
-        if (code) report.note("bad", `lost: ${code} ${reason}`);
+        report.state("wait", code ? `Connection lost (${reason}), reconnecting` : "Connecting");
+        if (code) report.note("bad", `connection lost: ${code} ${reason}`);
       })
       .on("connected", ({ client }) => {
         report.state("on", `Connected to ${this.#node} as ${client}`);
@@ -141,8 +141,8 @@ export class Sdk {
       .on("subscribed", ({ wasRecovering, recovered, streamPosition }) => {
         const place = streamPosition ? `, at offset ${streamPosition.offset}` : "";
         if (!wasRecovering) report.note("good", `subscribed to ${channel}${place}`);
-        else if (recovered) report.note("good", `recovered ${channel}: nothing is missing`);
-        else report.note("bad", `${channel} could not be recovered: something is missing`);
+        else if (recovered) report.note("good", `recovered ${channel}: no message is missing`);
+        else report.note("bad", `${channel} could not be recovered: messages are missing`);
       })
       .on("unsubscribed", ({ code, reason }) => code && report.note("bad", `unsubscribed: ${code} ${reason}`))
       .on("publication", ({ data, offset, info }) =>
@@ -152,7 +152,7 @@ export class Sdk {
       .on("error", ({ error }) => report.note("bad", `${error.code}: ${error.message}`));
   }
 
-  /** The connect reply names the node; the SDK keeps that to itself. */
+  /** The connect reply names the node, but the SDK does not expose it. */
   #learnNode(text) {
     const reply = parsed(String(text).split("\n")[0]);
     this.#node = reply.connect?.node || this.#node;
@@ -177,7 +177,7 @@ export class Sdk {
 
   async history() {
     const { publications, offset } = await this.subscription.history({ limit: 10, reverse: true });
-    return [`history up to offset ${offset}, the newest first:`,
+    return [`history up to offset ${offset}, newest first:`,
       ...publications.map((each) => `#${each.offset} ${JSON.stringify(each.data)}`)];
   }
 

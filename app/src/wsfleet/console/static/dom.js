@@ -1,4 +1,4 @@
-/* Small helpers: elements are made once and then changed in place, so that nothing jumps or loses its focus. */
+/* Helpers that create elements once and then update them, so that they keep their place and focus. */
 
 export const $ = (id) => document.getElementById(id);
 
@@ -12,7 +12,7 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Let `parent` have one child an item: known ones are updated, new ones made, others removed. */
+/** Gives `parent` one child for each item: updates known ones, creates new ones, removes others. */
 export function keep(parent, items, key, create, update) {
   const known = new Map([...parent.children].map((child) => [child.dataset.key, child]));
   items.forEach((item, index) => {
@@ -29,7 +29,7 @@ export function keep(parent, items, key, create, update) {
   for (const child of known.values()) child.remove();
 }
 
-/** A state in words, with a dot of its colour. */
+/** Creates a state: a coloured dot and its text. */
 export function badge() {
   const text = make("span");
   const element = make("span", { className: "state" }, make("span", { className: "dot", ariaHidden: "true" }), text);

@@ -1,4 +1,4 @@
-/* Asks for the cluster every two seconds, and draws it. */
+/* Fetches the state of the cluster every two seconds, and draws it. */
 import { $, keep, make, number, setText } from "./dom.js";
 import * as api from "./api.js";
 import { drawCharts } from "./charts.js";
@@ -6,7 +6,7 @@ import { drawMap } from "./map.js";
 import { startTryIt } from "./tryit.js";
 
 const INTERVAL = 2000;
-const WELL = "Nodes, balancers and Redis answer, and nothing is wrong.";
+const WELL = "Nodes, balancers and Redis are healthy.";
 let timer = null;
 
 function verdict(state, text) {
@@ -17,7 +17,7 @@ function verdict(state, text) {
 function draw(cluster) {
   const { nodes, problems, series } = cluster;
   const well = problems.length === 0;
-  verdict(well ? "good" : "bad", well ? "All is well" : `${problems.length} ${problems.length === 1 ? "problem" : "problems"}`);
+  verdict(well ? "good" : "bad", well ? "Healthy" : `${problems.length} ${problems.length === 1 ? "problem" : "problems"}`);
   const lines = well ? [WELL] : problems;
   keep($("problems"), lines, (text) => text, (text) => make("li", { textContent: text, className: text === WELL ? "well" : "" }));
   setText($("version"), cluster.you.version);
@@ -49,14 +49,14 @@ async function refresh() {
   if (api.key.get() === null) return;
   try {
     const cluster = await api.look();
-    if (api.key.get() === null) return; // locked meanwhile
+    if (api.key.get() === null) return; // locked in the meantime
     const first = $("live").hidden;
     unlocked(true);
     draw(cluster);
     if (first) $("live").focus({ preventScroll: true });
   } catch (error) {
     if (error.status === 401 || error.status === 403) return lock(error.message);
-    verdict("bad", `No answer (${error.message}), trying again`);
+    verdict("bad", `No answer (${error.message}), retrying`);
   }
   timer = setTimeout(refresh, document.hidden ? 5 * INTERVAL : INTERVAL);
 }
@@ -76,7 +76,7 @@ function askToDrain(node) {
   draining = { name: node.name, force: false };
   setText($("drain-title"), `Drain ${node.name}?`);
   setText($("drain-text"), node.connections
-    ? `It takes no new clients, and asks its ${number(node.connections)} to reconnect: each goes to another node.`
+    ? `It takes no new clients, and asks its ${number(node.connections)} clients to reconnect to other nodes.`
     : "It takes no new clients until it is undrained.");
   setText($("drain-error"), "");
   setText($("drain-do"), "Drain");

@@ -21,7 +21,7 @@ export function drawMap(cluster, actions) {
   drawLinks(cluster);
 }
 
-/** Who talks to whom, as lines from box to box: this browser's way, the nodes', and what is broken. */
+/** Draws the connections as lines between boxes, and marks this browser's path and failures. */
 function drawLinks({ you, balancers, nodes, redis }) {
   const origin = $("links").getBoundingClientRect();
   const box = (parent, key) => [...$(parent).children].find((child) => child.dataset.key === key).getBoundingClientRect();
@@ -33,7 +33,7 @@ function drawLinks({ you, balancers, nodes, redis }) {
     const bend = (top + bottom) / 2;
     links.push([kind, `M${x} ${top}C${x} ${bend} ${middle(to)} ${bend} ${middle(to)} ${bottom}`]);
   };
-  const isWay = you.balanced && balancers.length === 1; // of several nobody knows which one it was
+  const isWay = you.balanced && balancers.length === 1; // with several balancers, the browser's is unknown
   for (const balancer of balancers) {
     const from = box("balancers", balancer.name);
     link($("you").getBoundingClientRect(), from, balancer.error ? "gone" : isWay ? "mine" : "", middle(from));
@@ -42,7 +42,7 @@ function drawLinks({ you, balancers, nodes, redis }) {
   }
   for (const server of redis.servers.filter(({ role }) => role === "primary"))
     for (const node of nodes) link(box("nodes", node.name), box("redis", server.address), WORKS.has(node.state) ? "" : "gone");
-  // What is special is drawn last, above the rest.
+  // Marked lines are drawn last, above the others.
   links.sort(([one], [other]) => Boolean(one) - Boolean(other));
   keep($("links"), links.map(([kind, d], at) => ({ kind, d, at: String(at) })), ({ at }) => at,
     () => document.createElementNS("http://www.w3.org/2000/svg", "path"),
@@ -55,15 +55,15 @@ function drawLinks({ you, balancers, nodes, redis }) {
 function drawYou(you) {
   mine.answers = mine.node === you.node ? mine.answers + 1 : 1;
   mine.node = you.node;
-  const times = mine.answers === 1 ? "first answer from it" : `${number(mine.answers)} answers in a row from it`;
+  const times = mine.answers === 1 ? "first answer from this node" : `${number(mine.answers)} answers in a row from this node`;
   setText($("you-node"), `is on ${you.node}: ${times}`);
-  setText($("you-cookie"), !you.balanced ? "no balancer between" : you.cookie ? `cookie ${you.cookie.split("|")[0]}` : "kept by the balancer");
+  setText($("you-cookie"), !you.balanced ? "no balancer in between" : you.cookie ? `cookie ${you.cookie.split("|")[0]}` : "kept by the balancer");
 }
 
 function drawBalancers(balancers) {
   const box = $("balancers");
   keep(box, balancers.length ? balancers : [null], (balancer) => balancer?.name ?? "", (balancer) => {
-    if (!balancer) return make("div", { className: "box" }, make("span", { className: "muted", textContent: "No fleet file names one" }));
+    if (!balancer) return make("div", { className: "box" }, make("span", { className: "muted", textContent: "The fleet file has none" }));
     const state = badge();
     const fine = make("span", { className: "fine" });
     const element = make("div", { className: "box" },
@@ -72,7 +72,7 @@ function drawBalancers(balancers) {
       state.set(balancer.error ? "down" : "up", balancer.error ? "no answer" : "up");
       const servers = Object.values(balancer.servers);
       const up = servers.filter((status) => status.startsWith("UP")).length;
-      setText(fine, balancer.error ?? `${number(balancer.sessions)} sessions · ${up} of ${servers.length} nodes in`);
+      setText(fine, balancer.error ?? `${number(balancer.sessions)} sessions · ${up} of ${servers.length} nodes up`);
       fine.title = balancer.error ?? "";
     };
     return element;
@@ -82,7 +82,7 @@ function drawBalancers(balancers) {
 function createNode(name, actions) {
   const state = badge();
   const swatch = make("span", { className: "swatch", ariaHidden: "true" });
-  const tag = make("span", { className: "tag", textContent: "you", title: "This browser is on it" });
+  const tag = make("span", { className: "tag", textContent: "you", title: "This browser is connected to this node" });
   const count = make("span");
   const limit = make("small");
   const fill = make("span");
@@ -106,13 +106,13 @@ function createNode(name, actions) {
     state.element.title = node.reason;
     setText(count, number(node.connections));
     setText(limit, node.limit ? `of ${number(node.limit)} connections` : "connections");
-    // Of a large limit the first clients would be no pixel.
+    // With a large limit, a few clients would be less than a pixel.
     fill.style.width = node.connections ? `max(3px, ${(100 * node.connections) / (node.limit ?? most)}%)` : "0";
     meter.toggleAttribute("data-full", node.limit !== null && node.connections > NEARLY_FULL * node.limit);
     meter.ariaValueNow = String(node.connections);
     meter.ariaValueMax = String(node.limit ?? most);
     const works = node.received !== null;
-    setText(rates, works ? `${number(node.received)} in/s · ${number(node.delivered)} out/s · CPU ${number(node.cpu)} %` : node.reason || "says nothing");
+    setText(rates, works ? `${number(node.received)} in/s · ${number(node.delivered)} out/s · CPU ${number(node.cpu)} %` : node.reason || "no answer");
     const checks = Object.entries(node.balancers).map(([balancer, status]) => `${balancer} ${status}`).join(", ");
     setText(facts, [node.uptime === null || !WORKS.has(node.state) ? "" : `up ${duration(node.uptime)}`, checks].filter(Boolean).join(" · "));
     facts.title = `${facts.textContent}${node.version ? ` · ${node.version}` : ""}`;

@@ -1,4 +1,4 @@
-/* The panel with a client of one's own. */
+/* The panel "Try it": a client of either protocol. */
 import { $, make, setText } from "./dom.js";
 import { Plain, Sdk } from "./clients.js";
 
@@ -33,7 +33,7 @@ const protocol = () => document.querySelector("input[name=protocol]:checked").va
 const channel = () => $("channel").value.trim() || "broadcast";
 const token = () => $("token").value.trim();
 
-/** What a person asked for; that it failed is shown as well. */
+/** Runs an action of the user, and shows its error. */
 async function attempt(what) {
   try {
     await what();
@@ -54,7 +54,7 @@ export function startTryIt() {
       $("try-channel").hidden = $("history").hidden = $("presence").hidden = protocol() === "plain";
     });
   $("cut").addEventListener("click", () => {
-    write("note", `the connection is cut for ${CUT / 1000} s`);
+    write("note", `connection cut for ${CUT / 1000} s`);
     client.cut(CUT);
   });
   $("send-form").addEventListener("submit", (event) => {
@@ -68,7 +68,7 @@ export function startTryIt() {
   $("send-other").addEventListener("click", () => attempt(async () => {
     const text = $("message").value;
     await (protocol() === "plain" ? Plain.publishOnce(text, token()) : Sdk.publishOnce(text, channel(), token()));
-    write("note", `somebody else has sent ${text}`);
+    write("note", `another client has sent ${text}`);
   }));
   for (const question of ["history", "presence"])
     $(question).addEventListener("click", () => attempt(async () => {

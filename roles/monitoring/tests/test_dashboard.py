@@ -27,7 +27,8 @@ def of_the_node() -> set[str]:
         max_connections=1,
         outbox_bytes=lambda: 0,
         ready=lambda: True,
-        state=lambda: None,  # type: ignore[arg-type,return-value]
+        states=["running"],
+        state=lambda: "running",
         drain_wanted=lambda: False,
         redis=lambda: True,
         pubsub=lambda: True,

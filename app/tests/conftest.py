@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import redis
 import redis.asyncio
@@ -16,6 +17,7 @@ from lab.ports import free_port
 from tests.support.fleet import Rig, running_fleet
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.paths import JAVASCRIPT
+from tests.support.quick import forbid_processes
 from tests.support.redis import RedisServer
 from tests.support.tokens import CONFIG
 from tests.support.topologies import SentinelTopology, started
@@ -25,13 +27,39 @@ from wsfleet.server.server import create_server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of `fleet/test_faults.py`."""
+    """Add `--quick`, and the options of `fleet/test_faults.py`."""
+    parser.addoption("--quick", action="store_true", help="only tests that start no process")
     parser.addoption("--full", action="store_true", help="run the faults in full, for minutes")
     parser.addoption("--seed", type=int, default=1, help="order, targets and pauses of the faults")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let no test fail because the machine is slow; `--quick` tries few examples of each."""
+    slow = [hypothesis.HealthCheck.too_slow]
+    examples = 10 if config.getoption("--quick") else 100
+    hypothesis.settings.register_profile(
+        "tests", max_examples=examples, deadline=None, suppress_health_check=slow
+    )
+    hypothesis.settings.load_profile("tests")
+
+
 @pytest.fixture(scope="session")
-def modules() -> None:
+def processes() -> None:
+    """Be requested by every fixture and test that starts a process; `--quick` leaves those out."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--quick`, leave out tests that start processes, and forbid the rest to start one."""
+    if not config.getoption("--quick"):
+        return
+    slow = [item for item in items if "processes" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
+    forbid_processes()
+
+
+@pytest.fixture(scope="session")
+def modules(processes: None) -> None:
     """Install what package-lock.json says, once."""
     npm = shutil.which("npm")
     assert npm, "npm is not installed; scripts/test installs it"
@@ -41,7 +69,7 @@ def modules() -> None:
 
 
 @pytest.fixture
-def redis_process(tmp_path: Path) -> Iterator[RedisServer]:
+def redis_process(processes: None, tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis that the test may stop and start."""
     directory = tmp_path / "redis"
     directory.mkdir()
@@ -95,21 +123,21 @@ async def start_node(redis_process: RedisServer) -> AsyncIterator[StartNode]:
 
 
 @pytest.fixture
-def sentinel(tmp_path: Path) -> Iterator[SentinelTopology]:
+def sentinel(processes: None, tmp_path: Path) -> Iterator[SentinelTopology]:
     """A primary, two replicas, three Sentinels."""
     with started(SentinelTopology(tmp_path)) as topology:
         yield topology
 
 
 @pytest.fixture(scope="session")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+def fleet(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A fleet that all tests share: leave it as it was."""
     with running_fleet(tmp_path_factory.mktemp("fleet")) as rig:
         yield rig
 
 
 @pytest.fixture
-def own_fleet(tmp_path: Path) -> Iterator[Rig]:
+def own_fleet(processes: None, tmp_path: Path) -> Iterator[Rig]:
     """A fleet for one test, which may break it."""
     with running_fleet(tmp_path) as rig:
         yield rig

@@ -10,6 +10,8 @@ import pytest
 
 import wsfleet
 
+pytestmark = pytest.mark.usefixtures("processes")
+
 PURE = ("protocol", "config", "channels")
 """Folders without I/O: a test or a tool that imports one must not start up a server or a client."""
 MODULES = [

@@ -25,7 +25,7 @@ schema = schemathesis.openapi.from_dict(create_internal_app(Node(Settings())).op
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where a node is, in a process of its own."""
     folder = tmp_path_factory.mktemp("node")
     (folder / "config.yml").write_text(CONFIG)

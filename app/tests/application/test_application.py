@@ -167,6 +167,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("failure", FAILURES)
 def test_an_application_that_cannot_be_imported(tmp_path: Path, failure: str) -> None:
     """One line says why, then come its own frames; exit code 3, and `--check` finds it as well."""

@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.command import wsfleet
 
+pytestmark = pytest.mark.usefixtures("processes")
+
 URL = "http://127.0.0.1:1"
 
 

@@ -48,6 +48,7 @@ async def test_broadcast_reaches_every_other_client_on_every_node(start_node: St
         assert await silent(sender)
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_restarted_node_takes_nobody_for_a_publisher_of_before() -> None:
     """A publication that outlives its node's process is for everybody on the next one."""
     program = "from wsfleet.hub.connection import _numbers; print(next(_numbers))"

@@ -40,14 +40,14 @@ expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+def fleet(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A fleet that all tests share: leave it as it was."""
     with fleet_with_key(tmp_path_factory.mktemp("fleet"), 2) as rig:
         yield rig
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser(processes: None) -> Iterator[Browser]:
     """One for all tests; not longer, since Playwright's event loop keeps others from running."""
     with chromium() as browser:
         yield browser

@@ -157,7 +157,7 @@ class Faults:
 
 
 @pytest.fixture
-def three_nodes(tmp_path: Path) -> Iterator[Rig]:
+def three_nodes(processes: None, tmp_path: Path) -> Iterator[Rig]:
     """A fleet that still has two nodes, with clients on both, when one is down."""
     with running_fleet(tmp_path, nodes=3) as rig:
         yield rig

@@ -119,7 +119,7 @@ Start = Callable[..., Front]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(processes: None, tmp_path: Path) -> Iterator[Start]:
     """Start HAProxy with variables of the role before two nodes; each start ends with the test."""
     with ExitStack() as stack:
         nodes = {

@@ -29,7 +29,7 @@ def nodes() -> Iterator[list[Server]]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, nodes: list[Server]) -> Iterator[Start]:
+def start(processes: None, tmp_path: Path, nodes: list[Server]) -> Iterator[Start]:
     """Start HAProxy before the two nodes, or others, with variables of the role."""
     with ExitStack() as stack:
 

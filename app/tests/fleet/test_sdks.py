@@ -48,7 +48,7 @@ Drive = Callable[..., Awaitable[Any]]
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+def fleet(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A fleet with a configuration."""
     folder = tmp_path_factory.mktemp("fleet")
     config = folder / "config.yml"

@@ -13,7 +13,7 @@ from tests.support.victim import CONFIG, MEMORY, Victim
 
 
 @pytest.fixture(scope="package")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+def redis(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """What the nodes share."""
     server = RedisServer(tmp_path_factory.mktemp("victims"))
     server.start()

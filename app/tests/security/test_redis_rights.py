@@ -17,7 +17,7 @@ OF_THE_SERVER = [
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
+def server(processes: None, tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis that allows DEBUG, so that nothing but its users' rights refuses it."""
     server = RedisServer(tmp_path / "redis", enable_debug_command="yes")
     server.start()

@@ -31,7 +31,7 @@ NAME = "host1-8001"
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+def fleet(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A fleet that the tests share: leave it as it was."""
     folder = tmp_path_factory.mktemp("tls")
     with running_fleet(folder, tls=True, WSFLEET_OUTBOX_LIMIT="200000") as rig:
@@ -39,7 +39,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 
 @pytest.fixture
-def own_fleet(tmp_path: Path) -> Iterator[Rig]:
+def own_fleet(processes: None, tmp_path: Path) -> Iterator[Rig]:
     """A fleet for one test, which may break it."""
     with running_fleet(tmp_path, tls=True, WSFLEET_DRAIN_RATE="20") as rig:
         yield rig
@@ -252,6 +252,7 @@ def test_a_wrong_ca_is_told(fleet: Rig, tmp_path: Path) -> None:
     assert "cannot read the fleet's CA" in outcome.stderr
 
 
+@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("mistake", ["no file", "no key", "another one's key"])
 def test_a_certificate_is_checked_before_the_start(tmp_path: Path, mistake: str) -> None:
     """What cannot be served with is one line and exit code 2."""

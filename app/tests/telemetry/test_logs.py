@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from wsfleet.telemetry import log_output, logs
 from wsfleet.telemetry.log_output import Output
 
+pytestmark = pytest.mark.usefixtures("processes")
+
 HEAD = """
 import asyncio, logging, os, signal, sys, threading, uvloop, structlog
 from wsfleet.telemetry import logs

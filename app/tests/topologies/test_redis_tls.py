@@ -18,7 +18,7 @@ from wsfleet.redis.primary import UnavailableError
 
 
 @pytest.fixture
-def tls(tmp_path: Path) -> Path:
+def tls(processes: None, tmp_path: Path) -> Path:
     """The folder of a certificate, its key and its CA."""
     folder = tmp_path / "tls"
     folder.mkdir()

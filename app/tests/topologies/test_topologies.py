@@ -24,7 +24,7 @@ CHANNELS = [f"room{number}" for number in range(12)]
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[ClusterTopology]:
+def cluster(processes: None, tmp_path: Path) -> Iterator[ClusterTopology]:
     """Three primaries and three replicas."""
     with started(ClusterTopology(tmp_path)) as topology:
         yield topology

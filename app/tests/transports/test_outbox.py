@@ -329,7 +329,7 @@ async def connected(
 
 
 @pytest.fixture
-def certificate(tmp_path: Path) -> Path:
+def certificate(processes: None, tmp_path: Path) -> Path:
     """A certificate that signed itself, with its key."""
     path = tmp_path / "both.pem"
     make_certificate(tmp_path / "certificate.pem", path)

@@ -98,6 +98,7 @@ def hear(client: ClientConnection) -> None:
         client.recv(20)
 
 
+@pytest.mark.usefixtures("processes")
 def test_hosts_come_and_go_with_the_load(tmp_path: Path) -> None:
     """The standby host takes clients while the load is high; then it asks them to reconnect."""
     with (
@@ -141,6 +142,7 @@ def test_hosts_come_and_go_with_the_load(tmp_path: Path) -> None:
         assert "host3" in wsfleet("autoscale", "--log", "--fleet", rig.fleet_file).stdout
 
 
+@pytest.mark.usefixtures("processes")
 def test_another_one_takes_over(tmp_path: Path) -> None:
     """Two run and one decides; it is killed, then a node: the other one replaces the node."""
     with (
@@ -313,6 +315,7 @@ def test_it_follows_a_failover(tmp_path: Path, sentinel: SentinelTopology) -> No
         assert decided["action"] == "scale_out"
 
 
+@pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
@@ -16,6 +17,8 @@ from lab.waiting import until
 from tests.support.command import wsfleet
 from tests.support.fleet import Rig
 from tests.support.websocket_server import Serve
+
+pytestmark = pytest.mark.usefixtures("processes")
 
 FAST = ("--clients", 3, "--connections", 4, "--messages", 2, "--seconds", 0, "--json")
 

@@ -25,7 +25,7 @@ FAULTS = ("lost", "duplicated", "reordered", "recovered_wrongly")
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+def three(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A fleet of three nodes; each test leaves all of them serving."""
     with running_fleet(tmp_path_factory.mktemp("three"), nodes=3) as rig:
         yield rig

@@ -70,6 +70,7 @@ async def loaded(serve: Serve, node: Node, **options: Any) -> Outcome:
     return await asyncio.to_thread(wsfleet, "load", url, *OPTIONS)
 
 
+@pytest.mark.usefixtures("processes")
 async def test_a_faultless_node_passes(serve_websocket: Serve, node: Node) -> None:
     """Everything arrived once: exit code 0, and exactly as many deliveries as there must be."""
     outcome = await loaded(serve_websocket, node)
@@ -84,6 +85,7 @@ async def test_a_faultless_node_passes(serve_websocket: Serve, node: Node) -> No
     assert document["problems"] == []
 
 
+@pytest.mark.usefixtures("processes")
 async def test_a_lost_message_is_found(serve_websocket: Serve, node: Node) -> None:
     """A message nobody got is lost once for each receiver: exit code 1."""
     node.copies = lambda number, own: 0 if own or number == 7 else 1
@@ -93,6 +95,7 @@ async def test_a_lost_message_is_found(serve_websocket: Serve, node: Node) -> No
     assert outcome.document["duplicated"] == 0
 
 
+@pytest.mark.usefixtures("processes")
 async def test_a_doubled_message_is_found(serve_websocket: Serve, node: Node) -> None:
     """A message sent twice, even the last one, is duplicated for each receiver: exit code 1."""
     node.copies = lambda number, own: 0 if own else 1 + (number == MESSAGES - 1)
@@ -102,6 +105,7 @@ async def test_a_doubled_message_is_found(serve_websocket: Serve, node: Node) ->
     assert outcome.document["lost"] == 0
 
 
+@pytest.mark.usefixtures("processes")
 async def test_a_late_message_is_found(serve_websocket: Serve, node: Node) -> None:
     """A message after its sender's next one is out of order: exit code 1."""
     node.held = 8
@@ -111,6 +115,7 @@ async def test_a_late_message_is_found(serve_websocket: Serve, node: Node) -> No
     assert outcome.document["lost"] == outcome.document["duplicated"] == 0
 
 
+@pytest.mark.usefixtures("processes")
 async def test_an_echo_is_found(serve_websocket: Serve, node: Node) -> None:
     """A node that sends a message back to its sender breaks the protocol: exit code 1."""
     node.copies = lambda number, own: 1 if not own or number == 3 else 0
@@ -119,6 +124,7 @@ async def test_an_echo_is_found(serve_websocket: Serve, node: Node) -> None:
     assert outcome.document["echoed"] == 1
 
 
+@pytest.mark.usefixtures("processes")
 async def test_errors_are_counted_by_code(serve_websocket: Serve, node: Node) -> None:
     """An error frame stands for its message's ack: counted, and the message unacknowledged."""
     node.answer = lambda n: {"type": "error", "code": "unavailable"} if n == 2 else {"type": "ack"}
@@ -129,6 +135,7 @@ async def test_errors_are_counted_by_code(serve_websocket: Serve, node: Node) ->
     assert outcome.document["lost"] == 0
 
 
+@pytest.mark.usefixtures("processes")
 async def test_a_missing_ack_is_found(serve_websocket: Serve, node: Node) -> None:
     """A message that is never answered is unacknowledged: exit code 1."""
     node.answer = lambda n: None if n == MESSAGES - 1 else {"type": "ack"}
@@ -137,6 +144,7 @@ async def test_a_missing_ack_is_found(serve_websocket: Serve, node: Node) -> Non
     assert outcome.document["unacknowledged"] == 1
 
 
+@pytest.mark.usefixtures("processes")
 async def test_a_cut_client_is_counted(serve_websocket: Serve, node: Node) -> None:
     """A client sent away is counted by its close code, and so is what it could not send."""
     arrived = []
@@ -156,6 +164,7 @@ async def test_a_cut_client_is_counted(serve_websocket: Serve, node: Node) -> No
     assert outcome.document["unsent"] == MESSAGES // 4 - 1
 
 
+@pytest.mark.usefixtures("processes")
 async def test_refused_clients_are_counted(serve_websocket: Serve, node: Node) -> None:
     """The run goes on with the clients that got in; the others count as failed."""
     knocks = []
@@ -172,6 +181,7 @@ async def test_refused_clients_are_counted(serve_websocket: Serve, node: Node) -
     assert outcome.document["lost"] == 0
 
 
+@pytest.mark.usefixtures("processes")
 async def test_ctrl_c_still_draws_up_the_books(serve_websocket: Serve, node: Node) -> None:
     """An interrupt ends the sending, not the accounting: what was sent is checked."""
     url = await serve_websocket(node.handle)
@@ -235,6 +245,7 @@ def test_too_few_files_are_an_error_with_the_way_to_mend_it(
         load_module._raise_file_limit(1001)
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_run_too_large_to_account_for_is_refused() -> None:
     """Before anything is connected: exit code 2 and one line."""
     outcome = wsfleet(

@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.command import Outcome, wsfleet
 
+pytestmark = pytest.mark.usefixtures("processes")
+
 
 def entry(message: Any, host: str = "node1", **fields: str) -> str:
     """A line of ``journalctl --output=json``."""

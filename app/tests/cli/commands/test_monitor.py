@@ -144,6 +144,7 @@ def test_ctrl_c_ends_it_well(fleet: Rig) -> None:
     assert err == ""
 
 
+@pytest.mark.usefixtures("processes")
 def test_nobody_to_watch_is_an_error(unused_tcp_port: int) -> None:
     """If not even the first round has an answer, the URL is wrong: one line, exit code 2."""
     outcome = wsfleet("monitor", f"http://127.0.0.1:{unused_tcp_port}", "--json", *BUSY)

@@ -152,6 +152,7 @@ def test_an_unreachable_redis_is_found(fleet: Rig, tmp_path: Path, unused_tcp_po
     assert all(node["live"] is None for node in outcome.document["nodes"])
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_fleet_that_is_gone_cannot_be_checked(tmp_path: Path) -> None:
     """Nobody answers at all: one line on stderr, exit code 2."""
     path = tmp_path / "fleet.json"

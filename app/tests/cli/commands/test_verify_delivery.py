@@ -88,6 +88,7 @@ def test_what_happened_can_be_read_again(fleet: Rig, tmp_path: Path) -> None:
     assert findings.delivered == outcome.document["delivered"]
 
 
+@pytest.mark.usefixtures("processes")
 def test_events_that_cannot_be_written(tmp_path: Path) -> None:
     """One line says so before anything is published."""
     missing = tmp_path / "missing" / "events"
@@ -118,6 +119,7 @@ def test_ctrl_c_ends_the_publishing(fleet: Rig) -> None:
     assert report["delivered"] == 20 * report["acknowledged"]
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_fleet_that_is_not_there(unused_tcp_port: int) -> None:
     """One line says why and what to do, and the exit code is 2."""
     outcome = wsfleet("verify-delivery", f"http://127.0.0.1:{unused_tcp_port}", "--timeout", 2)

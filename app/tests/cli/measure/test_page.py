@@ -149,6 +149,7 @@ def test_a_page_of_a_good_run_says_so() -> None:
     assert "<title>Load: ✓ passed: 1 of 1 criteria met</title>" in text
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_page_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
     """It is found before the run, not after it."""
     check(None)

@@ -434,7 +434,11 @@ SETTLED = [(("answer", 100), 3)] * 8
 """Enough for the clients to be connected."""
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=4 * settings().max_examples,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(st.lists(st.tuples(STEPS, st.integers(0, 3)), max_size=40), st.booleans())
 @example(  # left twice: others go deaf
     [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,19 @@ GROUPS = {
     "wsnodes": ["node1", "node2"],
     "redis": ["redis1", "redis2", "redis3"],
 }
+
+
+def test_of_the_command_line_only_its_tools_are_used() -> None:
+    """Chaos measures and reports as the commands do, but runs them as programs."""
+    modules = [
+        node.module or ""
+        for path in (Path(__file__).parents[1]).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+    ]
+    used = {module.split(".")[2] for module in modules if module.startswith("wsfleet.cli.")}
+    assert used == {"access", "errors", "measure"}
+    assert "wsfleet.cli" not in modules
 
 
 def test_a_seed_sets_the_schedule() -> None:

@@ -1,12 +1,15 @@
 """What all commands have in common: usage errors, exit codes, --json, and a light start."""
 
 import json
+import pkgutil
 import subprocess
 import sys
 
 import pytest
 
 from tests.support.command import wsfleet
+from wsfleet.cli import commands
+from wsfleet.cli.main import Check, Program
 
 pytestmark = pytest.mark.usefixtures("processes")
 
@@ -57,6 +60,13 @@ def test_help_is_help(args: tuple[str, ...]) -> None:
     outcome = wsfleet(*args, "--help")
     assert outcome.code == 0
     assert outcome.stdout.startswith("Usage: wsfleet") or "Usage: wsfleet" in outcome.stdout
+
+
+def test_a_command_is_a_module_of_its_name() -> None:
+    """`check node` is `commands/check_node.py`, and each module there is a command's."""
+    modules = {module.name for module in pkgutil.iter_modules(commands.__path__)}
+    assert modules == {*Program.modules().values(), *Check.modules().values()}
+    assert {"serve", "verify_delivery", "check_node"} <= modules
 
 
 def test_the_help_of_load_says_whose_rate_it_is() -> None:

@@ -37,40 +37,35 @@ class Commands(UserDict[str, Any]):
 
 
 class Group(TyperGroup):
-    """A group of commands that are imported late; `modules` has each command's module."""
+    """A group of commands that are imported late; a module has its command's name and a prefix."""
 
-    modules: ClassVar[dict[str, str]]
+    names: ClassVar[tuple[str, ...]]
+    prefix = ""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.commands = Commands(self.modules | dict(self.commands))
+        self.commands = Commands(self.modules() | dict(self.commands))
+
+    @classmethod
+    def modules(cls) -> dict[str, Any]:
+        """Return the module of each command."""
+        return {name: cls.prefix + name.replace("-", "_") for name in cls.names}
 
 
 class Check(Group):
     """The group `wsfleet check`."""
 
-    modules: ClassVar[dict[str, str]] = {
-        "stickiness": "check_stickiness",
-        "node": "check_node",
-        "state": "check_state",
-    }
+    names = ("stickiness", "node", "state")
+    prefix = "check_"
 
 
 class Program(Group):
     """The root command: an error ends it with one line on stderr and exit code 2."""
 
-    modules: ClassVar[dict[str, str]] = {
-        "serve": "serve",
-        "status": "status",
-        "logs": "logs",
-        "drain": "drain",
-        "undrain": "undrain",
-        "forget": "forget",
-        "autoscale": "autoscale",
-        "load": "load",
-        "verify-delivery": "verify_delivery",
-        "monitor": "monitor",
-    }
+    names = (
+        *("serve", "status", "logs", "drain", "undrain", "forget", "autoscale"),
+        *("load", "verify-delivery", "monitor"),
+    )
 
     def main(  # type: ignore[override]  # the signature of Click's main is wider than is used here
         self, args: Sequence[str] | None = None, prog_name: str | None = "wsfleet", **extra: Any

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.command import COMMAND, wsfleet
 from tests.support.fleet import Rig
-from wsfleet.cli.commands.monitor import History, judge
+from wsfleet.cli.measure.health import History, judge
 
 #: The tests themselves may keep the machine busy: that is no finding here.
 BUSY = ("--limit", "100")

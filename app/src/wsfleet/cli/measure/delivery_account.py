@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from wsfleet.cli.measure.delivery_book import Book, Faults, Messages, Tally
+from wsfleet.cli.measure.delivery_book import Book
 from wsfleet.cli.measure.delivery_events import (
     FAULTS,
     Acknowledged,
@@ -22,6 +22,7 @@ from wsfleet.cli.measure.delivery_events import (
     Subscribed,
     Terms,
 )
+from wsfleet.cli.measure.delivery_tally import Faults, Messages, Tally
 from wsfleet.cli.measure.histogram import Timeline
 
 

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
+from http.cookies import Morsel
 
 import orjson
 import uvloop
@@ -107,7 +108,7 @@ class Pass:
             visitor.connections += 1
             if client.cookie is not None:
                 kept = client.cookie.value
-                self.cookies.append(_cookie(client))
+                self.cookies.append(_cookie(client.cookie))
             try:
                 await self._talk(client, visitor)
             finally:
@@ -150,9 +151,7 @@ class Pass:
             visitor.server = visitor.server or server
 
 
-def _cookie(client: Asker) -> Cookie:
-    morsel = client.cookie
-    assert morsel is not None  # noqa: S101  # the caller has checked
+def _cookie(morsel: "Morsel[str]") -> Cookie:
     return Cookie(
         value=morsel.value,
         node=cookie_node(morsel.value),

@@ -10,7 +10,7 @@ from bench import profile
 from bench.modes import MODES
 from bench.rig import BenchError
 
-RUN = "serve (wsfleet/cli/commands/serve.py:16);Runner.run (asyncio/runners.py:118)"
+RUN = "serve (wsfleet/cli/commands/serve.py:19);Runner.run (asyncio/runners.py:118)"
 
 
 def test_a_sample_belongs_to_the_innermost_known_frame() -> None:

@@ -68,7 +68,7 @@ Nodes = Annotated[
 ]
 Wait = Annotated[
     bool,
-    typer.Option("--wait/--no-wait", help="Wait for the nodes to get there, or return at once."),
+    typer.Option("--wait/--no-wait", help="Wait for the nodes to reach the state, or return."),
 ]
 Timeout = Annotated[float, typer.Option(min=0, help="Seconds to wait.")]
 Json = Annotated[

@@ -125,9 +125,10 @@ def command(
     fleet: FleetFile = None,
     as_json: JsonLines = False,
 ) -> int:
-    """Bring standby hosts in and drain hosts, by connections and CPU, until SIGTERM.
+    """Bring standby hosts in and drain hosts, by the load.
 
-    Several may run: one leads. A host that an operator drained is left alone.
+    The load is connections and CPU. The command runs until SIGTERM. Several may run: one leads. A
+    host that an operator drained is left alone.
     """
     settings = policy(
         min=minimum,

@@ -32,9 +32,10 @@ def command(
     ca: Ca = None,
     as_json: Json = False,
 ) -> int:
-    """Check that one node is ready and answers on a WebSocket, or is drained; 1 if neither.
+    """Check that one node answers on a WebSocket, or is drained.
 
-    URL is the node's own. No other client receives anything.
+    URL is the node's own. No other client receives anything. Exit code 1 if it is neither ready
+    nor drained, or does not answer.
     """
     return emit(run(parse_url(url), timeout), as_json=as_json)
 

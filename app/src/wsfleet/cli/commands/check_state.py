@@ -45,7 +45,10 @@ def command(
     ] = 2.0,
     as_json: Json = False,
 ) -> int:
-    """Check that no connection: or state: key of Redis is an orphan; 1 if there are any."""
+    """Check that no key of a client in Redis is an orphan.
+
+    It checks the keys connection: and state: of all clients. Exit code 1 if there are orphans.
+    """
     urls = redis or [load_fleet(fleet).redis_url]
     return emit(run(urls, settle), as_json=as_json)
 

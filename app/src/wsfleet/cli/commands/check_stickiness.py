@@ -43,7 +43,10 @@ def command(
     ca: Ca = None,
     as_json: Json = False,
 ) -> int:
-    """Check that a client with a cookie comes back to its node; 1 if one moved or failed."""
+    """Check that a client with a cookie comes back to its node.
+
+    Exit code 1 if a client with a cookie moved, or if any client failed.
+    """
     check(page)
     endpoint, _ = locate(url, fleet, cookie)
     jars = (True, False) if jar is None else (jar,)

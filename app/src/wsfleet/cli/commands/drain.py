@@ -36,9 +36,11 @@ def command(
     fleet: FleetFile = None,
     as_json: Json = False,
 ) -> int:
-    """Send the clients of nodes to the other nodes, at a limited rate; 1 if clients remain.
+    """Send the clients of nodes to the other nodes.
 
-    A drained node keeps running without clients, also after a restart, until `wsfleet undrain`.
+    Clients leave at a limited rate. A drained node keeps running without clients, also after a
+    restart, until `wsfleet undrain`.
+    Exit code 1 if clients remain.
     """
     plan = Plan(nodes, DRAIN, timeout if wait else None, force)
     return emit(run(load_fleet(fleet), plan, quiet=as_json), as_json=as_json)

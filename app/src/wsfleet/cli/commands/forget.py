@@ -16,7 +16,10 @@ from wsfleet.redis import key_names
 def command(
     nodes: Nodes, timeout: Timeout = 30.0, fleet: FleetFile = None, as_json: Json = False
 ) -> int:
-    """Delete from Redis the keys of nodes that are stopped for good; 1 if a key remains."""
+    """Delete the keys of nodes that are gone.
+
+    The nodes must be stopped for good. Exit code 1 if a key remains in Redis.
+    """
     return emit(run(load_fleet(fleet), nodes, timeout), as_json=as_json)
 
 

@@ -50,11 +50,11 @@ def command(
     ca: Ca = None,
     as_json: Json = False,
 ) -> int:
-    """Load the fleet and account for every message; 1 if one was lost, duplicated or failed.
+    """Load the fleet and account for every message.
 
     Each message is broadcast: every other client must receive each acknowledged message exactly
     once. Latency counts from when a message was due, so that it includes the delay of a generator
-    that falls behind.
+    that falls behind. Exit code 1 if a message was lost, duplicated or failed.
     """
     check(page)
     endpoint, _ = locate(url, cookie=cookie)

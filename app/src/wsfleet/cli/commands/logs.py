@@ -72,7 +72,7 @@ def command(
         bool, typer.Option("--json", help="Print one JSON object for each entry, one a line.")
     ] = False,
 ) -> None:
-    """Show the journals of all machines in one: connections, messages of nodes and balancers."""
+    """Show the journals of all machines, merged by time."""
     shell = ssh_command(ssh) if ssh else []
     hostnames: dict[str, str] = {}
     try:

@@ -51,7 +51,10 @@ def command(
     ca: Ca = None,
     as_json: Json = False,
 ) -> int:
-    """Watch the health of the fleet and of every node behind URL; 1 if a check failed."""
+    """Watch the health of every node behind URL.
+
+    Exit code 1 if a check failed.
+    """
     endpoint, known = locate(url, fleet, cookie)
     plan = Plan(interval, count, limit, live=not as_json)
     return emit(run(endpoint, plan, known), as_json=as_json)

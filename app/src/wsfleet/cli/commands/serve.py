@@ -25,7 +25,10 @@ def command(
         ),
     ] = False,
 ) -> None:
-    """Run one node in the foreground; WSFLEET_* environment variables configure it."""
+    """Run one node in the foreground.
+
+    Environment variables WSFLEET_* configure it.
+    """
     from wsfleet.server.server import run
 
     given = {"app": application, "app_dir": app_dir}

@@ -34,7 +34,10 @@ def command(
     fleet: FleetFile = None,
     as_json: Json = False,
 ) -> int:
-    """Show nodes, load balancers and Redis; 1 if one of them has a problem (at the end)."""
+    """Show nodes, load balancers and Redis.
+
+    Exit code 1 if one of them has a problem; with --watch, the last time.
+    """
     if watch and as_json:
         raise CannotRun("--watch cannot print JSON: remove --json, or repeat the command")
     where = load_fleet(fleet)

@@ -14,6 +14,9 @@ def command(
     fleet: FleetFile = None,
     as_json: Json = False,
 ) -> int:
-    """Let drained or standby nodes take clients, and end a drain in progress; 1 if one does not."""
+    """Let drained or standby nodes take clients.
+
+    It also ends a drain in progress. Exit code 1 if a node does not become ready.
+    """
     plan = Plan(nodes, SERVE, timeout if wait else None)
     return emit(run(load_fleet(fleet), plan, quiet=as_json), as_json=as_json)

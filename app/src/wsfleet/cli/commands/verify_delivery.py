@@ -52,11 +52,12 @@ def command(
     ca: Ca = None,
     as_json: Json = False,
 ) -> int:
-    """Account for every publication while the fleet is under fault; 1 if the contract was broken.
+    """Check that every publication is delivered once, in order.
 
-    Publishers repeat each message until it is acknowledged; subscribers reconnect and recover. An
-    acknowledged message must not be lost, duplicated or out of order, and a recovery must be
-    complete. Ctrl-C ends the publishing; the messages published until then are accounted for.
+    Run it while the fleet is under fault. Publishers repeat each message until it is acknowledged;
+    subscribers reconnect and recover. An acknowledged message must not be lost, duplicated or out
+    of order, and a recovery must be complete. Ctrl-C ends the publishing; the messages published
+    until then are accounted for. Exit code 1 if the contract was broken.
     """
     check(page)
     endpoint = parse_url(url)

@@ -16,8 +16,8 @@ from kosoku import run_fuzzingclient
 from lab.ports import free_port
 from wsfleet.transports.frames import BINARY, TEXT, frame
 from wsfleet.transports.handshake import Request
-from wsfleet.transports.http import HTTP
-from wsfleet.transports.websocket import Routing, WebSocket
+from wsfleet.transports.http import HTTP, Routing
+from wsfleet.transports.websocket import WebSocket
 
 
 class Echo:

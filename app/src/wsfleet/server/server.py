@@ -27,8 +27,8 @@ from wsfleet.protocol.plain import PATH as PLAIN_PATH
 from wsfleet.server import systemd
 from wsfleet.server.app import Guest, create_internal_app, create_public_app, is_reserved
 from wsfleet.telemetry import logs
-from wsfleet.transports.http import HTTP, KEYLESS_BODY_LIMIT
-from wsfleet.transports.websocket import Routing, WebSocket
+from wsfleet.transports.http import HTTP, KEYLESS_BODY_LIMIT, Routing
+from wsfleet.transports.websocket import WebSocket
 
 log = structlog.get_logger(__name__)
 

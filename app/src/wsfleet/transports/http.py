@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 from uvicorn.config import Config
@@ -12,7 +12,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from wsfleet.transports.handshake import Request, response
-from wsfleet.transports.websocket import CLOSE_TIMEOUT, Routing, WebSocket, half_close
+from wsfleet.transports.sending import half_close
+from wsfleet.transports.websocket import CLOSE_TIMEOUT, Endpoint, WebSocket
 
 HEAD_LIMIT = 16_384
 """Bytes of a request's head; HAProxy takes no more either (tune.bufsize)."""
@@ -28,6 +29,19 @@ HEAD_TOO_LARGE = (
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     f"the head of a request may have {HEAD_LIMIT} bytes",
 )
+
+
+class Routing(NamedTuple):
+    """What a listening port does with requests, apart from its ASGI application."""
+
+    endpoint: Callable[[str], Endpoint | None]
+    """Returns the endpoint of the WebSockets at a path."""
+    no_endpoint: str
+    """The answer to a handshake at a path without one."""
+    on_refused: Callable[[int], None]
+    """Is given the status of each answer to a request that no route was asked for."""
+    body_limit: Callable[[Request], int]
+    """Returns the bytes that the body of a request may have."""
 
 
 class RequestRefusedError(Exception):
@@ -260,7 +274,13 @@ class HTTP(HttpToolsProtocol):
             websocket.pause_writing()
         self.transport.set_protocol(websocket)
         self.parser = self._last = None  # type: ignore[assignment]  # they refer to this object
-        websocket.begin(request, self._routing)
+        mistake, endpoint = request.mistake(), self._routing.endpoint(request.path)
+        if mistake is None and endpoint is not None:
+            websocket.begin(request, endpoint)
+        else:
+            mistake = mistake or (HTTPStatus.NOT_FOUND, self._routing.no_endpoint, {})
+            self._routing.on_refused(mistake[0])
+            websocket.deny(*mistake)
         if early:
             websocket.data_received(early)
 

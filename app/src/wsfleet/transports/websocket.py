@@ -1,8 +1,7 @@
 """A client's WebSocket (RFC 6455), without ASGI in between.
 
-ASGI knows only "send this text": each client would need an encoding, a frame and a task of its own.
-Here a broadcast is framed once for all clients of a process, the same bytes go to every transport,
-and a silent client costs a few small objects.
+ASGI sends one text to one client, which costs an encoding, a frame and a task each. Here a
+broadcast is framed once for all clients of a process; a silent client costs a few small objects.
 """
 
 import asyncio
@@ -11,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import structlog
 from uvicorn.config import Config
@@ -32,41 +31,30 @@ from wsfleet.transports.frames import (
     parse_close,
 )
 from wsfleet.transports.handshake import Request, response, switching_protocols
-from wsfleet.transports.outbox import HIGH_WATER, Limits, Outbox, Writer
+from wsfleet.transports.outbox import Outbox
+from wsfleet.transports.sending import SendingHalf, half_close
 from wsfleet.transports.transport import Handler
 
 log = structlog.get_logger(__name__)
 
 CLOSE_TIMEOUT = 10.0
-"""Seconds for the closing handshake; then the socket is cut."""
+"""Seconds for the closing handshake; then the socket is aborted."""
 END_TIMEOUT = 1.0
-"""Seconds for each message of a client that is gone; one that takes longer is the last."""
+"""Seconds for each pending message of a client that is gone; after that it is cancelled."""
 BACKLOG_LIMIT = 65_536
-"""Bytes of messages that wait for their turn, when no more is read."""
+"""Bytes of pending messages above which reading pauses."""
 OVERHEAD = 64
-"""Bytes that a message takes besides."""
+"""Bytes of memory that a pending message takes beside its payload."""
 PONG_LIMIT = 65_536
-"""Bytes that wait for a client, when its pings are not answered any more."""
+"""Bytes that wait for a client above which its pings are not answered."""
+
 
 Endpoint = Callable[["WebSocket", Request], Awaitable[None]]
 """Decides on a handshake, and serves the WebSocket until it ends."""
 
 
-class Routing(NamedTuple):
-    """What a listening port does with requests, apart from its ASGI application."""
-
-    endpoint: Callable[[str], Endpoint | None]
-    """Returns the endpoint of the WebSockets at a path."""
-    no_endpoint: str
-    """The answer to a handshake at a path without one."""
-    on_refused: Callable[[int], None]
-    """Is given the status of each answer to a request that no route was asked for."""
-    body_limit: Callable[[Request], int]
-    """Returns the bytes that the body of a request may have."""
-
-
 class State(enum.Enum):
-    """A WebSocket only ever moves down this list (RFC 6455, sections 4 and 7)."""
+    """The state of a WebSocket; it only moves down this list (RFC 6455, sections 4 and 7)."""
 
     CONNECTING = enum.auto()
     OPEN = enum.auto()
@@ -74,56 +62,38 @@ class State(enum.Enum):
     CLOSED = enum.auto()
 
 
-class WebSocket(asyncio.Protocol):
+class WebSocket(SendingHalf):
     """One client's socket, from the handshake to the end.
 
-    A task runs while there is a message to carry out, and none while the client is silent.
+    A task runs while there is a message to handle, and none while the client is silent.
     """
 
     __slots__ = (
         "_backlog",
-        "_blocked",
-        "_carried_out",
         "_close_timer",
-        "_config",
         "_early",
         "_end",
         "_extension",
         "_failed",
         "_finishing",
+        "_handled",
         "_handler",
-        "_keepalive",
         "_key",
-        "_limits",
-        "_loop",
         "_messages",
         "_paused",
-        "_progress_timer",
         "_reader",
         "_server_state",
         "_worker",
         "shared_framing",
         "state",
-        "transport",
-        "writer",
     )
-
-    framing = FRAMING
 
     def __init__(
         self, transport: asyncio.Transport, config: Config, server_state: ServerState
     ) -> None:
+        super().__init__(transport, config)
         self.state = State.CONNECTING
-        self.transport = transport
-        # Where whole frames may be written; None as long as, and as soon as, none may be sent:
-        # before the handshake is over, and after a close frame (RFC 6455, section 5.5.1).
-        self.writer: Writer | None = None
-        self._blocked = False  # the transport has enough that the peer did not take
-        self._limits = Limits()
-        self._progress_timer: asyncio.TimerHandle | None = None
-        self._config = config
         self._server_state = server_state
-        self._loop = asyncio.get_running_loop()
         self._reader = FrameReader(config.ws_max_size)
         self._extension = ""
         self.shared_framing = FRAMING
@@ -135,34 +105,21 @@ class WebSocket(asyncio.Protocol):
         self._handler: Handler | None = None
         self._worker: asyncio.Task[None] | None = None
         self._end: tuple[int, str] | None = None
-        self._failed = False  # nothing is read any more
+        self._failed = False  # nothing more is read
         self._finishing: Callable[[], None] | None = None
-        self._carried_out = 0
-        self._keepalive: asyncio.TimerHandle | None = None
+        self._handled = 0
         self._close_timer: asyncio.TimerHandle | None = None
-        # uvicorn asks all that are in here to shut down, and waits for them.
+        # uvicorn shuts these down when it stops, and waits for them.
         server_state.connections.add(cast(Any, self))
-
-    @property
-    def buffered(self) -> int:
-        """Bytes that the peer has not taken yet; with TLS, without what TCP has of them."""
-        return (self.writer or self.transport).get_write_buffer_size()
 
     # The handshake.
 
-    def begin(self, request: Request, routing: Routing) -> None:
-        """Let the endpoint of the request's path decide."""
-        mistake, endpoint = request.mistake(), routing.endpoint(request.path)
-        if mistake is None and endpoint is not None:
-            self._key = request.headers["sec-websocket-key"].encode()
-            if self._config.ws_per_message_deflate:
-                self._negotiate(request)
-            self._start(self._shake_hands(endpoint, request))
-            return
-        if mistake is None:
-            mistake = HTTPStatus.NOT_FOUND, routing.no_endpoint, {}
-        routing.on_refused(mistake[0])
-        self.deny(*mistake)
+    def begin(self, request: Request, endpoint: Endpoint) -> None:
+        """Let an endpoint decide on a valid handshake."""
+        self._key = request.headers["sec-websocket-key"].encode()
+        if self._config.ws_per_message_deflate:
+            self._negotiate(request)
+        self._start(self._shake_hands(endpoint, request))
 
     def _negotiate(self, request: Request) -> None:
         agreement = deflate.negotiate(request.headers.getlist("sec-websocket-extensions"))
@@ -175,7 +132,7 @@ class WebSocket(asyncio.Protocol):
     def accept(
         self, subprotocol: str | None = None, headers: Sequence[tuple[bytes, bytes]] = ()
     ) -> bool:
-        """Open it, and then `attend` to it; False if the client is gone.
+        """Open the WebSocket, then call `attend`; return False if the client is gone.
 
         Raises:
             ValueError: a field of the answer has no valid form.
@@ -192,8 +149,7 @@ class WebSocket(asyncio.Protocol):
             self.pause_writing()
         self._ping_later()
         early, self._key, self._early = self._early, b"", b""
-        if early:
-            self.data_received(early)
+        self.data_received(early)
         return True
 
     def deny(
@@ -210,12 +166,12 @@ class WebSocket(asyncio.Protocol):
             self._close_transport()
 
     async def attend(self, handler: Handler) -> None:
-        """Give the messages to `handler` from now on, those that came already first."""
+        """Give all messages to `handler`, from those that have arrived already."""
         self._handler, self._worker = handler, asyncio.current_task()
         if self._end is not None:
             handler.ended(*self._end)
             self._limit_work()
-        await self._carry_out(handler, begin=True)
+        await self._handle_messages(handler, begin=True)
 
     def handle(self, handler: Handler | None) -> None:
         """Give messages and the end to `handler` from now on, in tasks of their own.
@@ -232,7 +188,7 @@ class WebSocket(asyncio.Protocol):
     def start_close(self, code: int, reason: str) -> None:
         """Begin the closing handshake; messages that wait for their turn are dropped.
 
-        A peer that does not answer, or does not even read, is cut after `CLOSE_TIMEOUT` seconds.
+        The socket of a peer that does not answer is aborted after `CLOSE_TIMEOUT` seconds.
         """
         if self._end is None:
             self._begin_close(code, reason)
@@ -245,71 +201,15 @@ class WebSocket(asyncio.Protocol):
         self._say_close(code, reason)
         self._ended(code, reason)
 
-    def stop_keepalive(self) -> None:
-        """Send no pings any more."""
-        if self._keepalive is not None:
-            self._keepalive.cancel()
-            self._keepalive = None
-
     def shutdown(self) -> None:
-        """End a handshake that is under way: the server stops, and has drained before."""
+        """End what is left when the server stops, after the drain."""
         self.deny(HTTPStatus.SERVICE_UNAVAILABLE, "stopping")
         self._begin_close(1012, "stopping")
-
-    def limit_outbox(self, limits: Limits) -> None:
-        """Say when the peer is too slow: `Outbox.write` refuses, and the handler hears of it."""
-        self._limits = limits
-        self.transport.set_write_buffer_limits(high=min(HIGH_WATER, limits.size))
-
-    async def drained(self) -> None:
-        """Wait until the peer has taken what waited for it, or may be sent nothing any more."""
-        if isinstance(self.writer, Outbox):
-            await self.writer.emptied.wait()
-
-    def discard_outbox(self) -> None:
-        """Forget the frames that wait for the peer, but for those that the transport has."""
-        if isinstance(self.writer, Outbox):
-            self.writer.discard()
-
-    def pause_writing(self) -> None:
-        """Let what is written wait here: the transport has enough that the peer did not take."""
-        self._blocked = True
-        if self.writer is self.transport:
-            self.writer = Outbox(self.transport, self._limits.size)
-            self._watch_progress(self.writer)
-
-    def resume_writing(self) -> None:
-        """Give what waited to the transport, until it has enough again."""
-        self._blocked = False
-        outbox = self.writer
-        if isinstance(outbox, Outbox):
-            while not self._blocked and outbox.give():
-                pass
-            if not self._blocked:
-                self._stop_waiting(outbox, self.transport)
-
-    def _stop_waiting(self, outbox: Outbox, writer: Writer | None) -> None:
-        """Write to `writer` from now on: nothing waits any more."""
-        self.writer = writer
-        outbox.emptied.set()
-        if self._progress_timer is not None:
-            self._progress_timer.cancel()
-            self._progress_timer = None
-
-    def _watch_progress(self, outbox: Outbox) -> None:
-        self._progress_timer = self._loop.call_later(
-            self._limits.timeout, self._check_progress, outbox, outbox.progress()
-        )
-
-    def _check_progress(self, outbox: Outbox, before: tuple[int, int]) -> None:
-        self._watch_progress(outbox)
-        if outbox.progress() == before and self._handler is not None:
-            self._handler.slow()
 
     # From the client.
 
     def data_received(self, data: bytes) -> None:
-        """Read frames; what comes before the handshake's end waits for it."""
+        """Read frames; bytes that come before the end of the handshake wait for it."""
         if self.state is State.CONNECTING:
             self._early += data
             if len(self._early) > BACKLOG_LIMIT:
@@ -344,7 +244,7 @@ class WebSocket(asyncio.Protocol):
         self._ended(ABNORMAL, "connection lost")
 
     def _take(self, payload: str | bytes) -> None:
-        if self.state is State.OPEN:  # after our close, what still comes is too late
+        if self.state is State.OPEN:  # what arrives after our close frame is dropped
             if self._messages is None:
                 self._messages = deque()
             self._messages.append(payload)
@@ -382,9 +282,9 @@ class WebSocket(asyncio.Protocol):
     # Closing.
 
     def _finish(self, code: int, reason: str, end: Callable[[], None]) -> None:
-        """Read nothing any more, and end when all messages that came before are carried out.
+        """Stop reading, and call `end` when all pending messages are handled.
 
-        Messages that take longer than `CLOSE_TIMEOUT` seconds are not waited for.
+        `end` is called after `CLOSE_TIMEOUT` seconds at the latest.
         """
         self._failed = True
         self.stop_keepalive()
@@ -402,7 +302,7 @@ class WebSocket(asyncio.Protocol):
             end()
 
     def _say_close(self, code: int, reason: str) -> None:
-        if isinstance(outbox := self.writer, Outbox):  # what waits goes before the close frame
+        if isinstance(outbox := self.writer, Outbox):  # what waits is sent before the close frame
             outbox.give_all()
             self._stop_waiting(outbox, None)
         self.state, self.writer = State.CLOSING, None
@@ -414,7 +314,7 @@ class WebSocket(asyncio.Protocol):
 
     def _close_transport(self) -> None:
         self.transport.close()
-        if self._close_timer is None:  # who does not read keeps what was written waiting
+        if self._close_timer is None:  # a peer that does not read blocks the close
             self._close_timer = self._loop.call_later(CLOSE_TIMEOUT, self.transport.abort)
 
     def _ended(self, code: int, reason: str) -> None:
@@ -425,37 +325,31 @@ class WebSocket(asyncio.Protocol):
             if self._handler is not None:
                 self._handler.ended(code, reason)
 
-    def _ping_later(self) -> None:
-        interval = cast(float, self._config.ws_ping_interval)
-        self._keepalive = self._loop.call_later(interval, self._ping)
-
-    def _ping(self) -> None:
-        if self.writer is not None:
-            self.writer.write(frame(PING, b""))
-            timeout = cast(float, self._config.ws_ping_timeout)
-            self._keepalive = self._loop.call_later(timeout, self._no_pong)
+    def _slow(self) -> None:
+        if self._handler is not None:
+            self._handler.slow()
 
     def _no_pong(self) -> None:
         self._keepalive = None
-        if self._paused:  # it may have come, and is not read before other messages are handled
+        if self._paused:  # a pong may have arrived: reading is paused
             self._ping_later()
             return
         self.start_close(1011, "no pong")
 
-    # Carrying out.
+    # Handling messages.
 
     def _work(self) -> None:
         if self._worker is None and self._handler is not None and (self._messages or self._end):
-            self._worker = self._start(self._carry_out(self._handler))
+            self._worker = self._start(self._handle_messages(self._handler))
 
-    async def _carry_out(self, handler: Handler, *, begin: bool = False) -> None:
+    async def _handle_messages(self, handler: Handler, *, begin: bool = False) -> None:
         try:
             if begin:
                 await handler.begin()
             while self._messages:
                 payload = self._messages.popleft()
                 self._backlog -= len(payload) + OVERHEAD
-                self._carried_out += 1
+                self._handled += 1
                 if self._end is not None:
                     self._limit_work()
                 await handler.receive(payload)
@@ -464,7 +358,7 @@ class WebSocket(asyncio.Protocol):
                 raise
             cast("asyncio.Task[None]", self._worker).uncancel()
         except Exception:
-            log.exception("message failed")
+            log.exception("message_failed")
             self._begin_close(1011, "internal error")
         self._messages, self._backlog, self._worker = None, 0, None
         self._finish_now()
@@ -474,15 +368,15 @@ class WebSocket(asyncio.Protocol):
             try:
                 await handler.closed()
             except Exception:
-                log.exception("clean-up failed")
+                log.exception("cleanup_failed")
 
     def _limit_work(self) -> None:
-        """Give up the message that is being carried out if it takes long: the client is gone."""
+        """Cancel the handling of the current message if it takes long: the client is gone."""
         if self._worker is not None:
-            self._loop.call_later(END_TIMEOUT, self._give_up, self._carried_out)
+            self._loop.call_later(END_TIMEOUT, self._give_up, self._handled)
 
-    def _give_up(self, carried_out: int) -> None:
-        if self._worker is not None and self._carried_out == carried_out:
+    def _give_up(self, handled: int) -> None:
+        if self._worker is not None and self._handled == handled:
             self._worker.cancel()
 
     def _resume(self) -> None:
@@ -494,24 +388,13 @@ class WebSocket(asyncio.Protocol):
         try:
             await endpoint(self, request)
         except Exception:
-            log.exception("endpoint failed")
+            log.exception("endpoint_failed")
             self.deny(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error")
             self._begin_close(1011, "internal error")
 
     def _start(self, work: Any) -> asyncio.Task[None]:
-        """Begin with something that the server waits for when it stops."""
+        """Start a task that the server waits for when it stops."""
         task: asyncio.Task[None] = self._loop.create_task(work)
         self._server_state.tasks.add(task)
         task.add_done_callback(self._server_state.tasks.discard)
         return task
-
-
-def half_close(transport: asyncio.Transport) -> None:
-    """Write nothing any more, and wait for the peer to close.
-
-    Closed at once, with bytes unread, TCP resets the peer, which may not see the last answer then.
-    """
-    if transport.can_write_eof():
-        transport.write_eof()
-    else:  # TLS has no half-closed connections, but a farewell that the peer answers
-        transport.close()

@@ -1,1 +1,1 @@
-"""What the tests, bench, chaos and molecule share: processes, ports, waiting, HAProxy."""
+"""Helpers of the tests, bench, chaos and molecule: processes, ports, waiting, HAProxy."""

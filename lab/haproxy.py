@@ -1,4 +1,4 @@
-"""HAProxy as the role `haproxy` configures it, for this machine alone."""
+"""Render the configuration of the role `haproxy` for this machine."""
 
 import hashlib
 import importlib.util
@@ -38,7 +38,7 @@ def haproxy_config(
         "haproxy_stats_port": stats,
         "haproxy_stats_bind": ["127.0.0.1"],
         "haproxy_check_inter": 1,
-        "haproxy_maxconn": 5000,  # needs two files each, of which a process here may have few
+        "haproxy_maxconn": 5000,  # two open files each; a process here may have few
         "haproxy_tls_port": tls,
         "haproxy_source_rate": 0,
         "haproxy_source_connections": 0,
@@ -80,7 +80,7 @@ def haproxy_config(
 
 
 def _netloc() -> Callable[[str, object], str]:
-    """Return the role's own filter of that name; Ansible loads filters by their files as well."""
+    """Return a filter of the role, loaded from its file as Ansible does."""
     file = ROOT / "roles/fleet/plugin_utils/addresses.py"
     spec = importlib.util.spec_from_file_location("addresses", file)
     assert spec is not None

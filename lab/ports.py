@@ -8,7 +8,7 @@ _ports_given: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on, on any address, and that was not returned before.
+    """Return a TCP port that is free on every address and was not returned before.
 
     It is below the ports that Linux gives to outgoing connections (ip_local_port_range): one of
     these could take it before the server does.

@@ -1,4 +1,4 @@
-"""Server processes: start, wait until they listen, and end them with all that they started."""
+"""Start server processes, wait until they listen, and end them with their children."""
 
 import contextlib
 import os
@@ -81,7 +81,7 @@ def process(
 
 
 def tree(root: int, proc: Path = PROC) -> list[int]:
-    """Return the number of a process, and of all its descendants."""
+    """Return the PIDs of a process and all its descendants."""
     children: dict[int, list[int]] = {}
     for entry in proc.iterdir():
         if entry.name.isdecimal():
@@ -95,7 +95,7 @@ def tree(root: int, proc: Path = PROC) -> list[int]:
 
 
 def runs(pid: int, proc: Path = PROC) -> bool:
-    """Return whether a process still runs: one that is dead and not yet waited for does not."""
+    """Return whether a process still runs; a zombie does not."""
     try:
         return _stat(pid, proc)[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
@@ -103,8 +103,8 @@ def runs(pid: int, proc: Path = PROC) -> bool:
 
 
 def stat_fields(stat: str) -> list[str]:
-    """Return the fields of /proc/PID/stat from the state on, which is field 3 of proc(5)."""
-    # The name before them is in brackets, and may hold any character.
+    """Return the fields of /proc/PID/stat, from the state on (field 3 of proc(5))."""
+    # The name before them is in brackets and may contain any character.
     return stat.rpartition(")")[2].split()
 
 

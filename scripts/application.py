@@ -1,9 +1,9 @@
-"""The application that runs in the nodes: where its source is, its lock, and its wheel.
+"""The source, lock file and wheel of an application that runs in the nodes.
 
 A source is one of
     a folder with pyproject.toml and requirements.lock
     a wheel, with requirements.lock in the same folder
-    git+URL@REF, a repository that is such a folder
+    git+URL@REF, a repository whose root is such a folder
     git+URL@REF#subdirectory=FOLDER, a repository with such a folder
 """
 
@@ -28,14 +28,14 @@ GIT = re.compile(
     r"git\+(?P<url>[^#]+)@(?P<ref>[^@/#:]+(?:/[^@#:]+)*)(?:#subdirectory=(?P<folder>.+))?"
 )
 LEFT_OUT = {"__pycache__", "build", "dist", "node_modules"}
-"""Folders that are made from the others, or for development; hidden ones are left out as well."""
+"""Generated folders and folders for development; hidden folders are left out as well."""
 
 GLIBC = ["2_36", "2_35", "2_34", "2_31", "2_28", "2_26", "2_24", "2_17", "2_12", "2_5"]
 """manylinux tags that Debian 12 (glibc 2.36) and newer can run."""
 
 
 class SourceError(Exception):
-    """A source that no release can be made of; the message says how to mend it."""
+    """An invalid source of an application; the message names the change that corrects it."""
 
 
 def platforms(arch: str) -> list[str]:
@@ -51,7 +51,7 @@ class Application:
     """An application's source on this machine.
 
     Raises:
-        SourceError: there is none, or something is missing in it.
+        SourceError: the source or one of its files is missing.
     """
 
     def __init__(self, source: str) -> None:
@@ -66,7 +66,7 @@ class Application:
         self.name, self.version = self._named()
 
     def _named(self) -> tuple[str, str]:
-        """Return the name, and the version; "" for one that only a build finds out."""
+        """Return the name and the version, which is "" if only a build can compute it."""
         if self.is_wheel:
             name, version, _, _ = parse_wheel_filename(self.path.name)
             return name, str(version)
@@ -76,7 +76,7 @@ class Application:
         return canonicalize_name(project["name"]), project.get("version", "")
 
     def files(self) -> Iterator[Path]:
-        """Yield what the application is made of, in order; a build sees nothing else."""
+        """Yield the files of the application in order; a build gets only these."""
         if self.is_wheel:
             yield from (self.lock, self.path)
             return
@@ -91,7 +91,7 @@ class Application:
             digest.update(file.read_bytes() + b"\0")
 
     def put_wheel(self, folder: Path, python: str, arch: str) -> Path:
-        """Put its wheel into the folder, built if it is not one; return the file.
+        """Copy the wheel into the folder, or build it there; return the file.
 
         Raises:
             SourceError: a node with that Python (3.X.Y) and architecture cannot run it.
@@ -108,7 +108,7 @@ class Application:
             command = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps"]
             if subprocess.run([*command, "--wheel-dir", built, source]).returncode:
                 raise SourceError(
-                    f"{self.path} cannot be built; what its build backend says is above."
+                    f"{self.path} cannot be built: see the output of its build backend above."
                 )
             (made,) = built.iterdir()
             wheel = made.rename(folder / made.name)
@@ -118,7 +118,7 @@ class Application:
         if not tags & _tags(python, arch):
             raise SourceError(
                 f"{wheel.name} does not run on the nodes, which have Python {python} ({arch}): "
-                "give as source a wheel that was built for them."
+                "give a wheel that was built for them."
             )
         return wheel
 
@@ -146,7 +146,7 @@ def _tags(python: str, arch: str) -> set[Tag]:
 
 
 def _checkout(source: str) -> Path:
-    """Bring the commit that a branch, a tag or a hash is now; return its folder."""
+    """Fetch the current commit of a branch, a tag or a hash; return its folder."""
     matched = GIT.fullmatch(source)
     if matched is None:
         raise SourceError(f"{source} has no @REF, a tag, branch or commit. {_hint(source)}")
@@ -161,7 +161,7 @@ def _checkout(source: str) -> Path:
     ):
         done = subprocess.run(["git", "-C", folder, *command], capture_output=True, text=True)
         if done.returncode:
-            # Of the address nothing but the path is shown: there may be a password in it.
+            # The URL is hidden, because it may contain a password.
             said = done.stderr.strip().replace(url, "URL")
             raise SourceError(f"git {command[0]} of {ref} fails: {said}")
     return folder / (matched["folder"] or "")

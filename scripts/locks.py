@@ -1,4 +1,4 @@
-"""Lock files of a release: what a node of a kind installs by them, and whether two fit together."""
+"""Read and merge the lock files of a release, for one Python version and architecture."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ NAME = "requirements.lock"
 
 
 class LockError(Exception):
-    """A lock that cannot be used, or two that do not fit together; the message has the remedy."""
+    """An invalid lock file, or two that conflict; the message names the change that corrects it."""
 
 
 @dataclass(frozen=True)
 class Pin:
-    """One package of a lock: its version, and the hashes of the files that may be installed."""
+    """A package of a lock file: its version, and the hashes of its permitted files."""
 
     name: str
     version: Version
@@ -35,7 +35,7 @@ class Pin:
 
 
 def environment(python: str, arch: str) -> dict[str, str]:
-    """Return what markers (PEP 508) are evaluated with on a node, whose Python is `3.X.Y`."""
+    """Return the values for markers (PEP 508) on a node with Python `3.X.Y`."""
     return {
         "implementation_name": "cpython",
         "implementation_version": python,
@@ -52,7 +52,7 @@ def environment(python: str, arch: str) -> dict[str, str]:
 
 
 def read(path: Path, markers: dict[str, str]) -> dict[str, Pin]:
-    """Read a lock file as a node would, by name.
+    """Return the packages that a node installs from a lock file, by name.
 
     Raises:
         LockError: a line is not one package with its version and hashes.
@@ -75,20 +75,20 @@ def read(path: Path, markers: dict[str, str]) -> dict[str, Pin]:
 
 
 def _pinned(specification: str) -> tuple[Requirement | None, Version]:
-    """Return a requirement and its one version; None where it is no such thing."""
+    """Return a requirement and its one version; None if it is not pinned with `==`."""
     try:
         requirement = Requirement(specification)
         (pinned,) = requirement.specifier
         return (requirement if pinned.operator == "==" else None), Version(pinned.version)
-    except ValueError:  # InvalidRequirement and InvalidVersion are such, and so is the unpacking's
+    except ValueError:  # also InvalidRequirement, InvalidVersion, and several specifiers
         return None, Version("0")
 
 
 def merge(ours: Mapping[str, Pin], theirs: Mapping[str, Pin], path: Path) -> dict[str, Pin]:
-    """Return one lock of both; `path` is where theirs is.
+    """Return the packages of both locks; `path` is the file of `theirs`.
 
     Raises:
-        LockError: a package has another version in the one than in the other.
+        LockError: a package has different versions in the two locks.
     """
     clashes = [
         f"  {name}: {theirs[name].version} there, {ours[name].version} in app/{NAME}"
@@ -97,7 +97,7 @@ def merge(ours: Mapping[str, Pin], theirs: Mapping[str, Pin], path: Path) -> dic
     ]
     if clashes:
         raise LockError(
-            "\n".join([f"{path} does not fit wsfleet, which is in the same process:", *clashes])
+            "\n".join([f"{path} conflicts with wsfleet, which runs in the same process:", *clashes])
             + f"\nCompile it with wsfleet's versions: scripts/lock --app {path.parent}"
         )
     merged = {**theirs, **ours}
@@ -108,7 +108,7 @@ def merge(ours: Mapping[str, Pin], theirs: Mapping[str, Pin], path: Path) -> dic
 
 
 def unmet(wheels: Iterable[Path], markers: dict[str, str]) -> list[str]:
-    """List what the wheels require and none of them is, as `pip check` would on the node."""
+    """Return the requirements that no wheel meets, as `pip check` would report on the node."""
     versions: dict[str, Version] = {}
     requires: dict[str, list[Requirement]] = {}
     for wheel in wheels:

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Build a release: an archive of wsfleet, an application, all that they need, and their SBOM.
+"""Build a release: an archive of wsfleet, an application, their dependencies and their SBOM.
 
-    scripts/release.py --id                            print the release's name, build nothing
-    scripts/release.py --python 3.13.5 --arch x86_64   build for nodes of that kind, print the path
+    scripts/release.py --id                            print the release's name and exit
+    scripts/release.py --python 3.13.5 --arch x86_64   build for such nodes, print the path
     scripts/release.py --app SOURCE ...                with an application: see docs/applications.md
 
 The name is wsfleet's version, or the application's name and version, and a hash of the sources, of
-their lock files and of what builds it. An archive that is there already is not built again. It goes
-to .cache/releases/.
+their lock files and of the build scripts. An existing archive is not built again. Archives are in
+.cache/releases/.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ try:
     import locks
     import sbom
     from application import Application
-except ModuleNotFoundError as error:  # .venv is of another version than this checkout
-    sys.exit(f"{error.name} is not there: pip install --require-hashes -r requirements.txt")
+except ModuleNotFoundError as error:  # .venv belongs to another version of this checkout
+    sys.exit(f"{error.name} is not installed: pip install --require-hashes -r requirements.txt")
 
 ROOT = Path(__file__).resolve().parent.parent
 APP = ROOT / "app"
@@ -36,7 +36,7 @@ RELEASES = ROOT / ".cache" / "releases"
 
 
 def release_id(app: Application | None) -> str:
-    """Return the name of what would be built from the files as they are now."""
+    """Return the name of the release of the current files."""
     files = [
         Path(__file__).with_name(f"{m}.py") for m in ("release", "application", "locks", "sbom")
     ]
@@ -56,16 +56,16 @@ def release_id(app: Application | None) -> str:
 
 
 def pip(*arguments: str | Path) -> None:
-    """Run this interpreter's pip; its own output says what went wrong."""
+    """Run this interpreter's pip; its output has the reason of a failure."""
     subprocess.run([sys.executable, "-m", "pip", "--quiet", *map(str, arguments)], check=True)
 
 
 def build(release: str, app: Application | None, python: str, arch: str, archive: Path) -> None:
-    """Fill `archive`; nothing half done is left behind.
+    """Build `archive`, or nothing at all.
 
     Raises:
-        LockError: the application's lock does not fit wsfleet's, or something is missing in it.
-        SourceError: the application cannot be built for such a node.
+        LockError: the application's lock conflicts with wsfleet's, or lacks a package.
+        SourceError: the application cannot be built for these nodes.
     """
     markers = locks.environment(python, arch)
     pins = ours = locks.read(APP / locks.NAME, markers)
@@ -73,7 +73,7 @@ def build(release: str, app: Application | None, python: str, arch: str, archive
         pins = locks.merge(ours, locks.read(app.lock, markers), app.lock)
         if app.name in {"wsfleet", *pins}:
             raise locks.LockError(
-                f"{app.path} has the name of a package that it needs, {app.name}."
+                f"{app.path} has the same name as its dependency {app.name}: rename it."
             )
     with tempfile.TemporaryDirectory(dir=RELEASES) as name:
         folder = Path(name)
@@ -106,13 +106,13 @@ def build(release: str, app: Application | None, python: str, arch: str, archive
 
 
 def main() -> None:
-    """Read the arguments; see the module's text."""
+    """Build the release that the arguments ask for, or print its name."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--id", action="store_true", help="print the name and build nothing")
-    parser.add_argument("--python", help="full Python version of the nodes, as 3.13.5")
-    parser.add_argument("--arch", help="their architecture, as x86_64")
+    parser.add_argument("--python", help="full Python version of the nodes, such as 3.13.5")
+    parser.add_argument("--arch", help="their architecture, such as x86_64")
     parser.add_argument("--app", metavar="SOURCE", help="a folder, a wheel, or git+URL@REF")
     arguments = parser.parse_args()
     RELEASES.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""HAProxy takes the role's configuration as tests and bench run it."""
+"""HAProxy accepts the role's configuration for tests and bench."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lab.ports import free_port
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "[::1]"])
 def test_the_configuration_is_valid_without_root(address: str, tmp_path: Path) -> None:
-    """It needs no user, chroot or socket; the settings of the role's `global` are in it."""
+    """The configuration has no user, chroot or socket, but the role's other global settings."""
     text = haproxy_config({"node1": f"http://{address}:8001"}, free_port(), free_port())
     assert f"server node1 {address}:8001 " in text
     assert "tune.maxpollevents" in text
@@ -24,6 +24,6 @@ def test_the_configuration_is_valid_without_root(address: str, tmp_path: Path) -
 
 
 def test_variables_are_those_of_the_role() -> None:
-    """A variable that is given takes the place of its default."""
+    """A given variable replaces its default."""
     text = haproxy_config({}, free_port(), free_port(), haproxy_timeout_queue=77)
     assert "timeout queue 77s" in text

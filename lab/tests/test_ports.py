@@ -1,4 +1,4 @@
-"""Ports that are free."""
+"""Free TCP ports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lab.ports import free_port
 
 
 def test_a_port_is_given_once_and_can_be_listened_on() -> None:
-    """And is not one of those of outgoing connections."""
+    """A port is never in the range of outgoing connections."""
     ports = [free_port() for _ in range(200)]
     assert len(set(ports)) == 200
     assert max(ports) < 32_768

@@ -1,4 +1,4 @@
-"""Servers are started, and ended with all that they started."""
+"""Servers are started, and ended with their children."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lab.processes import process, runs, start, stop, tree
 
 
 def test_children_of_children_belong_to_a_tree(tmp_path: Path) -> None:
-    """All descendants are found, whatever their order, and nobody else."""
+    """All descendants are found in any order, and no other process."""
     for pid, parent in ((40, 30), (20, 10), (30, 20), (10, 1), (50, 1)):
         (tmp_path / str(pid)).mkdir()
         (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) b (c)) S {parent} 1 1 0\n")
@@ -30,7 +30,7 @@ time.sleep(60)
 
 
 def test_a_server_is_ended_with_its_children_on_failure(tmp_path: Path) -> None:
-    """Neither the process nor what it forked outlives the block."""
+    """Neither the process nor its child outlives the block."""
     port = free_port()
     pids: list[int] = []
 
@@ -47,7 +47,7 @@ def test_a_server_is_ended_with_its_children_on_failure(tmp_path: Path) -> None:
 
 
 def test_a_server_that_ends_says_why(tmp_path: Path) -> None:
-    """The end of its log is in the message."""
+    """The message has the end of the server's log."""
     port = free_port()
     command = [sys.executable, "-c", "raise SystemExit('no such option')"]
     with (
@@ -58,7 +58,7 @@ def test_a_server_that_ends_says_why(tmp_path: Path) -> None:
 
 
 def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
-    """After the grace period; its exit status says so."""
+    """After the grace period a process is killed; its exit status shows it."""
     port = free_port()
     program = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVER
     server = start([sys.executable, "-c", program, str(port)], tmp_path / "log", port=port)
@@ -67,7 +67,7 @@ def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_server_has_the_environment_it_is_given(tmp_path: Path) -> None:
-    """It is added to that of this process; the output goes to the log."""
+    """The given environment is added to that of this process; the output goes to the log."""
     program = "import os; print(os.environ['PATH'], os.environ['OWN'])"
     server = start([sys.executable, "-c", program], tmp_path / "log", {"OWN": "here"})
     assert server.wait(60) == 0

@@ -36,13 +36,13 @@ SYNC = pytest.mark.parametrize("sync", [True, False])
 
 @SYNC
 def test_a_server_that_is_not_up_yet_is_waited_for(sync: bool) -> None:
-    """A condition may be false, and may find nobody, before it holds."""
+    """A condition may be false or raise ConnectionRefusedError before it holds."""
     wait(after(False, ConnectionRefusedError(), False), sync=sync)
 
 
 @SYNC
 def test_what_never_happens_is_named_with_its_cause(sync: bool) -> None:
-    """The message names it; the last error of the condition is the cause."""
+    """The message names the condition; its last error is the cause."""
     forever = after(*[ConnectionRefusedError("nobody")] * 1_000_000)
     with pytest.raises(AssertionError, match=r"within 0\.01 s: it serves") as caught:
         wait(forever, 0.01, sync=sync)
@@ -69,5 +69,5 @@ async def test_a_coroutine_is_awaited() -> None:
 
 
 def test_there_is_one_attempt_at_least() -> None:
-    """Even where there is no time."""
+    """The condition is tried once even if the time is zero."""
     assert len(list(attempts(0))) == 1

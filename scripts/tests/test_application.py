@@ -1,4 +1,4 @@
-"""A release with an application: where its source may be, and which ones no release is made of."""
+"""A release with an application: its sources, and the sources that are refused."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def id_of(source: str | Path) -> str:
 
 
 def git(folder: Path, *arguments: str) -> None:
-    """Run git in a folder, as some author."""
+    """Run git in a folder, with a fixed author."""
     author = ["-c", "user.name=Test", "-c", "user.email=test@example.com"]
     subprocess.run(["git", *author, "-C", folder, *arguments], check=True, capture_output=True)
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """Return a copy of the tutorial, to be changed."""
+    """Return a copy of the tutorial that a test may change."""
     return Path(shutil.copytree(TUTORIAL, tmp_path / "tutorial"))
 
 
@@ -51,7 +51,7 @@ def copy(tmp_path: Path) -> Path:
     ("python", "arch"), [("3.11.2", "aarch64"), ("3.13.5", "x86_64")], ids=["arm64", "x86-64"]
 )
 def test_a_release_has_both_and_one_lock(python: str, arch: str) -> None:
-    """The wheels are for the node's Python and architecture, each once, and each is in the lock."""
+    """Each wheel is there once, is in the lock, and suits the node's Python and architecture."""
     done = release("--app", TUTORIAL, "--python", python, "--arch", arch)
     assert done.returncode == 0, done.stderr
     archive = Path(done.stdout.strip())
@@ -75,8 +75,8 @@ def test_a_release_has_both_and_one_lock(python: str, arch: str) -> None:
     }
 
 
-def test_the_name_changes_with_what_is_built(copy: Path) -> None:
-    """Source and lock count; what a build does not see, hidden or made, does not."""
+def test_the_name_changes_with_the_source(copy: Path) -> None:
+    """Source and lock change the name; hidden and generated files do not."""
     before = id_of(copy)
     assert before.startswith("tutorial-1.0.0-")
     assert before == id_of(TUTORIAL)
@@ -91,8 +91,8 @@ def test_the_name_changes_with_what_is_built(copy: Path) -> None:
     assert len({before, changed, id_of(copy)}) == 3
 
 
-def test_a_build_sees_what_the_name_is_made_of(copy: Path, tmp_path: Path) -> None:
-    """Nothing else gets into the wheel, and nothing is written into the source."""
+def test_a_build_gets_the_files_of_the_name(copy: Path, tmp_path: Path) -> None:
+    """The wheel has only these files, and the build writes nothing into the source."""
     (copy / ".secret.py").write_text("")
     project = (copy / "pyproject.toml").read_text()
     (copy / "pyproject.toml").write_text(project.replace('"main.py"', '"main.py", ".secret.py"'))
@@ -108,7 +108,7 @@ def test_a_build_sees_what_the_name_is_made_of(copy: Path, tmp_path: Path) -> No
 
 
 def test_a_wheel_is_a_source(copy: Path, tmp_path: Path) -> None:
-    """Its lock is beside it, and it is taken as it is."""
+    """A wheel with a lock beside it is copied unchanged."""
     built = Application(str(copy)).put_wheel(tmp_path, "3.13.5", "x86_64")
     with pytest.raises(SourceError, match=r"has no requirements.lock: scripts/lock --app"):
         Application(str(built))
@@ -121,7 +121,7 @@ def test_a_wheel_is_a_source(copy: Path, tmp_path: Path) -> None:
 
 
 def test_a_wheel_for_other_machines_is_refused(copy: Path, tmp_path: Path) -> None:
-    """Python and architecture are those of the nodes, not of the control machine."""
+    """The nodes' Python and architecture count, not those of the control machine."""
     shutil.copy(copy / locks.NAME, tmp_path)
     wheel = tmp_path / "chat-1.0-cp313-cp313-manylinux_2_28_aarch64.whl"
     wheel.write_bytes(b"")
@@ -134,7 +134,7 @@ def test_a_wheel_for_other_machines_is_refused(copy: Path, tmp_path: Path) -> No
 
 
 def test_a_repository_is_a_source(copy: Path, tmp_path: Path) -> None:
-    """A tag stays what it is, a branch is what it is now, and a folder of it may be meant."""
+    """A tag, the current commit of a branch, and a subdirectory work."""
     repository = tmp_path / "repository"
     shutil.copytree(copy, repository / "backend")
     git(tmp_path, "init", "--quiet", "--initial-branch=main", str(repository))
@@ -152,8 +152,8 @@ def test_a_repository_is_a_source(copy: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["nowhere", "git+https://example.com/chat.git"])
-def test_what_is_no_source_is_explained(source: str) -> None:
-    """The error names the three kinds, and what was given."""
+def test_an_invalid_source_is_explained(source: str) -> None:
+    """The error names the three kinds of sources, and the given one."""
     done = release("--id", "--app", source)
     assert done.returncode == 1
     assert "git+URL@REF; this is" in done.stderr
@@ -161,8 +161,8 @@ def test_what_is_no_source_is_explained(source: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_locks_that_clash_end_the_build(copy: Path) -> None:
-    """Before anything is downloaded; package and versions of both sides are named."""
+def test_conflicting_locks_end_the_build(copy: Path) -> None:
+    """The error names the package and both versions, before any download."""
     lock = copy / locks.NAME
     lock.write_text(lock.read_text().replace("redis==8.1.0", "redis==5.0.1"))
     done = release("--app", copy, "--python", "3.13.5", "--arch", "x86_64")
@@ -173,8 +173,8 @@ def test_locks_that_clash_end_the_build(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["redis", "redis>=5", "redis==8.1.0", "-e .", "redis==x"])
-def test_what_is_not_locked_is_named(copy: Path, line: str) -> None:
-    """Each package of a lock has one version, and hashes."""
+def test_an_unpinned_line_is_named(copy: Path, line: str) -> None:
+    """A line of a lock without one version and hashes is an error."""
     lock = copy / locks.NAME
     lock.write_text(f"{line}\n")
     with pytest.raises(locks.LockError, match="is not NAME==VERSION with hashes"):
@@ -182,7 +182,7 @@ def test_what_is_not_locked_is_named(copy: Path, line: str) -> None:
 
 
 def wheel(folder: Path, name: str, version: str, *requires: str) -> Path:
-    """Write a wheel that has metadata alone."""
+    """Write a wheel with only metadata."""
     file = folder / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(file, "w") as archive:
         lines = [f"Requires-Dist: {each}" for each in requires]
@@ -191,8 +191,8 @@ def wheel(folder: Path, name: str, version: str, *requires: str) -> Path:
     return file
 
 
-def test_what_a_lock_lacks_is_found_when_the_release_is_built(tmp_path: Path) -> None:
-    """As `pip check` would on the node: markers and extras are those of the node."""
+def test_a_package_that_the_lock_lacks_is_found(tmp_path: Path) -> None:
+    """Markers and extras are evaluated for the node, as `pip check` would there."""
     wheels = [
         wheel(tmp_path, "chat", "1.0", "web[fast]>=2", 'old; python_version < "3.12"', "db"),
         wheel(tmp_path, "web", "1.5", 'speed; extra == "fast"', 'docs; extra == "docs"'),

@@ -12,7 +12,7 @@ from wsfleet.cluster.autoscale_policy import (
     Decision,
     Host,
     Load,
-    Node,
+    ObservedNode,
     Place,
     Policy,
     decide,
@@ -39,7 +39,7 @@ NOW = 10_000.0
 
 def host(name: str, connections: int = 0, cpu: float = 0.0, **said: Any) -> Host:
     """A host with one node, which serves unless something else is said."""
-    node = Node(f"{name}-8001", said.pop("state", "ready"), connections, cpu, **said)
+    node = ObservedNode(f"{name}-8001", said.pop("state", "ready"), connections, cpu, **said)
     return Host(name, (node,))
 
 
@@ -79,13 +79,13 @@ def names(decision: Decision) -> tuple[Action, list[str]]:
 )
 def test_where_a_host_is(nodes: list[dict[str, Any]], place: Place) -> None:
     """What its nodes say, and who wanted them drained, tell it."""
-    (found,) = hosts_of(Node(f"a-{8001 + n}", **node) for n, node in enumerate(nodes))
+    (found,) = hosts_of(ObservedNode(f"a-{8001 + n}", **node) for n, node in enumerate(nodes))
     assert found.place is place
 
 
 def test_a_host_without_a_running_node_is_left_out() -> None:
     """It can neither serve nor be brought in; a name may have a dash in it."""
-    nodes = [Node("web-1-8001", "ready"), Node("web-2-8001", NOT_RUNNING)]
+    nodes = [ObservedNode("web-1-8001", "ready"), ObservedNode("web-2-8001", NOT_RUNNING)]
     assert [host.name for host in hosts_of(nodes)] == ["web-1"]
 
 
@@ -193,7 +193,7 @@ def policies(draw: st.DrawFn) -> Policy:
 
 STATES = ["ready", "starting", "draining", "drained", "full: 1 connections", NOT_RUNNING]
 NODES = st.builds(
-    Node,
+    ObservedNode,
     name=st.builds("{}-{}".format, st.sampled_from("abcdefgh"), st.integers(8001, 8002)),
     state=st.sampled_from(STATES),
     connections=st.integers(0, 300),

@@ -61,7 +61,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class ObservedNode:
     """A node process: what it says of itself, and what is wanted of it."""
 
     name: str
@@ -97,7 +97,7 @@ class Host:
     """A machine: its nodes come and go together."""
 
     name: str
-    nodes: tuple[Node, ...]
+    nodes: tuple[ObservedNode, ...]
 
     @property
     def place(self) -> Place:
@@ -132,9 +132,9 @@ class Host:
         return max(node.cpu for node in self.nodes)
 
 
-def hosts_of(nodes: Iterable[Node]) -> list[Host]:
+def hosts_of(nodes: Iterable[ObservedNode]) -> list[Host]:
     """Group nodes, whose names are HOST-PORT, by host; a host that runs none is left out."""
-    found: dict[str, list[Node]] = defaultdict(list)
+    found: dict[str, list[ObservedNode]] = defaultdict(list)
     for node in nodes:
         found[host_of(node.name)].append(node)
     return [

@@ -80,33 +80,37 @@ def create_console(node: Node) -> FastAPI:
             **await cluster.look(),
         }
 
-    @api.post("/drain", status_code=204)
-    async def drain(request: Request) -> None:
-        """Have a node send its clients elsewhere, as `wsfleet drain`."""
-        await want(request, DRAIN)
-
-    @api.post("/undrain", status_code=204)
-    async def undrain(request: Request) -> None:
-        """Have it serve again."""
-        await want(request, SERVE)
-
-    async def want(request: Request, wanted: str) -> None:
+    async def read(request: Request) -> Wish:
         try:
             wish: Wish = wishes.read(await request.body())
         except RequestError as error:
             raise HTTPException(error.status, str(error)) from None
-        try:
-            await cluster.want(wish.node, wanted, force=wish.force)
-        except KeyError:
-            raise HTTPException(404, f"there is no node {wish.node}") from None
-        except LastReadyNodeError:
-            raise HTTPException(
-                409, "No other node is ready, so its clients could go nowhere."
-            ) from None
-        except (UnavailableError, RedisError) as error:
-            raise HTTPException(503, str(error)) from None
+        return wish
+
+    @api.post("/drain", status_code=204)
+    async def drain(request: Request) -> None:
+        """Have a node send its clients elsewhere, as `wsfleet drain`."""
+        await _want(cluster, await read(request), DRAIN)
+
+    @api.post("/undrain", status_code=204)
+    async def undrain(request: Request) -> None:
+        """Have it serve again."""
+        await _want(cluster, await read(request), SERVE)
 
     console = FastAPI(openapi_url=None)
     console.include_router(api)
     console.mount("/", Pages(directory=Path(__file__).parent / "static", html=True))
     return console
+
+
+async def _want(cluster: Cluster, wish: Wish, wanted: str) -> None:
+    try:
+        await cluster.want(wish.node, wanted, force=wish.force)
+    except KeyError:
+        raise HTTPException(404, f"there is no node {wish.node}") from None
+    except LastReadyNodeError:
+        raise HTTPException(
+            409, "No other node is ready, so its clients could go nowhere."
+        ) from None
+    except (UnavailableError, RedisError) as error:
+        raise HTTPException(503, str(error)) from None

@@ -46,7 +46,11 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
+        self._define_connections()
+        self._define_messages()
+        self._define_internals()
 
+    def _define_connections(self) -> None:
         self.connections = self._gauge("connections", "Open WebSockets, by protocol.", "protocol")
         for protocol in PROTOCOLS:
             self.connections.labels(protocol)
@@ -62,6 +66,7 @@ class Metrics:
         )
         self.disconnects = self._counter("disconnects", "WebSockets closed, by close code.", "code")
 
+    def _define_messages(self) -> None:
         self.messages_received = self._counter("messages_received", "Messages from clients.")
         self.messages_failed = self._counter(
             "messages_failed", "Messages of the plain protocol answered with an error.", "code"
@@ -84,6 +89,7 @@ class Metrics:
         for recovered in ("true", "false"):
             self.recoveries.labels(recovered)
 
+    def _define_internals(self) -> None:
         self.handler_errors = self._counter(
             "handler_errors",
             "Exceptions in handlers of what the node hears, by event; each is in the log.",

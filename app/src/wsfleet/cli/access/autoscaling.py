@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from wsfleet.cli.access.redis import registry
-from wsfleet.cluster.autoscale_policy import Host, Node
+from wsfleet.cluster.autoscale_policy import Host, ObservedNode
 from wsfleet.cluster.node_state import DRAIN, NOT_RUNNING
 from wsfleet.config.fleet_file import Fleet
 from wsfleet.redis import key_names
@@ -87,13 +87,13 @@ def apply(
     return bool(client.eval(_APPLY, len(keys), *keys, *arguments))
 
 
-def nodes(client: Any, fleet: Fleet) -> list[Node]:
+def nodes(client: Any, fleet: Fleet) -> list[ObservedNode]:
     """Return all nodes, running or not, with their desired state."""
     desired = client.hgetall(key_names.DESIRED)
     drained_by_us = client.smembers(key_names.AUTOSCALE_DRAINED)
     live = {name: said for name, said in registry(client).items() if said["live"]}
     return [
-        Node(
+        ObservedNode(
             name=name,
             state=said.get("state", NOT_RUNNING),
             connections=int(said.get("connections", 0)),

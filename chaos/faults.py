@@ -141,7 +141,7 @@ def scaled_in(cluster: Cluster, host: str) -> Iterator[None]:
 
 @contextmanager
 def updated(cluster: Cluster, _: str) -> Iterator[None]:
-    """Run a rolling update: the installed release looks newer than the running one."""
+    """Run a rolling update, after making the installed release look newer than the running one."""
     for host in cluster.groups["wsnodes"]:
         cluster.shell(host, "touch --no-dereference /opt/wsfleet/current")
     cluster.playbook("playbooks/rolling_update.yml")

@@ -88,20 +88,20 @@ def test_the_documents_example_is_a_configuration() -> None:
 
 
 def test_the_reference_shows_value_default_and_meaning() -> None:
-    """A line of each kind."""
+    """The reference has a line of each kind."""
     for line in (
-        '| `private_prefix` | string | `"$"` | A name that begins so needs a subscription token. ',
-        "| `history_meta_ttl` | duration, whole seconds | `720h` | How long ",
-        "| `history_meta_ttl` | duration, whole seconds | `0s` | How long ",
-        "| `pong_timeout` | duration, or -1 for never | `8s` | How long ",
-        "| `presence` | true or false | `false` | Keep ",
-        "| `max_length` | number | `255` | Bytes ",
-        '| `channel_regex` | RE2 expression | `""` | What ',
-        "| `durability` | `primary` or `replicated` | `primary` | When ",
+        '| `private_prefix` | string | `"$"` | A name with this prefix needs a subscription',
+        "| `history_meta_ttl` | duration, whole seconds | `720h` | Time to live ",
+        "| `history_meta_ttl` | duration, whole seconds | `0s` | Time to live ",
+        "| `pong_timeout` | duration, or -1 for never | `8s` | Time for ",
+        "| `presence` | true or false | `false` | Store ",
+        "| `max_length` | number | `255` | Longest name ",
+        '| `channel_regex` | RE2 expression | `""` | The part ',
+        "| `durability` | `primary` or `replicated` | `primary` | A publish ",
         "| `allowed_origins` | list of strings | `[]` | Origins ",
         '| `hmac_secret_key` | string | `""` | A secret ',
         "| `namespaces` | list | see below | Options ",
-        "| `token` | mapping | see below | How ",
+        "| `token` | mapping | see below | The keys ",
         "| `name` | string |  | The namespace's name",
         "- `http_api`: `disabled`, `external`, `handler_prefix`, `insecure`.",
     ):
@@ -116,7 +116,7 @@ def test_the_document_is_made_from_the_models() -> None:
     assert table == "\n" + reference.reference()
 
 
-def test_the_document_can_be_made_anew(tmp_path: Path) -> None:
+def test_the_document_can_be_updated(tmp_path: Path) -> None:
     """Updating keeps the prose, and updating twice changes nothing."""
     copy = tmp_path / "configuration.md"
     copy.write_text("Prose.\n\n" + reference.REFERENCE_BEGINS + "outdated\n")

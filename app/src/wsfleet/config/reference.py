@@ -50,10 +50,10 @@ _REFUSED: list[tuple[str, type[Section]]] = [
 
 def reference() -> str:
     """Return all keys as Markdown, for docs/configuration.md."""
-    lines = ["## What holds without a file", "", "```yaml", *BUILT_IN.splitlines(), "```"]
+    lines = ["## Defaults without a file", "", "```yaml", *BUILT_IN.splitlines(), "```"]
     for title, section, skipped in _TABLES:
         lines += ["", f"## {title}", "", *_table(section, skipped)]
-    lines += ["", "## Keys of Centrifugo's that are refused", ""]
+    lines += ["", "## Keys of Centrifugo that are refused", ""]
     for name, section in _REFUSED:
         keys = ", ".join(f"`{key}`" for key in sorted(section.unsupported.split()))
         lines.append(f"- {name}: {keys}.")

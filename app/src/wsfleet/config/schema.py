@@ -40,30 +40,30 @@ class Section(BaseModel):
 
 
 class ChannelOptions(Section):
-    """What holds for the channels of one namespace."""
+    """The options for the channels of one namespace."""
 
     presence: bool = False
-    """Keep who is subscribed, for the presence and presence_stats calls."""
+    """Store the list of subscribers, for the presence and presence_stats calls."""
     join_leave: bool = False
-    """Tell subscribers who comes and goes: those that ask for it, or all, see below."""
+    """Send join and leave messages to subscribers that ask for them, or to all, see below."""
     force_push_join_leave: bool = False
-    """Send join and leave to every subscriber, asked for or not."""
+    """Send join and leave messages to every subscriber."""
     history_size: NonNegativeInt = 0
-    """Publications that the channel's stream keeps; 0 is no history."""
+    """Number of publications that the channel's stream keeps; 0 is no history."""
     history_ttl: WholeSeconds = 0
-    """How long the stream outlives its last publication; history needs this and a size."""
+    """Time to live of the stream after its last publication; history needs this and a size."""
     history_meta_ttl: WholeSeconds = 0
-    """How long offset and epoch are remembered; 0 is `channel.history_meta_ttl`."""
+    """Time to live of offset and epoch; 0 is `channel.history_meta_ttl`."""
     force_positioning: bool = False
-    """Watch every subscriber's position in the stream, so that a lost publication is noticed.
+    """Check every subscriber's position in the stream, so that a lost publication is noticed.
 
     Unlike Centrifugo, needs history."""
     allow_positioning: bool = False
-    """Let a subscriber ask for positioning. Who may read history may ask as well."""
+    """Let subscribers ask for positioning. Clients that may read history always may."""
     force_recovery: bool = False
-    """Send a subscriber that comes back what it missed, from history; includes positioning."""
+    """Send missed publications from history to subscribers that reconnect; includes positioning."""
     allow_recovery: bool = False
-    """Let a subscriber ask for recovery. Who may read history may ask as well."""
+    """Let subscribers ask for recovery. Clients that may read history always may."""
     allow_subscribe_for_client: bool = False
     """Clients with a user may subscribe."""
     allow_subscribe_for_anonymous: bool = False
@@ -87,15 +87,15 @@ class ChannelOptions(Section):
     allow_history_for_anonymous: bool = False
     """Extends the two keys above to clients without a user."""
     allow_user_limited_channels: bool = False
-    """A name such as `chat#7,42` is open to the users 7 and 42, and to them alone.
+    """A name such as `chat#7,42` is open only to the users 7 and 42.
 
     Unlike Centrifugo, never to a client without a user, not even as `chat#`."""
     channel_regex: Regex = ""
-    """What follows the namespace in the name must match. Set, it replaces the rule that names are
+    """The part of the name after the namespace must match this. It replaces the rule that names are
     ASCII."""
     durability: Literal["primary", "replicated"] = "primary"
-    """When a publish is acknowledged: once Redis's `primary` has it, or once it is `replicated` to
-    a replica as well, see [redis.md](redis.md). Not a key of Centrifugo's."""
+    """A publish is acknowledged when the `primary` of Redis has it, or when it is `replicated` to a
+    replica as well, see [redis.md](redis.md). Not a key of Centrifugo."""
 
     unsupported: ClassVar[str] = """
         map_clients_presence_channel_prefix map_users_presence_channel_prefix force_recovery_mode
@@ -108,7 +108,7 @@ class ChannelOptions(Section):
 
     @property
     def has_history(self) -> bool:
-        """Whether publications of the channel are kept."""
+        """Return whether the channel's publications are kept."""
         return self.history_size > 0
 
     @model_validator(mode="after")
@@ -132,19 +132,19 @@ class ChannelConfig(Section):
     """How channels are named, and their options."""
 
     without_namespace: ChannelOptions = ChannelOptions()
-    """Options of channels without a namespace, the plain protocol's `broadcast` among them."""
+    """Options of channels without a namespace, such as the plain protocol's `broadcast`."""
     namespaces: list[Namespace] = []
-    """Options of each namespace, which is a mapping of the same keys and `name`."""
+    """Options of each namespace: a mapping with the same keys and `name`."""
     history_meta_ttl: WholeSeconds = 720 * 3600
-    """How long offset and epoch of a stream are remembered, unless its namespace says otherwise;
-    not shorter than any `history_ttl`."""
+    """Time to live of a stream's offset and epoch, unless its namespace sets it; not shorter than
+    any `history_ttl`."""
     max_length: PositiveInt = 255
-    """Bytes of a channel's name. Unlike Centrifugo, checked for every use, not only to subscribe.
-    """
+    """Longest name of a channel, in bytes. Unlike in Centrifugo, checked for every command, not
+    only for subscribe."""
     private_prefix: str = "$"
-    """A name that begins so needs a subscription token. Empty: none does."""
+    """A name with this prefix needs a subscription token. Empty: no name needs one."""
     namespace_boundary: str = ":"
-    """Ends the namespace in a name. Empty: there are no namespaces."""
+    """Ends the namespace in a name. Empty: names have no namespace."""
     user_boundary: str = "#"
     """Begins the list of users in a name. Empty: no name has one."""
     user_separator: str = ","
@@ -172,22 +172,22 @@ class ChannelConfig(Section):
 
 
 class TokenConfig(Section):
-    """How tokens are checked: with any of these keys; without one no token is accepted."""
+    """The keys that verify tokens; without one no token is accepted."""
 
     hmac_secret_key: SecretStr = SecretStr("")
     """A secret that tokens are signed with (HS256, HS384, HS512): 32 bytes or more."""
     hmac_previous_secret_key: SecretStr = SecretStr("")
-    """A second secret that is still accepted, while clients come over to a new one."""
+    """The old secret, which is still accepted while clients change to the new one."""
     hmac_previous_secret_key_valid_until: NonNegativeInt = 0
-    """Until when that is so, Unix seconds; 0 is for ever."""
+    """The end of that time in Unix seconds; 0 is no end."""
     rsa_public_key: str = ""
     """A public key in PEM, of 2048 bits or more, for tokens with RS256, RS384 and RS512."""
     ecdsa_public_key: str = ""
     """A public key in PEM on the curve P-256, P-384 or P-521, for tokens with ES256, ES384 or ES512
-    accordingly."""
+    respectively."""
     jwks_file: str = ""
     """A file with a JSON Web Key Set, whose RSA and EC keys are accepted; a token's `kid` chooses
-    among them. Read again when it changes. Not a key of Centrifugo's, which fetches
+    among them. Read again when it changes. Not a key of Centrifugo, which fetches
     `jwks_public_endpoint`."""
     audience: str = ""
     """Unless empty, the claim `aud` must be this, or a list with it."""
@@ -210,14 +210,14 @@ class TokenConfig(Section):
 
 
 class SubscriptionTokenConfig(TokenConfig):
-    """How subscription tokens are checked, where they are not signed as connection tokens are."""
+    """The keys that verify subscription tokens, if they differ from those of connection tokens."""
 
     enabled: bool = False
-    """Check subscription tokens by this section, not by `client.token`."""
+    """Verify subscription tokens with this section instead of `client.token`."""
 
 
 class PersonalChannel(Section):
-    """A channel for each user, which the server subscribes its connections to."""
+    """A channel for each user; the server subscribes the user's connections to it."""
 
     enabled: bool = False
     """Subscribe each client with a user to `#USER`, or to `NAMESPACE:#USER`."""
@@ -225,64 +225,62 @@ class PersonalChannel(Section):
     """The namespace of those channels. Empty: none."""
     single_connection: bool = False
     """A user's new connection ends the others, on every node, with code 3504, which is final for
-    SDKs. Of several that come at once the last one stays. Those of the plain protocol do not count.
+    SDKs. Of several simultaneous ones the last stays. Plain protocol connections do not count.
 
     Unlike Centrifugo, does not need `presence`."""
 
 
 class ClientConfig(Section):
-    """Connections. What is about tokens, origins and users holds for the plain protocol as well."""
+    """Connections. The keys for tokens, origins and users also apply to the plain protocol."""
 
     token: TokenConfig = TokenConfig()
-    """How connection tokens are checked, and subscription tokens unless the next says otherwise."""
+    """The keys that verify connection tokens; also subscription tokens unless the next is on."""
     subscription_token: SubscriptionTokenConfig = SubscriptionTokenConfig()
-    """How subscription tokens are checked."""
+    """The keys that verify subscription tokens."""
     allow_anonymous_connect_without_token: bool = False
     """Accept clients without a token; they are clients without a user."""
     disallow_anonymous_connection_tokens: bool = False
     """Refuse tokens whose `sub` is empty."""
     allowed_origins: list[Origin] = []
     """Origins of the web pages that may connect: `https://example.com`; `*`, `?` and `[a-z]` are
-    wildcards. Empty: none; clients that send no Origin, which are no browsers, always may.
+    wildcards. Empty: none. Clients without an Origin, which are not browsers, always may.
 
     Unlike Centrifugo, without `{a,b}`."""
     subscribe_to_user_personal_channel: PersonalChannel = PersonalChannel()
     """A channel for each user."""
     ping_interval: Seconds = 25.0
-    """Between two pings of the Centrifuge protocol; longer than `pong_timeout`.
+    """Time between two pings of the Centrifuge protocol; longer than `pong_timeout`.
 
-    Unlike Centrifugo, cannot be off: a client that went away in silence would stay for ever."""
+    Unlike in Centrifugo, it cannot be off: dead connections would never be noticed."""
     pong_timeout: SecondsOrNever = 8.0
-    """How long to wait for the answer until the client is disconnected."""
+    """Time for the client's pong; after it the client is disconnected."""
     expired_close_delay: Seconds = 25.0
-    """How long a connection outlives its token, for the client to bring a new one."""
+    """Time for the client to send a new token after the old one has expired."""
     expired_sub_close_delay: Seconds = 25.0
-    """How long a subscription outlives its token."""
+    """The same for the token of a subscription."""
     stale_close_delay: Seconds = 10.0
-    """How long a client may take to send its connect command."""
+    """Time for the client to send its connect command."""
     presence_update_interval: Seconds = 27.0
-    """Between two renewals of a client's presence, which lives for 60 s: 30 s at the most, so that
-    one of them may fail."""
+    """Time between two renewals of a client's presence, which expires after 60 s: at most 30 s, so
+    that one renewal may fail."""
     queue_max_size: PositiveInt = 8_388_608
-    """Bytes that may wait for one client, where one write counts for half of them at most; a slower
-    one is disconnected with 3008. 1 MiB in Centrifugo, where the size of one write alone
+    """Most bytes that wait for one client; one write counts for at most half of them. A slower
+    client is disconnected with 3008. 1 MiB in Centrifugo, where one large write alone
     disconnects."""
     user_connection_limit: NonNegativeInt = 0
-    """Connections that one user may have on a node process, of both protocols together; 0 is no
-    limit."""
+    """Most connections of a user on a node process, of both protocols together; 0 is no limit."""
     channel_limit: PositiveInt = 128
-    """Channels that one client may be subscribed to."""
+    """Most channels to which a client may be subscribed."""
     reply_max_size: PositiveInt = 2_097_152
-    """Bytes of publications or members in one reply. A subscribe or connect that would recover more
-    is answered with `recovered: false`, a history or presence call with error 106, also in the
-    server API. Not a key of Centrifugo's."""
+    """Most bytes of publications or members in one reply. A subscribe or connect that would recover
+    more gets `recovered: false`, a history or presence call error 106, also in the server API. Not
+    a key of Centrifugo."""
     history_max_publication_limit: PositiveInt = 300
-    """Publications in one answer to a history call."""
+    """Most publications in one answer to a history call."""
     recovery_max_publication_limit: NonNegativeInt = 0
-    """Missed publications that a recovery may send; with more it fails, and the client is told so.
+    """Most publications in a recovery. If more were missed, the client gets `recovered: false`.
 
-    Unlike Centrifugo (300), 0 by default: no limit but the channel's history and `reply_max_size`.
-    """
+    Unlike in Centrifugo (300), the default is 0: only the history and `reply_max_size` limit it."""
 
     unsupported: ClassVar[str] = """
         proxy concurrency channel_position_check_delay channel_position_max_time_lag
@@ -297,7 +295,7 @@ class ClientConfig(Section):
             raise ValueError("ping_interval must be longer than pong_timeout")
         if self.ping_interval < 1:
             raise ValueError(
-                "ping_interval must be 1s or longer: SDKs are told whole seconds, and when told 0 "
+                "ping_interval must be 1s or longer: SDKs get it in whole seconds, and with 0 "
                 "they answer no ping"
             )
         if 2 * self.presence_update_interval > PRESENCE_TTL:
@@ -312,19 +310,18 @@ class HttpApi(Section):
     """The server's HTTP API."""
 
     key: SecretStr = SecretStr("")
-    """What callers of the API must show. Empty, and without `keys`: nobody may call it."""
+    """The key for callers of the API. If it is empty and `keys` too, the API is closed."""
     keys: list[SecretStr] = []
-    """Further keys that are accepted, while callers come over from one to another. Not a key of
-    Centrifugo's."""
+    """Further accepted keys, for a change from one key to another. Not a key of Centrifugo."""
     error_mode: Literal["", "transport"] = ""
-    """How an error is answered: with status 200 and `error`, or, with `transport`, by an HTTP
-    status and the error alone. A request may ask for that: `X-Centrifugo-Error-Mode: transport`."""
+    """The form of errors: by default status 200 and `error`; with `transport` an HTTP status and
+    the error alone. A request may choose it: `X-Centrifugo-Error-Mode: transport`."""
 
     unsupported: ClassVar[str] = "disabled handler_prefix external insecure"
 
     @property
     def accepted(self) -> list[str]:
-        """All keys that open the API."""
+        """Return all keys that open the API."""
         return [key for secret in (self.key, *self.keys) if (key := secret.get_secret_value())]
 
 

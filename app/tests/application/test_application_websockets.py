@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.websockets import WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin, Subprotocol
@@ -220,11 +221,13 @@ async def test_fields_that_break_the_answer_are_refused(
 async def test_what_came_before_the_end_is_received(node: RunningNode) -> None:
     """Messages and the disconnect, in order, by a handler that comes to them when all are there."""
     async with opened(node, "/hold") as client:
+        await settled(lambda: guest.handlers, "the handler has it")
+        (handler,) = guest.handlers
         for number in range(100):
             await client.send(str(number))
-    received: list[str] = []
-    (handler,) = guest.handlers
-    with suppress(Exception):
+    await settled(lambda: not node.node.hub, "the node has given up to wait for the handler")
+    received = []
+    with suppress(WebSocketDisconnect):
         while True:
             received.append(await handler.receive_text())
     assert received == [str(number) for number in range(100)]

@@ -8,6 +8,7 @@ from lab.haproxy import HAPROXY_PROGRAM, haproxy_config
 from lab.ports import free_port
 from lab.processes import process
 from lab.waiting import settled
+from tests.support.paths import APP
 from tests.support.redis import RedisServer
 from tests.support.victim import CONFIG, MEMORY, Victim
 
@@ -21,21 +22,41 @@ def redis(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     server.stop()
 
 
+SETTINGS: dict[str, object] = {
+    "max_connections": 400,
+    "message_rate": 50,
+    "outbox_limit": 200_000,
+    # Those who do not read are to end by what waits for them, on a busy machine as well.
+    "ping_timeout": 120,
+    "compression": True,  # for those who offer it
+}
+
+
 @pytest.fixture(scope="package")
 def running(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
     """The node; that it was not harmed by all of it, its exit status says."""
     folder = tmp_path_factory.mktemp("victim")
-    settings = {
-        "config": folder / "config.yml",
-        "max_connections": 400,
-        "message_rate": 50,
-        "outbox_limit": 200_000,
-        # Those who do not read are to end by what waits for them, on a busy machine as well.
-        "ping_timeout": 120,
-        "compression": True,  # for those who offer it
-    }
-    node = Victim(folder, redis, settings)
+    node = Victim(folder, redis, SETTINGS | {"config": folder / "config.yml"})
     (folder / "config.yml").write_text(CONFIG.replace("PORT", str(node.port)))
+    node.start()
+    yield node
+    node.stop()
+
+
+@pytest.fixture(scope="package")
+def serving(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
+    """A node that serves an application, a route of which is attacked."""
+    folder = tmp_path_factory.mktemp("serving")
+    internal_port = free_port()
+    application = {
+        "app": "tests.support.guest:app",
+        "app_dir": APP,
+        "plain_path": "/ws",
+        "internal_port": internal_port,
+    }
+    node = Victim(
+        folder, redis, SETTINGS | application, paths=("/echo",), internal_port=internal_port
+    )
     node.start()
     yield node
     node.stop()
@@ -67,10 +88,11 @@ def balancer(
 
 
 @pytest.fixture
-async def victim(running: Victim, request: pytest.FixtureRequest) -> AsyncIterator[Victim]:
+async def victim(request: pytest.FixtureRequest) -> AsyncIterator[Victim]:
     """The node; after each attack it serves as before and keeps nothing of it."""
-    through = getattr(request, "param", "direct") == "haproxy"
-    running.entry = request.getfixturevalue("balancer") if through else running.port
+    way = getattr(request, "param", "direct")
+    running: Victim = request.getfixturevalue("serving" if way == "application" else "running")
+    running.entry = request.getfixturevalue("balancer") if way == "haproxy" else running.port
     await running.ready()
     before = await running.resident()
     yield running

@@ -11,7 +11,7 @@ from websockets.exceptions import InvalidStatus
 from lab.waiting import settled
 from tests.support.clients import closed, command
 from tests.support.tcp import TCPPeer, masked
-from tests.support.victim import EITHER_WAY, MEMORY, Victim, ended, told
+from tests.support.victim import ANYWHERE, MEMORY, WITH_APPLICATION, Victim, ended, told
 from wsfleet.transports.frames import PING, TEXT
 
 
@@ -29,11 +29,12 @@ async def answered(client: ClientConnection) -> None:
     await told(client, type="ack")
 
 
+@WITH_APPLICATION
 async def test_messages(victim: Victim) -> None:
     """Five who say 20,000 things at once are closed with 3013; one who does not is answered."""
     before = await victim.disconnected(3013)
     async with contextlib.AsyncExitStack() as stack:
-        healthy = await stack.enter_async_context(victim.client(max_queue=None))
+        healthy = await stack.enter_async_context(victim.client("/ws", max_queue=None))
         peers = [await stack.enter_async_context(victim.upgraded()) for _ in range(5)]
         ends = [asyncio.create_task(ended(peer)) for peer in peers]
         floods = [asyncio.create_task(send(p, masked(TEXT, b"x") * 1000, 20)) for p in peers]
@@ -45,6 +46,7 @@ async def test_messages(victim: Victim) -> None:
     await victim.has_disconnected(3013, before + 5)
 
 
+@WITH_APPLICATION
 async def test_messages_without_content(victim: Victim) -> None:
     """They count as well."""
     before = await victim.disconnected(3013)
@@ -55,10 +57,11 @@ async def test_messages_without_content(victim: Victim) -> None:
     await victim.has_disconnected(3013, before + 1)
 
 
+@WITH_APPLICATION
 async def test_pings_of_one_who_does_not_read(victim: Victim) -> None:
     """Pongs fill a small buffer and no more, and the metric counts those that did not go."""
     before = await victim.metric("wsfleet_pongs_withheld_total")
-    async with victim.upgraded() as peer, victim.client() as healthy:
+    async with victim.upgraded() as peer, victim.client("/ws") as healthy:
         await send(peer, masked(PING, b"x" * 125) * 1000, 200)
 
         async def withheld() -> bool:
@@ -92,6 +95,7 @@ async def test_readers_who_do_not_read(victim: Victim) -> None:
     assert {code for code, _ in ends} == {1013}
 
 
+@WITH_APPLICATION
 async def test_connections(victim: Victim) -> None:
     """Those beyond the limit are refused with 503, and a place that is freed is given again."""
     before = await victim.refused("full")
@@ -112,7 +116,7 @@ async def test_connections(victim: Victim) -> None:
         assert await victim.refused("full") == before + 50
 
 
-@EITHER_WAY
+@ANYWHERE
 async def test_half_requests(victim: Victim) -> None:
     """A thousand that begin a request and leave it keep no client from being served."""
     async with contextlib.AsyncExitStack() as stack:

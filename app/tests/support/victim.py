@@ -43,6 +43,10 @@ MEMORY = 64 * 2**20
 PATHS = ("/ws", "/connection/websocket")
 EITHER_WAY = pytest.mark.parametrize("victim", ["direct", "haproxy"], indirect=True)
 """The attack comes to the node's own port, and again through HAProxy."""
+ANYWHERE = pytest.mark.parametrize("victim", ["direct", "haproxy", "application"], indirect=True)
+"""It comes to a route of an application as well."""
+WITH_APPLICATION = pytest.mark.parametrize("victim", ["direct", "application"], indirect=True)
+"""The attack comes to the node's own port, and again to a route of an application."""
 
 
 async def told(client: ClientConnection, **expected: object) -> None:
@@ -65,19 +69,23 @@ async def ended(peer: TCPPeer) -> tuple[int, str]:
 class Victim:
     """The node's process; what it logs goes to a file.
 
-    Attacks go to the port `entry`: the node's own, or a balancer's.
+    Attacks go to the port `entry`: the node's own, or a balancer's; and to its first path. With an
+    application, operators' paths are on another port.
     """
 
     folder: Path
     redis: RedisServer
     settings: dict[str, object]
     port: int = field(default_factory=free_port)
+    paths: tuple[str, ...] = PATHS
+    internal_port: int = 0
     entry: int = field(init=False)
     process: "subprocess.Popen[bytes] | None" = None
 
     def __post_init__(self) -> None:
         """Begin without a balancer."""
         self.entry = self.port
+        self.internal_port = self.internal_port or self.port
 
     @property
     def log(self) -> Path:
@@ -119,7 +127,7 @@ class Victim:
     async def get(self, path: str, port: int | None = None) -> httpx.Response:
         """An answer of its HTTP, at its own port or another one."""
         async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
-            return await http.get(f"http://127.0.0.1:{port or self.port}{path}")
+            return await http.get(f"http://127.0.0.1:{port or self.internal_port}{path}")
 
     async def metric(self, name: str, **labels: str) -> float:
         """One sample of its metrics; 0 for one that is not there yet."""
@@ -150,13 +158,14 @@ class Victim:
         """Bytes of memory that it has."""
         return await self.metric("process_resident_memory_bytes")
 
-    def client(self, path: str = "/ws", **options: Any) -> connect:
+    def client(self, path: str = "", **options: Any) -> connect:
         """A well-behaved client."""
-        return connect(f"ws://127.0.0.1:{self.entry}{path}", proxy=None, **options)
+        url = f"ws://127.0.0.1:{self.entry}{path or self.paths[0]}"
+        return connect(url, proxy=None, **options)
 
     async def serves(self) -> None:
         """A healthy client says something, and another one hears it."""
-        async with self.client() as sender, self.client() as listener:
+        async with self.client("/ws") as sender, self.client("/ws") as listener:
             await sender.send('{"are": "you there"}')
             await told(sender, type="ack")
             await told(listener, type="message", data={"are": "you there"})
@@ -172,8 +181,9 @@ class Victim:
             writer.transport.abort()
 
     @contextlib.asynccontextmanager
-    async def upgraded(self, path: str = "/ws") -> AsyncIterator[TCPPeer]:
+    async def upgraded(self, path: str = "") -> AsyncIterator[TCPPeer]:
         """An open WebSocket, byte by byte."""
+        path = path or self.paths[0]
         async with self.tcp(HANDSHAKE.replace(b"/ws", path.encode())) as peer:
             assert b" 101 " in await peer.head()
             yield peer

@@ -10,10 +10,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, cast
 
+import pytest
 import uvicorn
 from kosoku import run_fuzzingclient
 
 from lab.ports import free_port
+from tests.support.nodes import StartNode
 from wsfleet.transports.frames import BINARY, TEXT, frame
 from wsfleet.transports.handshake import Request
 from wsfleet.transports.http import HTTP, Routing
@@ -90,9 +92,20 @@ async def echo_server() -> AsyncIterator[str]:
         await serving
 
 
-async def test_each_case_is_passed() -> None:
+@asynccontextmanager
+async def application(start_node: StartNode) -> AsyncIterator[str]:
+    """The URL of an application's route."""
+    node = await start_node(
+        app="tests.support.guest:app", max_message_size=16 * 2**20, message_rate=0, byte_rate=0
+    )
+    yield node.client_url.replace("http", "ws") + "/echo"
+
+
+@pytest.mark.parametrize("served_by", ["transport", "application"])
+async def test_each_case_is_passed(start_node: StartNode, served_by: str) -> None:
     """None is failed, nor passed as one that is not strict, or not implemented."""
-    async with echo_server() as url:
+    server = echo_server() if served_by == "transport" else application(start_node)
+    async with server as url:
         results = await run_fuzzingclient(url, [f"{group}.*" for group in (*range(1, 8), 10)])
     assert results
     verdicts = {case.case_id: (case.behavior.value, case.behavior_close.value) for case in results}

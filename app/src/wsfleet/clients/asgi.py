@@ -109,8 +109,7 @@ class ASGIClient:
         self._stage = Stage.CONNECTING
         self._inbox: deque[Message] = deque([{"type": "websocket.connect"}])
         self._arrived = asyncio.Event()
-        self._taken = asyncio.Event()
-        self._gone = False
+        self._idle = asyncio.Event()  # the application waits for a message
         self._over: Message | None = None
         self._denial: tuple[int, list[tuple[bytes, bytes]]] = 403, []
         self._body = b""
@@ -123,9 +122,9 @@ class ASGIClient:
         while not self._inbox:
             if self._over is not None:
                 return self._over
+            self._idle.set()
             self._arrived.clear()
             await self._arrived.wait()
-        self._taken.set()
         return self._inbox.popleft()
 
     async def write(self, message: Message) -> None:
@@ -204,6 +203,7 @@ class ASGIClient:
     def _close(self, code: int, reason: str) -> None:
         self._stage = Stage.CLOSED
         self._connection.close(code, reason)
+        self._idle.set()
 
     def _refuse(self, refusal: Refusal) -> None:
         self._stage = Stage.CLOSED
@@ -225,18 +225,26 @@ class ASGIClient:
         """Do nothing: the application has prepared."""
 
     async def receive(self, message: str | bytes) -> None:
-        """Let the application have a message; return when it has taken the one before."""
-        while self._inbox and not self._gone:
-            self._taken.clear()
-            await self._taken.wait()
+        """Give a message to the application; return when it asks for the next one.
+
+        What it has sent until then goes before the answer to a close of the client.
+        """
+        self._idle.clear()
+        self._put(message)
+        try:
+            await self._idle.wait()
+        except asyncio.CancelledError:  # it takes long, and the client is gone
+            for waiting in self._websocket.take_waiting():
+                self._put(waiting)
+            raise
+
+    def _put(self, message: str | bytes) -> None:
         kind = "text" if isinstance(message, str) else "bytes"
         self._inbox.append({"type": "websocket.receive", kind: message})
         self._arrived.set()
 
     def gone(self) -> None:
-        """Let the application have what has come at once: nobody waits for the client."""
-        self._gone = True
-        self._taken.set()
+        """Do nothing: the application hears of it after the last message."""
 
     async def left(self) -> None:
         """Say that the client is gone, after its last message."""

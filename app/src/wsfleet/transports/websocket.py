@@ -183,6 +183,11 @@ class WebSocket(SendingHalf):
             handler.ended(*self._end)
         self._work()
 
+    def take_waiting(self) -> list[str | bytes]:
+        """Return the messages that wait for their turn, which `Handler.receive` is not given."""
+        waiting, self._messages, self._backlog = list(self._messages or ()), None, 0
+        return waiting
+
     # To the client.
 
     def start_close(self, code: int, reason: str) -> None:

@@ -320,7 +320,7 @@ def test_a_short_key_works_with_a_warning() -> None:
     with capture_logs() as logs:
         short = verifier(hmac_secret_key="tiny-one")  # noqa: S106
         verifier(hmac_secret_key="k" * 31, hmac_previous_secret_key="k" * 32)
-    warned = [("short secret", "client.token.hmac_secret_key")] * 2
+    warned = [("secret_too_short", "client.token.hmac_secret_key")] * 2
     assert [(line["event"], line["key"]) for line in logs] == warned
     assert "tiny-one" not in str(logs)
     assert short.verify_connection(made_without_a_library, NOW).user == "7"

@@ -121,5 +121,5 @@ async def test_lines_for_the_log(victim: Victim) -> None:
     await asyncio.sleep(0.2)
     lines = victim.log.read_text().splitlines()
     events = [json.loads(line)["event"] for line in lines]
-    assert "token refused" in events
+    assert "token_refused" in events
     assert "forged" not in events

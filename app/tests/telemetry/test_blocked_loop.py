@@ -37,7 +37,7 @@ async def test_a_blocking_call_is_named_and_counted(
         lambda: value(node, "event_loop_blocked_seconds_total") >= before + 0.4, "it is counted"
     )
     logged = capsys.readouterr().out
-    assert re.search(r"event loop blocked.*guest\.py:\d+ in block", logged)
+    assert re.search(r"event_loop_blocked.*guest\.py:\d+ in block", logged)
     assert "time.sleep(" in logged
 
 
@@ -49,7 +49,7 @@ async def test_the_same_line_is_logged_once_in_a_while(
     async with httpx.AsyncClient(base_url=node.client_url, trust_env=False) as http:
         for _ in range(3):
             await http.get("/block/0.3")
-    assert len(re.findall(r"event loop blocked.*in block", capsys.readouterr().out)) == 1
+    assert len(re.findall(r"event_loop_blocked.*in block", capsys.readouterr().out)) == 1
 
 
 async def test_the_thread_ends(start_node: StartNode) -> None:
@@ -105,7 +105,7 @@ def test_a_blocked_loop_does_not_keep_the_watchdog_quiet(
                 client.sendall(b"GET /block/60.0 HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert node.stdout is not None
                 for line in node.stdout:
-                    if "event loop blocked" in line:
+                    if "event_loop_blocked" in line:
                         break
                 notifications.settimeout(2)
                 quiet = False

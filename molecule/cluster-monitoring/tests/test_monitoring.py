@@ -154,7 +154,9 @@ def test_the_journals_of_all_machines_are_in_one_place(cluster: Cluster) -> None
 
 def came_and_went(cluster: Cluster, node: str) -> bool:
     """Whether a node has told of both."""
-    return {"opened", "closed"} <= {line["event"] for line in logs(cluster, "--node", node)}
+    return {"connection_opened", "connection_closed"} <= {
+        line["event"] for line in logs(cluster, "--node", node)
+    }
 
 
 def test_a_client_that_comes_and_goes_is_two_lines(cluster: Cluster) -> None:
@@ -163,7 +165,8 @@ def test_a_client_that_comes_and_goes_is_two_lines(cluster: Cluster) -> None:
 
     for node in cluster.fleet["nodes"]:
         until(partial(came_and_went, cluster, node), f"{node} has told of both", 60)
-        last = [line for line in logs(cluster, "--node", node) if line["event"] == "closed"][-1]
+        told = logs(cluster, "--node", node)
+        last = [line for line in told if line["event"] == "connection_closed"][-1]
         assert {"client_id", "code", "reason", "duration"} <= last["fields"].keys()
         assert last["node"] == node
 

@@ -301,7 +301,7 @@ async def _outcome(work: Awaitable[Result]) -> Result:
     except ChannelError as error:
         return failure(error.code, str(error))
     except (UnavailableError, RedisError) as error:
-        log.warning("api request failed", error=str(error))
+        log.warning("api_request_failed", error=str(error))
         return failure(ErrorCode.INTERNAL, str(error))
 
 

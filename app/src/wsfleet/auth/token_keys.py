@@ -95,9 +95,9 @@ class Keys:
             try:
                 self._set = _from_jwks(self._file, self._where)
             except ConfigError as error:
-                log.warning("key set is not usable: its old keys stay", error=str(error))
+                log.warning("key_set_invalid", error=str(error))
             else:
-                log.info("key set is read again", file=self._file, keys=len(self._set))
+                log.info("key_set_reloaded", file=self._file, keys=len(self._set))
         return self._configured + self._set
 
     def _file_version(self) -> tuple[int, ...] | None:
@@ -153,7 +153,7 @@ def _configured(config: TokenConfig, section: str) -> list[Key]:
 
 def _secret(secret: str, where: str) -> bytes:
     if len(secret.encode()) < SHORTEST_SECRET:
-        log.warning("short secret", key=where, wanted_bytes=SHORTEST_SECRET)
+        log.warning("secret_too_short", key=where, wanted_bytes=SHORTEST_SECRET)
     try:
         return HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
     except InvalidKeyError as error:

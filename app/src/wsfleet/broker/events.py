@@ -91,7 +91,7 @@ class Dispatcher:
         try:
             wanted = control.decode(command)
         except DecodeError as error:
-            log.warning("command not understood", error=str(error))
+            log.warning("control_message_unknown", error=str(error))
             return
         for listener in self._listeners:
             try:
@@ -105,5 +105,5 @@ class Dispatcher:
             listener.count(census)
 
     def _failed(self, event: str, **details: object) -> None:
-        log.exception("handler failed", handler=event, **details)
+        log.exception("handler_failed", handler=event, **details)
         self._on_failed(event)

@@ -210,7 +210,7 @@ class Subscriber:
             except MovedError as error:
                 primary.lost(error)
             except (UnavailableError, RedisError, OSError, TimeoutError) as error:
-                log.warning("subscription lost", error=str(error) or type(error).__name__)
+                log.warning("pubsub_connection_lost", error=str(error) or type(error).__name__)
             finally:
                 if self._listening.pop(primary, None) is not None:
                     self._be_away()
@@ -240,7 +240,7 @@ class Subscriber:
         try:
             self._hear(listening, push)
         except Exception:
-            log.exception("push failed", kind=push[0])
+            log.exception("pubsub_push_failed", kind=push[0])
             self._metrics.handler_failed("pubsub")
 
     def _hear(self, listening: Listening, push: Push) -> None:
@@ -253,7 +253,7 @@ class Subscriber:
                 try:
                     listening.probe.heard = float(push[2])
                 except ValueError:  # not of this node
-                    log.warning("probe not understood", channel=channel)
+                    log.warning("probe_invalid", channel=channel)
                     return
                 self._metrics.pubsub_probe_seconds.observe(time.monotonic() - listening.probe.heard)
         elif kind == b"ssubscribe":
@@ -277,7 +277,7 @@ class Subscriber:
             try:
                 await primary.call("SPUBLISH", probe.channel, repr(probe.said))
             except (UnavailableError, RedisError) as error:
-                log.debug("probe failed", error=str(error))
+                log.debug("probe_failed", error=str(error))
             else:
                 self._metrics.redis_seconds.observe(time.monotonic() - probe.said)
 

@@ -76,7 +76,7 @@ class Surveys(BrokerEventHandler):
                 try:
                     answer = control.encode(self._count(command))
                 except ValueError as error:  # of an older node, which has other patterns
-                    log.warning("survey not understood", error=str(error))
+                    log.warning("survey_invalid", error=str(error))
                     return
                 self._background.start(self._broker.publish_control(answer, command.asker))
             case Count():

@@ -87,7 +87,7 @@ def understood(channel: str, entry: Entry) -> Record | None:
     try:
         return decode_record(entry.record)
     except msgspec.DecodeError as error:
-        log.warning("record not understood", channel=channel, offset=entry.offset, error=str(error))
+        log.warning("record_invalid", channel=channel, offset=entry.offset, error=str(error))
         return None
 
 

@@ -64,7 +64,7 @@ class ASGI:
             client.end()
         except Exception:
             self._node.metrics.handler_failed("websocket")
-            log.exception("application failed", path=request.path)
+            log.exception("application_failed", path=request.path)
             client.fail()
         else:
             client.end()
@@ -160,7 +160,7 @@ class ASGIClient:
         if self._stage is Stage.ACCEPTED:
             self._close(1000, "")
         elif self._over is None and self._stage is not Stage.CLOSED:
-            log.error("application returned without an answer to the handshake")
+            log.error("handshake_unanswered")
             self._refuse(FAILED)
 
     def fail(self) -> None:

@@ -156,7 +156,7 @@ class PlainClient:
         except UnavailableError as error:
             self._refuse("unavailable", f"{error}; send the message again later", timestamp)
         except RedisError as error:
-            log.exception("redis refused a command")
+            log.exception("redis_command_refused")
             self._refuse("unavailable", f"Redis refused the message: {error}", timestamp)
         else:
             connection.message_count += 1

@@ -46,7 +46,7 @@ class ClientNames:
         try:
             await self._claim(connection.client_id, new=True)
         except UnavailableError:
-            log.debug("claim put off until redis is back", client_id=connection.client_id)
+            log.debug("name_claim_postponed", client_id=connection.client_id)
 
     async def rename(self, connection: Connection, client_id: str) -> bool:
         """Let `connection` go by `client_id` from now on, if that name is free.
@@ -87,7 +87,7 @@ class ClientNames:
         try:
             await self._let_go(connection.client_id)
         except UnavailableError:
-            log.debug("release put off until redis is back", client_id=connection.client_id)
+            log.debug("name_release_postponed", client_id=connection.client_id)
 
     async def reconcile(self) -> None:
         """Make Redis say what memory says: after a start, an outage, or having been taken for dead.
@@ -107,7 +107,7 @@ class ClientNames:
                 elif not held:
                     await self._renew(name)
         if gone or self._local:
-            log.info("reconciled", released=len(gone), claimed=len(self._local))
+            log.info("names_reconciled", released=len(gone), claimed=len(self._local))
 
     async def reap(self, node: str) -> None:
         """Release all names of a node that shows no sign of life.
@@ -119,7 +119,7 @@ class ClientNames:
         while some := await self._store.call("SRANDMEMBER", key_names.node_clients(node), CHUNK):
             names = [name.decode() for name in some]
             released += sum(await asyncio.gather(*(self._release(node, name) for name in names)))
-        log.warning("reaped a dead node", dead=node, clients=released)
+        log.warning("dead_node_reaped", dead=node, clients=released)
 
     async def _renew(self, client_id: str) -> None:
         """Give a client another name: it was taken for dead, and its own is somebody else's now."""

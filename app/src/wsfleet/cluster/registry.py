@@ -45,7 +45,7 @@ class Registry:
                 await self.beat()
             except (UnavailableError, RedisError, UnicodeDecodeError) as error:
                 # UnicodeDecodeError: somebody else wrote into our keys.
-                log.debug("heartbeat failed", error=str(error))
+                log.debug("heartbeat_failed", error=str(error))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval - (time.monotonic() - started)):
                     await self._hurry.wait()

@@ -57,7 +57,7 @@ class Recorder:
             try:
                 await self._write(round(time.time() / STEP))
             except (UnavailableError, RedisError) as error:
-                log.debug("sample not written", error=str(error))
+                log.debug("sample_not_written", error=str(error))
 
     async def _write(self, step: int) -> None:
         now, before = self._read(), self._before

@@ -98,7 +98,7 @@ class Admission:
         except TokenExpiredError:
             return EXPIRED
         except TokenError as error:
-            log.info("token refused", error=str(error))
+            log.info("token_refused", error=str(error))
             return INVALID
         if not found.user and self._config.disallow_anonymous_connection_tokens:
             return ANONYMOUS

@@ -61,7 +61,7 @@ class Drain:
                     self._task = None
                 self._change(NodeState.SERVING)
             case unknown:  # of a newer command line
-                log.warning("wish not understood", wanted=unknown)
+                log.warning("desired_state_unknown", wanted=unknown)
 
     async def finish(self) -> None:
         """Return when the node is empty; it stops, and will not serve again."""

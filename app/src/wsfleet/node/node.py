@@ -117,7 +117,7 @@ class Node:
         try:
             await self.registry.leave()
         except UnavailableError:
-            log.warning("left without saying so: redis is away, the others will reap")
+            log.warning("deregistration_failed")
         await end(self._tasks)
         await self.store.close()
         self._blocked_loop.stop()
@@ -167,7 +167,7 @@ class Node:
         """Count a connection in."""
         self.hub.add(connection)
         self.metrics.connections_opened.inc()
-        log.info("opened", client_id=connection.client_id, connections=len(self.hub))
+        log.info("connection_opened", client_id=connection.client_id, connections=len(self.hub))
         if self.drain.state is NodeState.DRAINED:  # its handshake began before
             connection.restart()
 
@@ -176,7 +176,7 @@ class Node:
         self.hub.remove(connection)
         self.metrics.disconnected(connection.close_code)
         log.info(
-            "closed",
+            "connection_closed",
             client_id=connection.client_id,
             code=connection.close_code,
             reason=connection.reason,
@@ -221,5 +221,5 @@ class Node:
         except asyncio.CancelledError:
             raise
         except BaseException:
-            log.critical("background task failed", exc_info=True)
+            log.critical("background_task_failed", exc_info=True)
             signal.raise_signal(signal.SIGTERM)  # drain and stop; systemd starts a new one

@@ -38,7 +38,7 @@ class Background:
         try:
             await work
         except (UnavailableError, RedisError, OSError) as error:
-            log.debug("put off", error=str(error))
+            log.debug("background_work_postponed", error=str(error))
         except Exception:
-            log.exception("background work failed")
+            log.exception("background_work_failed")
             self._on_failed("background")

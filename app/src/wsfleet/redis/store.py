@@ -109,18 +109,18 @@ class Store:
                 primaries = await self._find()
             except (RedisError, OSError, TimeoutError) as error:
                 reason = str(error) or type(error).__name__
-                log.info("redis away", error=reason, retry_in=round(delay, 2))
+                log.info("redis_unavailable", error=reason, retry_in=round(delay, 2))
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 delay = min(2 * delay, BACKOFF_LAST)
                 continue
             delay = BACKOFF_FIRST
             self._primaries = primaries
             self._announce()
-            log.info("redis connected", primaries=len(primaries))
+            log.info("redis_connected", primaries=len(primaries))
             try:
                 await race(*(primary.serve() for primary in primaries), self._greet())
             except UnavailableError as error:
-                log.warning("redis lost", error=str(error))
+                log.warning("redis_connection_lost", error=str(error))
             finally:
                 await self._leave()
 

@@ -76,7 +76,7 @@ class BlockedLoopWatch:
             self._logged[place] = now
             stack = traceback.StackSummary.extract(traceback.walk_stack(frame), limit=DEPTH)
             stack.reverse()
-            log.warning("event loop blocked", at=place, stack="".join(stack.format()))
+            log.warning("event_loop_blocked", at=place, stack="".join(stack.format()))
         return True
 
 

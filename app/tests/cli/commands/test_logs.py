@@ -30,7 +30,7 @@ CLOSED = {
     "code": 1012,
     "reason": "the node restarts",
     "duration": 12.5,
-    "event": "closed",
+    "event": "connection_closed",
     "node": "node1-8001",
     "level": "info",
     "logger": "wsfleet.node.node",
@@ -38,7 +38,9 @@ CLOSED = {
 }
 JOURNAL = (
     entry(CLOSED),
-    entry(CLOSED | {"node": "node2-8001", "event": "gap", "level": "warning"}, "node2"),
+    entry(
+        CLOSED | {"node": "node2-8001", "event": "subscription_gap", "level": "warning"}, "node2"
+    ),
     entry("Started wsnode@8001", UNIT="wsnode@8001.service", _SYSTEMD_UNIT="init.scope"),
     entry([87, 195, 182, 0], "lb1", _SYSTEMD_UNIT="haproxy.service", PRIORITY="3"),
     entry("", "lb1", _SYSTEMD_UNIT="keepalived.service"),
@@ -96,8 +98,8 @@ def test_every_entry_is_a_line(ssh: Ssh) -> None:
     assert outcome.code == 0, outcome.stderr
     lines = outcome.stdout.splitlines()
     assert lines[0] == (
-        "14:13:20.123 node1-8001 closed client_id=ann code=1012 reason=the node restarts "
-        "duration=12.5"
+        "14:13:20.123 node1-8001 connection_closed client_id=ann code=1012 "
+        "reason=the node restarts duration=12.5"
     )
     assert [line.split(" ", 1)[1] for line in lines[2:]] == [
         "node1 wsnode@8001 Started wsnode@8001",

@@ -1,11 +1,11 @@
-"""What is wanted of whichever node it applies to, as it travels between the nodes."""
+"""Control messages that nodes send each other (subscribe, disconnect, revoke, survey)."""
 
 from typing import Annotated, Literal
 
 import msgspec
 
 CloseCode = Annotated[int, msgspec.Meta(ge=0, le=4999)]
-"""RFC 6455, section 7.4: there are no others."""
+"""A close code (RFC 6455, section 7.4)."""
 
 
 class UserCommand(msgspec.Struct, frozen=True, tag="Command"):
@@ -35,7 +35,7 @@ class UserCommand(msgspec.Struct, frozen=True, tag="Command"):
     override: dict[str, bool] = {}
 
     def concerns(self, user: str, client: str) -> bool:
-        """Whether it is about this connection."""
+        """Return whether the command is for this connection."""
         return (
             user == self.user
             and (not self.client or client == self.client)
@@ -45,7 +45,7 @@ class UserCommand(msgspec.Struct, frozen=True, tag="Command"):
 
 
 class SingleConnection(msgspec.Struct, frozen=True, tag=True):
-    """Of a user's connections let only `client` stay."""
+    """Of a user's connections only `client` may stay."""
 
     user: str
     client: str
@@ -84,18 +84,18 @@ _decoder = msgspec.msgpack.Decoder(ControlMessage)
 
 
 def encode(message: ControlMessage) -> bytes:
-    """Write a message."""
+    """Encode a control message."""
     return _encoder.encode(message)
 
 
 def decode(data: bytes) -> ControlMessage:
-    """Read a message.
+    """Decode a control message.
 
     Raises:
-        msgspec.DecodeError: it is none.
+        msgspec.DecodeError: it is invalid, or unknown.
     """
     try:
         message: ControlMessage = _decoder.decode(data)
-    except (UnicodeDecodeError, RecursionError) as error:  # which msgspec lets through
+    except (UnicodeDecodeError, RecursionError) as error:  # not wrapped by msgspec
         raise msgspec.DecodeError(str(error)) from None
     return message

@@ -1,4 +1,4 @@
-"""What the protocols on a node hear of its channels."""
+"""Broker events: publications, joins and leaves, losses, control messages; and their handlers."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class NodeCount:
-    """A node's clients, their users ("" is nobody in particular), and how many hear a channel."""
+    """The counts of one node: clients, users ("" stands for none), and subscribers by channel."""
 
     clients: int = 0
     users: set[str] = field(default_factory=set)
@@ -26,29 +26,29 @@ class NodeCount:
 
 
 class BrokerEventHandler:
-    """Hears everything, and does nothing: a protocol overrides what it has a word for."""
+    """A handler of broker events; a subclass overrides the events that it handles."""
 
     def published(self, channel: str, entry: Entry, record: Record) -> None:
-        """Deliver the channel's next publication to those of its clients who are in it."""
+        """Handle a channel's next publication."""
 
     def member_changed(self, channel: str, joined: bool, member: Member) -> None:
-        """Tell those of its clients who want to know that somebody joined or left."""
+        """Handle a join or a leave in a channel."""
 
     def lost(self, channel: str) -> None:
-        """Tell its clients that they missed something in the channel for good."""
+        """Handle the loss of publications in a channel."""
 
     def commanded(self, command: ControlMessage) -> None:
-        """Carry out what is wanted of every node."""
+        """Handle a control message."""
 
     def count(self, census: NodeCount) -> None:
-        """Add its clients to a census."""
+        """Add the handler's clients to the node's count."""
 
 
 class Dispatcher:
-    """All listeners of a node, in the order in which they were added.
+    """Dispatches broker events to every handler of this node; decodes each message once.
 
-    A listener that raises ends nothing but its own handling: the exception is logged with its
-    traceback and counted by `on_failed`, and the other listeners hear the event all the same.
+    Handlers are called in the order in which they were added. An exception ends only its own
+    handler's work: it is logged with its traceback and counted by `on_failed`.
     """
 
     def __init__(self, on_failed: Callable[[str], None] = lambda event: None) -> None:
@@ -56,11 +56,11 @@ class Dispatcher:
         self._on_failed = on_failed
 
     def add(self, listener: BrokerEventHandler) -> None:
-        """Tell one more."""
+        """Add a handler."""
         self._listeners.append(listener)
 
     def published(self, channel: str, entry: Entry) -> None:
-        """Tell of a publication; one of a newer node, or not of a node, is passed over."""
+        """Dispatch a publication; an invalid one, such as a newer node's, is logged and dropped."""
         record = publication.understood(channel, entry)
         if record is None:
             return
@@ -71,7 +71,7 @@ class Dispatcher:
                 self._failed("published", channel=channel, offset=entry.offset)
 
     def member_changed(self, channel: str, joined: bool, member: Member) -> None:
-        """Tell of one who joined or left."""
+        """Dispatch a join or a leave."""
         for listener in self._listeners:
             try:
                 listener.member_changed(channel, joined, member)
@@ -79,7 +79,7 @@ class Dispatcher:
                 self._failed("member_changed", channel=channel, client_id=member.client)
 
     def lost(self, channel: str) -> None:
-        """Tell of a loss."""
+        """Dispatch a loss."""
         for listener in self._listeners:
             try:
                 listener.lost(channel)
@@ -87,7 +87,7 @@ class Dispatcher:
                 self._failed("lost", channel=channel)
 
     def commanded(self, command: bytes) -> None:
-        """Tell of a command; one of a newer node is passed over."""
+        """Dispatch a control message; an unknown one, of a newer node, is logged and dropped."""
         try:
             wanted = control.decode(command)
         except DecodeError as error:
@@ -100,7 +100,7 @@ class Dispatcher:
                 self._failed("commanded", command=type(wanted).__name__)
 
     def count(self, census: NodeCount) -> None:
-        """Take a census; a listener that raises makes it fail, since the sum would be wrong."""
+        """Let every handler count; an exception is raised, since the sum would be wrong."""
         for listener in self._listeners:
             listener.count(census)
 

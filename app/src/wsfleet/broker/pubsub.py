@@ -1,4 +1,4 @@
-"""The process's pub/sub connections, one to each primary of Redis, and the proof that they live."""
+"""The process's pub/sub connections, one to each Redis primary, and their probes."""
 
 import asyncio
 import contextlib
@@ -25,15 +25,19 @@ log = structlog.get_logger(__name__)
 PROBES_MISSED = 3
 RECONNECT_PAUSE = 0.2
 BLIP = 1.0
-"""Seconds without pub/sub in which it may be back before anybody notices."""
+"""Seconds without pub/sub that callers wait for its return before they fail."""
 PORTION_COUNT, PORTION_BYTES = 500, 65_536
-"""Of the channels that Redis is asked for at once. It answers each one by itself, and cuts the
-connection when more answers wait than `client-output-buffer-limit pubsub` allows."""
+"""Limits of one portion of subscribe commands. Redis confirms each channel by itself, and closes
+the connection if more confirmations wait than `client-output-buffer-limit pubsub` allows.
+"""
 
 
 @dataclass
 class Probe:
-    """What the node says to itself, on a pub/sub channel of its own: the time, as it is then."""
+    """A round-trip probe.
+
+    The node publishes the current time to its own channel and measures when it returns.
+    """
 
     channel: str
     said: float = 0.0
@@ -41,10 +45,10 @@ class Probe:
 
 
 class Listening:
-    """The pub/sub connection to one primary, and the changes that it has yet to make.
+    """The pub/sub connection to one primary, and its pending subscribe and unsubscribe commands.
 
-    Channels are subscribed and unsubscribed in portions: the next one is sent when Redis has
-    confirmed all of the one before. What is wanted meanwhile waits, one change a channel.
+    They are sent in portions: the next one when Redis has confirmed all of the one before. Of
+    pending commands for one channel the last one counts.
     """
 
     def __init__(self, probe: Probe, on_complete: Callable[[], None], *, by_slot: bool) -> None:
@@ -59,7 +63,7 @@ class Listening:
         self._sent: dict[bytes, bool] = {}
 
     def begin(self, link: Link, channels: Iterable[str]) -> None:
-        """Subscribe to the first channels; it is `complete` when all of them are confirmed."""
+        """Subscribe to all channels; the connection is `complete` when they are confirmed."""
         self.link = link
         self._waiting = {channel.encode(): True for channel in (self.probe.channel, *channels)}
         self._missing = len(self._waiting)
@@ -72,13 +76,13 @@ class Listening:
             self._send_portion(self.link)
 
     def confirmed(self, channel: bytes, *, subscribed: bool) -> bool:
-        """Take what Redis says of a channel; False if it was not asked for that."""
+        """Handle a confirmation; return False if it was not expected."""
         if self._sent.get(channel) is not subscribed:
             return False
         del self._sent[channel]
         if not self._sent and self._waiting and self.link is not None:
             self._send_portion(self.link)
-        if not self.complete:  # changes are made in order: those of the beginning come first
+        if not self.complete:  # Redis confirms in order: the first channels come first
             self._missing -= 1
             if not self._missing:
                 self.complete = True
@@ -86,7 +90,7 @@ class Listening:
         return True
 
     def _send_portion(self, link: Link) -> None:
-        """Send as many changes as Redis is asked for at once."""
+        """Send the next portion."""
         size = 0
         for channel in itertools.islice(self._waiting, PORTION_COUNT):
             size += len(channel)
@@ -103,10 +107,10 @@ class Listening:
 
 
 class Subscriber:
-    """Hears the pub/sub channels that are wanted, again after each reconnect.
+    """The subscriptions to pub/sub channels on all primaries, restored after each reconnect.
 
-    `on_confirmed` is told of each channel from when on nothing is missed, `on_message` what is
-    said in it; `on_subscribed` is told when everything is heard from one more primary.
+    `on_confirmed` is called for each channel from which on no message is missed, `on_message` for
+    each message, and `on_subscribed` when all channels of one more primary are confirmed.
     """
 
     def __init__(
@@ -133,19 +137,19 @@ class Subscriber:
 
     @property
     def subscribed(self) -> bool:
-        """Whether everything that is wanted is heard, from all primaries there are."""
+        """Whether all wanted channels are confirmed on all primaries."""
         listening = [self._listening.get(primary) for primary in self._store.primaries]
         return bool(listening) and all(each is not None and each.complete for each in listening)
 
     @contextlib.asynccontextmanager
     async def patience(self, seconds: float, excuse: str) -> AsyncIterator[None]:
-        """Wait inside the block for what comes by pub/sub, so many seconds at the most.
+        """Wait inside the block for a pub/sub message, for at most `seconds`.
 
-        When pub/sub is known to be away, wait for `BLIP` seconds from then on: whoever comes later
-        does not wait at all.
+        While pub/sub is down, callers wait until `BLIP` seconds after it was lost; later ones do
+        not wait.
 
         Raises:
-            UnavailableError: it did not come; the message is `excuse`.
+            UnavailableError: the message did not come; the error's text is `excuse`.
         """
         now = asyncio.get_running_loop().time()
         try:
@@ -159,7 +163,7 @@ class Subscriber:
             raise UnavailableError(excuse) from None
 
     def _be_away(self) -> None:
-        """Note that pub/sub is away."""
+        """Note that pub/sub is down."""
         self._patient_until = asyncio.get_running_loop().time() + BLIP
         for deadline in self._deadlines:
             when = deadline.when()
@@ -167,22 +171,22 @@ class Subscriber:
                 deadline.reschedule(self._patient_until)
 
     def want(self, *channels: str) -> None:
-        """Hear pub/sub channels from the next connection on."""
+        """Subscribe to pub/sub channels from the next connection on."""
         self._wanted.update(channels)
 
     def subscribe(self, channel: str) -> None:
-        """Hear a pub/sub channel from now on; `on_confirmed` says when it is true.
+        """Subscribe to a pub/sub channel; `on_confirmed` is called when it is confirmed.
 
         Raises:
-            redis.exceptions.DataError: its name is not Unicode.
+            redis.exceptions.DataError: the name is not Unicode.
         """
-        pack(("SSUBSCRIBE", channel))  # every connection to come would fail at this name
+        pack(("SSUBSCRIBE", channel))  # every later connection would fail at this name
         self._wanted.add(channel)
         if (listening := self._owner(channel)) is not None:
             listening.change(channel.encode(), subscribe=True)
 
     def unsubscribe(self, channel: str) -> None:
-        """Hear it no more."""
+        """Unsubscribe from a pub/sub channel."""
         self._wanted.discard(channel)
         if (listening := self._owner(channel)) is not None:
             listening.change(channel.encode(), subscribe=False)
@@ -194,7 +198,7 @@ class Subscriber:
             return None
 
     async def run(self) -> None:
-        """Listen to all primaries; what breaks is made anew."""
+        """Keep a connection to each primary; reconnect those that fail."""
         self._be_away()
         while True:
             primaries = self._store.primaries
@@ -236,7 +240,7 @@ class Subscriber:
             await link.close()
 
     def _take(self, listening: Listening, push: Push) -> None:
-        """Handle a push: an exception ends its handling, not the connection that all share."""
+        """Handle a push; an exception must not end the connection, which all channels share."""
         try:
             self._hear(listening, push)
         except Exception:
@@ -265,7 +269,7 @@ class Subscriber:
             listening.link.lose(MovedError(f"{key_slot(push[1])} elsewhere:0"))
 
     async def _probe(self, primary: Primary, probe: Probe) -> None:
-        """Every interval, send a message to the node itself: silence would look like no traffic.
+        """Send a probe every interval: a dead connection looks like a silent one.
 
         A connection can be dead without an error (its peer frozen, or cut off by a firewall).
         """
@@ -287,7 +291,7 @@ class Subscriber:
 
 
 def _by_slot(channels: Iterable[bytes]) -> Iterable[list[bytes]]:
-    """In a Redis Cluster one command must stay in one slot."""
+    """Group channels by slot: in a Redis Cluster one command must stay in one slot."""
     groups: dict[int, list[bytes]] = defaultdict(list)
     for channel in channels:
         groups[key_slot(channel)].append(channel)

@@ -1,4 +1,4 @@
-"""How many clients there are, on which node and in which channels: every node is asked for it."""
+"""Surveys: counts of clients, users and subscribers, asked of every node."""
 
 import asyncio
 import uuid
@@ -18,12 +18,12 @@ from wsfleet.redis.store import UnavailableError
 log = structlog.get_logger(__name__)
 
 TIMEOUT = 3.0
-"""Seconds that the nodes have for their answers."""
+"""Seconds for the nodes to answer."""
 
 
 @dataclass
 class _Asked:
-    """A survey under way: whose answer is missing, and what the others said."""
+    """A survey in progress: nodes whose answer is missing, and the answers so far."""
 
     missing: set[str]
     counts: dict[str, Count] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class _Asked:
 
 
 class Surveys(BrokerEventHandler):
-    """Asks the nodes, and answers for this one."""
+    """The surveys of this node, and its answers to those of others."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Surveys(BrokerEventHandler):
         dispatcher.add(self)
 
     async def ask(self, nodes: Iterable[str], pattern: str = "") -> dict[str, Count]:
-        """What each of the nodes counts at this moment, by name.
+        """Return the counts of each of the nodes, by name.
 
         Only channels that match `pattern`, see `compile_glob`, are listed.
 

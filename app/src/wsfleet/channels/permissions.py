@@ -1,4 +1,4 @@
-"""Names of channels, and who may do what in them: Centrifugo's rules, without any I/O."""
+"""Names of channels, and the permissions of clients in them: Centrifugo's rules, without I/O."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from wsfleet.protocol.centrifuge.codes import ErrorCode
 
 
 class ChannelError(Exception):
-    """A channel cannot be used, whoever asks; `code` is what the protocol says to that."""
+    """A channel cannot be used, by any client; `code` is the protocol's error."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
@@ -18,10 +18,10 @@ class ChannelError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """A channel as its name and the configuration make it.
+    """A channel: its name, options, and the users that its name lists.
 
-    `namespace` is empty for a channel without one. `users` are those that the name lists, None
-    where it does not limit who may subscribe.
+    `namespace` is "" for a channel without one. `users` is None if the name does not limit who may
+    subscribe.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Channel:
 
 
 class Channels:
-    """Finds a channel's options by its name."""
+    """The channels of the configuration, found by name."""
 
     def __init__(self, config: ChannelConfig) -> None:
         self._config = config
@@ -46,22 +46,23 @@ class Channels:
         }
 
     def find(self, name: str) -> Channel:
-        """A channel that the server itself names: by its API, in a token, as a personal channel.
+        """Return a channel that the server names: by its API, in a token, as a personal channel.
 
-        Such a name may hold what a client's must not: a user's name, for one, in any script.
+        Such a name may have characters that a client's may not, such as a user's name in any
+        script.
 
         Raises:
-            ChannelError: BAD_REQUEST if the name is empty or too long (it is measured in bytes of
-                UTF-8), UNKNOWN_CHANNEL if there is no such namespace.
+            ChannelError: BAD_REQUEST if the name is empty or too long (in bytes of UTF-8),
+                UNKNOWN_CHANNEL if its namespace does not exist.
         """
         return self._find(name)[0]
 
     def resolve(self, name: str) -> Channel:
-        """A channel that a client names.
+        """Return a channel that a client names.
 
         Raises:
             ChannelError: as `find`, and BAD_REQUEST if the name does not match the namespace's
-                `channel_regex` or, where there is none, is not ASCII.
+                `channel_regex` or, without one, is not ASCII.
         """
         channel, rest = self._find(name)
         if regex := self._regexes.get(channel.namespace):
@@ -74,12 +75,12 @@ class Channels:
         return channel
 
     def personal(self, user: str, namespace: str) -> str:
-        """The name of a user's personal channel."""
+        """Return the name of a user's personal channel."""
         prefix = namespace + self._config.namespace_boundary if namespace else ""
         return f"{prefix}{self._config.user_boundary}{user}"
 
     def _find(self, name: str) -> tuple[Channel, str]:
-        """The channel, and what follows its namespace: all of the name where there is none."""
+        """Return the channel, and its name without the namespace."""
         config = self._config
         if not name:
             raise ChannelError(ErrorCode.BAD_REQUEST, "channel name is empty")
@@ -113,9 +114,9 @@ class Channels:
 
 
 def may_subscribe(channel: Channel, user: str) -> ErrorCode | None:
-    """Whether a client may subscribe that shows no token; `user` is empty if it has none.
+    """Return why a client without a subscription token may not subscribe; None if it may.
 
-    A valid subscription token for the channel stands in for this permission.
+    `user` is "" if it has none. A valid subscription token stands in for this permission.
     """
     options = channel.options
     if channel.private:
@@ -130,7 +131,7 @@ def may_subscribe(channel: Channel, user: str) -> ErrorCode | None:
 
 
 def may_publish(channel: Channel, user: str, *, subscribed: bool) -> ErrorCode | None:
-    """Whether a client may publish."""
+    """Return why a client may not publish; None if it may."""
     options = channel.options
     allowed = _allowed(
         user,
@@ -142,7 +143,7 @@ def may_publish(channel: Channel, user: str, *, subscribed: bool) -> ErrorCode |
 
 
 def may_see_presence(channel: Channel, user: str, *, subscribed: bool) -> ErrorCode | None:
-    """Whether a client may ask who is subscribed."""
+    """Return why a client may not read presence; None if it may."""
     options = channel.options
     if not options.presence:
         return ErrorCode.NOT_AVAILABLE
@@ -150,7 +151,7 @@ def may_see_presence(channel: Channel, user: str, *, subscribed: bool) -> ErrorC
 
 
 def may_read_history(channel: Channel, user: str, *, subscribed: bool) -> ErrorCode | None:
-    """Whether a client may read the channel's history."""
+    """Return why a client may not read the channel's history; None if it may."""
     options = channel.options
     if not options.has_history:
         return ErrorCode.NOT_AVAILABLE
@@ -166,10 +167,10 @@ def subscription_options(
     recoverable: bool = False,
     join_leave: bool = False,
 ) -> ChannelOptions:
-    """`options` of one subscription, with what its client asks for where it may.
+    """Return the options of one subscription, with what its client asks for and may have.
 
-    `options` are the channel's own, or those with a token's overrides; who may ask is the channel's
-    to say. What is not granted is left out in silence, as the protocol wants it.
+    `options` are the channel's own, or those with a token's overrides. What the client may not have
+    is left out without an error, as the protocol wants it.
     """
     own = channel.options
     may_read = _history_allowed(own, user, True)

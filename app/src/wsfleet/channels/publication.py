@@ -1,4 +1,4 @@
-"""A publication as the cluster keeps it: what every protocol makes its own message of."""
+"""A publication as Redis stores it; each protocol makes its own message of it."""
 
 from collections.abc import Iterable, Iterator
 from typing import Annotated
@@ -11,11 +11,11 @@ from wsfleet.channels.stream import Entry
 log = structlog.get_logger(__name__)
 
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999)]
-"""Unix time up to the year 9999, where ISO 8601 ends."""
+"""Unix milliseconds up to the year 9999, where ISO 8601 ends."""
 
 
 class Member(msgspec.Struct, array_like=True, frozen=True):
-    """Who did something in a channel; `client` is the name of one connection."""
+    """A client as a member of a channel; `client` is the name of its connection."""
 
     user: str = ""
     client: str = ""
@@ -24,12 +24,12 @@ class Member(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True):
-    """What was published; `time` in Unix milliseconds.
+    """A stored publication; `time` is in Unix milliseconds.
 
-    `publisher` is None where the server API published. `node` and `number` are the publisher's
-    connection, which does not hear its own message in the plain protocol.
+    `publisher` is None if the server API published. `node` and `number` are the publisher's
+    connection, which is not sent its own message in the plain protocol.
 
-    Fields may be added at the end, with defaults: old and new nodes read each other.
+    New fields go to the end, with defaults: old and new nodes read each other's records.
     """
 
     data: bytes
@@ -55,22 +55,22 @@ encode = _encoder.encode
 
 
 def decode_record(data: bytes) -> Record:
-    """Read a record.
+    """Decode a record.
 
     Raises:
-        msgspec.DecodeError: it is none.
+        msgspec.DecodeError: it is invalid.
     """
     try:
         return _records.decode(data)
-    except (UnicodeDecodeError, RecursionError) as error:  # which msgspec lets through
+    except (UnicodeDecodeError, RecursionError) as error:  # not wrapped by msgspec
         raise msgspec.DecodeError(str(error)) from None
 
 
 def decode_member(data: bytes) -> Member:
-    """Read a member.
+    """Decode a member.
 
     Raises:
-        msgspec.DecodeError: it is none.
+        msgspec.DecodeError: it is invalid.
     """
     try:
         return _members.decode(data)
@@ -79,10 +79,9 @@ def decode_member(data: bytes) -> Member:
 
 
 def understood(channel: str, entry: Entry) -> Record | None:
-    """Read the record of an entry; None, with a warning in the log, if it is invalid.
+    """Return the record of an entry; None, with a warning in the log, if it is invalid.
 
-    A newer node may have written it, or something that is not a node. Wherever it is met, live or
-    in the history, it is passed over.
+    A newer node, or another program, may have written it.
     """
     try:
         return decode_record(entry.record)
@@ -92,7 +91,7 @@ def understood(channel: str, entry: Entry) -> Record | None:
 
 
 def all_understood(channel: str, entries: Iterable[Entry]) -> Iterator[tuple[Entry, Record]]:
-    """Read the records of entries, without the invalid ones."""
+    """Decode the records of entries; invalid ones are left out."""
     for entry in entries:
         if (record := understood(channel, entry)) is not None:
             yield entry, record

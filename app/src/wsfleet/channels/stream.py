@@ -1,12 +1,11 @@
-"""Which publication comes next in a channel: gaps, duplicates and new epochs, without I/O.
+"""The order of a channel's publications: gaps, duplicates and new epochs, without I/O.
 
-A channel's publications are numbered upwards from 1 within an epoch, and each says which number
-was before it; a new epoch begins when Redis has lost the old one. What arrives by pub/sub can be
-missing, doubled, or of another epoch; what is read from the history is whole as far as it reaches
-back.
+Publications are numbered upwards from 1 within an epoch, and each has the number of the one before
+it. A new epoch begins when Redis has lost the old one. Pub/sub may lose or repeat a message, or
+deliver one of another epoch; a reading of the stream is complete as far as it reaches back.
 
-A Redis that restarts or fails over may have lost its last publications. It leaves numbers out then,
-so that what was lost, and heard by some, is never confused with what comes after.
+A Redis that restarts or fails over may have lost its last publications. It then leaves out numbers,
+so that a lost publication, which some subscribers have got, is never confused with a later one.
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """A publication's place in its stream, the one before it, and its record."""
+    """An entry of a stream: its offset, the offset before it, and its record."""
 
     offset: int
     previous: int
@@ -31,7 +30,7 @@ class Position:
 
 
 class Reading(NamedTuple):
-    """What a look at the history found: the stream's top, and entries in ascending order.
+    """The result of reading a stream: its top, and entries in ascending order.
 
     `cut`: a limit in bytes ended the entries before the top.
     """
@@ -42,9 +41,9 @@ class Reading(NamedTuple):
     cut: bool = False
 
     def continues(self, offset: int) -> bool:
-        """Whether the entries are all that came after `offset`."""
+        """Return whether the entries are all that came after `offset`."""
         if offset >= self.offset:
-            return True  # above: at a publication that Redis has lost
+            return True  # above it: a publication that Redis has lost
         return bool(
             self.entries
             and self.entries[0].previous <= offset
@@ -54,11 +53,11 @@ class Reading(NamedTuple):
 
 @dataclass
 class Stream:
-    """One channel as one process has followed it: everything up to `offset` of `epoch`.
+    """The state of one channel in one process: everything up to `offset` of `epoch` is delivered.
 
-    While it is `behind`, arrivals wait until the history was read from `read_after` on and given to
-    `fill`. It begins behind, and without an epoch. A reading without an epoch says that nobody has
-    published yet: the stream that begins then, with whichever epoch, is its continuation.
+    While it is `behind`, arrivals wait until the stream was read from `read_after` on and the
+    reading given to `fill`. It begins behind, without an epoch. A reading without an epoch means
+    that nobody has published yet: the stream that begins then continues it, with any epoch.
     """
 
     epoch: str = ""
@@ -69,7 +68,7 @@ class Stream:
     _unpublished: bool = False
 
     def receive(self, epoch: str, entry: Entry) -> list[Entry]:
-        """Take one arrival; returns what may be delivered now."""
+        """Take one arrival; return the entries that may be delivered now."""
         if self._unpublished and not self.behind and entry.previous == 0:
             self.epoch, self._unpublished = epoch, False
         if not self.behind and epoch == self.epoch:
@@ -83,18 +82,18 @@ class Stream:
         return []
 
     def read_after(self) -> int:
-        """Say from which offset on the history is to be read, now."""
+        """Return the offset after which the stream is to be read now."""
         self.behind = True
         self._arrived_before_reading = len(self._waiting)
         return self.offset
 
     def fill(self, reading: Reading) -> tuple[list[Entry], bool]:
-        """Close the gap with what the history holds after `offset`.
+        """Fill the gap with a reading of the stream after `offset`.
 
-        Returns what may be delivered now, and whether something was lost: the history did not
-        reach back that far, or its epoch is another. Then delivery goes on from the new top, and
-        subscribers must be told. It may be behind again afterwards, and is after a reading that
-        was cut: read on from where it ended.
+        Returns the entries that may be delivered now, and whether publications were lost: the
+        stream did not reach back far enough, or has another epoch. Delivery then goes on from the
+        new top, and subscribers must be told. The state may still be behind afterwards, and is
+        after a reading that was cut: read on from where it ended.
         """
         if self._unpublished:
             self.epoch = reading.epoch
@@ -113,6 +112,6 @@ class Stream:
             if number < self._arrived_before_reading and (
                 epoch != self.epoch or entry.previous > self.offset
             ):
-                continue  # the reading is newer, and does not know it: Redis has lost it
+                continue  # the newer reading does not have it: Redis has lost it
             delivered += self.receive(epoch, entry)
         return delivered, lost

@@ -1,4 +1,4 @@
-"""Work that nobody waits for."""
+"""Background work: tasks that no caller waits for."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,10 +13,10 @@ log = structlog.get_logger(__name__)
 
 
 class Background:
-    """Holds on to its tasks until they end: the event loop alone would let them be collected.
+    """The background tasks of one owner; the event loop alone would let them be collected.
 
-    An exception ends nothing but the work that raised it: it is logged with its traceback and
-    counted by `on_failed`.
+    An exception ends only the task that raised it: it is logged with its traceback and counted by
+    `on_failed`.
     """
 
     def __init__(self, on_failed: Callable[[str], None] = lambda event: None) -> None:
@@ -24,14 +24,17 @@ class Background:
         self._on_failed = on_failed
 
     def start(self, work: Awaitable[Any]) -> asyncio.Task[None]:
-        """Begin with something; that Redis is away is only noted, whoever reconnects makes up."""
+        """Run `work` in the background.
+
+        If Redis is unavailable, that is logged; the reconnect path repairs the state.
+        """
         task = asyncio.create_task(self._run(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def finish(self, *work: Awaitable[Any]) -> None:
-        """Do something, and wait for it; it goes on when whoever waits is cancelled."""
+        """Run `work` in the background and wait for it; it goes on if the caller is cancelled."""
         await asyncio.shield(asyncio.gather(*map(self.start, work)))
 
     async def _run(self, work: Awaitable[Any]) -> None:

@@ -39,7 +39,7 @@ Push = list[Any]
 
 
 class _Asked:
-    """The answers that some commands wait for."""
+    """The pending answers to a group of commands."""
 
     __slots__ = ("answers", "count", "future")
 
@@ -50,10 +50,10 @@ class _Asked:
 
 
 class Link(asyncio.Protocol):
-    """One connection of a pool, speaking RESP3.
+    """One RESP3 connection, from a pool of redis-py.
 
-    An error of Redis is an answer, too: an exception in its place. Pushes (messages of pub/sub,
-    and what confirms a subscription) go to `on_push`.
+    An error of Redis is an answer: an exception in its place. Pushes (pub/sub messages, and
+    confirmations of subscriptions) go to `on_push`.
     """
 
     def __init__(
@@ -77,29 +77,29 @@ class Link(asyncio.Protocol):
     async def open(
         cls, pool: BlockingConnectionPool, on_push: Callable[[Push], None] = lambda push: None
     ) -> Self:
-        """Take a connection from the pool; `close` gives it back.
+        """Take a connection from the pool; `close` returns it.
 
         Raises:
-            redis.exceptions.RedisError, OSError: there is none to be had.
+            redis.exceptions.RedisError, OSError: none is available.
         """
         connection: AbstractConnection = await pool.get_connection()  # type: ignore[no-untyped-call]
         return cls(pool, connection, on_push)
 
     @property
     def alive(self) -> bool:
-        """Whether it is not known to be lost."""
+        """Whether the connection is not known to be lost."""
         return not self._lost.done()
 
     async def close(self) -> None:
-        """Close the connection; who still waits for an answer gets an error."""
+        """Close the connection; pending commands fail."""
         await self._connection.disconnect(nowait=True)
         await self._pool.release(self._connection)
 
     def send(self, *commands: Command) -> None:
-        """Send commands that are answered by pushes alone.
+        """Send commands whose only answers are pushes.
 
         Raises:
-            redis.exceptions.DataError: one cannot be sent; nothing was.
+            redis.exceptions.DataError: one of them is invalid; none was sent.
         """
         self._transport.write(b"".join(map(pack, commands)))
 
@@ -120,15 +120,15 @@ class Link(asyncio.Protocol):
         """Wait until the connection is lost.
 
         Raises:
-            redis.exceptions.RedisError: always, and says why.
+            redis.exceptions.RedisError: always, with the reason.
         """
         await asyncio.shield(self._lost)
 
     def lose(self, error: RedisError) -> None:
-        """Give it up: whoever waits for it is told this reason."""
+        """Abandon the connection: pending commands fail with this reason."""
         if not self._lost.done():
             self._lost.set_exception(error)
-            self._lost.exception()  # it is no defect if nobody asks
+            self._lost.exception()  # a reason that is never retrieved is no defect
         while self._asked:
             future = self._asked.popleft().future
             if not future.done():
@@ -136,7 +136,7 @@ class Link(asyncio.Protocol):
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Read what Redis says."""
+        """Parse answers and pushes."""
         self._parser.feed(data)
         try:
             while (answer := self._parser.gets()) is not _INCOMPLETE:
@@ -145,7 +145,7 @@ class Link(asyncio.Protocol):
             self.lose(LostError(f"not the protocol of Redis: {error}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail whoever waits."""
+        """Fail all pending commands."""
         self._streams.connection_lost(exc)
         self.lose(LostError(str(exc) if exc else "Redis closed the connection"))
 
@@ -164,10 +164,10 @@ class Link(asyncio.Protocol):
 
 
 def pack(command: Command) -> bytes:
-    """Write a command as Redis reads it.
+    """Encode a command in the Redis protocol.
 
     Raises:
-        redis.exceptions.DataError: a part of it is not text in Unicode, bytes or a number.
+        redis.exceptions.DataError: an argument is no Unicode text, bytes or number.
     """
     try:
         packed: bytes = hiredis.pack_command(command)
@@ -177,6 +177,6 @@ def pack(command: Command) -> bytes:
 
 
 def _error(text: str) -> ResponseError:
-    """The exception that redis-py has for an error of Redis."""
+    """Return redis-py's exception for an error of Redis."""
     kind, _, rest = text.partition(" ")
     return _ERRORS[kind](rest) if kind in _ERRORS else ResponseError(text)

@@ -1,14 +1,14 @@
-"""The names of everything that the cluster keeps in Redis.
+"""The names of all keys and pub/sub channels in Redis.
 
-The keys of one channel share a hash tag, `{...}`, so that in a Redis Cluster one function may use
-them all. Pub/sub is the sharded one: a channel is where its keys are.
+The keys of one channel share a hash tag, `{...}`, so that one function can use all of them in a
+Redis Cluster. Pub/sub is sharded: a pub/sub channel is served where its tag's keys are.
 """
 
 NODES = "wsfleet:nodes"
-"""Sorted set: node name -> last heartbeat, unix seconds on Redis's clock."""
+"""Sorted set: node name -> time of its last heartbeat, Unix seconds on Redis's clock."""
 
 CONTROL = "wsfleet:control"
-"""Pub/sub channel that every node listens on: what an operator wants done wherever it applies."""
+"""Pub/sub channel of control messages to every node."""
 
 DESIRED = "wsfleet:desired"
 """Hash: node name -> its desired state, of `cluster.node_state`; it outlives the node."""
@@ -19,7 +19,7 @@ AUTOSCALE_LOG = f"wsfleet:autoscale:{{{DESIRED}}}"
 """Stream: the autoscaler's decisions; an entry's id is when, on Redis's clock."""
 
 AUTOSCALE_LEADER = f"{AUTOSCALE_LOG}:leader"
-"""String: the token of the autoscaler that decides; it expires with its leadership."""
+"""String: the token of the leading autoscaler; it expires with the leadership."""
 
 AUTOSCALE_DRAINED = f"{AUTOSCALE_LOG}:drained"
 """Set: the nodes that the autoscaler wants drained; the others in `DESIRED` are an operator's."""
@@ -46,27 +46,27 @@ def revoked(token: str) -> str:
 
 
 def node(name: str) -> str:
-    """Hash: what a node says of itself."""
+    """Hash: a node's own report: address, load, version."""
     return f"wsfleet:node:{name}"
 
 
 def node_clients(name: str) -> str:
-    """Set: the clients whose `connection:*` key is (or was last) this node's."""
+    """Set: the clients whose `connection:*` key belongs, or last belonged, to this node."""
     return f"wsfleet:node:{name}:clients"
 
 
 def samples(name: str) -> str:
-    """Stream: what a node did in the last minutes; it expires some minutes after the node."""
+    """Stream: a node's load samples of the last minutes; it expires minutes after the node."""
     return f"wsfleet:node:{name}:samples"
 
 
 def control(name: str) -> str:
-    """Pub/sub channel that one node listens on; without a listener the node is gone."""
+    """Pub/sub channel of control messages to one node; without a subscriber the node is gone."""
     return f"wsfleet:control:{name}"
 
 
 def probe(name: str, tag: int) -> str:
-    """Pub/sub channel on which a node hears itself; the tag chooses the primary."""
+    """Pub/sub channel of a node's probes to itself; the tag chooses the primary."""
     return f"wsfleet:probe:{{{tag}}}:{name}"
 
 
@@ -74,12 +74,12 @@ _CHANNEL = "wsfleet:channel:{"
 
 
 def channel(name: str) -> str:
-    """Pub/sub channel that carries what happens in one of our channels."""
+    """Pub/sub channel of publications, joins and leaves in a channel."""
     return f"{_CHANNEL}{name}}}"
 
 
 def channel_name(redis_channel: str) -> str:
-    """The channel that a pub/sub channel carries; empty for one that is not `channel`'s."""
+    """Return the channel of a pub/sub channel; "" if the name is not from `channel`."""
     if not redis_channel.startswith(_CHANNEL):
         return ""
     return redis_channel.removeprefix(_CHANNEL).removesuffix("}")
@@ -101,10 +101,10 @@ def once(name: str, idempotency_key: str) -> str:
 
 
 def presence(name: str) -> str:
-    """Hash: client -> who that is, for those in the channel."""
+    """Hash: client -> member, of the channel's presence."""
     return f"wsfleet:presence:{{{name}}}"
 
 
 def presence_expiry(name: str) -> str:
-    """Sorted set: client -> when it is taken to be gone, unix seconds on Redis's clock."""
+    """Sorted set: client -> time when its presence expires, Unix seconds on Redis's clock."""
     return f"wsfleet:expiry:{{{name}}}"

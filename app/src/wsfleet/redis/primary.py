@@ -1,4 +1,4 @@
-"""One primary of Redis: commands of one event-loop tick share a round trip."""
+"""A client for one Redis primary; commands of one event-loop tick share a round trip."""
 
 import asyncio
 import contextlib
@@ -30,32 +30,32 @@ from wsfleet.tasks import race
 BATCH = 512
 _SOURCE = resources.files("wsfleet.redis").joinpath("functions.lua").read_text()
 DIGEST = hashlib.sha256(_SOURCE.encode()).hexdigest()[:8]
-"""Names this version of the functions: old and new nodes use the same Redis."""
+"""The name of this version of the functions: old and new nodes share one Redis."""
 _LIBRARY = "wsfleet_"
 
 
 class UnavailableError(Exception):
-    """Redis does not answer, or cannot keep what it is given; it is not known to have been kept."""
+    """Redis does not answer, or cannot store data; the command may or may not have run."""
 
     def __init__(self, message: str = "Redis is not reachable") -> None:
         super().__init__(message)
 
 
 class FullError(UnavailableError):
-    """Redis has no room for it, and can be read all the same."""
+    """Redis is out of memory for writes; reads still work."""
 
 
 class MovedOnError(UnavailableError):
-    """This is not the primary to ask any more, or it cannot do its work: find the right one."""
+    """This server is no usable primary any more: look for the current one."""
 
 
 _Call = tuple[bytes, asyncio.Future[Any]]
 
 
 class Lane:
-    """Commands that share round trips: while one batch is under way the next one gathers.
+    """A queue of commands: while one batch is in flight, the next one gathers.
 
-    `replicated` is for those whose answer waits for a replica; it must hold up none of the others.
+    `replicated` is for commands that wait for a replica; they must not delay the others.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Lane:
     async def call(self, *command: Any) -> Any:
         """Run one command in the next batch.
 
-        It is packed here, so that a command that cannot be sent fails alone.
+        It is encoded here, so that an invalid command fails alone.
         """
         packed = pack(command)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -86,15 +86,15 @@ class Lane:
         return await future
 
     def fail(self, error: UnavailableError) -> None:
-        """Answer all that waits."""
+        """Fail all pending commands."""
         self._answer(self._queue, [error] * len(self._queue))
         self._queue.clear()
 
     async def send_batches(self) -> None:
-        """Send what comes.
+        """Send batches as commands come.
 
         Raises:
-            UnavailableError: Redis was lost; what it was asked has failed.
+            UnavailableError: Redis was lost; pending commands have failed.
         """
         try:
             await self._send_batches()
@@ -105,7 +105,7 @@ class Lane:
         while True:
             await self._queued.wait()
             taken, self._queue = self._queue[:BATCH], self._queue[BATCH:]
-            batch = [call for call in taken if not call[1].done()]  # the others are given up
+            batch = [call for call in taken if not call[1].done()]  # the others are abandoned
             if not self._queue:
                 self._queued.clear()
             try:
@@ -139,7 +139,7 @@ class Lane:
         return results
 
     async def _open(self) -> Link:
-        if self._link is None or not self._link.alive:  # nothing was sent on it that is unanswered
+        if self._link is None or not self._link.alive:  # no command on it is unanswered
             await self._close()
             self._link = await Link.open(self._pool)
         return self._link
@@ -160,7 +160,10 @@ class Lane:
 
 
 class Primary:
-    """A command is sent once: where its answer is lost nobody can tell whether it ran."""
+    """A client for one Redis primary.
+
+    Commands are never retried: after a lost reply it is unknown whether they ran.
+    """
 
     def __init__(self, shard: Shard, settings: Settings) -> None:
         self._slots = shard.slots
@@ -184,11 +187,11 @@ class Primary:
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def __str__(self) -> str:
-        """HOST:PORT."""
+        """HOST:PORT of the primary."""
         return ",".join(map(str, self._address))
 
     async def info(self) -> dict[str, Any]:
-        """What it says of itself and its replicas.
+        """Return the server's answer to INFO: itself and its replicas.
 
         Raises:
             UnavailableError: it does not answer.
@@ -199,26 +202,26 @@ class Primary:
             raise UnavailableError(f"Redis is not reachable: {error}") from error
 
     async def listen(self, on_push: Callable[[Push], None]) -> Link:
-        """A connection for pub/sub, which whoever asks for it closes.
+        """Return a connection for pub/sub, which the caller closes.
 
         Raises:
-            redis.exceptions.RedisError, OSError: there is none to be had.
+            redis.exceptions.RedisError, OSError: none is available.
         """
         return await Link.open(self._pool, on_push)
 
     def owns(self, key: str) -> bool:
-        """Whether a key is here."""
+        """Return whether this primary owns a key."""
         if self.owns_all:
             return True
-        # A key that is not Unicode belongs anywhere: the command about it fails when it is packed.
+        # A key that is not Unicode may be anywhere: its command fails when it is encoded.
         slot = key_slot(key.encode(errors="surrogatepass"))
         return any(slot in slots for slots in self._slots)
 
     async def prepare(self) -> None:
-        """Make sure that it is a primary, and knows our functions.
+        """Check that the server is a primary, and load the functions.
 
         Raises:
-            redis.exceptions.RedisError, OSError: it is not, or does not answer.
+            redis.exceptions.RedisError, OSError: it is no primary, or does not answer.
         """
         role, *_ = await self._redis.execute_command("ROLE")  # type: ignore[no-untyped-call]
         if role not in (b"master", "master"):
@@ -226,7 +229,7 @@ class Primary:
         await self.load_functions()
 
     async def close(self) -> None:
-        """Give the sockets back; what still waits for an answer will get none."""
+        """Close all connections; pending commands fail."""
         self._fail_fast()
         for lane in (self._lane, self._replicated_lane):
             lane.fail(UnavailableError())
@@ -236,13 +239,13 @@ class Primary:
     async def call(self, *command: Any, replicated: bool = False) -> Any:
         """Run one command in the next batch.
 
-        `replicated`: return only when a replica has what was written, too.
+        `replicated`: return only when a replica has the write too.
 
         Raises:
-            UnavailableError: Redis is away, its answer did not come in time, or no replica
+            UnavailableError: Redis is unavailable, its answer did not come in time, or no replica
                 confirmed.
             redis.exceptions.ResponseError: Redis refused the command.
-            redis.exceptions.DataError: the command cannot be sent: see `link.pack`.
+            redis.exceptions.DataError: the command is invalid: see `connection.pack`.
         """
         if not self.alive:
             raise UnavailableError()
@@ -252,7 +255,7 @@ class Primary:
     async def function(
         self, name: str, keys: list[str], *args: Any, replicated: bool = False
     ) -> Any:
-        """Call one of `functions.lua`; a Redis that has lost the library gets it again.
+        """Call one of `functions.lua`; load the library again if Redis has lost it.
 
         Raises:
             UnavailableError: as for `call`.
@@ -272,10 +275,10 @@ class Primary:
         return await self.call(*command, replicated=replicated)
 
     async def load_functions(self) -> None:
-        """Give Redis our functions.
+        """Load the functions into Redis.
 
         Raises:
-            redis.exceptions.RedisError, OSError: it did not take them.
+            redis.exceptions.RedisError, OSError: Redis did not load them.
         """
         library = f"#!lua name={_LIBRARY}{DIGEST}\n" + _SOURCE.replace("@D@", DIGEST)
         await self._redis.function_load(
@@ -283,10 +286,10 @@ class Primary:
         )  # the same, if another node was first
 
     async def forget_functions(self, used: set[str]) -> None:
-        """Take away the functions of versions that no node uses any more, by digest.
+        """Delete the functions of versions that no node uses, by digest.
 
         Raises:
-            UnavailableError: Redis is away.
+            UnavailableError: Redis is unavailable.
         """
         libraries = await self.call("FUNCTION", "LIST", "LIBRARYNAME", f"{_LIBRARY}*")
         for library in libraries:
@@ -299,16 +302,16 @@ class Primary:
         self.alive = False
 
     def lost(self, error: Exception) -> None:
-        """Somebody found out that this is not the primary to ask any more."""
+        """Note that this server is not the primary any more."""
         self._fail_fast()
         if not self._lost.done():
             self._lost.set_exception(MovedOnError(str(error)))
 
     async def serve(self) -> None:
-        """Send what is asked, until Redis is lost.
+        """Send commands until Redis is lost.
 
         Raises:
-            UnavailableError: it is; what it was asked has failed.
+            UnavailableError: Redis was lost; pending commands have failed.
         """
         await race(
             self._lane.send_batches(), self._replicated_lane.send_batches(), _raised(self._lost)
@@ -320,7 +323,7 @@ async def _raised(future: asyncio.Future[None]) -> None:
 
 
 def _translated(result: Any) -> Any:
-    """What an error of Redis means to us; everything else as it is."""
+    """Return this package's exception for an error of Redis, or the error itself."""
     if not isinstance(result, ResponseError):
         return result
     # MISCONF: its disk is full or broken.

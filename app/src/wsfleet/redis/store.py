@@ -1,4 +1,4 @@
-"""The node's way to Redis: finds the primaries, asks the right one, and says when it is away."""
+"""The node's client for Redis: finds the primaries, routes commands, reconnects."""
 
 import asyncio
 import contextlib
@@ -23,10 +23,10 @@ BACKOFF_FIRST, BACKOFF_LAST = 0.1, 1.0
 
 
 class Store:
-    """The primaries of the moment; when one of them is lost, all are looked for anew.
+    """The current primaries; when one is lost, all are looked up again.
 
-    A Redis Cluster without one of its primaries serves nobody either. Reconnecting, with backoff,
-    is this class's business; a command that was lost is the caller's.
+    A Redis Cluster without one of its primaries is unavailable. This class reconnects, with
+    backoff; a lost command is the caller's to handle.
     """
 
     def __init__(
@@ -40,31 +40,31 @@ class Store:
 
     @property
     def connected(self) -> bool:
-        """Whether Redis answered last time."""
+        """Whether Redis answered the last time."""
         return bool(self._primaries) and all(primary.alive for primary in self._primaries)
 
     @property
     def primaries(self) -> list[Primary]:
-        """The primaries of this moment, one after each reconnect another list; empty: none."""
+        """The current primaries, a new list after each reconnect; empty if there are none."""
         return self._primaries
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
-        """What must run in the background while the store is used."""
+        """Return what must run in the background."""
         return [self._stay_connected()]
 
     async def changed(self) -> None:
-        """Wait until the primaries are others, or none."""
+        """Wait until the list of primaries changes."""
         await self._changed.wait()
 
     async def close(self) -> None:
-        """Give the sockets back."""
+        """Close all connections."""
         await self._leave()
 
     def owner(self, key: str) -> Primary:
-        """The primary that has a key, or carries a pub/sub channel.
+        """Return the primary that owns a key or a pub/sub channel.
 
         Raises:
-            UnavailableError: Redis is away.
+            UnavailableError: Redis is unavailable.
         """
         for primary in self._primaries:
             if primary.owns(key):
@@ -72,10 +72,10 @@ class Store:
         raise UnavailableError()
 
     async def call(self, *command: Any, key: str | None = None) -> Any:
-        """Run a command about one key: `key`, or the command's first argument.
+        """Run a command on the owner of `key`, or of the command's first argument.
 
         Raises:
-            UnavailableError: Redis is away, or its answer did not come in time.
+            UnavailableError: Redis is unavailable, or its answer did not come in time.
             redis.exceptions.ResponseError: Redis refused the command.
         """
         return await self.owner(command[1] if key is None else key).call(*command)
@@ -83,9 +83,7 @@ class Store:
     async def function(
         self, name: str, keys: list[str], *args: Any, replicated: bool = False
     ) -> Any:
-        """Call one of `functions.lua` where its keys are.
-
-        `replicated`: return only when a replica has what was written, too.
+        """Call one of `functions.lua` on the owner of its keys.
 
         Raises:
             UnavailableError: as for `call`, or no replica confirmed.
@@ -95,10 +93,10 @@ class Store:
         return await primary.function(name, keys, *args, replicated=replicated)
 
     async def forget_functions(self, used: set[str]) -> None:
-        """Take away the functions of versions that no node uses any more, by digest.
+        """Delete the functions of versions that no node uses, by digest.
 
         Raises:
-            UnavailableError: Redis is away.
+            UnavailableError: Redis is unavailable.
         """
         await asyncio.gather(*(primary.forget_functions(used) for primary in self._primaries))
 
@@ -141,7 +139,7 @@ class Store:
         return primaries
 
     async def _leave(self) -> None:
-        """Fail fast from now on, until it answers again."""
+        """Fail commands at once until Redis answers again."""
         primaries, self._primaries = self._primaries, []
         self._announce()
         await asyncio.gather(*(primary.close() for primary in primaries))

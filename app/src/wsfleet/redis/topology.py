@@ -1,4 +1,4 @@
-"""Where Redis is: one server, the primary that Sentinels name, or the primaries of a Cluster."""
+"""Finding the Redis primaries: one server, Sentinels, or a Redis Cluster."""
 
 import asyncio
 from dataclasses import dataclass
@@ -17,30 +17,30 @@ SLOTS = 16384
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A primary, by its URL, and the ranges of hash slots that it owns."""
+    """A primary: its URL, and the ranges of hash slots that it owns."""
 
     url: str
     slots: tuple[range, ...]
 
 
 class Topology:
-    """Finds the primaries, anew each time it is asked."""
+    """Finds the primaries, with a query each time."""
 
     def __init__(self, url: RedisURL, timeout: float) -> None:
         self.url = url
         self._options: dict[str, Any] = {
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,
-            # A server that is silent is no reason to wait: redis-py would try it ten times.
+            # A silent server must not delay the others: redis-py would retry it ten times.
             "retry": Retry(NoBackoff(), 0),
         }
         self._known = url.addresses
 
     async def discover(self) -> list[Shard]:
-        """Ask who the primaries are now.
+        """Return the current primaries.
 
         Raises:
-            redis.exceptions.RedisError, OSError: nobody knows, or nobody answers.
+            redis.exceptions.RedisError, OSError: no server knows, or none answers.
         """
         match self.url.kind:
             case "one":
@@ -51,11 +51,11 @@ class Topology:
                 return await self._ask_cluster()
 
     async def _ask_sentinels(self) -> Address:
-        """Ask all at once, until most have answered.
+        """Ask all Sentinels at once, until a majority has answered.
 
-        One that is cut off with the primary of before goes on naming it; the others know of a
-        failover with a higher epoch. That it is down is an answer, too: the Sentinel on its machine
-        is likely to be down as well, and is not waited for.
+        A Sentinel partitioned with the old primary still reports it; the others report the new one
+        with a higher epoch. "Down" counts as an answer, so the Sentinel on the dead machine is not
+        waited for.
         """
         addresses = self.url.addresses
         tasks = [asyncio.create_task(self._ask_sentinel(address)) for address in addresses]
@@ -82,12 +82,12 @@ class Topology:
         return primary
 
     async def _ask_sentinel(self, address: Address) -> tuple[int, Address | None]:
-        """Whom one Sentinel calls the primary, None if it is down, and since which epoch it is."""
+        """Return the primary that one Sentinel reports, None if it is down, and its epoch."""
         client = self._sentinel(address)
         try:
             masters: dict[str, dict[str, Any]] = await client.sentinel_masters()  # type: ignore[assignment]
         finally:
-            await asyncio.shield(client.aclose())  # whoever is asked too late is cancelled
+            await asyncio.shield(client.aclose())  # late answers are cancelled
         state = masters.get(self.url.master)
         if state is None:
             raise RedisError(f"{address} knows no {self.url.master}")
@@ -96,7 +96,7 @@ class Topology:
         return state["config-epoch"], Address(state["ip"], state["port"])
 
     async def replicas(self, sentinel: Address) -> dict[Address, bool]:
-        """The replicas that one Sentinel knows, and whether it finds them well.
+        """Return the replicas that one Sentinel knows, and whether it finds them healthy.
 
         Raises:
             redis.exceptions.RedisError, OSError: it does not answer.
@@ -138,7 +138,7 @@ class Topology:
             owned: dict[Address, list[range]] = {}
             replicas: list[Address] = []
             for first, last, *servers in slots:
-                # A node that does not know its own address says nothing: it is the one we asked.
+                # A node that does not know its own address leaves it empty: we asked that node.
                 primary, *others = (
                     Address(host.decode() or address.host, port) for host, port, *_ in servers
                 )

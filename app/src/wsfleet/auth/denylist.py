@@ -1,4 +1,4 @@
-"""Users who are blocked and tokens that are revoked: in Redis, for all nodes to come as well."""
+"""The denylist of users and tokens, in Redis: it holds on all nodes, also later ones."""
 
 import asyncio
 
@@ -8,9 +8,10 @@ from wsfleet.redis.store import Store
 
 
 class Denylist:
-    """Asked when a client comes; entries go by themselves at their time.
+    """The denylist; entries expire by themselves.
 
-    All methods raise UnavailableError when Redis is away: who cannot be checked does not come in.
+    All methods raise UnavailableError if Redis is unavailable: a client that cannot be checked is
+    refused.
     """
 
     def __init__(self, store: Store) -> None:
@@ -21,7 +22,7 @@ class Denylist:
         await self._put(key_names.blocked(user), expire_at)
 
     async def unblock(self, user: str) -> None:
-        """Let a user come again."""
+        """Unblock a user."""
         await self._store.call("DEL", key_names.blocked(user))
 
     async def revoke(self, token: str, expire_at: int) -> None:
@@ -29,7 +30,7 @@ class Denylist:
         await self._put(key_names.revoked(token), expire_at)
 
     async def objection(self, user: str, token: str) -> DisconnectCode | None:
-        """Why this user, or who shows the token with this `jti`, may not be connected."""
+        """Return why a user, or the token with this `jti`, is denied; None if neither is."""
         if not user and not token:
             return None
         blocked, revoked = await asyncio.gather(  # one round trip
@@ -40,11 +41,11 @@ class Denylist:
         return DisconnectCode.INVALID_TOKEN if revoked else None
 
     async def blocked(self, user: str) -> bool:
-        """Whether a user is blocked; "" is nobody."""
+        """Return whether a user is blocked; never for "", no user."""
         return bool(user and await self._store.call("EXISTS", key_names.blocked(user)))
 
     async def revoked(self, token: str) -> bool:
-        """Whether the token with this `jti` is revoked; "" is none."""
+        """Return whether the token with this `jti` is revoked; never for "", no token."""
         return bool(token and await self._store.call("EXISTS", key_names.revoked(token)))
 
     async def _put(self, key: str, expire_at: int) -> None:

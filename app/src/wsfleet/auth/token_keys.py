@@ -1,7 +1,7 @@
-"""The keys that tokens are checked with; each is good for its own algorithms and for no others.
+"""The keys that verify tokens; each is good for its own algorithms alone.
 
-A token names its algorithm itself, so it is the key that says what it may be used for: the text of
-a public key is never a shared secret, and `none` is no algorithm.
+A token names its algorithm itself, so the key decides which ones it may be used for: the text of a
+public key is never used as a shared secret, and `none` is no algorithm.
 """
 
 import json
@@ -44,7 +44,7 @@ _ECDSA = {
     "ES512": ECAlgorithm.SHA512,
 }
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
-"""RFC 7518, section 3.4: each curve has its algorithm."""
+"""The algorithm of each curve (RFC 7518, section 3.4)."""
 
 PublicKey = RSAPublicKey | EllipticCurvePublicKey
 
@@ -53,7 +53,7 @@ PublicKey = RSAPublicKey | EllipticCurvePublicKey
 class Key:
     """A secret or a public key.
 
-    `until` is in Unix seconds, 0 is for ever. A key with an `id` is not for a token that names
+    `until` is in Unix seconds, 0 is for ever. A key with an `id` does not verify a token that names
     another one.
     """
 
@@ -63,7 +63,7 @@ class Key:
     until: int = 0
 
     def may_have_signed(self, header: dict[str, Any], now: float) -> bool:
-        """Whether it is worth a try with a token that has this header."""
+        """Return whether the key may verify a token with this header."""
         return (
             header.get("alg") in self.algorithms
             and not (self.id and "kid" in header and header["kid"] != self.id)
@@ -74,11 +74,11 @@ class Key:
 class Keys:
     """All keys of a section of the configuration, whose path is `section`.
 
-    A key set is read again when its file has changed; while it cannot be used, the keys that it had
-    before are good.
+    A key set is read again when its file has changed. While the file is invalid, the keys from
+    before stay valid.
 
     Raises:
-        ConfigError: a key cannot be used.
+        ConfigError: a key is invalid.
     """
 
     def __init__(self, config: TokenConfig, section: str) -> None:
@@ -89,7 +89,7 @@ class Keys:
         self._set = _from_jwks(self._file, self._where) if self._file else []
 
     def current(self) -> list[Key]:
-        """The keys as they are now."""
+        """Return the current keys."""
         if (version := self._file_version()) != self._version:
             self._version = version
             try:
@@ -101,7 +101,7 @@ class Keys:
         return self._configured + self._set
 
     def _file_version(self) -> tuple[int, ...] | None:
-        """What differs when somebody has written the file; None if it is not there."""
+        """Return a value that changes with the file; None if it is missing."""
         if not self._file:
             return None
         try:
@@ -112,7 +112,7 @@ class Keys:
 
 
 def verifier() -> PyJWS:
-    """What checks signatures with such keys; nothing is accepted but what a key allows."""
+    """Return a verifier of signatures that accepts only what a key allows."""
     jws = PyJWS(algorithms=[])
     for name, digest in _HMAC.items():
         jws.register_algorithm(name, _PreparedHmac(digest))
@@ -124,7 +124,7 @@ def verifier() -> PyJWS:
 
 
 class _PreparedHmac(HMACAlgorithm):
-    """Takes a key that was examined once, when the configuration was read."""
+    """An algorithm whose key was prepared once, when the configuration was read."""
 
     def prepare_key(self, key: str | bytes) -> bytes:
         return key if isinstance(key, bytes) else key.encode()
@@ -134,7 +134,7 @@ class _PreparedHmac(HMACAlgorithm):
 
 
 def _configured(config: TokenConfig, section: str) -> list[Key]:
-    """The keys that the configuration itself has."""
+    """Return the keys that the configuration itself has."""
     keys = []
     for name, until in (
         ("hmac_secret_key", 0),
@@ -171,7 +171,7 @@ def _from_pem(pem: str, kind: type, where: str) -> Any:
 
 
 def _from_jwks(file: str, where: str) -> list[Key]:
-    """The keys of a JSON Web Key Set (RFC 7517); those of other kinds and uses are passed over."""
+    """Return the keys of a JSON Web Key Set (RFC 7517) that can verify tokens."""
     try:
         found = json.loads(Path(file).read_text(encoding="utf-8"))["keys"]
         keys = [key for jwk in found if (key := _from_jwk(jwk, where)) is not None]
@@ -199,7 +199,7 @@ def _from_jwk(jwk: dict[str, Any], where: str) -> Key | None:
 
 
 def _public_key(key: Any, where: str, key_id: str = "") -> Key:
-    """A public key with the algorithms that it is for."""
+    """Return a public key with its algorithms."""
     if isinstance(key, RSAPublicKey):
         if key.key_size < SHORTEST_RSA:
             raise ConfigError(where, [f"an RSA key must have {SHORTEST_RSA} bits or more"])

@@ -1,6 +1,6 @@
-"""Who a client is: connection and subscription tokens with Centrifugo's claims, and origins.
+"""Connection and subscription tokens with Centrifugo's claims, and allowed origins.
 
-What the protocol says to a token that is not taken:
+The protocol's answer to a token that is refused:
 
     | error | connect | refresh | subscribe | sub_refresh |
     |---|---|---|---|---|
@@ -29,27 +29,27 @@ NEED_HISTORY = ("force_positioning", "force_recovery")
 
 
 class TokenError(Exception):
-    """A token is not taken; the text is for the server's log."""
+    """A token is refused; the text is for the server's log."""
 
 
 class TokenInvalidError(TokenError):
-    """It is no token, not signed with our key, not meant for us, or has claims of a wrong form."""
+    """The token is malformed, has no valid signature, or is not meant for this server."""
 
 
 class TokenExpiredError(TokenError):
-    """It was valid and is no longer, or is not yet: the client should fetch another."""
+    """The token is expired, or not valid yet: the client should fetch another."""
 
 
 class TokenMismatchError(TokenError):
-    """It is valid, but another's: of another user, client or channel."""
+    """The token is valid, but for another user, client or channel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a token says of one subscription.
+    """What a token grants to one subscription.
 
-    `info` goes into presence, join, leave and publications, `data` to the subscriber itself; both
-    are bytes, which are JSON unless the token had them in base64.
+    `info` is sent with presence, join, leave and publications, `data` to the subscriber itself;
+    both are bytes, which are JSON unless the token has them in base64.
     """
 
     info: bytes | None = None
@@ -57,7 +57,7 @@ class Grant:
     override: Mapping[str, bool] = field(default_factory=dict)
 
     def applied_to(self, options: ChannelOptions) -> ChannelOptions:
-        """The channel's options with the token's overrides; none makes history where none is."""
+        """Return a channel's options with the token's overrides; none adds history."""
         override = self.override
         if not options.has_history:
             override = {key: on for key, on in override.items() if key not in NEED_HISTORY}
@@ -81,7 +81,7 @@ class ConnectionToken:
     subs: Mapping[str, Grant]
 
     def check(self, *, user: str) -> None:
-        """For a refresh: the token must be of the connection's user.
+        """Check that a token for a refresh is of the connection's user.
 
         Raises:
             TokenMismatchError: it is not.
@@ -104,10 +104,10 @@ class SubscriptionToken:
     grant: Grant
 
     def check(self, *, channel: str, user: str, client: str) -> None:
-        """For subscribe and sub_refresh: the token must be for this.
+        """Check that a token for subscribe or sub_refresh is for this channel, user and client.
 
         Raises:
-            TokenMismatchError: it is for something else.
+            TokenMismatchError: it is not.
         """
         _must_match("channel", self.channel, channel)
         _must_match("user", self.user, user)
@@ -116,10 +116,10 @@ class SubscriptionToken:
 
 
 class Verifier:
-    """Checks tokens by one section of the configuration, whose path is `name`.
+    """A verifier of tokens, by one section of the configuration, whose path is `name`.
 
     Raises:
-        ConfigError: a key cannot be one.
+        ConfigError: a key is invalid.
     """
 
     def __init__(self, config: TokenConfig, name: str = "client.token") -> None:
@@ -129,10 +129,10 @@ class Verifier:
         self._jws = token_keys.verifier()
 
     def verify_connection(self, token: str, now: float | None = None) -> ConnectionToken:
-        """Read a connection token; `now` is Unix seconds, the clock's by default.
+        """Verify a connection token; `now` is Unix seconds, the clock's by default.
 
         Raises:
-            TokenInvalidError, TokenExpiredError: it is not taken.
+            TokenInvalidError, TokenExpiredError: it is refused.
         """
         now = time.time() if now is None else now
         claims = _read(_ConnectionClaims, self._signed(token, now))
@@ -154,10 +154,10 @@ class Verifier:
         )
 
     def verify_subscription(self, token: str, now: float | None = None) -> SubscriptionToken:
-        """Read a subscription token; `check` what it returns as well.
+        """Verify a subscription token; the caller calls `check` on the result.
 
         Raises:
-            TokenInvalidError, TokenExpiredError: it is not taken.
+            TokenInvalidError, TokenExpiredError: it is refused.
         """
         now = time.time() if now is None else now
         payload = self._signed(token, now)
@@ -176,7 +176,7 @@ class Verifier:
         )
 
     def _signed(self, token: str, now: float) -> bytes:
-        """The claims of a token that is signed with one of the keys."""
+        """Return the claims of a token that is signed with one of the keys."""
         keys = self._keys.current()
         if not keys:
             names = f"{self._name}.hmac_secret_key, rsa_public_key, ecdsa_public_key or jwks_file"
@@ -206,10 +206,10 @@ class Verifier:
 
 
 def verifiers(config: ClientConfig) -> tuple[Verifier, Verifier]:
-    """The verifier of connection tokens and that of subscription tokens.
+    """Return the verifiers of connection tokens and of subscription tokens.
 
     Raises:
-        ConfigError: a key cannot be one.
+        ConfigError: a key is invalid.
     """
     connection = Verifier(config.token)
     if not config.subscription_token.enabled:
@@ -218,13 +218,13 @@ def verifiers(config: ClientConfig) -> tuple[Verifier, Verifier]:
 
 
 def origin_allowed(origin: str | None, patterns: list[str]) -> bool:
-    """Whether a page of this origin may connect; None stands for a client that is no browser."""
+    """Return whether a page of this origin may connect; None is a client that is no browser."""
     if not origin:
         return True
     return any(fnmatchcase(origin.lower(), pattern) for pattern in patterns)
 
 
-# Claims as JSON has them: null is as good as absent, and unknown ones are ignored.
+# Claims in JSON: null counts as absent, and unknown ones are ignored.
 
 _NULL = Raw(b"null")
 
@@ -272,7 +272,7 @@ class _Claims(Struct):
 
     @property
     def end(self) -> int:
-        """When the connection or subscription expires; the token itself does at `exp`."""
+        """Return when the connection or subscription expires; the token itself expires at `exp`."""
         if self.expire_at is not None:
             return max(self.expire_at, 0)
         return int(self.exp or 0)
@@ -314,7 +314,7 @@ def _must_match(what: str, token: str, client: str) -> None:
 
 
 def _payload(claim: str, json: Raw, encoded: str | None) -> bytes | None:
-    """A payload as the token has it: what `b64{claim}` encodes, which need not be JSON, or JSON."""
+    """Return a payload of a token: from `b64{claim}`, which need not be JSON, or from JSON."""
     if not encoded:
         return None if json == _NULL else bytes(json)
     try:

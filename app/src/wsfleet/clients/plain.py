@@ -1,4 +1,4 @@
-"""The endpoint `/ws`: turns each message into state, broadcast and ack, one after the other."""
+"""The plain protocol's endpoint: each message becomes state, a broadcast and an ack."""
 
 import asyncio
 import contextlib
@@ -95,25 +95,25 @@ class PlainClient:
 
     @property
     def id(self) -> str:
-        """Its name at this moment."""
+        """The current name of the connection."""
         return self._connection.client_id
 
     @property
     def user(self) -> str:
-        """Its user; "" is nobody."""
+        """The user, "" if there is none."""
         return self._identity.user
 
     def tokens(self) -> list[str]:
-        """The `jti` of its token, if that has one."""
+        """Return the `jti` of its token, if that has one."""
         return [self._identity.token_id] if self._identity.token_id else []
 
     def revoked(self, token_id: str) -> None:
-        """End the connection if it came with this token."""
+        """Close the connection if it came with this token."""
         if token_id == self._identity.token_id:
             self.disconnect(DisconnectCode.INVALID_TOKEN)
 
     async def enter(self) -> None:
-        """Be counted, and then checked again: from now on it hears what is wanted of its user."""
+        """Register the client, then check it again: from now on control messages reach it."""
         if not self._node.users.add(self):
             self.disconnect(DisconnectCode.CONNECTION_LIMIT)
             return
@@ -126,11 +126,11 @@ class PlainClient:
                 self.disconnect(objection)
 
     def disconnect(self, code: DisconnectCode) -> None:
-        """End the connection; the codes are those of the Centrifuge protocol."""
+        """Close the connection; the codes are those of the Centrifuge protocol."""
         self._connection.close(code.code, code.reason)
 
     async def command(self, wanted: control.UserCommand) -> None:
-        """Carry out a disconnect or a refresh; there is nothing to subscribe to."""
+        """Handle a disconnect or a refresh; there is nothing to subscribe to."""
         if wanted.do == "disconnect":
             self._connection.close(wanted.code, wanted.reason)
         elif wanted.do == "refresh" and wanted.expired:
@@ -171,7 +171,7 @@ class PlainClient:
             node.metrics.publish_seconds.observe(time.monotonic() - received_at)
 
     def gone(self) -> None:
-        """Be counted out."""
+        """Remove the client from its user's connections."""
         self._node.users.remove(self)
 
     async def left(self) -> None:
@@ -180,7 +180,7 @@ class PlainClient:
             self._expiry.cancel()
 
     def _expire_at(self, expire_at: int) -> None:
-        """End the connection at a moment in Unix seconds; 0 is never."""
+        """Close the connection at a moment in Unix seconds; 0 is never."""
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None

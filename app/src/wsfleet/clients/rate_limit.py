@@ -1,4 +1,4 @@
-"""The rates at which one client may send messages and bytes."""
+"""Rate limits for one client: messages and bytes a second."""
 
 import time
 from functools import cache
@@ -7,14 +7,15 @@ from typing import NamedTuple
 from wsfleet.transports.transport import Close
 
 BURST = 10.0
-"""Seconds over which a rate is averaged: who was silent for so long may say it all at once."""
+"""Burst window, in seconds: a client that was idle this long may send a full window's worth at
+once."""
 
 TOO_MANY = Close(3013, "too many requests")
-"""How a connection ends that says more; the code is the Centrifuge protocol's."""
+"""The close of a connection above its rates; the code is the Centrifuge protocol's."""
 
 
 class Rates(NamedTuple):
-    """Seconds that a message and each of its bytes cost; 0 is nothing."""
+    """The seconds that a message and each of its bytes cost; 0 is no limit."""
 
     message: float
     byte: float
@@ -22,15 +23,15 @@ class Rates(NamedTuple):
     @classmethod
     @cache
     def of(cls, messages: float, bytes_: float) -> "Rates":
-        """So many a second; 0 is no limit."""
+        """Return the costs for rates a second; 0 is no limit."""
         return cls(1 / messages if messages else 0.0, 1 / bytes_ if bytes_ else 0.0)
 
 
 class Meter:
     """Two token buckets for one connection.
 
-    Each is the moment at which what was taken would be paid off at its rate (GCRA). A message that
-    begins in time is taken whole, so that one larger than the bucket passes a connection at rest.
+    Each stores the theoretical arrival time of GCRA. A message that begins in time is taken whole,
+    so one larger than the bucket passes a connection at rest.
     """
 
     __slots__ = ("_bytes_until", "_messages_until", "_rates")
@@ -40,7 +41,7 @@ class Meter:
         self._messages_until = self._bytes_until = 0.0
 
     def take(self, size: int, now: float | None = None) -> bool:
-        """Count a message of so many bytes; False if it comes too soon after those before it."""
+        """Count a message of `size` bytes; return False if it comes too soon."""
         now = time.monotonic() if now is None else now
         within = max(self._messages_until, self._bytes_until) < now + BURST
         self._messages_until = max(self._messages_until, now) + self._rates.message

@@ -1,4 +1,4 @@
-"""What every WebSocket endpoint does: admit, accept, account for it until it ends."""
+"""Serving a client's connection, whatever its protocol: admission, rate limits, accounting."""
 
 import time
 from collections.abc import Callable
@@ -16,25 +16,26 @@ from wsfleet.transports.websocket import WebSocket
 
 
 class ProtocolClient(Protocol):
-    """One client's side of a protocol."""
+    """The protocol's side of one client."""
 
     async def enter(self) -> None:
         """Prepare for the first message."""
 
     async def receive(self, message: str | bytes) -> None:
-        """Take one message."""
+        """Handle one message."""
 
     def gone(self) -> None:
-        """Be counted out: the connection has ended, whatever is still under way."""
+        """Remove the client: the connection has ended; a message may still be handled."""
 
     async def left(self) -> None:
-        """Clean up: nothing is under way any more."""
+        """Clean up after the last message."""
 
 
 class ServedConnection:
-    """A client on the node, from the handshake to the close.
+    """A client of this node, from its handshake to its close.
 
-    It counts as long as its connection is open; its clean-up may take longer, when Redis is away.
+    It counts as long as its connection is open; its clean-up may take longer if Redis is
+    unavailable.
     """
 
     __slots__ = ("_client", "_connection", "_meter", "_node", "_protocol")
@@ -55,7 +56,7 @@ class ServedConnection:
         await self._client.enter()
 
     async def receive(self, message: str | bytes) -> None:
-        """Take one message, or end the connection if there are too many."""
+        """Handle one message; close the connection if the client sends too many."""
         self._connection.last_message_at = time.monotonic()
         self._node.metrics.messages_received.inc()
         if not self._meter.take(len(message)):
@@ -68,11 +69,11 @@ class ServedConnection:
         self._node.metrics.pongs_withheld.inc()
 
     def slow(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._connection.slow()
 
     def ended(self, code: int, reason: str) -> None:
-        """Count the client out."""
+        """Remove the client from all counts."""
         self._connection.closed(code, reason)
         self._node.closed(self._connection)
         self._node.metrics.connections.labels(self._protocol).dec()
@@ -91,7 +92,7 @@ def refusal_of(node: Node) -> Refusal | None:
 
 
 def refuse(node: Node, websocket: WebSocket, refusal: Refusal) -> None:
-    """Deny the handshake, and count it."""
+    """Refuse the handshake, and count it."""
     node.metrics.connections_refused.labels(refusal.label).inc()
     websocket.deny(refusal.status, refusal.text, refusal.headers)
 
@@ -106,7 +107,7 @@ async def serve(
     subprotocol: str | None = None,
     outbox_limit: int | None = None,
 ) -> None:
-    """Begin to serve one connection of one of `metrics.PROTOCOLS`, unless its client is gone."""
+    """Serve one connection, unless the node refuses it or the client is gone."""
     if (refusal := refusal_of(node)) is not None:
         refuse(node, websocket, refusal)
         return

@@ -1,4 +1,4 @@
-"""How many hosts should serve: a decision from what is seen, without sockets, Redis or a clock."""
+"""The autoscaling policy: a decision from observations, without sockets, Redis or a clock."""
 
 import enum
 import math
@@ -12,7 +12,7 @@ from wsfleet.cluster.node_state import DRAIN, NOT_RUNNING, READY, SERVE, NodeSta
 
 
 class Action(enum.Enum):
-    """What is to be done about the number of hosts that serve."""
+    """What to do about the number of serving hosts."""
 
     SCALE_IN = "scale_in"
     HOLD = "hold"
@@ -33,20 +33,20 @@ class Policy:
     min: int
     max: int
     desired: int
-    """Hosts to begin with, when nothing was ever decided."""
+    """Hosts that serve before the first decision."""
     step: int
-    """Hosts brought in at once when the load is high; out goes one at a time."""
+    """Hosts that are added at once under high load; they are removed one at a time."""
     connections_high: float
     connections_low: float
     cpu_high: float
     cpu_low: float
     margin: float
-    """How far the hosts that stay must be below the high thresholds, as a part of these."""
+    """How far the remaining hosts must stay below the high thresholds, as a fraction of these."""
     scale_out_cooldown: float
     scale_in_cooldown: float
 
     def __post_init__(self) -> None:
-        """Refuse contradictions."""
+        """Raise ValueError for settings that contradict each other."""
         for low, high in (
             ("min", "max"),
             ("min", "desired"),
@@ -62,16 +62,16 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class ObservedNode:
-    """A node process: what it says of itself, and what is wanted of it."""
+    """A node as the autoscaler sees it: its own report, and its desired state."""
 
     name: str
     state: str
-    """`ready`, or why not; `NOT_RUNNING`."""
+    """`READY`, or why the node is not ready; `NOT_RUNNING`."""
     connections: int = 0
     cpu: float = 0.0
     wanted: str | None = None
     drained_by_us: bool = False
-    """Whether it was the autoscaler who wanted it to drain last, and no operator since."""
+    """Whether the autoscaler, and no operator since, wanted it to drain."""
 
     @property
     def serves(self) -> bool:
@@ -81,27 +81,27 @@ class ObservedNode:
 
 
 class Place(enum.Enum):
-    """Where a host is in the life of the pool."""
+    """The state of a host in the pool."""
 
     SERVING = "serving"
-    """It takes clients, or was told to and is about to."""
+    """It serves clients, or is about to."""
     DRAINING = "draining"
     STANDBY = "standby"
-    """It is empty, and may be brought in."""
+    """It is empty, and may be added."""
     HELD = "held"
-    """An operator wants it drained: it is none of the autoscaler's business."""
+    """An operator wants it drained: the autoscaler leaves it alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A machine: its nodes come and go together."""
+    """A host: its nodes are added and removed together."""
 
     name: str
     nodes: tuple[ObservedNode, ...]
 
     @property
     def place(self) -> Place:
-        """Where it is."""
+        """Return its state in the pool."""
         nodes, drained = self.nodes, NodeState.DRAINED.value
         if any(node.wanted == DRAIN and not node.drained_by_us for node in nodes):
             return Place.HELD
@@ -118,7 +118,7 @@ class Host:
 
     @property
     def ready(self) -> bool:
-        """Whether new clients may come to it."""
+        """Whether new clients may come."""
         return any(node.serves and node.state == READY for node in self.nodes)
 
     @property
@@ -133,7 +133,7 @@ class Host:
 
 
 def hosts_of(nodes: Iterable[ObservedNode]) -> list[Host]:
-    """Group nodes, whose names are HOST-PORT, by host; a host that runs none is left out."""
+    """Group nodes, named HOST-PORT, by host; hosts without a running node are left out."""
     found: dict[str, list[ObservedNode]] = defaultdict(list)
     for node in nodes:
         found[host_of(node.name)].append(node)
@@ -146,7 +146,7 @@ def hosts_of(nodes: Iterable[ObservedNode]) -> list[Host]:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """All connections, also of those that drain and will come to the others; CPU of who serves."""
+    """All connections, with those of draining nodes; CPU of serving hosts."""
 
     connections: int
     cpu: float
@@ -180,7 +180,7 @@ class Load:
         return self.cpu / self.hosts if self.hosts else math.inf
 
     def above(self, connections: float, cpu: float) -> list[str]:
-        """Say which of two thresholds it is above."""
+        """Return which of two thresholds is exceeded."""
         found = []
         if self.per_node > connections:
             found.append(f"{self.per_node:,.1f} connections a node are above {connections:,g}")
@@ -191,9 +191,9 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do to which hosts, and why, in one sentence.
+    """A decision: what to do to which hosts, and why, in one sentence.
 
-    Scaling out with no hosts: more are needed, and none is in standby.
+    Scaling out without hosts means that more are needed and none is in standby.
     """
 
     action: Action
@@ -247,7 +247,7 @@ def _scale_out(chosen: Sequence[Host], why: str) -> Decision:
 def _scale_in(
     policy: Policy, hosts: Sequence[Host], why: str, age: float, load: Load | None = None
 ) -> Decision:
-    """Choose who has the fewest clients to move; the others must be able to bear its `load`."""
+    """Return the host with the fewest clients to move, if the others can bear its `load`."""
     serving = [host for host in hosts if host.place is Place.SERVING]
     ready = [host for host in serving if host.ready]
     if len(ready) <= policy.min:

@@ -1,4 +1,4 @@
-"""Which client names live on this node, here and in Redis: claim, release, reconcile."""
+"""The names of clients, in memory and in Redis: claim, release, reconcile."""
 
 import asyncio
 import secrets
@@ -17,17 +17,17 @@ CHUNK = 500
 
 
 def new_client_id() -> str:
-    """A name that nobody else has."""
+    """Return a new unique name."""
     return secrets.token_hex(16)
 
 
 class ClientNames:
     """The names of this node's clients; memory is the truth, Redis follows.
 
-    `connection:{id}` says where a client is, `state:{id}` what it said last (two keys: in a Redis
-    Cluster they may be far apart). The set of the node's
-    clients is written before the key and cleared after it, so it never misses one: whoever reaps
-    a dead node finds all its clients there.
+    `connection:{id}` has the node of a client, `state:{id}` its last message (two keys, which may
+    be on two primaries of a Redis Cluster). The set of the node's clients is written before
+    `connection:{id}` and cleared after it, so it misses none: a node that reaps a dead one finds
+    all of its clients there.
     """
 
     def __init__(self, store: Store, registry: Registry, node: str, resume_window: int) -> None:
@@ -49,10 +49,10 @@ class ClientNames:
             log.debug("name_claim_postponed", client_id=connection.client_id)
 
     async def rename(self, connection: Connection, client_id: str) -> bool:
-        """Let `connection` go by `client_id` from now on, if that name is free.
+        """Rename a connection to `client_id`; return False if that name is taken.
 
         Raises:
-            UnavailableError: Redis is away; the connection keeps its name.
+            UnavailableError: Redis is unavailable; the connection keeps its name.
         """
         if client_id == connection.client_id:
             return True
@@ -73,15 +73,15 @@ class ClientNames:
         return True
 
     async def keep(self, connection: Connection, text: str) -> None:
-        """Keep the client's last message.
+        """Store the client's last message.
 
         Raises:
-            UnavailableError: Redis is away.
+            UnavailableError: Redis is unavailable.
         """
         await self._store.call("SET", key_names.state(connection.client_id), text)
 
     async def close(self, connection: Connection) -> None:
-        """Forget a connection, if it was opened; its state stays for the resume window."""
+        """Release the name of a connection; its state stays for the resume window."""
         if connection.client_id not in self._local:
             return
         try:
@@ -90,10 +90,10 @@ class ClientNames:
             log.debug("name_release_postponed", client_id=connection.client_id)
 
     async def reconcile(self) -> None:
-        """Make Redis say what memory says: after a start, an outage, or having been taken for dead.
+        """Repair Redis from memory: after a start, an outage, or after the node was taken for dead.
 
         Raises:
-            UnavailableError: Redis is away again.
+            UnavailableError: Redis is unavailable again.
         """
         stored = await self._store.call("SMEMBERS", key_names.node_clients(self._node))
         gone = {name.decode() for name in stored} - self._local.keys()
@@ -102,7 +102,7 @@ class ClientNames:
         for some in _chunks(list(self._local)):
             claims = await asyncio.gather(*(self._claim(name) for name in some))
             for name, held in zip(some, claims, strict=True):
-                if name not in self._local:  # it has left in the meantime
+                if name not in self._local:  # it has left meanwhile
                     await self._release(self._node, name)
                 elif not held:
                     await self._renew(name)
@@ -110,10 +110,10 @@ class ClientNames:
             log.info("names_reconciled", released=len(gone), claimed=len(self._local))
 
     async def reap(self, node: str) -> None:
-        """Release all names of a node that shows no sign of life.
+        """Release all names of a dead node.
 
         Raises:
-            UnavailableError: Redis is away; the next heartbeat tries again.
+            UnavailableError: Redis is unavailable; the next heartbeat tries again.
         """
         released = 0
         while some := await self._store.call("SRANDMEMBER", key_names.node_clients(node), CHUNK):
@@ -122,14 +122,14 @@ class ClientNames:
         log.warning("dead_node_reaped", dead=node, clients=released)
 
     async def _renew(self, client_id: str) -> None:
-        """Give a client another name: it was taken for dead, and its own is somebody else's now."""
+        """Give a client a new name: another client has its old one."""
         connection = self._local.pop(client_id, None)
         if connection is not None:
             connection.client_id = new_client_id()
             await self.open(connection)
 
     async def _claim(self, client_id: str, *, new: bool = False) -> bool:
-        """Put the name down as this node's; False if it is held by another live node.
+        """Claim a name for this node; return False if another live node holds it.
 
         A `new` name has no state yet.
         """
@@ -144,10 +144,10 @@ class ClientNames:
         return holder == self._node
 
     async def _undo_claim(self, client_id: str) -> None:
-        """Release a name whose claim was given up, but may have come to Redis all the same."""
+        """Release a name after a failed claim, which Redis may have run all the same."""
         if client_id not in self._local:
             await self._release(self._node, client_id)
-        if client_id in self._local:  # another client of this node has taken it meanwhile
+        if client_id in self._local:  # another client of this node has it now
             await self._claim(client_id)
 
     async def _fclaim(self, client_id: str, dead: str = "") -> str:
@@ -161,8 +161,8 @@ class ClientNames:
 
     async def _release(self, node: str, client_id: str) -> int:
         name, state = key_names.connection(client_id), key_names.state(client_id)
-        # In this order: whatever stops us in between, no state is left that never expires, and who
-        # takes the name once it is free lets its state stay.
+        # Order matters: the expiry comes first, so a crash in between never leaves a `state:` key
+        # without one; a node that takes the name afterwards persists it again.
         await self._store.call("EXPIRE", state, self._window)
         released: int = await self._store.function("release", [name], node)
         if not released and await self._store.call("EXISTS", name):

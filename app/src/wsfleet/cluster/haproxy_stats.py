@@ -1,4 +1,4 @@
-"""What a balancer says of itself: HAProxy's statistics (management guide, section 9.1)."""
+"""The statistics of a balancer: HAProxy's CSV (management guide, section 9.1)."""
 
 import csv
 import io
@@ -9,15 +9,15 @@ import httpx
 Rows = list[dict[str, str]]
 
 PUBLIC = "public"
-"""The frontend that clients come to."""
+"""The frontend for clients."""
 NODES = "nodes"
-"""The backend that they are sent to."""
+"""The backend of the nodes."""
 VIRTUAL_ADDRESS = "virtual_address"
-"""The backend whose server is up where the balancer has the virtual address."""
+"""The backend whose server is up on the balancer that has the virtual address."""
 
 
 async def statistics(client: httpx.AsyncClient, url: str) -> Rows:
-    """Ask a balancer, by the URL of its private port.
+    """Return a balancer's statistics, by the URL of its private port.
 
     Raises:
         httpx.HTTPError: it does not answer.
@@ -28,12 +28,12 @@ async def statistics(client: httpx.AsyncClient, url: str) -> Rows:
 
 
 def rows(text: str) -> Rows:
-    """Read the statistics' CSV."""
+    """Parse the CSV."""
     return list(csv.DictReader(io.StringIO(text.removeprefix("# "))))
 
 
 def servers(statistics: Rows) -> list[dict[str, Any]]:
-    """The nodes, and how they are."""
+    """Return the nodes and their states."""
     return [
         {
             "backend": row["pxname"],
@@ -51,7 +51,7 @@ def servers(statistics: Rows) -> list[dict[str, Any]]:
 
 
 def has_virtual_address(statistics: Rows) -> bool | None:
-    """Tell whether the balancer has the virtual address; None where there is none."""
+    """Return whether the balancer has the virtual address; None if there is none."""
     found = [
         row["status"].startswith("UP")
         for row in statistics
@@ -65,7 +65,7 @@ def _is_server(row: dict[str, str]) -> bool:
 
 
 def sessions(statistics: Rows) -> int:
-    """How many connections clients have to it."""
+    """Return the number of clients' connections to the balancer."""
     return sum(
         int(row["scur"] or 0)
         for row in statistics

@@ -1,4 +1,4 @@
-"""The name of a node, HOST-PORT: how it is taken apart."""
+"""The parts of a node's name, HOST-PORT."""
 
 
 def host_of(node: str) -> str:

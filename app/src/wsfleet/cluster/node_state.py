@@ -5,13 +5,13 @@ import enum
 DRAIN, SERVE = "drain", "serve"
 """The desired states: values of the hash `key_names.DESIRED`."""
 READY = "ready"
-"""What the registry has for a node that takes clients; else a `NodeState`, or why it does not."""
+"""The registry's value for a ready node; other values are a `NodeState`, or a reason."""
 NOT_RUNNING = "not running"
-"""What the command line and the autoscaler say of a node that shows no sign of life."""
+"""The command line's and the autoscaler's value for a node without heartbeats."""
 
 
 class NodeState(enum.Enum):
-    """The state of a node towards its clients."""
+    """The state of a node, as its clients see it."""
 
     STARTING = "starting"
     """It accepts clients, but is not ready: it has not read its desired state yet."""
@@ -21,4 +21,4 @@ class NodeState(enum.Enum):
 
 
 DRAIN_STATES = (NodeState.DRAINING.value, NodeState.DRAINED.value)
-"""The states that a drain leads to: an operator or the autoscaler wants them."""
+"""The states that a drain leads to."""

@@ -28,10 +28,10 @@ client:
   allow_anonymous_connect_without_token: true
   allowed_origins: ["*"]
 """
-"""What holds where no file is given: everybody may use any channel without a namespace.
+"""The configuration without a file: everybody may use any channel without a namespace.
 
-That is as open as the plain protocol, whose channel `broadcast` is one of them. A file replaces
-all of this: what it leaves out has the default of its key, and those are closed, as Centrifugo's.
+That is as open as the plain protocol, whose channel `broadcast` is one of them. A file replaces all
+of it: a missing key has its default, which is closed, as in Centrifugo.
 """
 
 REPLACED_BY = {
@@ -55,7 +55,7 @@ REPLACED_BY = {
 
 
 class ConfigError(Exception):
-    """A configuration cannot be used; `mistakes` has one line for each reason, and so has str()."""
+    """The configuration is invalid; `mistakes` has one line for each reason, and so has str()."""
 
     def __init__(self, source: str, mistakes: list[str]) -> None:
         super().__init__("\n".join(f"{source}: {mistake}" for mistake in mistakes))
@@ -66,7 +66,7 @@ def load(path: Path | None) -> Config:
     """Read the file at `path`; None is the built-in configuration.
 
     Raises:
-        ConfigError: the file cannot be read or used.
+        ConfigError: the file cannot be read, or is invalid.
     """
     if path is None:
         return parse(BUILT_IN, "built-in configuration")
@@ -80,10 +80,10 @@ def load(path: Path | None) -> Config:
 
 
 def parse(text: str, source: str = "configuration") -> Config:
-    """Read the file's text; `source` is its name in messages.
+    """Parse the file's text; `source` is its name in messages.
 
     Raises:
-        ConfigError: the text is not YAML, or has a key or a value that it must not have.
+        ConfigError: the text is not YAML, or has an unknown key or an invalid value.
     """
     try:
         loader = _Loader(text)
@@ -99,7 +99,7 @@ def parse(text: str, source: str = "configuration") -> Config:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's, but a key that is given twice is noted in `repeated`; PyYAML takes the last."""
+    """PyYAML's loader that notes keys given twice in `repeated`; PyYAML takes the last."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -120,7 +120,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mistake(details: Any) -> str:
-    """One error of pydantic's as a line; never with the value, which may be a secret."""
+    """Return one error of pydantic's as a line; never with the value, which may be a secret."""
     match details["type"]:
         case "extra_forbidden":
             reason = _unknown_key(details["loc"])

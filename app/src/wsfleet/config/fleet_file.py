@@ -9,7 +9,7 @@ from pydantic.functional_validators import AfterValidator
 from wsfleet.config.redis_url import CheckedURL
 
 COOKIE = "WSNODE"
-"""The name of the load balancers' cookie where nothing else is known: the role's default."""
+"""The name of the balancers' cookie without a fleet file: the role's default."""
 SYSTEM_FLEET, SYSTEM_HOSTS = Path("/etc/wsfleet/fleet.json"), Path("/etc/wsfleet/hosts.json")
 
 
@@ -22,7 +22,7 @@ HttpUrl = Annotated[str, AfterValidator(_http)]
 
 
 class Hosts(BaseModel):
-    """Where nodes and balancers are, as site.yml writes it down: no secret, for the nodes."""
+    """The addresses of nodes and balancers, as site.yml writes them, without secrets."""
 
     model_config = ConfigDict(frozen=True)
 

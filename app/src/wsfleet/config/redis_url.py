@@ -17,16 +17,16 @@ FORMS = (
 )
 
 _URL = re.compile(r"(\w+)(?:\+(\w+))?://([^/?]*@)?([^/?]*)([/?].*)?")
-"""Scheme, kind, credentials, hosts, and the rest: urlsplit has no notion of several hosts."""
+"""The parts of a URL with several hosts, which urlsplit does not know."""
 
 
 class RedisURLError(ValueError):
-    """A URL that does not say where Redis is; the message tells how to mend it."""
+    """The URL is invalid; the message tells how to correct it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server listens."""
+    """The address of a server."""
 
     host: str
     port: int
@@ -38,7 +38,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class RedisURL:
-    """A Redis URL, taken apart; `addresses` are those of Sentinels or of some Cluster nodes."""
+    """A Redis URL in its parts; `addresses` are those of Sentinels or of some Cluster nodes."""
 
     text: str
     kind: Literal["one", "sentinel", "cluster"]
@@ -53,10 +53,10 @@ class RedisURL:
 
     @classmethod
     def parse(cls, text: str) -> "RedisURL":
-        """Read a URL.
+        """Parse a URL.
 
         Raises:
-            RedisURLError: it is none.
+            RedisURLError: it is invalid.
         """
         try:
             return cls._parse(text)
@@ -107,7 +107,7 @@ class RedisURL:
         )
 
     def __str__(self) -> str:
-        """The URL without its passwords."""
+        """Return the URL without its passwords."""
         if self.scheme == "unix":
             return self.text.partition("?")[0].rpartition("@")[2]
         kind = "" if self.kind == "one" else f"+{self.kind}"
@@ -116,7 +116,7 @@ class RedisURL:
         return f"{self.scheme}{kind}://{hosts}{master}/{self.database}"
 
     def of(self, address: Address) -> str:
-        """The URL of one Redis server of this topology."""
+        """Return the URL of one Redis server of this topology."""
         query = f"?{urlencode({'ssl_ca_certs': self.ca})}" if self.ca else ""
         return f"{self.scheme}://{self.credentials}{address}/{self.database}{query}"
 

@@ -58,12 +58,12 @@ def _seconds_or_never(value: object) -> float:
 
 
 def compile_regex(pattern: str) -> Any:
-    """A regular expression in RE2's syntax, which is Go's, and so Centrifugo's.
+    """Compile a regular expression in RE2's syntax, which is Go's and Centrifugo's.
 
     RE2 takes linear time: clients choose the names that it is run on.
 
     Raises:
-        ValueError: it is no such expression.
+        ValueError: it is invalid.
     """
     options = re2.Options()
     options.log_errors = False

@@ -1,4 +1,4 @@
-"""Who may open a WebSocket, decided from the handshake alone: headers and query string."""
+"""Admission of clients by their handshake: origin and token."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Refusal:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the status wants to be said as well (RFC 9110)."""
+        """Return the header fields that the status needs (RFC 9110)."""
         if self.status is HTTPStatus.SERVICE_UNAVAILABLE:
             return {"Retry-After": RETRY_AFTER}
         return {"WWW-Authenticate": "Bearer"} if self.status is HTTPStatus.UNAUTHORIZED else {}
@@ -37,7 +37,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a client is by its token; "" is nobody, `expire_at` is in Unix seconds, 0 is never."""
+    """The user of a plain client, from its token; "" is nobody.
+
+    `expire_at` is in Unix seconds, 0 is never.
+    """
 
     user: str = ""
     token_id: str = ""
@@ -73,7 +76,7 @@ _OBJECTIONS = {
 
 
 class Admission:
-    """The rules of `client` in the configuration, for handshakes of both protocols."""
+    """The rules of the configuration's section `client`, for handshakes of both protocols."""
 
     def __init__(
         self, config: ClientConfig, tokens: Verifier, users: Users, denylist: Denylist
@@ -84,12 +87,12 @@ class Admission:
         self._denylist = denylist
 
     def origin(self, headers: Mapping[str, str]) -> Refusal | None:
-        """Whether the page may connect; what is no browser sends no Origin."""
+        """Return why a page may not connect; None if it may. Only browsers send an Origin."""
         allowed = origin_allowed(headers.get("origin"), self._config.allowed_origins)
         return None if allowed else ORIGIN
 
     async def identify(self, headers: Mapping[str, str], query: str) -> Identity | Refusal:
-        """Who a client of the plain protocol is; those of Centrifuge say so once they are in."""
+        """Return the identity of a plain client, or why it is refused."""
         token = _token(headers, query)
         if not token:
             return NOBODY if self._config.allow_anonymous_connect_without_token else NO_TOKEN
@@ -114,7 +117,7 @@ class Admission:
 
 
 def _token(headers: Mapping[str, str], query: str) -> str:
-    """The token of a handshake: RFC 6750's header, or what a browser can give, the query."""
+    """Return the token of a handshake: from the Authorization header (RFC 6750), or the query."""
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return credentials.strip()

@@ -1,4 +1,4 @@
-"""How a node empties: it takes no new clients and asks its own to reconnect, a few at a time."""
+"""The drain of a node: it refuses new clients and asks its own to reconnect, a few at a time."""
 
 import asyncio
 import random
@@ -15,21 +15,21 @@ from wsfleet.hub.hub import Hub
 log = structlog.get_logger(__name__)
 
 STEP = 0.1
-"""Seconds between two handfuls of clients that are sent away, give or take a half."""
+"""Seconds between two groups of clients that are asked to reconnect, plus or minus half."""
 
 
 class Drain:
-    """Empties a node, because that is wanted of it or because it stops, and lets it serve again.
+    """The drain of a node, because an operator wants it or because the node stops.
 
-    A client that is sent away connects anew at once, so it is sent only when the balancers have had
-    `drain_delay` seconds to see that it must not come back here.
+    A client that is asked to reconnect does so at once. So it is asked only `drain_delay` seconds
+    after the balancers can know that this node takes no clients.
     """
 
     def __init__(
         self, hub: Hub, settings: Settings, on_change: Callable[[], None] = lambda: None
     ) -> None:
         self.wanted = settings.standby
-        """Whether the node is to have no clients, until it hears otherwise."""
+        """Whether the desired state is to drain."""
         self.state = NodeState.DRAINED if settings.standby else NodeState.STARTING
         self._hub = hub
         self._settings = settings
@@ -43,9 +43,9 @@ class Drain:
         return self.state in (NodeState.DRAINING, NodeState.DRAINED)
 
     def obey(self, wanted: str | None) -> None:
-        """Do what is wanted of the node; None: nothing was said, so `standby` decides.
+        """Set the desired state of the node; None: there is none, so `standby` decides.
 
-        A node that stops goes on to the end, whatever is wanted of it.
+        A node that stops completes its drain in any case.
         """
         if self._stopping:
             return
@@ -64,7 +64,7 @@ class Drain:
                 log.warning("desired_state_unknown", wanted=unknown)
 
     async def finish(self) -> None:
-        """Return when the node is empty; it stops, and will not serve again."""
+        """Drain for the last time, and return when the node is empty: it stops."""
         self._stopping = True
         if not self.refuses:
             self._begin()

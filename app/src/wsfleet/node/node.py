@@ -1,4 +1,4 @@
-"""One node process: its parts, and what it says of itself."""
+"""One node process: its parts, readiness and health."""
 
 import asyncio
 import signal
@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 
 class Node:
-    """Everything that lives as long as the process; made before the first connection.
+    """A node: everything that lives as long as the process; made before the first connection.
 
     Raises:
         wsfleet.config.ConfigError: the configuration cannot be used.
@@ -97,7 +97,7 @@ class Node:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start the background tasks; a Redis that is away does not keep the node from starting."""
+        """Start the background tasks; the node starts without Redis as well."""
         self._blocked_loop = BlockedLoopWatch(self.metrics.event_loop_blocked_seconds.inc)
         self._blocked_loop.start()
         loops = [
@@ -113,7 +113,7 @@ class Node:
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in loops]
 
     async def stop(self) -> None:
-        """Leave the registry and end the background tasks."""
+        """Remove the node from the registry and end the background tasks."""
         try:
             await self.registry.leave()
         except UnavailableError:
@@ -123,7 +123,7 @@ class Node:
         self._blocked_loop.stop()
 
     def not_ready_reason(self) -> str | None:
-        """Why new clients should go elsewhere; None if they should come."""
+        """Return why the node is not ready for new clients; None if it is."""
         if self.drain.refuses:
             return self.drain.state.value
         if not self.store.connected:
@@ -137,10 +137,10 @@ class Node:
         return None
 
     def refusal_reason(self) -> str | None:
-        """Why a handshake is refused; None to accept it.
+        """Return why a handshake is refused; None to accept it.
 
-        A node without Redis still accepts: the others may be no better off, and its clients learn
-        the reason from an error frame instead of from a closed door.
+        A node without Redis accepts: the others may be no better off, and an error frame tells its
+        clients the reason.
         """
         if self.drain.refuses:
             return self.drain.state.value
@@ -149,7 +149,7 @@ class Node:
         return None
 
     def health(self) -> dict[str, Any]:
-        """What `/health` says."""
+        """Return the answer of `/health`."""
         healthy = self.store.connected and self.broker.subscribed
         status = "healthy" if healthy else "degraded"
         return {
@@ -164,15 +164,15 @@ class Node:
         }
 
     def opened(self, connection: Connection) -> None:
-        """Count a connection in."""
+        """Add a connection."""
         self.hub.add(connection)
         self.metrics.connections_opened.inc()
         log.info("connection_opened", client_id=connection.client_id, connections=len(self.hub))
-        if self.drain.state is NodeState.DRAINED:  # its handshake began before
+        if self.drain.state is NodeState.DRAINED:  # its handshake began before the drain
             connection.restart()
 
     def closed(self, connection: Connection) -> None:
-        """Count a connection out."""
+        """Remove a connection."""
         self.hub.remove(connection)
         self.metrics.disconnected(connection.close_code)
         log.info(
@@ -215,7 +215,7 @@ class Node:
                     connection.close(NORMAL, f"idle for {timeout:g} s")
 
     async def _guard(self, loop: Coroutine[Any, Any, None]) -> None:
-        """A background task that dies of a defect must not leave a half-dead node behind."""
+        """Run a background task; stop the process if it fails, rather than run half a node."""
         try:
             await loop
         except asyncio.CancelledError:

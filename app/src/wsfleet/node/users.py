@@ -1,4 +1,4 @@
-"""Who is connected to this node as which user, whatever the protocol."""
+"""The connections of this node by user, for all protocols."""
 
 import asyncio
 import contextlib
@@ -12,12 +12,12 @@ from wsfleet.protocol.centrifuge.codes import DisconnectCode
 from wsfleet.redis.background import Background
 
 RECHECK_INTERVAL = 60.0
-"""Seconds after which a connection ends at the latest that should have ended."""
+"""Seconds after which a blocked user's or a revoked token's connection ends at the latest."""
 RECHECK_CHUNK = 500
 
 
 class UserClient(Protocol):
-    """One client, and as which user it came; "" is nobody in particular."""
+    """One client as a connection of its user; "" is no user."""
 
     @property
     def id(self) -> str:
@@ -25,23 +25,23 @@ class UserClient(Protocol):
 
     @property
     def user(self) -> str:
-        """Whose it is."""
+        """The user, "" if there is none."""
 
     def tokens(self) -> list[str]:
-        """The `jti` of each token that it, or something that it has, rests on."""
+        """Return the `jti` of each token that the connection, or a subscription, rests on."""
 
     def revoked(self, token_id: str) -> None:
         """End what rests on the token with this `jti`."""
 
     async def command(self, wanted: control.UserCommand) -> None:
-        """Carry out a command of the server's API."""
+        """Handle a command of the server's API."""
 
     def disconnect(self, code: DisconnectCode) -> None:
-        """End the connection."""
+        """Close the connection."""
 
 
 class Users(BrokerEventHandler):
-    """The connections by user; "" are those of nobody in particular, whom no limit is for."""
+    """The connections by user; "" has those without a user, for which there is no limit."""
 
     def __init__(self, limit: int, on_failed: Callable[[str], None] = lambda event: None) -> None:
         self._limit = limit
@@ -50,33 +50,33 @@ class Users(BrokerEventHandler):
         self._hurry = asyncio.Event()
 
     def __iter__(self) -> Iterator[UserClient]:
-        """All clients; they may leave while the caller goes through them."""
+        """Iterate over a copy of all clients: they may leave meanwhile."""
         return iter([client for clients in self._clients.values() for client in clients])
 
     def of(self, user: str) -> list[UserClient]:
-        """The connections of a user."""
+        """Return the connections of a user."""
         return list(self._clients.get(user, ()))
 
     def is_full(self, user: str) -> bool:
-        """Whether the user has as many connections as one may have."""
+        """Return whether the user has as many connections as the limit allows."""
         return bool(user and self._limit) and len(self._clients.get(user, ())) >= self._limit
 
     def add(self, client: UserClient) -> bool:
-        """Count a client in; False if its user has too many already."""
+        """Add a client; return False if its user has too many connections."""
         if self.is_full(client.user):
             return False
         self._clients.setdefault(client.user, set()).add(client)
         return True
 
     def remove(self, client: UserClient) -> None:
-        """Count a client out, if it was counted in."""
+        """Remove a client, if it was added."""
         clients = self._clients.get(client.user, set())
         clients.discard(client)
         if not clients:
             self._clients.pop(client.user, None)
 
     def commanded(self, command: control.ControlMessage) -> None:
-        """Carry out what is wanted of the connections of a user, or of those with a token."""
+        """Handle a control message for a user's connections, or for a token's."""
         match command:
             case control.UserCommand():
                 for client in self.of(command.user):
@@ -86,11 +86,11 @@ class Users(BrokerEventHandler):
                 self._revoked(command.token)
 
     def hurry(self) -> None:
-        """Check again now: for a while no command was heard."""
+        """Check again now: control messages may have been missed."""
         self._hurry.set()
 
     async def recheck(self, denylist: Denylist) -> None:
-        """Ask again and again about those who are here: a command may not have come."""
+        """Check all users and tokens periodically: a control message may have been lost."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RECHECK_INTERVAL):
@@ -106,7 +106,7 @@ class Users(BrokerEventHandler):
         names: list[str],
         end: Callable[[str], None],
     ) -> None:
-        """End what Redis says should have ended; where it does not answer, the next check may."""
+        """Call `end` for each name that Redis lists; errors are left to the next check."""
         for start in range(0, len(names), RECHECK_CHUNK):
             chunk = names[start : start + RECHECK_CHUNK]
             answers = await asyncio.gather(*map(ask, chunk), return_exceptions=True)
@@ -123,6 +123,6 @@ class Users(BrokerEventHandler):
             client.revoked(token)
 
     def count(self, census: NodeCount) -> None:
-        """Count those who are connected, and their users."""
+        """Count the clients and their users."""
         census.clients += sum(map(len, self._clients.values()))
         census.users |= self._clients.keys()

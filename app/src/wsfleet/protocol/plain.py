@@ -1,4 +1,4 @@
-"""The plain protocol of `/ws`: any text is a message; what the server says is a JSON object."""
+"""The plain protocol of `/ws`: any text is a message; the server answers with JSON objects."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ CLOSES = Closes(
 
 
 class InvalidMessageError(Exception):
-    """What a client sent cannot be taken; `code` and the text are its answer."""
+    """A client's message is refused; `code` and the text are its answer."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -31,7 +31,7 @@ class InvalidMessageError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PlainMessage:
-    """A client's message: its text as it came, the same as JSON, and what it asks for."""
+    """A client's message: its text, the same as JSON, and what it asks for."""
 
     text: str
     json: bytes
@@ -71,7 +71,8 @@ def parse(text: str | None, max_depth: int = MAX_DEPTH) -> PlainMessage:
 def _text(text: str, reason: str, max_depth: int) -> PlainMessage:
     """Read a message that is not JSON: as text, unless its sender may have meant JSON.
 
-    An object is always meant: as text its `client_id` and `idempotency_key` would be ignored.
+    An object is always meant as JSON: as text its `client_id` and `idempotency_key` would be
+    ignored.
     """
     is_object = text.lstrip(" \t\r\n\ufeff").startswith("{")
     if not is_object and not strict_json.is_ambiguous(text):
@@ -143,7 +144,7 @@ def error(code: str, message: str, *, hostname: str, timestamp: str) -> bytes:
 
 
 def timestamp(milliseconds: int) -> str:
-    """Unix milliseconds as ISO 8601, in UTC."""
+    """Return Unix milliseconds as ISO 8601, in UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
 
 

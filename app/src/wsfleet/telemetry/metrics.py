@@ -120,7 +120,10 @@ class Metrics:
         self.handler_errors.labels(event).inc()
 
     def refused(self, status: int) -> None:
-        """Count a request whose head is late, too long or none, or that is no handshake of ours."""
+        """Count a request refused before routing.
+
+        Its header timed out, was too large or malformed, or was no valid handshake.
+        """
         self.requests_refused.labels(str(int(status))).inc()
 
     def disconnected(self, code: int) -> None:

@@ -1,7 +1,7 @@
-"""permessage-deflate (RFC 7692): what is agreed in a handshake, and the payloads; no I/O.
+"""permessage-deflate (RFC 7692): the negotiation in a handshake, and the payloads; no I/O.
 
-Neither side keeps a context from one message to the next, so that a connection costs no memory, and
-a frame that was deflated once is right for every client.
+Neither side keeps a context from one message to the next, so a connection costs no memory, and a
+frame that was deflated once is right for every client.
 """
 
 import zlib
@@ -17,9 +17,9 @@ from wsfleet.transports.transport import Framing
 
 EXTENSION = "permessage-deflate"
 MIN_SIZE = 256
-"""Bytes of a frame that is deflated: of a smaller one little is saved."""
+"""Bytes of a frame from which on it is deflated: a smaller one saves little."""
 LEVEL, WINDOW_BITS, MEMORY_LEVEL = 1, 12, 5
-"""Of zlib: a message of some KB shrinks as much as with zlib's defaults, in a third of the time."""
+"""Parameters of zlib: messages of some KB shrink as with its defaults, in a third of the time."""
 _NARROWEST, _WIDEST = 8, 15
 _TAIL = b"\x00\x00\xff\xff"
 """The end of each payload, which is not sent (RFC 7692, section 7.2.1)."""
@@ -27,17 +27,17 @@ _AFTER_LAST_BLOCK = (_TAIL, b"\x00" + _TAIL)
 
 
 class Agreement(NamedTuple):
-    """What the server answers to an offer, and whether it may deflate with its window."""
+    """The answer to an offer, and whether the server may deflate with its window."""
 
     answer: str
     deflates: bool
 
 
 def negotiate(fields: Iterable[str]) -> Agreement | None:
-    """Accept the first offer of the handshake's Sec-WebSocket-Extensions that can be; None: none.
+    """Accept the first valid offer in the fields Sec-WebSocket-Extensions; None if there is none.
 
-    A field that is malformed offers nothing, nor does an offer with a parameter that RFC 7692,
-    section 7.1, does not have, or not with this value.
+    A malformed field offers nothing, nor does an offer with a parameter or a value that RFC 7692,
+    section 7.1, does not have.
     """
     for field in fields:
         try:
@@ -93,11 +93,11 @@ FRAMING = Framing(
 
 
 def inflate(payload: bytes, max_size: int) -> bytes:
-    """The payload of a message whose client deflated it.
+    """Return the payload of a message that the client deflated.
 
     Raises:
-        ViolationError: it is not DEFLATE (1007), or more than `max_size` bytes (1009), of which no
-            more are made.
+        ViolationError: it is not DEFLATE (1007), or more than `max_size` bytes (1009); no more are
+            inflated.
     """
     decompressor = zlib.decompressobj(-_WIDEST)
     try:

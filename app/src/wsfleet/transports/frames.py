@@ -1,4 +1,4 @@
-"""WebSocket frames (RFC 6455, section 5): a server's are written, a client's are read; no I/O."""
+"""WebSocket frames (RFC 6455, section 5): writing a server's, reading a client's; no I/O."""
 
 from codecs import utf_8_decode
 from collections.abc import Callable, Iterator
@@ -12,9 +12,9 @@ from wsfleet.transports.transport import Close, Framing
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 NO_STATUS, ABNORMAL = 1005, 1006
-"""Never sent: a close frame without a code, and none at all (RFC 6455, section 7.4.1)."""
+"""Never sent: for a close frame without a code, and for a missing one (RFC 6455, section 7.4.1)."""
 RSV1 = 0x40
-"""Bit of a message's first frame: its payload is deflated (RFC 7692, section 6)."""
+"""The bit of a message's first frame whose payload is deflated (RFC 7692, section 6)."""
 _FIN, _RSV, _OPCODE, _MASK, _LENGTH = 0x80, 0x70, 0x0F, 0x80, 0x7F
 _CONTROL = 0x08
 _LONGEST_CONTROL = 125
@@ -22,7 +22,7 @@ NOT_UTF_8 = (1007, "text is not UTF-8")
 
 
 class ViolationError(Exception):
-    """The client broke the protocol; the connection is to be closed with this code and reason."""
+    """The client violates the protocol; close the connection with this code and reason."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -31,16 +31,16 @@ class ViolationError(Exception):
 
 
 class ReceivedMessage(NamedTuple):
-    """What a client sent: a whole TEXT or BINARY message, or a control frame."""
+    """A message of a client, whole TEXT or BINARY, or a control frame."""
 
     opcode: int
     payload: bytes | str
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
-    """One whole message around `payload`, made once and written to any number of clients.
+    """Return one message around `payload`, in one frame.
 
-    `opcode` has the bit `RSV1` where the payload is deflated.
+    `opcode` has the bit `RSV1` if the payload is deflated.
     """
     size = len(payload)
     if size < 126:
@@ -55,7 +55,7 @@ FRAMING = Framing("websocket", text=partial(frame, TEXT), binary=partial(frame, 
 
 
 def close_frame(code: int, reason: str) -> bytes:
-    """The frame that begins or answers a closing handshake; a reason that is too long is cut."""
+    """Return a close frame; a reason that is too long is cut."""
     if code == NO_STATUS:
         return frame(CLOSE, b"")
     text = reason.encode()[: _LONGEST_CONTROL - 2].decode(errors="ignore").encode()
@@ -63,10 +63,10 @@ def close_frame(code: int, reason: str) -> bytes:
 
 
 def parse_close(payload: bytes) -> Close:
-    """Read the payload of a close frame (RFC 6455, section 5.5.1).
+    """Parse the payload of a close frame (RFC 6455, section 5.5.1).
 
     Raises:
-        ViolationError: it has no code that may be sent, or its reason is not UTF-8.
+        ViolationError: its code may not be sent, or its reason is not UTF-8.
     """
     if not payload:
         return Close(NO_STATUS, "")
@@ -77,11 +77,11 @@ def parse_close(payload: bytes) -> Close:
 
 
 class FrameReader:
-    """Puts the frames of one client together to messages.
+    """A reader of one client's frames, which it assembles to messages.
 
     It keeps what has arrived of one message, and of one head or control frame: never more than
-    `max_size` bytes and what the transport reads at once. Text is checked as it arrives.
-    `inflate` is given a payload that the client deflated, and `max_size`; without it, none may be.
+    `max_size` bytes and one read of the transport. Text is checked as it arrives. `inflate` is
+    called with a deflated payload and `max_size`; without it, none may be deflated.
     """
 
     __slots__ = (
@@ -99,21 +99,21 @@ class FrameReader:
     def __init__(self, max_size: int, inflate: Callable[[bytes, int], bytes] | None = None) -> None:
         self._max_size = max_size
         self._inflate = inflate
-        self._rest = b""  # a head or a control frame that is not complete
-        # The message that is not complete: its opcode with RSV1, its payload, how much was checked.
+        self._rest = b""  # an incomplete head or control frame
+        # The incomplete message: its opcode with RSV1, its payload, how much was checked.
         self._opcode = CONTINUATION
         self._parts: bytearray | None = None
         self._checked = 0
-        # The data frame that is not complete: bytes that are to come, and their mask.
+        # The incomplete data frame: the number of missing bytes, and their mask.
         self._left = 0
         self._mask = b""
         self._fin = False
 
     def feed(self, data: bytes) -> Iterator[ReceivedMessage]:
-        """Take bytes, and yield what is complete.
+        """Read bytes, and yield what is complete.
 
         Raises:
-            ViolationError: after what came before it; nothing may be fed any more.
+            ViolationError: after the messages before it; the reader must not be used any more.
         """
         if self._rest:
             data, self._rest = self._rest + data, b""
@@ -142,7 +142,7 @@ class FrameReader:
             start = stop
 
     def _head(self, data: bytes, start: int, end: int) -> tuple[int, int]:
-        """Length of the frame at `start` and where its payload is, which is 0 if not yet known."""
+        """Return the frame's length, and where its payload is; 0 if not yet known."""
         if end - start < 2:
             return 2, 0
         first, second = data[start], data[start + 1]
@@ -198,7 +198,7 @@ class FrameReader:
         return ReceivedMessage(opcode, _text(payload) if opcode == TEXT else payload)
 
     def _go_on(self, masked: bytes) -> ReceivedMessage | None:
-        """Take the next bytes of a data frame that did not come at once."""
+        """Take the next bytes of a data frame that arrives in parts."""
         payload, turn = apply_mask(masked, self._mask), len(masked) % 4
         self._mask = self._mask[turn:] + self._mask[:turn]
         self._left -= len(masked)
@@ -206,7 +206,7 @@ class FrameReader:
 
 
 def _whole_characters(payload: bytearray) -> int:
-    """Length of the text in `payload` without a character that is not complete at its end."""
+    """Return the length of the text in `payload` without an incomplete character at its end."""
     try:
         size = utf_8_decode(payload, "strict", False)[1]
     except UnicodeDecodeError:

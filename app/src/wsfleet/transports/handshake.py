@@ -39,12 +39,12 @@ class Request:
 
     @property
     def subprotocols(self) -> list[str]:
-        """Those that the client offers, in its order."""
+        """The offered subprotocols, in the client's order."""
         offers = ",".join(self.headers.getlist("sec-websocket-protocol"))
         return [offer.strip() for offer in offers.split(",") if offer.strip()]
 
     def mistake(self) -> tuple[HTTPStatus, str, dict[str, str]] | None:
-        """What is wrong with the handshake (RFC 6455, section 4.2.1); None: nothing."""
+        """Return what is wrong with the handshake (RFC 6455, section 4.2.1); None: nothing."""
         if self.method != "GET":
             return HTTPStatus.METHOD_NOT_ALLOWED, "a WebSocket begins with GET", {"Allow": "GET"}
         if self.headers.get("sec-websocket-version") != "13":
@@ -62,7 +62,7 @@ class Request:
 
 
 def response(status: HTTPStatus, reason: str, headers: Mapping[str, str] | None = None) -> bytes:
-    """A whole HTTP response with one line of text, after which the connection ends."""
+    """Return a whole HTTP response with one line of text, after which the connection ends."""
     body = f"{reason}\n".encode()
     fields = {
         "Content-Type": "text/plain; charset=utf-8",

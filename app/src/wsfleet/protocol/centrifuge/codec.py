@@ -20,7 +20,7 @@ MAX_CHANNEL = 255
 
 
 class ProtocolError(Exception):
-    """A message that cannot be taken, or not be sent; `disconnect` is how the connection ends."""
+    """A message that is invalid, or cannot be sent; `disconnect` is the close of the connection."""
 
     def __init__(self, disconnect: DisconnectCode, message: str) -> None:
         super().__init__(message)
@@ -28,13 +28,14 @@ class ProtocolError(Exception):
 
 
 class Codec(ABC):
-    """Bytes to commands, replies to bytes; it keeps no state, so one serves all connections.
+    """An encoding: bytes to commands, replies to bytes.
 
-    `binary` says whether payloads are binary or text, `ping` is the payload of a ping.
+    It keeps no state, so one serves all connections. `binary` says whether payloads are binary or
+    text, `ping` is the payload of a ping.
 
     Arguments:
-        max_commands: how many commands a frame may carry.
-        max_channel: how long a channel's name may be, in bytes of UTF-8.
+        max_commands: the limit of commands in one message.
+        max_channel: the limit of a channel's name, in bytes of UTF-8.
     """
 
     name: ClassVar[str]
@@ -75,7 +76,7 @@ class Codec(ABC):
 
     @abstractmethod
     def _encode(self, replies: Sequence[Reply]) -> bytes:
-        """Do what `encode` says; ValueError and TypeError mean that a field cannot be sent."""
+        """Encode; ValueError and TypeError mean that a field cannot be sent."""
 
     @abstractmethod
     def join(self, parts: Iterable[bytes]) -> bytes:
@@ -98,7 +99,7 @@ class Codec(ABC):
         """
 
     def encode_publication(self, channel: str, publication: Publication) -> bytes:
-        """A publication for all subscribers of this encoding, to be written as it is or joined.
+        """Encode a publication for all subscribers of this encoding.
 
         Raises:
             ProtocolError: as for `encode`.
@@ -106,7 +107,7 @@ class Codec(ABC):
         return self.encode([Reply(push=Push(publication, channel))])
 
     def _command(self, number: int, requests: list[Request]) -> Command:
-        """The command that a client meant by an id and its requests, in the order of REQUESTS."""
+        """Return the command of an id and its requests, in the order of REQUESTS."""
         if number == 0 and not any(isinstance(request, SendRequest) for request in requests):
             return Command()  # whatever else it carries, as in the reference server
         if not requests:
@@ -129,7 +130,7 @@ class Codec(ABC):
 
 
 def bad_request(message: str) -> ProtocolError:
-    """The error for a malformed message."""
+    """Return the error for a malformed message."""
     return ProtocolError(DisconnectCode.BAD_REQUEST, message)
 
 
@@ -137,7 +138,7 @@ Convert = Callable[[Any], Any]
 
 
 def converter(hint: Any, leaves: Mapping[Any, Convert]) -> Convert | None:
-    """How the values of a field of type `hint` are converted, if `leaves` tells how its parts are.
+    """Return the conversion of values of type `hint`, made of those in `leaves` for its parts.
 
     None means that they stay as they are.
     """
@@ -152,6 +153,6 @@ def converter(hint: Any, leaves: Mapping[Any, Convert]) -> Convert | None:
 
 
 def field_types(message: type) -> dict[str, Any]:
-    """Names and types of a message's fields; whether one may be None does not matter here."""
+    """Return names and types of a message's fields, without their None."""
     hints = get_type_hints(message, include_extras=True).items()
     return {n: get_args(hint)[0] if get_origin(hint) is UnionType else hint for n, hint in hints}

@@ -50,8 +50,8 @@ ESCAPE = re.compile(
 class JSONCodec(Codec):
     """Commands and replies as lines of JSON.
 
-    A payload that a Protobuf client published may be no JSON. Like the reference server, the codec
-    refuses to send it, and the JSON client it was for is to be disconnected (3506).
+    A payload that a Protobuf client published may not be JSON. Like the reference server, the codec
+    refuses to send it, and the JSON client is to be disconnected (3506).
     """
 
     name = "json"
@@ -172,7 +172,7 @@ def _read_reply(line: str) -> Reply:
 
 
 def _message(wire: Any) -> Any:
-    """The message that was read; null counts as a field left out."""
+    """Return the message that was read; null counts as a missing field."""
     cls, names = _CLASSES[type(wire)]
     found = {}
     for name, convert in names:
@@ -207,7 +207,7 @@ def _define(cls: type) -> None:
 
 
 def _wire_field(name: str, hint: Any) -> tuple[str, Any, Any]:
-    """Name, type and default of a field of type `hint` as msgspec reads it; None is left out."""
+    """Return name, type and default of a field as msgspec reads it; None is a missing field."""
     if hint is bytes:
         return name, Raw, None
     if get_origin(hint) in (list, dict):

@@ -1,4 +1,4 @@
-"""Which encoding a WebSocket client asks for.
+"""The encoding that a WebSocket client asks for.
 
 Source: WebsocketHandler.ServeHTTP in handler_websocket.go of github.com/centrifugal/centrifuge.
 """
@@ -16,9 +16,9 @@ SUBPROTOCOLS = (JSONCodec.subprotocol, ProtobufCodec.subprotocol)
 
 @dataclass(frozen=True, slots=True)
 class Negotiated:
-    """The encoding's name, the subprotocol to answer with, and who keeps the connection alive.
+    """The encoding's name, the subprotocol of the answer, and who sends pings.
 
-    With `frame_ping_pong`, pings are those of WebSocket, for clients that know no others.
+    With `frame_ping_pong`, pings are those of WebSocket, for clients without pings of the protocol.
     """
 
     encoding: str
@@ -27,7 +27,7 @@ class Negotiated:
 
 
 def negotiate(offered: Iterable[str], query: str = "") -> Negotiated:
-    """Choose by the subprotocols that a client offers, in its order, and its URL's query string.
+    """Choose by the offered subprotocols, in their order, and the URL's query string.
 
     JSON is the default. Protobuf is asked for by its subprotocol, or by `format=protobuf` or
     `cf_protocol=protobuf` in the query.

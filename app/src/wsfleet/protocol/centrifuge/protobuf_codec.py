@@ -1,4 +1,4 @@
-"""The Protobuf encoding: messages one after the other, each behind its length."""
+"""The Protobuf encoding: messages one after the other, each preceded by its length."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar

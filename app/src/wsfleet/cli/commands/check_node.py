@@ -118,7 +118,7 @@ async def probe(endpoint: Endpoint, timeout_seconds: float) -> Found:
 
 
 def run(endpoint: Endpoint, timeout_seconds: float) -> Report:
-    """Probe a node for at most `timeout_seconds`, and return the report."""
+    """Probe a node, repeating for `timeout_seconds` at most, and return the report."""
     found = uvloop.run(probe(endpoint, timeout_seconds))
     data: dict[str, Any] = {
         "url": endpoint.http,

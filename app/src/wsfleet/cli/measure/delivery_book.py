@@ -256,7 +256,7 @@ class Book:
         return ((o, number) for o, number in known.items() if hole.first <= o <= hole.last)
 
     def _missed_before(self, number: int) -> Return | None:
-        """Return the return before which a missing message was published, or None.
+        """Return the `Return` before which a missing message was published, or None.
 
         None means that the subscriber was connected when the message was published.
         """

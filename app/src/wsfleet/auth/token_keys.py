@@ -166,7 +166,7 @@ def _from_pem(pem: str, kind: type, where: str) -> Any:
     except (ValueError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, kind):
-        raise ConfigError(where, ["is no public key of this kind in PEM (BEGIN PUBLIC KEY)"])
+        raise ConfigError(where, ["is not a public key of this kind in PEM (BEGIN PUBLIC KEY)"])
     return key
 
 
@@ -178,7 +178,7 @@ def _from_jwks(file: str, where: str) -> list[Key]:
     except OSError as error:
         raise ConfigError(where, [f"{file} cannot be read: {error.strerror}"]) from None
     except (ValueError, LookupError, TypeError, AttributeError, PyJWTError) as error:
-        raise ConfigError(where, [f"{file} is no JSON Web Key Set: {error}"]) from None
+        raise ConfigError(where, [f"{file} is not a JSON Web Key Set: {error}"]) from None
     if not keys:
         raise ConfigError(where, [f"{file} has no RSA or EC key to check signatures with"])
     return keys

@@ -101,7 +101,7 @@ class Channels:
             namespace, rest = "", name
         options = self._options.get(namespace)
         if options is None:
-            raise ChannelError(ErrorCode.UNKNOWN_CHANNEL, f"there is no namespace {namespace!r}")
+            raise ChannelError(ErrorCode.UNKNOWN_CHANNEL, f"unknown namespace {namespace!r}")
         users = self._users(name) if options.allow_user_limited_channels else None
         return Channel(name, namespace, options, private, users), rest
 

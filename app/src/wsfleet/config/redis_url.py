@@ -69,7 +69,7 @@ class RedisURL:
     def _parse(cls, text: str) -> "RedisURL":
         found = _URL.fullmatch(text)
         if found is None:
-            raise RedisURLError(f"it is no URL: {FORMS}")
+            raise RedisURLError(f"not a URL: {FORMS}")
         scheme, kind, credentials, hosts, rest = (part or "" for part in found.groups())
         if scheme not in ("redis", "rediss", "unix") or kind not in ("", "sentinel", "cluster"):
             raise RedisURLError(f"there is no scheme {text.partition('://')[0]!r}: {FORMS}")

@@ -29,7 +29,7 @@ def _nanoseconds(value: object) -> int:
         raise ValueError("a duration needs its unit, such as 300s, 10m or 1h30m")  # noqa: TRY004
     quantities = _QUANTITY.findall(value)
     if not quantities or "".join(map("".join, quantities)) != value:
-        raise ValueError(f"{value!r} is no duration, such as 300s, 10m or 1h30m")
+        raise ValueError(f"{value!r} is not a duration such as 300s, 10m or 1h30m")
     total = sum(int(Decimal(number) * _NANOSECONDS[unit]) for number, unit in quantities)
     if total > _LONGEST:
         raise ValueError("longer than 292 years")

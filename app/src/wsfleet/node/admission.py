@@ -60,7 +60,9 @@ EXPIRED = Refusal(
     HTTPStatus.UNAUTHORIZED, "expired_token", "the token is expired, or not valid yet"
 )
 REVOKED = Refusal(HTTPStatus.UNAUTHORIZED, "revoked_token", "the token is revoked")
-ANONYMOUS = Refusal(HTTPStatus.FORBIDDEN, "anonymous_token", "a token without a user is not taken")
+ANONYMOUS = Refusal(
+    HTTPStatus.FORBIDDEN, "anonymous_token", "a token without a user is not accepted"
+)
 BLOCKED = Refusal(HTTPStatus.FORBIDDEN, "blocked_user", "the user is blocked")
 USER_LIMIT = Refusal(
     HTTPStatus.TOO_MANY_REQUESTS, "user_connection_limit", "the user has too many connections"

@@ -93,7 +93,7 @@ def raw_response(status: int, headers: Sequence[tuple[bytes, bytes]], body: byte
 def _fields(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     for name, value in headers:
         if not name or HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
-            raise ValueError(f"{name!r}: {value!r} is no valid field of a head")
+            raise ValueError(f"{name!r}: {value!r} is not a valid header field")
     return b"".join(b"%b: %b\r\n" % field for field in headers)
 
 

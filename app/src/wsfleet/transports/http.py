@@ -121,7 +121,7 @@ class HTTP(HttpToolsProtocol):
         if len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers) > HEAD_LIMIT:
             self._stop(*HEAD_TOO_LARGE)
         if self.parser.get_method() == b"CONNECT":
-            self._stop(HTTPStatus.NOT_IMPLEMENTED, "this server is no proxy")
+            self._stop(HTTPStatus.NOT_IMPLEMENTED, "this server is not a proxy")
         version = self.parser.get_http_version()
         hosts = [name for name, _ in self.headers].count(b"host")
         if hosts > 1 or (not hosts and version == "1.1"):
@@ -203,7 +203,7 @@ class HTTP(HttpToolsProtocol):
                     self._unread = self._head_without_upgrade() + self._unread
                     self.parser = HttpRequestParser(self)
             except HttpParserError as error:
-                invalid = RequestRefusedError(HTTPStatus.BAD_REQUEST, f"no valid HTTP: {error}")
+                invalid = RequestRefusedError(HTTPStatus.BAD_REQUEST, f"invalid HTTP: {error}")
                 self._refuse(self._refusal or invalid)
             else:
                 self._bound_head(len(portion))

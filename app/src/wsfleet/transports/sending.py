@@ -1,12 +1,22 @@
 """The sending half of a WebSocket: frames, those that wait for a slow peer, and pings."""
 
 import asyncio
+import enum
 from typing import cast
 
 from uvicorn.config import Config
 
 from wsfleet.transports.frames import FRAMING, PING, frame
 from wsfleet.transports.outbox import HIGH_WATER, Limits, Outbox, Writer
+
+
+class State(enum.Enum):
+    """The state of a WebSocket; it only moves down this list (RFC 6455, sections 4 and 7)."""
+
+    CONNECTING = enum.auto()
+    OPEN = enum.auto()
+    CLOSING = enum.auto()
+    CLOSED = enum.auto()
 
 
 class SendingHalf(asyncio.Protocol):
@@ -24,6 +34,7 @@ class SendingHalf(asyncio.Protocol):
         "_limits",
         "_loop",
         "_progress_timer",
+        "state",
         "transport",
         "writer",
     )
@@ -31,6 +42,7 @@ class SendingHalf(asyncio.Protocol):
     framing = FRAMING
 
     def __init__(self, transport: asyncio.Transport, config: Config) -> None:
+        self.state = State.CONNECTING
         self.transport = transport
         self.writer: Writer | None = None
         self._config = config

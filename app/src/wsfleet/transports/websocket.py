@@ -5,7 +5,6 @@ broadcast is framed once for all clients of a process; a silent client costs a f
 """
 
 import asyncio
-import enum
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -32,7 +31,7 @@ from wsfleet.transports.frames import (
 )
 from wsfleet.transports.handshake import Request, response, switching_protocols
 from wsfleet.transports.outbox import Outbox
-from wsfleet.transports.sending import SendingHalf, half_close
+from wsfleet.transports.sending import SendingHalf, State, half_close
 from wsfleet.transports.transport import Handler
 
 log = structlog.get_logger(__name__)
@@ -51,15 +50,6 @@ PONG_LIMIT = 65_536
 
 Endpoint = Callable[["WebSocket", Request], Awaitable[None]]
 """Decides on a handshake, and serves the WebSocket until it ends."""
-
-
-class State(enum.Enum):
-    """The state of a WebSocket; it only moves down this list (RFC 6455, sections 4 and 7)."""
-
-    CONNECTING = enum.auto()
-    OPEN = enum.auto()
-    CLOSING = enum.auto()
-    CLOSED = enum.auto()
 
 
 class WebSocket(SendingHalf):
@@ -85,14 +75,12 @@ class WebSocket(SendingHalf):
         "_server_state",
         "_worker",
         "shared_framing",
-        "state",
     )
 
     def __init__(
         self, transport: asyncio.Transport, config: Config, server_state: ServerState
     ) -> None:
         super().__init__(transport, config)
-        self.state = State.CONNECTING
         self._server_state = server_state
         self._reader = FrameReader(config.ws_max_size)
         self._extension = ""

@@ -207,10 +207,10 @@ def test_a_key_set_is_a_file(tmp_path: Path) -> None:
     ("content", "mistake"),
     [
         (None, "cannot be read"),
-        ("{", "no JSON Web Key Set"),
-        ("[]", "no JSON Web Key Set"),
-        ('{"keys": [1]}', "no JSON Web Key Set"),
-        ('{"keys": [{"kty": "RSA", "n": "AQAB"}]}', "no JSON Web Key Set"),
+        ("{", "not a JSON Web Key Set"),
+        ("[]", "not a JSON Web Key Set"),
+        ('{"keys": [1]}', "not a JSON Web Key Set"),
+        ('{"keys": [{"kty": "RSA", "n": "AQAB"}]}', "not a JSON Web Key Set"),
         ('{"keys": []}', "no RSA or EC key"),
         ('{"keys": [{"kty": "RSA", "d": "AQAB"}]}', "holds a private key"),
     ],
@@ -269,10 +269,10 @@ def test_a_public_key_of_another_kind_is_told() -> None:
         serialization.NoEncryption(),
     ).decode()
     for config, mistake in (
-        ({"rsa_public_key": pem(EC_KEYS["ES256"])}, "no public key of this kind"),
-        ({"ecdsa_public_key": pem(RSA_KEY)}, "no public key of this kind"),
-        ({"rsa_public_key": private}, "no public key of this kind"),
-        ({"rsa_public_key": "x"}, "no public key of this kind"),
+        ({"rsa_public_key": pem(EC_KEYS["ES256"])}, "not a public key of this kind"),
+        ({"ecdsa_public_key": pem(RSA_KEY)}, "not a public key of this kind"),
+        ({"rsa_public_key": private}, "not a public key of this kind"),
+        ({"rsa_public_key": "x"}, "not a public key of this kind"),
         ({"rsa_public_key": SHORT_RSA}, "2048 bits"),
         ({"ecdsa_public_key": pem(ec.generate_private_key(ec.SECP256K1()))}, "the curve must be"),
     ):

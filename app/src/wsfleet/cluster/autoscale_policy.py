@@ -108,7 +108,7 @@ class Host:
         starting = NodeState.STARTING.value
         if any(
             node.serves
-            or (node.wanted == SERVE and node.state == drained)  # has not heard of it yet
+            or (node.wanted == SERVE and node.state == drained)  # has not read it yet
             or (node.wanted != DRAIN and node.state == starting)
             for node in nodes
         ):

@@ -38,13 +38,13 @@ class Registry:
         self._left = False
 
     async def run(self) -> None:
-        """Give a sign of life every interval, and clear away nodes that give none."""
+        """Send a heartbeat every interval, and reap dead nodes."""
         while True:
             started = time.monotonic()
             try:
                 await self.beat()
             except (UnavailableError, RedisError, UnicodeDecodeError) as error:
-                # UnicodeDecodeError: somebody else wrote into our keys.
+                # UnicodeDecodeError: another program wrote into our keys.
                 log.debug("heartbeat_failed", error=str(error))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval - (time.monotonic() - started)):
@@ -62,10 +62,10 @@ class Registry:
         await self._store.call("DEL", key_names.node(self._name))
 
     async def nodes(self) -> dict[str, dict[str, str]]:
-        """What the live nodes say of themselves, by name.
+        """Return the reports of the live nodes, by name.
 
         Raises:
-            UnavailableError: Redis is away.
+            UnavailableError: Redis is unavailable.
         """
         names = [_text(name) for name in await self._store.call("ZRANGE", key_names.NODES, 0, -1)]
         hashes = await asyncio.gather(
@@ -78,30 +78,30 @@ class Registry:
         }
 
     async def wanted(self) -> dict[str, str]:
-        """Return the desired states, `node_state.DRAIN` or `SERVE`, by node name; some have none.
+        """Return the nodes' desired states, `node_state.DRAIN` or `SERVE`, where they are set.
 
         Raises:
-            UnavailableError: Redis is away.
+            UnavailableError: Redis is unavailable.
         """
         answer = await self._store.call("HGETALL", key_names.DESIRED)
         return {_text(name): _text(wanted) for name, wanted in answer.items()}
 
     async def want(self, name: str, wanted: str) -> None:
-        """Say what is wanted of a node: an operator's word, which an autoscaler leaves alone.
+        """Set the desired state of a node for an operator; the autoscaler leaves it alone.
 
         Raises:
-            UnavailableError: Redis is away.
+            UnavailableError: Redis is unavailable.
         """
         await self._store.call("SREM", key_names.AUTOSCALE_DRAINED, name)
         await self._store.call("HSET", key_names.DESIRED, name, wanted)
 
     async def is_dead(self, name: str) -> bool:
-        """Whether a node is gone: no sign of life, or nobody listens on its control channel.
+        """Return whether a node is dead: no heartbeat, or no subscriber on its control channel.
 
-        The second notices a killed process at once; the first, one whose machine went silent.
+        The second notices a killed process at once; the first, one whose machine is cut off.
 
         Raises:
-            UnavailableError: Redis is away.
+            UnavailableError: Redis is unavailable.
         """
         control = key_names.control(name)
         silence, (_, listeners) = await asyncio.gather(
@@ -111,12 +111,12 @@ class Registry:
         return bool(listeners == 0 or silence > 1000 * self._dead_after)
 
     async def beat(self) -> None:
-        """Give one sign of life, hear what is wanted of this node, and clear away the dead.
+        """Send one heartbeat, read this node's desired state, and reap dead nodes.
 
-        Does nothing once this node has left: it would be back in the registry.
+        Does nothing once this node has left: the heartbeat would register it again.
 
         Raises:
-            UnavailableError: Redis is away.
+            UnavailableError: Redis is unavailable.
         """
         if self._left:
             return

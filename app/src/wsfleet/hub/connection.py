@@ -9,8 +9,8 @@ from wsfleet.transports.transport import Closes, Transport
 
 NORMAL = 1000
 
-# Publications carry the number of their publisher, who is not sent them, and may outlive a process:
-# the next one of this name must not give the same numbers to others.
+# Publications have the number of their publisher, which is not sent them. They may outlive a
+# process: the next process of this name must not reuse its numbers.
 _numbers = itertools.count(1 + secrets.randbits(48))
 
 

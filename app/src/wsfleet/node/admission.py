@@ -37,7 +37,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The user of a plain client, from its token; "" is nobody.
+    """The user of a plain client, from its token; "" is no user.
 
     `expire_at` is in Unix seconds, 0 is never.
     """

@@ -17,7 +17,7 @@ def too_deep(data: bytes, most: int) -> bool:
     if data.count(b"[") + data.count(b"{") <= most:
         return False
     brackets = _STRING.sub(b"", data).translate(_ROUND, _OTHERS)
-    for _ in range(most):  # each turn takes away the innermost level
+    for _ in range(most):  # each turn removes the innermost level
         if not brackets:
             return False
         brackets = brackets.replace(b"()", b"")

@@ -12,7 +12,7 @@ import orjson
 
 
 class InvalidJSONError(ValueError):
-    """The text is not JSON, or not the same JSON to every parser; the message says why."""
+    """The text is not JSON, or not the same JSON to every parser; the message has the reason."""
 
 
 def loads(text: str | bytes) -> Any:
@@ -41,7 +41,7 @@ def split(text: bytes) -> list[bytes]:
     """Split JSON documents that follow each other, with or without whitespace; `loads` reads each.
 
     Raises:
-        InvalidJSONError: there is none, or something else.
+        InvalidJSONError: there is no document, or something else follows.
     """
     documents: list[bytes] = []
     try:

@@ -46,7 +46,7 @@ class FullError(UnavailableError):
 
 
 class MovedOnError(UnavailableError):
-    """This server is no usable primary any more: look for the current one."""
+    """This server is no longer a usable primary: look for the current one."""
 
 
 _Call = tuple[bytes, asyncio.Future[Any]]
@@ -302,7 +302,7 @@ class Primary:
         self.alive = False
 
     def lost(self, error: Exception) -> None:
-        """Note that this server is not the primary any more."""
+        """Note that this server is no longer the primary."""
         self._fail_fast()
         if not self._lost.done():
             self._lost.set_exception(MovedOnError(str(error)))

@@ -78,7 +78,7 @@ class HTTP(HttpToolsProtocol):
         self._unread = b""  # waits until requests before it are answered
         self._begun = 0  # requests that begin in the portion that is being read
         self._content = 0  # bytes of bodies in that portion
-        self._beside = 0  # bytes of the request beside its body, which may be a little more
+        self._beside = 0  # bytes of the request outside its body, at most a little more
         self._in_head = True
         self._handshake = self._ignored = False
         self._in_body = False
@@ -90,7 +90,7 @@ class HTTP(HttpToolsProtocol):
         self._await(HEAD_TIMEOUT)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing any more."""
+        """Stop all timers."""
         self._stop_waiting()
         super().connection_lost(exc)
 
@@ -110,12 +110,12 @@ class HTTP(HttpToolsProtocol):
             self._await(HEAD_TIMEOUT)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field of the head; those behind a body are no part of it (RFC 9110, 6.5.1)."""
+        """Take a field of the head; trailer fields are dropped (RFC 9110, section 6.5.1)."""
         if self._in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Judge the head, and wait for the body."""
+        """Check the head, and wait for the body."""
         self._stop_waiting()
         self._in_head = False
         if len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers) > HEAD_LIMIT:
@@ -132,7 +132,7 @@ class HTTP(HttpToolsProtocol):
         if self.parser.should_upgrade():
             self._handshake = version == "1.1" and b"websocket" in self._upgrades()
             self._ignored = not self._handshake
-            parse_url(self.url)  # raises an error if it is none
+            parse_url(self.url)  # raises an error if it is invalid
         if not self._handshake and not self._ignored:
             self._body_size, self._body_limit = 0, KEYLESS_BODY_LIMIT
             self._bound_body(int(dict(self.headers).get(b"content-length", b"0")))
@@ -146,21 +146,21 @@ class HTTP(HttpToolsProtocol):
         self._content += CHUNK_OVERHEAD
 
     def on_body(self, body: bytes) -> None:
-        """Give a part of the body to the application."""
+        """Pass a part of the body to the application."""
         self._content += len(body)
         self._body_size += len(body)
         self._bound_body(self._body_size)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Wait for the next request, as long as connections are kept."""
+        """Wait for the next request, if the connection is kept."""
         self._stop_waiting()
         if self._in_body:
             self._in_body = False
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on with what waited for this answer."""
+        """Continue with what waited for this answer."""
         self._due -= 1
         super().on_response_complete()
         if self._timer is not None or self._last is not None:
@@ -180,16 +180,16 @@ class HTTP(HttpToolsProtocol):
             super().shutdown()
 
     def _upgrades(self) -> list[bytes]:
-        """The protocols that the client offers, in small letters."""
+        """Return the offered protocols, in lower case."""
         offers = b",".join(value for name, value in self.headers if name == b"upgrade")
         return [offer.strip() for offer in offers.lower().split(b",")]
 
     def _should_upgrade(self) -> bool:
-        """Whether the request is a handshake, which uvicorn wants to know as well."""
+        """Return whether the request is a handshake, as uvicorn asks."""
         return self._handshake
 
     def _read(self) -> None:
-        """Feed the parser in portions, unless a request waits that was read before."""
+        """Feed the parser in portions, unless an earlier request waits."""
         while self._unread and self._last is None and not self.pipeline:
             portion, self._unread = self._unread[:HEAD_LIMIT], self._unread[HEAD_LIMIT:]
             self._content, self._begun = 0, int(self._timer is not None and self._begun > 0)
@@ -211,9 +211,10 @@ class HTTP(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _bound_head(self, size: int) -> None:
-        """Refuse a request with too much beside its body, after a portion of this size.
+        """Refuse a request with too many bytes outside its body, after a portion of this size.
 
-        Where it began within the portion, behind another one, that is counted from the next one on.
+        If the request began within the portion, behind another one, counting starts with the next
+        portion.
         """
         if self._timer is not None and self._begun <= 1:
             self._beside += max(0, size - self._content)
@@ -221,7 +222,7 @@ class HTTP(HttpToolsProtocol):
                 self._refuse(RequestRefusedError(*HEAD_TOO_LARGE))
 
     def _bound_body(self, size: int) -> None:
-        """Refuse a body of this size if it is too large for who sends it."""
+        """Refuse a body of this size if it is too large for its sender."""
         if size > self._body_limit:
             self._body_limit = self._routing.body_limit(self._request())
             if size > self._body_limit:
@@ -235,7 +236,7 @@ class HTTP(HttpToolsProtocol):
         raise self._refusal
 
     def _refuse(self, refusal: RequestRefusedError) -> None:
-        """Read nothing any more, and say why, unless the request was answered without its body."""
+        """Stop reading, and refuse the request, unless it was answered without its body."""
         self._refusal, self._unread = refusal, b""
         self._stop_waiting()
         self._routing.on_refused(refusal.status)
@@ -246,7 +247,7 @@ class HTTP(HttpToolsProtocol):
         self._finish(partial(self._end, answer))
 
     def _take_back(self) -> None:
-        """Take a request whose body is refused from the application."""
+        """Withdraw a request whose body is refused from the application."""
         if self.pipeline and self.pipeline[0][0] is self.cycle:
             self.pipeline.popleft()
         elif not self.cycle.response_complete:
@@ -257,20 +258,20 @@ class HTTP(HttpToolsProtocol):
         self._due -= 1
 
     def _end(self, answer: bytes) -> None:
-        """Give the last answer, and read nothing any more."""
+        """Send the last answer, and stop reading."""
         self.transport.write(answer)
         self.flow.resume_reading()
         half_close(self.transport)
         self._timer = self.loop.call_later(CLOSE_TIMEOUT, self.transport.abort)
 
     def _hand_over(self) -> None:
-        """Give the socket to a `WebSocket`; this object is not needed any more."""
+        """Give the socket to a `WebSocket`, and drop this object."""
         self.connections.discard(self)
         request = self._request()
         early, self._unread = self._unread, b""
         self.flow.resume_reading()
         websocket = WebSocket(self.transport, self.config, self.server_state)
-        if self.flow.write_paused:  # by answers before; it is told of that once
+        if self.flow.write_paused:  # by earlier answers; asyncio calls it once
             websocket.pause_writing()
         self.transport.set_protocol(websocket)
         self.parser = self._last = None  # type: ignore[assignment]  # they refer to this object
@@ -291,9 +292,9 @@ class HTTP(HttpToolsProtocol):
         return Request(method, target.path, query, self.headers, self.scope)
 
     def _head_without_upgrade(self) -> bytes:
-        """The head of a request whose upgrade is ignored (RFC 9110, section 7.8).
+        """Return the head of a request without its ignored upgrade (RFC 9110, section 7.8).
 
-        llhttp takes what follows such a head for another protocol: it is given one without.
+        llhttp takes what follows a head with an upgrade for another protocol.
         """
         line = (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         fields = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
@@ -323,10 +324,10 @@ class HTTP(HttpToolsProtocol):
 
 
 def origin_form(target: bytes) -> bytes:
-    """Path and query of a request's target that is a whole URL (RFC 9112, section 3.2.2).
+    """Return path and query of an absolute request target (RFC 9112, section 3.2.2).
 
     Raises:
-        httptools.HttpParserInvalidURLError: it is none.
+        httptools.HttpParserInvalidURLError: it is invalid.
     """
     url = parse_url(target)
     return (url.path or b"/") + (b"?" + url.query if url.query else b"")

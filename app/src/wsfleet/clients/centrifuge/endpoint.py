@@ -91,7 +91,7 @@ class Centrifuge(BrokerEventHandler):
         self.fanout.publication(channel, entry, record)
 
     def member_changed(self, channel: str, joined: bool, member: Member) -> None:
-        """Push a join or a leave to the channel's subscribers that hear them."""
+        """Push a join or a leave to the channel's subscribers that want them."""
         self.fanout.membership(channel, joined, member)
 
     def lost(self, channel: str) -> None:

@@ -54,7 +54,7 @@ class Format:
     """One encoding in one framing, and the hub's topics of the clients that have both.
 
     The topic of a channel's subscribers is `publications` and the channel's name; of those that
-    hear its joins and leaves, `members` and the name.
+    want its joins and leaves, `members` and the name.
     """
 
     __slots__ = ("codec", "frame", "members", "publications")
@@ -98,7 +98,7 @@ class Fanout:
                     payload = self._send(each, topic, push, payload)
 
     def membership(self, channel: str, joined: bool, member: Member) -> None:
-        """Push a join or a leave to the channel's subscribers that hear them."""
+        """Push a join or a leave to the channel's subscribers that want them."""
         info = client_info(member)
         push = Push(Join(info) if joined else Leave(info), channel)
         for formats in self._formats.values():
@@ -124,7 +124,7 @@ class Fanout:
 class Sender:
     """All that is sent to one client alone: replies, pushes, pings, and the close.
 
-    `ended` is set when the connection ends: no command is carried out any more.
+    `ended` is set when the connection ends: no further command is handled.
     """
 
     __slots__ = ("_client", "_codec", "_connection", "_frame", "ended")

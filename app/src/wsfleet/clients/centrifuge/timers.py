@@ -98,7 +98,7 @@ class Timers:
             self._start("pong", self._config.pong_timeout, DisconnectCode.NO_PONG)
 
     def _start(self, name: str, seconds: float, code: DisconnectCode) -> None:
-        """Disconnect with `code` after so many seconds, unless the timer is cancelled."""
+        """Disconnect with `code` after some seconds, unless the timer is cancelled."""
         self._cancel(name)
         self._handles[name] = self._loop.call_later(seconds, self._sender.disconnect, code)
 

@@ -85,7 +85,7 @@ class JSONCodec(Codec):
             if not strict_json.is_ambiguous(line):
                 raise
             # JavaScript's JSON.stringify writes half a surrogate pair (an emoji cut in two) as an
-            # escape. Mended, the line says which command it is that is refused.
+            # escape. Repaired, the line has the id of the refused command.
             command = self._command_of(_COMMANDS.decode(ESCAPE.sub(_mend, line)))
             return replace(command, refusal=ErrorCode.BAD_REQUEST.error if command.id else None)
         return self._command_of(_COMMANDS.decode(line))

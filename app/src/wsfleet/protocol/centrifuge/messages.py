@@ -1,4 +1,4 @@
-"""What clients and servers say to each other in the Centrifuge protocol, whatever the encoding.
+"""The messages of the Centrifuge protocol, in all encodings.
 
 Names are those of the schema, `client.proto`. A payload (`data`, `conn_info`, `chan_info`) is
 `bytes`: JSON text on a JSON connection, anything on a Protobuf one; empty means there is none.
@@ -143,7 +143,7 @@ class UnsubscribeResult:
 
 @dataclass(slots=True)
 class PublishRequest:
-    """Send `data` to everybody in a channel; `type` is 0, or for another kind of channel."""
+    """Publish `data` to a channel; `type` is 0, or for another kind of channel."""
 
     channel: str = ""
     data: bytes = b""
@@ -157,7 +157,7 @@ class PublishResult:
 
 @dataclass(slots=True)
 class PresenceRequest:
-    """Ask who is in a channel."""
+    """Ask for the members of a channel."""
 
     channel: str = ""
 
@@ -262,7 +262,7 @@ class SubRefreshResult:
     ttl: UInt32 = 0
 
 
-# What a server says unasked.
+# Events that a server pushes.
 
 
 @dataclass(slots=True)
@@ -307,7 +307,7 @@ class Subscribe:
 
 @dataclass(slots=True)
 class Connect(ConnectResult):
-    """What `ConnectResult` says, on transports where clients cannot ask."""
+    """The push of a `ConnectResult`, on transports whose clients cannot send commands."""
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ def haproxy_config(
     certificate: Path | None = None,
     balancers: tuple[str, ...] = (),
     virtual_address: str = "",
+    internal_ports: dict[str, int] | None = None,
     **variables: object,
 ) -> str:
     """Return the role's configuration on the loopback, for nodes given by name and URL.
@@ -61,6 +62,7 @@ def haproxy_config(
                     "host": name.rpartition("-")[0],
                     "address": url.hostname,
                     "port": url.port,
+                    "internal_port": (internal_ports or {}).get(name, url.port),
                     "tls": url.scheme == "https",
                 }
                 for name, url in urls.items()

@@ -1,14 +1,22 @@
-"""HAProxy as the role configures it: which requests are sent again, and which ones are counted."""
+"""HAProxy as the role configures it: where requests go, what is repeated, counted and refused."""
 
+import json
+import socket
+import ssl
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
 
 from lab.ports import free_port
+from lab.waiting import until
 from tests.support.balancer import EMPTY, Balancer, Server, balancer, servers
 
 WEBSOCKET = {
@@ -30,12 +38,11 @@ def nodes() -> Iterator[list[Server]]:
 
 @pytest.fixture
 def start(processes: None, tmp_path: Path, nodes: list[Server]) -> Iterator[Start]:
-    """Start HAProxy before the two nodes, or others, with variables of the role."""
+    """Start HAProxy before the two nodes, with variables of the role."""
     with ExitStack() as stack:
 
-        def started(urls: dict[str, str] | None = None, **variables: object) -> Balancer:
-            urls = urls or {node.name: node.url for node in nodes}
-            return stack.enter_context(balancer(tmp_path, urls, **variables))
+        def started(**variables: object) -> Balancer:
+            return stack.enter_context(balancer(tmp_path, nodes, **variables))
 
         yield started
 
@@ -92,10 +99,8 @@ def test_a_node_that_cannot_be_reached_costs_no_request(
     start: Start, nodes: list[Server], method: str
 ) -> None:
     """Where the connection is refused nothing was sent: every request gets to the other node."""
-    front = start(
-        {NODES[0]: nodes[0].url, NODES[1]: f"http://127.0.0.1:{free_port()}"},
-        haproxy_check_fall=1000,  # it is not taken out
-    )
+    nodes[1].url = f"http://127.0.0.1:{free_port()}"  # its checks go to the private port
+    front = start()
     cookie = {"Cookie": f"WSNODE={NODES[1]}"}
     for _ in range(5):
         response = front.request(method, "/orders", headers=cookie, content=b"order")
@@ -127,3 +132,113 @@ def test_limits_count_handshakes(
     }[limit]
     assert statuses == [HTTPStatus.OK] * 3 + [refused] * 2
     assert front.request(path="/static/20.js").status_code == HTTPStatus.OK
+
+
+def test_the_private_port_is_checked(start: Start, nodes: list[Server]) -> None:
+    """A node whose private port says that it is not ready gets no clients, its public one none."""
+    front = start(haproxy_check_inter=1)
+    until(lambda: {front.status(node) for node in nodes} == {"UP"}, "both nodes are up")
+    nodes[0].ready = False
+    until(lambda: front.status(nodes[0]) == "DOWN", "one node is out")
+    assert {front.request().json()["server"] for _ in range(4)} == {NODES[1]}
+    assert "GET /ready" not in nodes[0].requests + nodes[1].requests
+
+
+PUBLIC = ["/ready", "/health", "/metrics", "/api/info", "/docs", "/console/", "/%6detrics", "/%zz"]
+
+
+@pytest.mark.parametrize("path", PUBLIC)
+def test_public_paths_are_the_applications(start: Start, path: str) -> None:
+    """Whatever a client asks for, and however it is spelt, goes to the public port, unchanged."""
+    seen = start().request(path=path).json()
+    assert (seen["port"], seen["path"]) == ("public", path)
+
+
+def test_the_console_is_public_by_a_variable(start: Start) -> None:
+    """It is at the private port of the client's own node, with the cookie; nothing else is."""
+    front = start(haproxy_console=True)
+    first = front.request(path="/room")
+    cookie = sticky(first)
+    for path in ("/console", "/console/", "/console/api/cluster"):
+        seen = front.request(path=path, headers=cookie).json()
+        assert (seen["port"], seen["path"]) == ("private", path)
+        assert seen["server"] == first.json()["server"]
+        assert seen["headers"]["x-sticky-cookie"] == cookie["Cookie"]
+    for path in ("/", "/consoles", "/c%6fnsole/", "/x/console/", "/metrics", "/ready"):
+        seen = front.request(path=path, headers=cookie).json()
+        assert (seen["port"], seen["path"]) == ("public", path)
+        assert "x-sticky-cookie" not in seen["headers"]
+
+
+def test_static_paths_have_no_cookie(start: Start) -> None:
+    """Their answers may be kept by caches, and any node gives them; others set the cookie."""
+    front = start(haproxy_static_paths=["/static/", "/favicon.ico"])
+    for path in ("/static/app.js", "/favicon.ico"):
+        answers = [front.request(path=path) for _ in range(4)]
+        assert {answer.json()["server"] for answer in answers} == set(NODES)
+        for answer in answers:
+            assert "Set-Cookie" not in answer.headers
+            assert "Cache-Control" not in answer.headers
+    assert "Set-Cookie" in front.request(path="/rooms/static/").headers
+
+
+def test_large_bodies_are_refused(start: Start, nodes: list[Server]) -> None:
+    """A body of more bytes than the variable says is 413, and no node gets it."""
+    front = start(haproxy_max_body_size=100_000)
+    assert front.request("POST", content=b"x" * 100_001).status_code == 413
+    assert nodes[0].requests + nodes[1].requests == []
+    assert front.request("POST", content=b"x" * 100_000).json()["body"] == 100_000
+
+
+@pytest.mark.parametrize("http2", [True, False])
+def test_http2_is_for_ordinary_requests(start: Start, nodes: list[Server], http2: bool) -> None:
+    """By a variable curl gets HTTP/2, its cookie and its limits; by default it gets HTTP/1.1."""
+    front = start(haproxy_http2=http2)
+    command = ["curl", "--silent", "--show-error", "--http2", "--cacert", str(front.ca), "--data"]
+    command += ["x" * 100_000, "--write-out", "\n%{http_version}", f"{front.tls_url}/orders"]
+    for node in nodes:
+        node.status = HTTPStatus.SERVICE_UNAVAILABLE
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    body, _, version = done.stdout.rpartition("\n")
+    assert version == ("2" if http2 else "1.1")
+    assert json.loads(body)["body"] == 100_000
+    assert nodes[0].requests + nodes[1].requests == ["POST /orders"]
+
+
+async def test_websockets_stay_on_http1(tmp_path: Path) -> None:
+    """On the port that speaks HTTP/2 they are served, and HTTP/2 clients are not offered them."""
+
+    async def echo(connection: ServerConnection) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    async with serve(echo, "127.0.1.1", 0) as node:
+        (port,) = {listening.getsockname()[1] for listening in node.sockets}
+        with Server(NODES[0]).running("127.0.1.1") as checked, ExitStack() as stack:
+            checked.url = f"http://127.0.1.1:{port}"
+            front = stack.enter_context(balancer(tmp_path, [checked], haproxy_http2=True))
+            trusted = ssl.create_default_context(cafile=front.ca)
+            url = front.tls_url.replace("https", "wss")
+            async with connect(f"{url}/ws", ssl=trusted, proxy=None) as client:
+                await client.send("hello")
+                assert await client.recv() == "hello"
+            assert b"\x00\x08\x00\x00\x00\x01" not in http2_settings(front)
+
+
+def http2_settings(front: Balancer) -> bytes:
+    """Return the settings that an HTTP/2 client is told first (RFC 9113, section 6.5).
+
+    ENABLE_CONNECT_PROTOCOL, which offers WebSockets, is setting 8 (RFC 8441, section 3).
+    """
+    context = ssl.create_default_context(cafile=front.ca)
+    context.set_alpn_protocols(["h2"])
+    address = urlsplit(front.tls_url)
+    with (
+        socket.create_connection((address.hostname, address.port)) as connection,
+        context.wrap_socket(connection, server_hostname=address.hostname) as tls,
+    ):
+        assert tls.selected_alpn_protocol() == "h2"
+        tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+        head = tls.recv(9)
+        assert head[3] == 4  # SETTINGS
+        return tls.recv(int.from_bytes(head[:3], "big"))

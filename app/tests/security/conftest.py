@@ -47,16 +47,8 @@ def running(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def serving(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
     """A node that serves an application, a route of which is attacked."""
     folder = tmp_path_factory.mktemp("serving")
-    internal_port = free_port()
-    application = {
-        "app": "tests.support.guest:app",
-        "app_dir": APP,
-        "plain_path": "/ws",
-        "internal_port": internal_port,
-    }
-    node = Victim(
-        folder, redis, SETTINGS | application, paths=("/echo",), internal_port=internal_port
-    )
+    application = {"app": "tests.support.guest:app", "app_dir": APP, "plain_path": "/ws"}
+    node = Victim(folder, redis, SETTINGS | application, paths=("/echo",))
     node.start()
     yield node
     node.stop()
@@ -80,7 +72,10 @@ def balancer(
     port = free_port()
     config = folder / "haproxy.cfg"
     nodes = {"node": running.url, "drained": drained.url}
-    text = haproxy_config(nodes, port, free_port(), haproxy_timeout_http_request=5)
+    ports = {"node": running.internal_port, "drained": drained.internal_port}
+    text = haproxy_config(
+        nodes, port, free_port(), internal_ports=ports, haproxy_timeout_http_request=5
+    )
     config.write_text(text)
     with process([HAPROXY_PROGRAM, "-db", "-f", str(config)], folder / "log") as haproxy:
         yield port

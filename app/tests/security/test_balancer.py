@@ -1,10 +1,14 @@
 """Attacks on what is between HAProxy and a node: who reads which request, path and cookie in it."""
 
 import contextlib
+from collections.abc import Iterator
 
 import httpx
 import pytest
 
+from lab.haproxy import HAPROXY_PROGRAM, haproxy_config
+from lab.ports import free_port
+from lab.processes import process
 from lab.waiting import settled
 from tests.support.tcp import HANDSHAKE
 from tests.support.victim import Victim, told
@@ -12,7 +16,7 @@ from tests.support.victim import Victim, told
 pytestmark = pytest.mark.parametrize("victim", ["haproxy"], indirect=True)
 
 PRIVATE = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-"""What HAProxy answers with 404, and the node with its metrics."""
+"""What the node answers with 404 on its port for clients, and with its metrics on the other."""
 LAST = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 CHUNKED = b"0\r\n\r\n" + PRIVATE
 
@@ -111,16 +115,40 @@ SPELLINGS = [
     "/c%6fnsole/%zz/../index.html",
     "/c%6fnsole/%0/../index.html",
     "/console/%00/../index.html",
+    "/console/../metrics",
+    "/console/%2e%2e/metrics",
+    "/console/..%2fmetrics",
+    "/console//metrics",
+    "/console/./../api/info",
     "/%00/../metrics",
 ]
 
 
-async def test_private_paths_spelt_otherwise(victim: Victim) -> None:
-    """What the node takes for a private path, HAProxy takes for one as well, or for none."""
-    for target in SPELLINGS:
-        request = f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        async with victim.tcp(request.encode()) as peer:
-            assert (await peer.rest())[:12] in (b"HTTP/1.1 404", b"HTTP/1.1 400"), target
+@pytest.fixture(scope="module")
+def public_console(running: Victim, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of another HAProxy, which publishes the console."""
+    folder = tmp_path_factory.mktemp("console")
+    port = free_port()
+    ports = {"node": running.internal_port}
+    nodes = {"node": running.url}
+    text = haproxy_config(nodes, port, free_port(), internal_ports=ports, haproxy_console=True)
+    (folder / "haproxy.cfg").write_text(text)
+    command = [HAPROXY_PROGRAM, "-db", "-f", str(folder / "haproxy.cfg")]
+    with process(command, folder / "log"):
+        yield port
+
+
+async def test_private_paths_spelt_otherwise(victim: Victim, public_console: int) -> None:
+    """No spelling leads to the internal port; where the console is public, none leads beyond it."""
+    for entry in (victim.entry, public_console):
+        for target in SPELLINGS:
+            request = f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            async with victim.tcp(request.encode(), entry) as peer:
+                answer = await peer.rest()
+            the_page = entry == public_console and b"<title>" in answer
+            assert the_page or answer[:12] in (b"HTTP/1.1 404", b"HTTP/1.1 400"), (entry, target)
+    assert (await victim.get("/console/", victim.entry)).status_code == 404
+    assert (await victim.get("/console/", public_console)).status_code == 200
 
 
 async def test_forged_cookies(victim: Victim, drained: Victim) -> None:

@@ -152,7 +152,6 @@ async def test_the_api_is_closed(victim: Victim) -> None:
     """Without a key in the configuration no key opens it."""
     async with httpx.AsyncClient(trust_env=False) as http:
         for key in ("", "x", API_KEY):
-            response = await http.post(
-                f"{victim.url}/api/disconnect", json={"user": ""}, headers={"X-API-Key": key}
-            )
+            url = f"{victim.internal_url}/api/disconnect"
+            response = await http.post(url, json={"user": ""}, headers={"X-API-Key": key})
             assert response.status_code == 403

@@ -175,7 +175,7 @@ def test_queries_and_headers(running: Victim, bystander: ClientConnection) -> No
     with pytest.raises(InvalidStatus) as status:
         open_client(running, "/ws?token=%ed%a0%bd&%ff=%ff")
     assert status.value.response.status_code == 401
-    with httpx.Client(base_url=running.url, trust_env=False) as http:
+    with httpx.Client(base_url=running.internal_url, trust_env=False) as http:
         for headers in ({b"X-API-Key": b"\xed\xa0\xbd"}, {b"Authorization": b"apikey \xff"}):
             assert http.post("/api/info", content=b"{}", headers=headers).status_code in (401, 403)
         assert http.post("/api/info?api_key=%ed%a0%bd", content=b"{}").status_code in (401, 403)
@@ -202,7 +202,8 @@ def test_requests_to_the_api(running: Victim, bystander: ClientConnection) -> No
         "batch": ("commands", "parallel"),
         "": ("method", "params", "id"),
     }
-    with httpx.Client(base_url=running.url, trust_env=False, headers={"X-API-Key": KEY}) as http:
+    headers, url = {"X-API-Key": KEY}, running.internal_url
+    with httpx.Client(base_url=url, trust_env=False, headers=headers) as http:
 
         def call(method: str, field: str, value: str) -> httpx.Response:
             others = {

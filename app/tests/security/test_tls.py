@@ -75,6 +75,7 @@ def door(running: Victim, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         free_port(),
         port,
         folder / "both.pem",
+        internal_ports={"node": running.internal_port},
         haproxy_timeout_client=PATIENCE,
         haproxy_timeout_http_request=PATIENCE,
     )

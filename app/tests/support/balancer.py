@@ -1,8 +1,11 @@
 """HAProxy as the role configures it, before servers that record what reaches them."""
 
 import contextlib
+import csv
+import http.client
 import http.server
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +13,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -32,9 +36,10 @@ class _HTTPServer(http.server.ThreadingHTTPServer):
 
 @dataclass
 class Server:
-    """A server that records requests, and answers them as it was told to; `/ready` is not recorded.
+    """A server with a public port, where it records requests, and a private one with `/ready`.
 
-    Its answer is JSON: the server's name, method, path and headers of the request.
+    Its answer is JSON: its name, its port, and method, path, headers and size of the request.
+    While it is not `ready`, `/ready` is 503.
     """
 
     name: str
@@ -42,21 +47,18 @@ class Server:
     ready: bool = True
     requests: list[str] = field(default_factory=list)
     url: str = ""
+    internal_port: int = 0
 
     @contextmanager
     def running(self, address: str) -> Iterator["Server"]:
-        """Run the server on a free port of an address until the block ends."""
-        with _HTTPServer((address, 0), self._handler()) as server:
-            thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-            thread.start()
-            self.url = f"http://{address}:{server.server_address[1]}"
-            try:
-                yield self
-            finally:
-                server.shutdown()
-                thread.join()
+        """Run the server on free ports of an address until the block ends."""
+        with ExitStack() as stack:
+            port = stack.enter_context(_listening(address, self._handler("public")))
+            self.url = f"http://{address}:{port}"
+            self.internal_port = stack.enter_context(_listening(address, self._handler("private")))
+            yield self
 
-    def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
+    def _handler(self, port: str) -> type[http.server.BaseHTTPRequestHandler]:
         config = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -65,15 +67,16 @@ class Server:
             def answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 status = config.status
-                if self.path == "/ready":
-                    status = HTTPStatus.OK if config.ready else HTTPStatus.SERVICE_UNAVAILABLE
-                else:
+                if port == "public":
                     config.requests.append(f"{self.command} {self.path}")
+                elif self.path == "/ready":
+                    status = HTTPStatus.OK if config.ready else HTTPStatus.SERVICE_UNAVAILABLE
                 if status == EMPTY:
                     self.close_connection = True
                     return
                 seen = {
                     "server": config.name,
+                    "port": port,
                     "method": self.command,
                     "path": self.path,
                     "headers": {name.lower(): value for name, value in self.headers.items()},
@@ -95,6 +98,34 @@ class Server:
         return Handler
 
 
+@contextmanager
+def _listening(address: str, handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[int]:
+    """Serve on a free port of an address until the block ends."""
+    with _HTTPServer((address, 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response; `seen` is what the server of the request saw."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """The server's JSON."""
+        document: dict[str, Any] = json.loads(self.body)
+        return document
+
+
 @dataclass(frozen=True)
 class Balancer:
     """A running HAProxy."""
@@ -105,19 +136,44 @@ class Balancer:
     admin_socket: Path
     ca: Path
 
+    def status(self, node: Server) -> str:
+        """Return a node's status at HAProxy, by a check: UP, DOWN, or one on its way there."""
+        rows = csv.DictReader(self.admin("show stat").removeprefix("# ").splitlines())
+        (row,) = [row for row in rows if (row["pxname"], row["svname"]) == ("nodes", node.name)]
+        return row["status"] if row["check_status"].startswith(("L4", "L7")) else "unchecked"
+
+    def admin(self, command: str) -> str:
+        """Send a command to the admin socket; return the answer."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.admin_socket))
+            connection.sendall(command.encode() + b"\n")
+            return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> Answer:
+        """Send a GET on a connection of its own."""
+        address = urlsplit(self.url).netloc
+        with contextlib.closing(http.client.HTTPConnection(address, timeout=10)) as connection:
+            connection.request("GET", path, headers=headers or {})
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+
     def request(self, method: str = "GET", path: str = "/", **options: Any) -> httpx.Response:
         """Send a request on a connection of its own."""
         return httpx.request(method, self.url + path, timeout=10, trust_env=False, **options)
 
 
 @contextmanager
-def balancer(folder: Path, nodes: dict[str, str], **variables: Any) -> Iterator[Balancer]:
-    """Run HAProxy with variables of the role before nodes, given by name and URL."""
+def balancer(folder: Path, nodes: list[Server], **variables: Any) -> Iterator[Balancer]:
+    """Run HAProxy with variables of the role before nodes."""
     folder.mkdir(exist_ok=True)
     port, tls_port, stats = free_port(), free_port(), free_port()
     certificate = folder / "host.pem"
     make_certificate(folder / "ca.pem", certificate)
-    text = haproxy_config(nodes, port, stats, tls_port, certificate, **variables)
+    urls = {node.name: node.url for node in nodes}
+    internal_ports = {node.name: node.internal_port for node in nodes}
+    text = haproxy_config(
+        urls, port, stats, tls_port, certificate, internal_ports=internal_ports, **variables
+    )
     config, admin = folder / "haproxy.cfg", folder / "admin.sock"
     config.write_text(f"global\n    stats socket {admin} level admin\n\n{text}")
     running = Balancer(

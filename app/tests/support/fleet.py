@@ -223,5 +223,5 @@ def running_fleet(
 def servers_up(rig: Rig) -> int:
     """How many nodes HAProxy finds well."""
     text = httpx.get(f"{rig.stats_url}/stats;csv", timeout=2, trust_env=False).text
-    checked = [line for line in text.splitlines() if "L7OK" in line]
+    checked = [line for line in text.splitlines() if line.startswith("nodes,") and "L7OK" in line]
     return sum(",UP," in line for line in checked)

@@ -69,8 +69,8 @@ async def ended(peer: TCPPeer) -> tuple[int, str]:
 class Victim:
     """The node's process; what it logs goes to a file.
 
-    Attacks go to the port `entry`: the node's own, or a balancer's; and to its first path. With an
-    application, operators' paths are on another port.
+    Attacks go to the port `entry`, the node's own or a balancer's, and to its first path.
+    Operators' paths are on the internal port.
     """
 
     folder: Path
@@ -78,14 +78,13 @@ class Victim:
     settings: dict[str, object]
     port: int = field(default_factory=free_port)
     paths: tuple[str, ...] = PATHS
-    internal_port: int = 0
+    internal_port: int = field(default_factory=free_port)
     entry: int = field(init=False)
     process: "subprocess.Popen[bytes] | None" = None
 
     def __post_init__(self) -> None:
         """Begin without a balancer."""
         self.entry = self.port
-        self.internal_port = self.internal_port or self.port
 
     @property
     def log(self) -> Path:
@@ -94,12 +93,22 @@ class Victim:
 
     @property
     def url(self) -> str:
-        """Base URL of the node itself, without a path."""
+        """Base URL of the node's own port for clients, without a path."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def internal_url(self) -> str:
+        """Base URL of its internal port, without a path."""
+        return f"http://127.0.0.1:{self.internal_port}"
 
     def start(self) -> None:
         """Start the process."""
-        settings = {"port": self.port, "redis_url": self.redis.url, "drain_delay": 0}
+        settings = {
+            "port": self.port,
+            "internal_port": self.internal_port,
+            "redis_url": self.redis.url,
+            "drain_delay": 0,
+        }
         environment = {
             f"WSFLEET_{name.upper()}": str(value)
             for name, value in (settings | self.settings).items()
@@ -125,7 +134,7 @@ class Victim:
         await settled(answers, "the node is ready")
 
     async def get(self, path: str, port: int | None = None) -> httpx.Response:
-        """An answer of its HTTP, at its own port or another one."""
+        """Return an answer of its internal port, or of another one."""
         async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
             return await http.get(f"http://127.0.0.1:{port or self.internal_port}{path}")
 
@@ -171,9 +180,9 @@ class Victim:
             await told(listener, type="message", data={"are": "you there"})
 
     @contextlib.asynccontextmanager
-    async def tcp(self, first: bytes = b"") -> AsyncIterator[TCPPeer]:
+    async def tcp(self, first: bytes = b"", entry: int = 0) -> AsyncIterator[TCPPeer]:
         """A TCP connection, and the first bytes on it."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.entry)
+        reader, writer = await asyncio.open_connection("127.0.0.1", entry or self.entry)
         writer.write(first)
         try:
             yield TCPPeer(reader, writer)

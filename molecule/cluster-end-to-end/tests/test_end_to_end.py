@@ -164,7 +164,7 @@ async def test_http_through_the_balancer() -> None:
 
 @pytest.mark.parametrize(
     ("name", "private", "public"),
-    [("lb1", 8404, {22, 80, 443}), ("node1", 8001, {22}), ("redis1", 6379, {22})],
+    [("lb1", 8404, {22, 80, 443}), ("node1", 9001, {22}), ("redis1", 6379, {22})],
 )
 def test_a_stranger_reaches_what_is_public_alone(
     cluster: Cluster, name: str, private: int, public: set[int]

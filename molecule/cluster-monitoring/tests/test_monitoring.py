@@ -266,6 +266,7 @@ def frozen_redis(cluster: Cluster) -> Iterator[None]:
 def full_node(cluster: Cluster) -> Iterator[None]:
     """A node has 36 of the 40 connections that it may have."""
     url, ca = cluster.fleet["nodes"]["bookworm-8001"], cluster.fleet["ca"]
+    url = url.replace(":9001", ":8001")  # the one for clients
     load = ("load", url, "--ca", ca, "--clients", "36", "--rate", "1", "--duration", "120")
     with cluster.wsfleet(*load) as process:
         try:

@@ -126,7 +126,9 @@ def become(host: Host, cluster: Cluster) -> Callable[..., str]:
     host.check_output(f"echo {encoded} | base64 -d | tee /run/node.py")
     for port in (9001, 9002, 9003):
         host.run(f"systemd-run --unit=node-{port} python3 /run/node.py {port}")
-        host.check_output(f"timeout 5 sh -c 'until ss -ltn | grep :{port}; do sleep 0.1; done'")
+        for listening in (port, f"1{port}"):
+            wait = f"until ss -ltn | grep :{listening}; do sleep 0.1; done"
+            host.check_output(f"timeout 5 sh -c '{wait}'")
     name = host.ansible.get_variables()["inventory_hostname"]
 
     def run(*events: list[str], **variables: object) -> str:
@@ -177,12 +179,10 @@ def test_without_a_node_clients_get_503(host: Host) -> None:
     assert get(host, f"http://{address}/health").startswith("503")
 
 
-def test_private_paths_are_not_public(host: Host) -> None:
-    """The nodes' metrics and readiness are 404 outside; the private port is not the public one."""
+def test_statistics_are_not_public(host: Host) -> None:
+    """They are on HAProxy's private port alone."""
     address = host.ansible.get_variables()["ansible_host"]
-    for path in ("/metrics", "/ready", "/api/info", "/console/", "/stats"):
-        status = get(host, f"http://{address}{path}")[:3]
-        assert status == ("503" if path == "/stats" else "404"), path
+    assert get(host, f"http://{address}/stats").startswith("503")
     assert "Statistics Report" in get(host, f"http://{address}:8404/stats")
     assert "haproxy_process_" in get(host, f"http://{address}:8404/metrics")
 
@@ -257,6 +257,47 @@ def test_servers_come_and_go_without_a_reload(host: Host, become: Callable[..., 
     assert body(host)[2] in (A, B, C)
     assert host.run("haproxy -c -f /etc/haproxy/haproxy.cfg").rc == 0
     assert "changed=0" in become([A, B, C])
+
+
+def test_servers_of_all_backends_come_and_go(host: Host, become: Callable[..., str]) -> None:
+    """By a key, with console and static paths: the settings take a reload, servers take none."""
+    settings: dict[str, object] = {
+        "haproxy_stickiness": "path 1",
+        "haproxy_console": True,
+        "haproxy_static_paths": ["/static/"],
+    }
+    become([A], **settings)
+    before = workers(host)
+    become([A, B], [B, C], [A, B, C], **settings)
+    if at_run_time(host):
+        assert workers(host) == before
+    address = address_of(host)
+    rooms = {number: get(host, f"http://{address}/room{number}") for number in range(32)}
+    assert set(rooms.values()) == {f"200 {name[2:]}" for name in (A, B, C)}
+    assert get(host, f"http://{address}/console/") == "200 private"
+    assert {get(host, f"http://{address}/static/x") for _ in range(9)} == set(rooms.values())
+    # Another process has the same rooms: the balancers agree.
+    host.check_output("systemctl restart haproxy")
+    again = {number: get(host, f"http://{address}/room{number}") for number in rooms}
+    assert again == rooms
+    become([A])
+
+
+def test_nodes_that_are_not_rolled_are_not_taken_out(
+    host: Host, cluster: Cluster, become: Callable[..., str]
+) -> None:
+    """HAProxy checks a node of an old release on its one port: the play ends before it changes."""
+    become([A, B])
+    ask(host, ADMIN, "set server nodes/n-9002 check-port 9002")  # as version 0.1 does
+    host.check_output("sleep 1")
+    name = host.ansible.get_variables()["inventory_hostname"]
+    extra = json.dumps({"events": [[A, B]], "haproxy_slowstart": 7})
+    result = cluster.playbook("molecule/role-haproxy/servers.yml", "--limit", name, "-e", extra)
+    assert result.returncode != 0
+    assert "n-9002 answer to health checks on another port" in " ".join(result.stdout.split())
+    assert "slowstart 7s" not in host.file("/etc/haproxy/haproxy.cfg").content_string
+    ask(host, ADMIN, "set server nodes/n-9002 check-port 19002")  # as the roll does
+    become([A, B])
 
 
 def test_what_a_process_cannot_learn_takes_a_reload(host: Host, become: Callable[..., str]) -> None:

@@ -18,8 +18,8 @@ CONVERGE = "molecule/role-wsnode/converge.yml"
 
 
 def get(host: Host, path: str) -> str:
-    """Ask the node on its own address."""
-    url = f"http://{host.ansible.get_variables()['ansible_host']}:8001{path}"
+    """Ask the node on its private port."""
+    url = f"http://{host.ansible.get_variables()['ansible_host']}:9001{path}"
     code = f"import urllib.request as r; print(r.urlopen('{url}', timeout=5).read().decode())"
     return host.check_output(f'python3 -c "{code}"')
 
@@ -93,7 +93,7 @@ def is_replaced(host: Host, before: str) -> bool:
     """Whether another process than before runs, and is ready."""
     now = host.check_output("systemctl show -p MainPID --value wsnode@8001")
     address = host.ansible.get_variables()["ansible_host"]
-    ready = host.run(f"curl --silent --fail --max-time 5 http://{address}:8001/ready")
+    ready = host.run(f"curl --silent --fail --max-time 5 http://{address}:9001/ready")
     return now not in (before, "0") and ready.rc == 0
 
 

@@ -51,6 +51,8 @@ OPEN_FILES = 1_048_576
 """What the kernel allows a process (fs.nr_open)."""
 SPARE_FILES = 5000
 """As `fleet_spare_files`."""
+INTERNAL_PORTS = 1000
+"""From `wsnode_port` to `wsnode_internal_port`, as in the defaults of the role `wsnode`."""
 SOURCE_PORTS = 54_000
 """Of one balancer to one node process, by net.ipv4.ip_local_port_range of the role `base`."""
 _TOO_MANY_FILES = f"a process may have {OPEN_FILES} open files (fs.nr_open)"
@@ -65,6 +67,19 @@ LIMITS = (
     ("redis", "redis_maxclients", OPEN_FILES - SPARE_FILES, _TOO_MANY_FILES),
 )
 """Of each kind of host: the variable with its number of connections, the most, and why."""
+
+SAME_ON_BALANCERS = (
+    "haproxy_acme_port",
+    "haproxy_cookie",
+    "haproxy_cookie_samesite",
+    "haproxy_cookie_secure",
+    "haproxy_stickiness",
+)
+STICKINESS = re.compile(
+    r"cookie|source|path( [1-9]\d?)?|header [A-Za-z0-9!#$&'*+.^_`|~-]+|query [A-Za-z0-9._~-]+"
+)
+"""Header names are tokens of RFC 9110, section 5.6.2; `%` HAProxy would not take."""
+PATH = re.compile(r"/[A-Za-z0-9._~!$&*+,;=:@/%-]*")
 
 Groups = Mapping[str, Iterable[str]]
 Variables = Mapping[str, Any]
@@ -150,6 +165,13 @@ class Host:
         first = int(self.get("wsnode_port"))
         return range(first, first + int(self.get("wsnode_processes")))
 
+    @property
+    def wsnode_internal_ports(self) -> range:
+        """The private port of each node process, in the order of `wsnode_ports`."""
+        given = self.get("wsnode_internal_port")
+        first = int(self.get("wsnode_port")) + INTERNAL_PORTS if given is None else int(given)
+        return range(first, first + int(self.get("wsnode_processes")))
+
 
 def _hosts(groups: Groups, group: str, hostvars: HostVars) -> list[Host]:
     return [Host(name, hostvars[name]) for name in groups.get(group, ())]
@@ -168,11 +190,7 @@ def fleet_members(groups: Groups, hostvars: HostVars, ca: str = "") -> dict[str,
     everybody = [
         host for group in (*GROUPS, "monitoring") for host in _hosts(groups, group, hostvars)
     ]
-    nodes = [
-        _node(host, port)
-        for host in _hosts(groups, "wsnodes", hostvars)
-        for port in host.wsnode_ports
-    ]
+    nodes = [node for host in _hosts(groups, "wsnodes", hostvars) for node in _nodes(host)]
     return {
         "virtual_address": str(first or ""),
         "targets": _targets(nodes, groups, hostvars),
@@ -249,7 +267,7 @@ def _targets(
         "wsfleet": [
             {
                 "name": node["name"],
-                "address": netloc(node["address"], node["port"]),
+                "address": netloc(node["address"], node["internal_port"]),
                 "scheme": urlsplit(node["url"]).scheme,
             }
             for node in nodes
@@ -294,7 +312,9 @@ def _flows(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, Any]]
     for host in scalers:
         open_ports(host, "autoscaler", [host.get("autoscale_metrics_port")], watchers)
     for host in members["wsnodes"]:
-        open_ports(host, "nodes", host.wsnode_ports, balancers + watchers + commands)
+        open_ports(host, "nodes", host.wsnode_ports, balancers + commands)
+        private = balancers + watchers + commands
+        open_ports(host, "nodes' private ports", host.wsnode_internal_ports, private)
     for host in members["redis"]:
         ports = ["redis_port", *(["sentinel_port"] if len(redis) > 1 else [])]
         open_ports(host, "Redis", map(host.get, ports), redis + watchers + commands)
@@ -352,16 +372,21 @@ def _listens(groups: Groups, hostvars: HostVars) -> dict[str, dict[str, str]]:
     return listens
 
 
-def _node(host: Host, port: int) -> dict[str, Any]:
+def _nodes(host: Host) -> list[dict[str, Any]]:
+    """Describe a host's node processes; `url` is where the cluster's own requests go."""
     tls = bool(host.get("fleet_tls"))
-    return {
-        "name": f"{host.wsnode_name}-{port}",
-        "host": host.wsnode_name,
-        "address": host.address,
-        "port": port,
-        "tls": tls,
-        "url": f"{'https' if tls else 'http'}://{netloc(host.address, port)}",
-    }
+    return [
+        {
+            "name": f"{host.wsnode_name}-{port}",
+            "host": host.wsnode_name,
+            "address": host.address,
+            "port": port,
+            "internal_port": internal_port,
+            "tls": tls,
+            "url": f"{'https' if tls else 'http'}://{netloc(host.address, internal_port)}",
+        }
+        for port, internal_port in zip(host.wsnode_ports, host.wsnode_internal_ports, strict=True)
+    ]
 
 
 def _loadbalancer(host: Host) -> dict[str, Any]:
@@ -483,8 +508,7 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
             mistakes += wrong
             continue
         try:
-            _node(host, host.wsnode_ports[0] if host.wsnode_ports else 0)
-            _loadbalancer(host), _redis(host)
+            _nodes(host), _loadbalancer(host), _redis(host)
         except Exception as error:  # templates and int() fail in many ways
             mistakes.append(f"A variable of the host '{name}' cannot be read: {error}")
         else:
@@ -612,6 +636,7 @@ def _ports(host: Host, groups: Groups) -> list[tuple[int, str]]:
     wanted: list[tuple[int, str]] = []
     if host.name in groups.get("wsnodes", ()):
         wanted += [(port, "wsnode_port") for port in host.wsnode_ports]
+        wanted += [(port, "wsnode_internal_port") for port in host.wsnode_internal_ports]
     replicated = len(list(groups.get("redis", ()))) > 1
     for group, variables in {
         "redis": ["redis_port", *(["sentinel_port"] if replicated else [])],
@@ -714,15 +739,21 @@ def _front_mistakes(balancers: list[Host]) -> list[str]:
     """What does not fit to that which is in front of the balancers."""
     mistakes = [
         f"{variable} is not the same on all balancers: set it once, for the group 'loadbalancers'."
-        for variable in (
-            "haproxy_acme_port",
-            "haproxy_cookie",
-            "haproxy_cookie_samesite",
-            "haproxy_cookie_secure",
-        )
+        for variable in SAME_ON_BALANCERS
         if len({host.get(variable) for host in balancers}) > 1
     ]
     for host in balancers:
+        if not STICKINESS.fullmatch(stickiness := host.get("haproxy_stickiness")):
+            mistakes.append(
+                f"haproxy_stickiness of the host '{host.name}' is '{stickiness}': make it cookie, "
+                "source, path, path N (a number of segments), header NAME or query NAME."
+            )
+        mistakes += [
+            f"haproxy_static_paths of the host '{host.name}' has '{path}', which does not begin a "
+            "path: write it like /static/, without spaces."
+            for path in host.get("haproxy_static_paths")
+            if not PATH.fullmatch(path)
+        ]
         secure = host.get("haproxy_cookie_secure")
         is_secure = secure == "true" or (secure == "auto" and host.has_tls)
         if host.get("haproxy_cookie_samesite") == "none" and not is_secure:

@@ -223,7 +223,7 @@ def test_a_machine_knows_whom_it_connects_to() -> None:
     """The answers come from there, and are let in without the kernel's table."""
     groups = GROUPS | {"monitoring": ["mon1"]}
     members = fleet_members(groups, HOSTS | {"mon1": {"ansible_host": "fd00::41"}})
-    assert {"address": "10.0.0.21", "ports": [8001]} in members["talks"]["lb1"]
+    assert {"address": "10.0.0.21", "ports": [8001, 9001]} in members["talks"]["lb1"]
     assert {"address": "fd00::41", "ports": [19532]} in members["talks"]["lb1"]
     assert {"address": "10.0.0.31", "ports": [6379]} in members["talks"]["node1"]
     assert members["talks"]["redis1"] == [{"address": "fd00::41", "ports": [19532]}]

@@ -118,7 +118,7 @@ def test_a_sound_inventory_has_no_mistake() -> None:
         ),
         (
             {},
-            {"node2": {"wsnode_port": 70000}},
+            {"node2": {"wsnode_port": 70000, "wsnode_internal_port": 9001}},
             "wsnode_port of the host 'node2' is no port: 70000",
         ),
         (
@@ -146,6 +146,16 @@ def test_a_sound_inventory_has_no_mistake() -> None:
                 }
             },
             "Port 8002 of the host 'node1' is wanted twice, by 'wsnode_port' and 'redis_port'",
+        ),
+        (
+            {},
+            {"node1": {"wsnode_internal_port": 8002, "wsnode_processes": 2}},
+            "Port 8002 of the host 'node1' is wanted twice, by 'wsnode_port' and 'wsnode_internal",
+        ),
+        (
+            {},
+            {"node1": {"wsnode_internal_port": 0}},
+            "wsnode_internal_port of the host 'node1' is no port: 0",
         ),
         (
             {"monitoring": ["lb1"]},
@@ -220,6 +230,27 @@ def test_a_sound_inventory_has_no_mistake() -> None:
             {"lb1": {"haproxy_accept_proxy": ["::1"]}},
             "let the proxy on this machine connect to 10.0.0.11",
         ),
+        *(
+            (
+                {},
+                {"lb1": {"haproxy_stickiness": value}},
+                f"haproxy_stickiness of the host 'lb1' is '{value}': make it cookie, source, path",
+            )
+            for value in ("", "cookies", "path 0", "path x", "header", "header X Y", "query a&b")
+        ),
+        (
+            TWO_BALANCERS,
+            {
+                "lb1": WITH_ADDRESS["lb1"] | {"haproxy_stickiness": "path"},
+                "lb2": WITH_ADDRESS["lb2"],
+            },
+            "haproxy_stickiness is not the same on all balancers",
+        ),
+        (
+            {},
+            {"lb1": {"haproxy_static_paths": "/static/,assets"}},
+            "haproxy_static_paths of the host 'lb1' has 'assets', which does not begin a path",
+        ),
         (
             {},
             {"lb1": {"haproxy_acme_port": 8404}},
@@ -239,6 +270,14 @@ def test_mistakes_are_named(groups: dict[str, Any], changes: dict[str, Any], exp
     assert expected in mistakes[0]
 
 
+@pytest.mark.parametrize(
+    "value", ["source", "path", "path 2", "header X-Room", "query room_id", "query a.b"]
+)
+def test_ways_to_stick_are_no_mistakes(value: str) -> None:
+    """Beside the cookie, the default."""
+    assert fleet_mistakes(GROUPS, hosts(lb1={"haproxy_stickiness": value})) == []
+
+
 def test_members_have_names_addresses_and_urls() -> None:
     """What HAProxy, the nodes and the command line are configured from."""
     variables = hosts(
@@ -256,7 +295,9 @@ def test_members_have_names_addresses_and_urls() -> None:
         "n2-8001",
         "n2-8002",
     ]
-    assert members["nodes"][2]["url"] == "http://192.168.0.2:8002"
+    assert members["nodes"][2]["port"] == 8002
+    assert members["nodes"][2]["internal_port"] == 9002
+    assert members["nodes"][2]["url"] == "http://192.168.0.2:9002"
     assert members["loadbalancers"][0]["url"] == "http://10.0.0.11:8080"
     assert members["redis_urls"] == {
         user: f"redis://{user}:{redis_passwords(PASSWORD)[user]}@10.0.0.31:6379/0"
@@ -264,12 +305,19 @@ def test_members_have_names_addresses_and_urls() -> None:
     }
 
 
+def test_private_ports_follow_the_public_ones() -> None:
+    """They are 1000 above, unless the inventory has another first one."""
+    variables = hosts(node1={"wsnode_port": 7001}, node2={"wsnode_internal_port": "8101"})
+    nodes = fleet_members(GROUPS, variables)["nodes"]
+    assert [(node["port"], node["internal_port"]) for node in nodes] == [(7001, 8001), (8001, 8101)]
+
+
 def test_nodes_with_tls_are_asked_by_it() -> None:
     """Host by host, so that a running cluster can be changed; HAProxy looks for the host's name."""
     members = fleet_members(GROUPS, hosts(node2={"fleet_tls": True, "wsnode_name": "n2"}))
     plain, tls = members["nodes"]
-    assert (plain["tls"], plain["url"], plain["host"]) == (False, "http://10.0.0.21:8001", "node1")
-    assert (tls["tls"], tls["url"], tls["host"]) == (True, "https://10.0.0.22:8001", "n2")
+    assert (plain["tls"], plain["url"], plain["host"]) == (False, "http://10.0.0.21:9001", "node1")
+    assert (tls["tls"], tls["url"], tls["host"]) == (True, "https://10.0.0.22:9001", "n2")
     schemes = [target["scheme"] for target in members["targets"]["wsfleet"]]
     assert schemes == ["http", "https"]
 
@@ -286,7 +334,7 @@ def test_prometheus_asks_everybody_once() -> None:
         job: {target["name"]: target["address"] for target in targets}
         for job, targets in members["targets"].items()
     }
-    assert targets["wsfleet"]["node1-8002"] == "10.0.0.21:8002"
+    assert targets["wsfleet"]["node1-8002"] == "10.0.0.21:9002"
     assert targets["haproxy"] == {"lb1": "10.0.0.11:8404"}
     assert list(targets["redis"]) == list(targets["sentinel"]) == REDIS
     assert list(targets["node"]) == ["lb1", "node1", "node2", *REDIS, "mon1"]
@@ -311,10 +359,10 @@ def ports_from(flows: list[dict[str, Any]], address: str) -> list[int]:
     ("source", "lb1", "node1", "redis1"),
     [
         ("anybody", [80, 443], [], []),
-        ("lb1", [80, 443], [8001], []),
-        ("node1", [80, 443, 8404], [8001], [6379, 26379]),
+        ("lb1", [80, 443], [8001, 9001], []),
+        ("node1", [80, 443, 8404], [8001, 9001], [6379, 26379]),
         ("redis2", [80, 443], [], [6379, 26379]),
-        ("mon1", [80, 443, 8404, 9100], [8001, 9100], [6379, 9100, 26379]),
+        ("mon1", [80, 443, 8404, 9100], [9001, 9100], [6379, 9100, 26379]),
     ],
 )
 def test_ports_are_open_to_those_who_use_them(

@@ -8,7 +8,7 @@ import io
 import ipaddress
 import re
 import socket
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
@@ -17,21 +17,22 @@ DOCUMENTATION = r"""
 module: haproxy_servers
 short_description: Servers of a running HAProxy, as its configuration has them
 description:
-  - Adds and deletes servers of a backend through the admin socket, which HAProxy can from 3.0 on
+  - Adds and deletes servers of backends through the admin socket, which HAProxy can from 3.0 on
     with all that a server line of ours says. No reload means no old process that lingers with the
     open WebSockets.
   - Reloads nothing itself. Where a reload is needed O(ignore:reload) of the result says why.
 options:
   config:
     description:
-      - Text of the configuration file. The servers of the backend are read from it, and in its
+      - Text of the configuration file. The servers of the backends are read from it, and in its
         C(setenv WSFLEET_SETTINGS) the mark of all else that a process must have been started with.
     type: str
     required: true
-  backend:
-    description: The backend's name.
-    type: str
-    default: nodes
+  backends:
+    description: Backends whose servers are the nodes; not every configuration has all of them.
+    type: list
+    elements: str
+    default: [nodes, static, console]
   socket:
     description: The admin socket.
     type: path
@@ -56,7 +57,9 @@ reload:
   type: str
   returned: always
 added:
-  description: Servers that it did not have, or had with another address, cookie or use of TLS.
+  description:
+    - Servers that it did not have, or had with another address, cookie, port for checks or use of
+      TLS.
   type: list
   returned: always
 removed:
@@ -66,23 +69,33 @@ removed:
 """
 
 MARK = "WSFLEET_SETTINGS"
+BACKENDS = ["nodes", "static", "console"]
 FIRST_RELEASE = (3, 0)
 """Before it `add server` knows no cookie."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """What both the configuration and a running process say of a server."""
+    """What both the configuration and a running process say of a server of a backend."""
 
+    backend: str
     name: str
     address: str
     cookie: str
+    check_port: int
     tls: bool
 
     def __str__(self) -> str:
         """In the words of a configuration."""
         tls = " ssl" if self.tls else ""
-        return f"server {self.name} {self.address} cookie {self.cookie or '-'}{tls}"
+        check = f"check port {self.check_port}"
+        cookie = self.cookie or "-"
+        return f"server {self.full_name} {self.address} cookie {cookie} {check}{tls}"
+
+    @property
+    def full_name(self) -> str:
+        """Its name in commands."""
+        return f"{self.backend}/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -97,8 +110,8 @@ class Refused(Exception):  # noqa: N818 - it is HAProxy's word
     """HAProxy did not do what it was asked for."""
 
 
-def parse_config(text: str, backend: str) -> Config:
-    """Read what matters here.
+def parse_config(text: str, backends: Container[str]) -> Config:
+    """Read what matters here, of these backends.
 
     Raises:
         ValueError: it has no mark.
@@ -114,11 +127,18 @@ def parse_config(text: str, backend: str) -> Config:
             continue
         if not line[0].isspace():
             section = words
-        elif section == ["backend", backend] and words[0] == "server":
+        elif section[0] == "backend" and section[1] in backends and words[0] == "server":
+            address = numeric(words[2])
             cookie = words[words.index("cookie") + 1] if "cookie" in words else ""
-            server = Server(words[1], numeric(words[2]), cookie, "ssl" in words)
+            check_port = words[words.index("port") + 1] if "port" in words else port_of(address)
+            server = Server(section[1], words[1], address, cookie, int(check_port), "ssl" in words)
             lines[server] = " ".join(words[1:])
     return Config(mark[1], lines)
+
+
+def port_of(address: str) -> str:
+    """Return the port of an address."""
+    return address.rpartition(":")[2]
 
 
 def numeric(address: str) -> str:
@@ -135,20 +155,33 @@ def numeric(address: str) -> str:
     return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
 
 
-def parse_state(text: str) -> set[str]:
-    """Read which servers speak TLS from `show servers state`."""
+def parse_state(text: str) -> dict[tuple[str, str], tuple[int, bool]]:
+    """Return each server's port for checks, and whether it speaks TLS, of `show servers state`.
+
+    Servers have their backend's name and their own.
+
+    The port is 0 where HAProxy checks the server's own.
+    """
     rows = csv.DictReader(text.partition("# ")[2].splitlines(), delimiter=" ")
-    return {row["srv_name"] for row in rows if row["srv_use_ssl"] == "1"}
-
-
-def parse_stat(text: str, backend: str, tls: Container[str]) -> set[Server]:
-    """Read the servers of a backend from `show stat`; `tls` is who speaks it."""
-    rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
     return {
-        Server(row["svname"], row["addr"], row["cookie"], row["svname"] in tls)
+        (row["be_name"], row["srv_name"]): (int(row["srv_check_port"]), row["srv_use_ssl"] == "1")
         for row in rows
-        if row["pxname"] == backend and row["type"] == "2"  # not the backend itself
     }
+
+
+def parse_stat(
+    text: str, backends: Container[str], state: Mapping[tuple[str, str], tuple[int, bool]]
+) -> set[Server]:
+    """Return the servers of these backends, of `show stat` and what `parse_state` returns."""
+    rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
+    servers = set()
+    for row in rows:
+        backend, name, address = row["pxname"], row["svname"], row["addr"]
+        if backend in backends and row["type"] == "2":  # not the backend itself
+            check_port, tls = state[backend, name]
+            check_port = check_port or int(port_of(address))
+            servers.add(Server(backend, name, address, row["cookie"], check_port, tls))
+    return servers
 
 
 def steps(
@@ -156,25 +189,25 @@ def steps(
 ) -> tuple[list[Server], list[Server], list[Server]]:
     """Say what to add, what to delete, and what to add after that because its name was taken."""
     wanted, running = set(wanted), set(running)
-    names = {server.name for server in running}
+    names = {server.full_name for server in running}
     new, gone = wanted - running, running - wanted
 
     def by_name(servers: Iterable[Server]) -> list[Server]:
-        return sorted(servers, key=lambda server: server.name)
+        return sorted(servers, key=lambda server: server.full_name)
 
     return (
-        by_name(server for server in new if server.name not in names),
+        by_name(server for server in new if server.full_name not in names),
         by_name(gone),
-        by_name(server for server in new if server.name in names),
+        by_name(server for server in new if server.full_name in names),
     )
 
 
 class Process:
     """The process behind an admin socket."""
 
-    def __init__(self, path: str, backend: str, wait: int) -> None:
+    def __init__(self, path: str, backends: Container[str], wait: int) -> None:
         self._path = path
-        self._backend = backend
+        self._backends = backends
         self._wait = wait
 
     def ask(self, command: str) -> str:
@@ -210,19 +243,19 @@ class Process:
     @property
     def servers(self) -> set[Server]:
         """Its servers."""
-        tls = parse_state(self.ask(f"show servers state {self._backend}"))
-        return parse_stat(self.ask("show stat"), self._backend, tls)
+        state = parse_state(self.ask("show servers state"))
+        return parse_stat(self.ask("show stat"), self._backends, state)
 
-    def add(self, line: str) -> None:
-        """Add a server, which takes clients at once, and is checked."""
-        name = f"{self._backend}/{line.split()[0]}"
-        self._must(f"add server {self._backend}/{line}", "New server registered.")
+    def add(self, server: Server, line: str) -> None:
+        """Add a server by its line; it takes clients at once, and is checked."""
+        name = server.full_name
+        self._must(f"add server {server.backend}/{line}", "New server registered.")
         self._must(f"enable health {name}")
         self._must(f"enable server {name}")
 
     def delete(self, server: Server) -> None:
         """Delete a server, when its last connection has ended."""
-        name = f"{self._backend}/{server.name}"
+        name = server.full_name
         self._must(f"set server {name} state maint")
         self._must(f"wait {self._wait}s srv-removable {name}", "Done.")
         self._must(f"del server {name}", "Server deleted.")
@@ -242,11 +275,11 @@ def why_reload(process: Process, config: Config, *, check: bool) -> str:
         return ""
     try:
         for server in first:
-            process.add(config.lines[server])
+            process.add(server, config.lines[server])
         for server in gone:
             process.delete(server)
         for server in then:
-            process.add(config.lines[server])
+            process.add(server, config.lines[server])
     except Refused as error:
         return str(error)
     return "" if process.servers == set(config.lines) else "it has not the servers it was told"
@@ -257,7 +290,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "config": {"type": "str", "required": True},
-            "backend": {"type": "str", "default": "nodes"},
+            "backends": {"type": "list", "elements": "str", "default": BACKENDS},
             "socket": {"type": "path", "default": "/run/haproxy/admin.sock"},
             "wait": {"type": "int", "default": 5},
         },
@@ -265,10 +298,10 @@ def main() -> None:
     )
     params = module.params
     try:
-        config = parse_config(params["config"], params["backend"])
+        config = parse_config(params["config"], params["backends"])
     except ValueError as error:
         module.fail_json(msg=str(error))
-    process = Process(params["socket"], params["backend"], params["wait"])
+    process = Process(params["socket"], params["backends"], params["wait"])
     try:
         before = process.servers
         reload = why_reload(process, config, check=module.check_mode)
@@ -285,8 +318,8 @@ def main() -> None:
     module.exit_json(
         changed=bool(reload) or before != after,
         reload=reload,
-        added=sorted(server.name for server in after - before),
-        removed=sorted(server.name for server in before - after),
+        added=sorted(server.full_name for server in after - before),
+        removed=sorted(server.full_name for server in before - after),
         diff={
             "before_header": "servers of the running HAProxy",
             "after_header": "servers of the running HAProxy",

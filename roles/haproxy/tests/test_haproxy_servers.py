@@ -31,7 +31,7 @@ backend nodes
     default-server check
     # server n0 10.0.0.8:8001
     server n1 10.0.0.1:8001 cookie n1 check inter 2s
-    server n2 fd00::2:8001 cookie n2 check inter 2s ssl verify required
+    server n2 fd00::2:8001 cookie n2 check port 9001 inter 2s ssl verify required
 """
 STAT = """\
 # pxname,svname,type,addr,cookie,
@@ -44,13 +44,14 @@ STATE = """\
 1
 # be_id be_name srv_id srv_name srv_addr srv_port srvrecord srv_use_ssl srv_check_port
 4 nodes 1 n1 10.0.0.1 8001 - 0 0
-4 nodes 2 n2 fd00::2 8001 - 1 0
+4 nodes 2 n2 fd00::2 8001 - 1 9001
 """
-N1 = Server("n1", "10.0.0.1:8001", "n1", tls=False)
-N2 = Server("n2", "[fd00::2]:8001", "n2", tls=True)
-N3 = Server("n3", "10.0.0.3:8001", "n3", tls=True)
+N1 = Server("nodes", "n1", "10.0.0.1:8001", "n1", 8001, tls=False)
+N2 = Server("nodes", "n2", "[fd00::2]:8001", "n2", 9001, tls=True)
+N3 = Server("nodes", "n3", "10.0.0.3:8001", "n3", 9001, tls=True)
 N1_ELSEWHERE = replace(N1, address="10.0.0.7:8001")
 N1_WITH_TLS = replace(N1, tls=True)
+N1_CHECKED_ELSEWHERE = replace(N1, check_port=9001)
 
 
 class Running(Process):
@@ -59,7 +60,7 @@ class Running(Process):
     def __init__(
         self, *servers: Server, release: str = "3.0.11-1+deb13u5", refuses: str = ""
     ) -> None:
-        super().__init__("", "nodes", 5)
+        super().__init__("", ["nodes"], 5)
         self._servers = {server.name: server for server in servers}
         self._release = release
         self._refuses = refuses
@@ -72,11 +73,9 @@ class Running(Process):
                 return f"{name}=0123"
             case ["show", "info"]:
                 return f"Name: HAProxy\nVersion: {self._release}\nPid: 1"
-            case ["show", "servers", "state", "nodes"]:
-                rows = [f"4 nodes 1 {s.name} - {s.tls:d}" for s in self._servers.values()]
-                return "\n".join(
-                    ["1", "# be_id be_name srv_id srv_name srvrecord srv_use_ssl", *rows]
-                )
+            case ["show", "servers", "state"]:
+                rows = [f"nodes {s.name} {s.check_port} {s.tls:d}" for s in self._servers.values()]
+                return "\n".join(["1", "# be_name srv_name srv_check_port srv_use_ssl", *rows])
             case ["show", "stat"]:
                 rows = [f"nodes,{s.name},2,{s.address},{s.cookie}," for s in self._servers.values()]
                 return "\n".join(["# pxname,svname,type,addr,cookie,", *rows])
@@ -84,9 +83,10 @@ class Running(Process):
         if self._refuses and command.startswith(self._refuses):
             return "No such thing."
         match command.split():
-            case ["add", "server", name, address, "cookie", cookie, *options]:
+            case ["add", "server", name, address, _, cookie, _, _, port, *options]:
                 name = name.removeprefix("nodes/")
-                self._servers[name] = Server(name, address, cookie, "ssl" in options)
+                server = Server("nodes", name, address, cookie, int(port), "ssl" in options)
+                self._servers[name] = server
                 return "New server registered."
             case ["wait", *_]:
                 return "Done."
@@ -99,7 +99,8 @@ class Running(Process):
 def config(*servers: Server) -> Config:
     """A configuration with these servers, and the mark of `Running`."""
     lines = {
-        s: f"{s.name} {s.address} cookie {s.cookie} check" + " ssl verify required" * s.tls
+        s: f"{s.name} {s.address} cookie {s.cookie} check port {s.check_port}"
+        + " ssl verify required" * s.tls
         for s in servers
     }
     return Config("0123", lines)
@@ -107,21 +108,36 @@ def config(*servers: Server) -> Config:
 
 def test_the_configuration_is_read() -> None:
     """Its mark, and the servers of the one backend, each with its whole line."""
-    found = parse_config(CONFIG, "nodes")
+    found = parse_config(CONFIG, ["nodes"])
     assert found.mark == "0123"
     assert found.lines == {
         N1: "n1 10.0.0.1:8001 cookie n1 check inter 2s",
-        N2: "n2 fd00::2:8001 cookie n2 check inter 2s ssl verify required",
+        N2: "n2 fd00::2:8001 cookie n2 check port 9001 inter 2s ssl verify required",
     }
     with pytest.raises(ValueError, match="WSFLEET_SETTINGS"):
-        parse_config("global\n", "nodes")
+        parse_config("global\n", ["nodes"])
 
 
 def test_the_process_is_read() -> None:
-    """Its servers, and neither the backend itself nor another one's; who of them speaks TLS."""
-    assert parse_state(STATE) == {"n2"}
-    assert parse_stat(STAT, "nodes", {"n2"}) == {N1}
-    assert parse_stat(STAT, "nodes", {"n1"}) == {N1_WITH_TLS}
+    """Its servers, and neither the backend itself nor another one's; TLS, and ports for checks."""
+    state = parse_state(STATE)
+    assert state == {("nodes", "n1"): (0, False), ("nodes", "n2"): (9001, True)}
+    assert parse_stat(STAT, ["nodes"], state) == {N1}
+    assert parse_stat(STAT, ["nodes"], {("nodes", "n1"): (0, True)}) == {N1_WITH_TLS}
+    assert parse_stat(STAT, ["nodes"], {("nodes", "n1"): (9001, False)}) == {N1_CHECKED_ELSEWHERE}
+
+
+def test_a_node_is_a_server_of_several_backends() -> None:
+    """It is added to all of them, and deleted from all of them."""
+    text = CONFIG.replace("backend others", "backend console")
+    config = parse_config(text, ["nodes", "static", "console"])
+    n1 = Server("console", "n1", "10.0.0.9:80", "", 80, tls=False)
+    assert config.lines == {
+        n1: "n1 10.0.0.9:80",
+        **parse_config(CONFIG, ["nodes"]).lines,
+    }
+    assert steps(config.lines, []) == ([n1, N1, N2], [], [])
+    assert steps([], config.lines) == ([], [n1, N1, N2], [])
 
 
 @pytest.mark.parametrize(
@@ -155,7 +171,7 @@ def test_servers_change_at_run_time() -> None:
     assert why_reload(process, config(N2, N3), check=False) == ""
     assert process.servers == {N2, N3}
     assert process.told == [
-        "add server nodes/n3 10.0.0.3:8001 cookie n3 check ssl verify required",
+        "add server nodes/n3 10.0.0.3:8001 cookie n3 check port 9001 ssl verify required",
         "enable health nodes/n3",
         "enable server nodes/n3",
         "set server nodes/n1 state maint",
@@ -172,6 +188,16 @@ def test_a_node_that_now_speaks_tls_is_another_server() -> None:
     process = Running(N1, N2)
     assert why_reload(process, config(N1_WITH_TLS, N2), check=False) == ""
     assert process.servers == {N1_WITH_TLS, N2}
+
+
+def test_a_node_that_is_checked_on_another_port_is_another_server() -> None:
+    """Its line changed; a process that was told the port already is told nothing."""
+    process = Running(N1)
+    assert why_reload(process, config(N1_CHECKED_ELSEWHERE), check=False) == ""
+    assert process.servers == {N1_CHECKED_ELSEWHERE}
+    process.told.clear()
+    assert why_reload(process, config(N1_CHECKED_ELSEWHERE), check=False) == ""
+    assert process.told == []
 
 
 def test_check_mode_changes_nothing() -> None:

@@ -1,5 +1,6 @@
 """``wsfleet check node``: nodes that answer, are drained, are mute or are not there."""
 
+import asyncio
 import json
 from http import HTTPStatus
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
+from lab.ports import free_port
 from lab.waiting import until
 from tests.support.command import wsfleet
 from tests.support.fleet import Rig
@@ -46,10 +48,20 @@ async def test_a_node_that_wants_a_token_is_not_broken(
     """`/ws` is closed to the probe, and so it asks the other endpoint."""
     (tmp_path / "closed.yml").write_text("client: {}\n")
     node = await start_node(config=tmp_path / "closed.yml")
-    found = await probe(parse_url(node.url), 5)
+    found = await probe(parse_url(node.url), parse_url(node.url), 5)
     assert found.ready
     assert found.exchanged
     assert found.problem is None
+
+
+async def test_a_node_with_two_ports(start_node: StartNode) -> None:
+    """`/ready` is asked on the internal one, a WebSocket is opened on the one for clients."""
+    node = await start_node(internal_port=free_port())
+    check = ("check", "node", node.client_url, "--timeout", 1, "--json")
+    outcome = await asyncio.to_thread(wsfleet, *check, "--internal-url", node.url)
+    assert outcome.code == 0, outcome
+    assert outcome.document["ready"] is outcome.document["exchanged"] is True
+    assert (await asyncio.to_thread(wsfleet, *check)).code == 1
 
 
 def test_a_node_that_starts_is_waited_for(own_fleet: Rig) -> None:
@@ -84,7 +96,7 @@ def test_a_node_without_redis_is_not_ready(own_fleet: Rig) -> None:
 async def test_a_node_that_only_looks_well_is_found(serve_websocket: Serve) -> None:
     """It says that it is ready, but no message is answered."""
     url = await serve_websocket(mute, process_request=says({"ready": True}))
-    found = await probe(parse_url(url), 5)
+    found = await probe(parse_url(url), parse_url(url), 5)
     assert found.ready
     assert not found.exchanged
     assert found.problem == "WebSocket: no answer within 3 s"

@@ -26,6 +26,14 @@ _PAUSE = 0.25  # seconds between two attempts
 
 def command(
     url: Url,
+    internal_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="URL of the node's internal port, where /ready is; without, /ready is at URL.",
+            show_default=False,
+        ),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=0.1, help="Seconds in which the check may be repeated.")
     ] = 10.0,
@@ -34,10 +42,11 @@ def command(
 ) -> int:
     """Check that one node answers on a WebSocket, or is drained.
 
-    URL is the node's own. No other client receives anything. Exit code 1 if it is neither ready
-    nor drained, or does not answer.
+    URL is the node's own port for clients. No other client receives anything. Exit code 1 if it
+    is neither ready nor drained, or does not answer.
     """
-    return emit(run(parse_url(url), timeout), as_json=as_json)
+    report = run(parse_url(url), parse_url(internal_url or url), timeout)
+    return emit(report, as_json=as_json)
 
 
 @dataclass
@@ -82,10 +91,10 @@ async def _exchange_without_token(endpoint: Endpoint) -> str | None:
     return None if asker.close_code == expected else f"it closed with {asker.close_code}"
 
 
-async def _attempt(endpoint: Endpoint) -> Found:
+async def _attempt(endpoint: Endpoint, internal: Endpoint) -> Found:
     try:
         async with httpx.AsyncClient(timeout=TIMEOUT, trust_env=False, verify=trusted()) as client:
-            answer = (await client.get(f"{endpoint.http}/ready")).json()
+            answer = (await client.get(f"{internal.http}/ready")).json()
         ready, reason = bool(answer["ready"]), answer.get("reason")
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         return Found(problem=f"/ready: {str(error) or type(error).__name__}")
@@ -104,22 +113,25 @@ async def _attempt(endpoint: Endpoint) -> Found:
     return Found(ready, exchanged=True)
 
 
-async def probe(endpoint: Endpoint, timeout_seconds: float) -> Found:
+async def probe(endpoint: Endpoint, internal: Endpoint, timeout_seconds: float) -> Found:
     """Return the first attempt without a problem, or the last one that the time allows.
 
     An attempt is never cut short, so that its problem is the node's: it has time limits of its own.
     """
     deadline = time.monotonic() + timeout_seconds
-    while (found := await _attempt(endpoint)).problem is not None:
+    while (found := await _attempt(endpoint, internal)).problem is not None:
         if time.monotonic() + _PAUSE > deadline:
             break
         await asyncio.sleep(_PAUSE)
     return found
 
 
-def run(endpoint: Endpoint, timeout_seconds: float) -> Report:
-    """Probe a node, repeating for `timeout_seconds` at most, and return the report."""
-    found = uvloop.run(probe(endpoint, timeout_seconds))
+def run(endpoint: Endpoint, internal: Endpoint, timeout_seconds: float) -> Report:
+    """Probe a node, repeating for `timeout_seconds` at most, and return the report.
+
+    `internal` is where `/ready` is, `endpoint` the port for clients.
+    """
+    found = uvloop.run(probe(endpoint, internal, timeout_seconds))
     data: dict[str, Any] = {
         "url": endpoint.http,
         "ready": found.ready,

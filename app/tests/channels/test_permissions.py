@@ -66,7 +66,7 @@ def test_the_namespace_decides_the_options() -> None:
 def test_an_unknown_namespace_is_error_102(name: str) -> None:
     """Also behind a private prefix, which counts once."""
     assert refusal(channels(), name) == 102
-    with pytest.raises(ChannelError, match="no namespace"):
+    with pytest.raises(ChannelError, match="unknown namespace"):
         channels().find(name)
 
 

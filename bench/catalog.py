@@ -32,7 +32,7 @@ class Peer:
 
     `ack` is a part of the answer to a publish, if that answer means that Redis has the message.
     `pipelines`: it is faster if one publisher sends all messages in flight. `closes`: it
-    disconnects a client that does not read.
+    disconnects a client that does not read. `echo` is the path of a route that sends messages back.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Peer:
     rooms: bool = True
     pipelines: bool = False
     closes: bool = False
+    echo: str = ""
     config: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -57,6 +58,15 @@ def _python(file: str) -> tuple[str, ...]:
 def _node(file: str, *arguments: str) -> tuple[str, ...]:
     return ("node", str(HERE / "peers" / file), "{port}", "{redis}", *arguments)
 
+
+def _asgi(name: str, title: str, *command: str, closes: bool = False, **environment: str) -> Peer:
+    """Return a server of the application in peers/asgi_app.py."""
+    return Peer(name, title, command, closes=closes, echo="/echo", environment=environment)
+
+
+_ASGI_APP = ("asgi_app:app", str(HERE / "peers"))
+_UVICORN = (PYTHON, "-m", "uvicorn", _ASGI_APP[0], "--app-dir", _ASGI_APP[1])
+_UVICORN += ("--port", "{port}", "--log-level", "warning", "--backlog", "4096", "--ws")
 
 _SERVE = (str(PROGRAMS / "wsfleet"), "serve")
 # All other settings are those of production. Limits are on, but above the number of connections
@@ -105,6 +115,29 @@ PEERS = {
             '"publish":',
             closes=True,
             environment=_SETTINGS,
+        ),
+        _asgi(
+            "application",
+            "wsfleet, a FastAPI application",
+            *(*_SERVE, _ASGI_APP[0], "--app-dir", _ASGI_APP[1]),
+            closes=True,
+            **_SETTINGS,
+            WSFLEET_INTERNAL_PORT="{other_port}",
+        ),
+        _asgi("uvicorn", "uvicorn, `websockets`, the same application", *_UVICORN, "websockets"),
+        _asgi("uvicorn-wsproto", "uvicorn, `wsproto`, the same", *_UVICORN, "wsproto"),
+        _asgi(
+            "granian",
+            "granian, the same",
+            *(PYTHON, "-m", "granian", "--interface", "asgi", "--ws", "--no-access-log"),
+            *("--port", "{port}", "--working-dir", _ASGI_APP[1], _ASGI_APP[0]),
+        ),
+        _asgi(
+            "hypercorn",
+            "hypercorn, the same",
+            *(PYTHON, "-m", "hypercorn", "--worker-class", "uvloop", "--backlog", "4096"),
+            *("--bind", "127.0.0.1:{port}", _ASGI_APP[0]),
+            PYTHONPATH=_ASGI_APP[1],
         ),
         Peer("guide", "FastAPI, a loop, blocking Redis", _python("guide.py"), ack='"ack"'),
         Peer("broadcast", "uvicorn, `websockets.broadcast`", _python("broadcast.py")),

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bench import machine
-from bench.catalog import Peer
+from bench.catalog import ClientScript, Peer
 from bench.rig import BenchError, Rig, Shape
 from lab.processes import tree
 
 Result = dict[str, Any]
 DEFAULT_CLIENTS = 2000
 IN_FLIGHT = 16
+ECHOED = "@@"
+"""A part of each message of client.c."""
 SLOW_CLIENTS = 100
 #: The fewest bytes of a delivered message, and the most bytes that wait for a client that does not
 #: read: up to 4 MB in the kernel on a loopback, and 8 MiB in the node, which waits at most 10 s.
@@ -36,14 +38,21 @@ class Mode:
     measure: Measure
     sizes: tuple[int, ...] = (DEFAULT_CLIENTS,)
     more_is_better: bool = True
-    #: Whether the peer must have rooms, acknowledge publishes, close clients that do not read.
+    #: Whether the peer must have rooms, acknowledge publishes, close clients that do not read, or
+    #: have a route that sends messages back.
     rooms: bool = False
     acks: bool = False
     closes: bool = False
+    echoes: bool = False
 
     def suits(self, peer: Peer) -> bool:
         """Return whether the peer has everything that the mode needs."""
-        needs = ((self.rooms, peer.rooms), (self.acks, peer.ack), (self.closes, peer.closes))
+        needs = (
+            (self.rooms, peer.rooms),
+            (self.acks, peer.ack),
+            (self.closes, peer.closes),
+            (self.echoes, peer.echo),
+        )
         return all(there for needed, there in needs if needed)
 
 
@@ -77,6 +86,12 @@ def _window(in_flight: int, rooms: int = 1) -> Measure:
 def _publish(rig: Rig, size: int, seconds: float) -> Result:
     """Measure publishers with a room each and without subscribers."""
     with rig.clients(Shape(0, size, size)) as clients:
+        return per_cpu_second(clients.measure("publish", size, seconds, rig.pids), "acks")
+
+
+def _echo(rig: Rig, size: int, seconds: float) -> Result:
+    """Measure messages that are sent back to their sender, one in flight for each client."""
+    with rig.clients(Shape(0, size), publisher=ClientScript(rig.peer.echo), ack=ECHOED) as clients:
         return per_cpu_second(clients.measure("publish", size, seconds, rig.pids), "acks")
 
 
@@ -189,6 +204,13 @@ MODES = {
         _publish,
         (64,),
         acks=True,
+    ),
+    "echo": Mode(
+        "messages sent back, one in flight a client",
+        "messages per CPU second",
+        _echo,
+        (500, DEFAULT_CLIENTS),
+        echoes=True,
     ),
     "half": Mode("p99 at half of the maximum", "ms", _half, more_is_better=False),
     "idle": Mode("p50 at 50 messages a second", "ms", _idle, (1,), more_is_better=False),

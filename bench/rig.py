@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -135,14 +135,16 @@ class Rig:
         return [pid for root in self._roots for pid in tree(root)]
 
     @contextlib.contextmanager
-    def clients(self, shape: Shape, ports: list[int] | None = None) -> Iterator[Clients]:
-        """Connect clients, and close them at the end.
+    def clients(
+        self, shape: Shape, ports: list[int] | None = None, **other: Any
+    ) -> Iterator[Clients]:
+        """Connect clients, and close them at the end; `other` replaces attributes of the peer.
 
         Raises:
             BenchError: a client could not connect.
 
         """
-        command = _client_command(self.peer, shape, ports or self.ports)
+        command = _client_command(replace(self.peer, **other), shape, ports or self.ports)
         with (
             tempfile.TemporaryFile("w+") as errors,
             subprocess.Popen(

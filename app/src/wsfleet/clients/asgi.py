@@ -17,12 +17,13 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from wsfleet.clients.serving import ServedConnection, refusal_of, refuse
 from wsfleet.cluster.client_names import new_client_id
+from wsfleet.config.settings import Settings
 from wsfleet.hub.connection import Connection
 from wsfleet.node.admission import Refusal
 from wsfleet.node.node import Node
 from wsfleet.transports.frames import ABNORMAL
 from wsfleet.transports.handshake import Request, raw_response
-from wsfleet.transports.outbox import Limits
+from wsfleet.transports.outbox import HIGH_WATER, Limits
 from wsfleet.transports.transport import Close, Closes
 from wsfleet.transports.websocket import WebSocket
 
@@ -48,6 +49,7 @@ class ASGI:
 
     def __init__(self, node: Node, app: ASGIApp, trusted_proxies: str) -> None:
         self._node = node
+        self._turn = Turn()
         self._app: Any = ProxyHeadersMiddleware(cast(Any, app), trusted_proxies)
 
     async def endpoint(self, websocket: WebSocket, request: Request) -> None:
@@ -56,7 +58,7 @@ class ASGI:
         if refusal is not None:
             refuse(self._node, websocket, refusal)
             return
-        client = ASGIClient(self._node, websocket)
+        client = ASGIClient(self._node, websocket, self._turn)
         scope = websocket_scope(request)
         try:
             await self._app(scope, client.read, client.write)
@@ -85,6 +87,85 @@ def websocket_scope(request: Request) -> Scope:
     }
 
 
+class Turn:
+    """The connections that are written to at the end of this turn of the event loop."""
+
+    def __init__(self) -> None:
+        self._due: list[JoiningConnection] = []
+
+    def add(self, connection: "JoiningConnection") -> None:
+        """Flush a connection at the end of this turn."""
+        if not self._due:
+            asyncio.get_running_loop().call_soon(self._end)
+        self._due.append(connection)
+
+    def _end(self) -> None:
+        due, self._due = self._due, []
+        for connection in due:
+            connection.flush()
+
+
+class JoiningConnection(Connection):
+    """A connection that is written to once a turn of the event loop.
+
+    Handlers that each send to all connections in a loop cost one write a connection, however many
+    of them run in that turn.
+    """
+
+    __slots__ = ("_pending", "_size", "_turn", "lags")
+
+    def __init__(self, websocket: WebSocket, settings: Settings, turn: Turn) -> None:
+        super().__init__(
+            websocket,
+            client_id=new_client_id(),
+            limits=Limits(settings.outbox_limit, settings.write_timeout),
+            closes=CLOSES,
+        )
+        self._turn = turn
+        self._pending: list[bytes] = []
+        self._size = 0
+        self.lags = False
+        """Whether the client has not taken half of what may wait for it."""
+
+    def send_soon(self, frames: bytes) -> bool:
+        """Send at the end of this turn; False if the client is gone."""
+        if self._transport.writer is None:
+            return False
+        if not self._pending:
+            self._turn.add(self)
+        self._pending.append(frames)
+        self._size += len(frames)
+        if self._size > HIGH_WATER:
+            self.flush()
+        return True
+
+    def send_now(self, frames: bytes) -> bool:
+        """Send, after what is pending; False if the client is gone, or is closed as too slow."""
+        self.flush()
+        sent = self.send(frames)
+        self.lags = self.buffered > self._limits.size // 2
+        return sent
+
+    def flush(self) -> None:
+        """Send what is pending."""
+        if pending := self._pending:
+            frames = pending[0] if len(pending) == 1 else b"".join(pending)
+            pending.clear()
+            self._size = 0
+            if self.send(frames):
+                self.lags = self.buffered > self._limits.size // 2
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection, after what is pending; of several calls the first one counts."""
+        self.flush()
+        super().close(code, reason)
+
+    def slow(self) -> None:
+        """Close the connection as too slow, and drop what waits for the client."""
+        self._pending.clear()
+        super().slow()
+
+
 class Stage(enum.Enum):
     """What the application has said; it only ever moves down this list."""
 
@@ -101,11 +182,12 @@ class ASGIClient:
     `WebSocket`, which stops reading when they are too many.
     """
 
-    def __init__(self, node: Node, websocket: WebSocket) -> None:
+    def __init__(self, node: Node, websocket: WebSocket, turn: Turn) -> None:
         self._node = node
+        self._turn = turn
         self._websocket = websocket
         self._task = asyncio.current_task()
-        self._connection: Connection  # once the application has accepted
+        self._connection: JoiningConnection  # once the application has accepted
         self._stage = Stage.CONNECTING
         self._inbox: deque[Message] = deque([{"type": "websocket.connect"}])
         self._arrived = asyncio.Event()
@@ -138,9 +220,10 @@ class ASGIClient:
             RuntimeError: the message is not due, or has no valid form.
         """
         kind = message["type"]
+        if kind == "websocket.send" and self._stage is Stage.ACCEPTED:  # the path of each delivery
+            await self._send(message)
+            return
         match self._stage, kind:
-            case Stage.ACCEPTED, "websocket.send":
-                await self._send(message)
             case Stage.ACCEPTED, "websocket.close":
                 self._close(message.get("code", 1000), message.get("reason") or "")
             case Stage.CONNECTING, "websocket.accept":
@@ -180,13 +263,7 @@ class ASGIClient:
         if not self._websocket.accept(message.get("subprotocol"), headers):
             raise ClientDisconnected
         self._stage = Stage.ACCEPTED
-        settings = self._node.settings
-        self._connection = Connection(
-            self._websocket,
-            client_id=new_client_id(),
-            limits=Limits(settings.outbox_limit, settings.write_timeout),
-            closes=CLOSES,
-        )
+        self._connection = JoiningConnection(self._websocket, self._node.settings, self._turn)
         self._websocket.handle(ServedConnection(self._node, self._connection, "application", self))
 
     async def _send(self, message: Message) -> None:
@@ -194,10 +271,11 @@ class ASGIClient:
         text = message.get("text")
         framing = connection.framing
         framed = framing.binary(message["bytes"]) if text is None else framing.text(text.encode())
-        if not connection.send(framed):
+        own = asyncio.current_task() is self._task
+        # To its own client a handler sends one message at a time, and later is only later.
+        if not (connection.send_now(framed) if own else connection.send_soon(framed)):
             raise ClientDisconnected
         if connection.lags:
-            own = asyncio.current_task() is self._task
             await (connection.drained() if own else asyncio.sleep(0))
 
     def _close(self, code: int, reason: str) -> None:

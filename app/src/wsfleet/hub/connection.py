@@ -60,11 +60,6 @@ class Connection:
         """Bytes that the client has not taken yet."""
         return self._transport.buffered
 
-    @property
-    def lags(self) -> bool:
-        """Whether the client has not taken half of what may wait for it."""
-        return self.buffered > self._limits.size // 2
-
     def send(self, frames: bytes) -> bool:
         """Send framed payloads; False if the client is gone, or is closed as too slow."""
         writer = self._transport.writer  # the path of each delivery: as few calls as can be

@@ -9,6 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#{1,6} +(.+?)\s*$", re.MULTILINE)
+OTHERS = (":!*.md", ":!scripts/tests/test_links.py")
+MENTION = re.compile(r"\bdocs/([a-z]+\.md)(?:#([a-z0-9-]+))?")
 TARGET = re.compile(r"\]\(([^()\s]+)\)|(?:src|href|srcset)=\"([^\"]+)\"")
 
 
@@ -66,3 +68,16 @@ def test_a_broken_link_is_found() -> None:
     """A missing file, a missing heading and a missing heading of the same page are reported."""
     text = "[a](docs/no.md) [b](docs/redis.md#nothing) [c](#nothing) [d](docs/redis.md#keys) [e](https://x.example/#y)"
     assert broken(ROOT / "README.md", text) == ["docs/no.md", "docs/redis.md#nothing", "#nothing"]
+
+
+def test_headings_named_outside_of_the_documents_exist() -> None:
+    """Code, roles and inventories name headings that their page in docs/ has."""
+    command = ["git", "grep", "--untracked", "-lI", r"docs/[a-z]*\.md", "--", *OTHERS]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    wrong = [
+        f"{file}: {name}#{anchor}"
+        for file in listed.stdout.splitlines()
+        for name, anchor in MENTION.findall((ROOT / file).read_text())
+        if anchor and not leads_somewhere(ROOT / "docs" / name, anchor)
+    ]
+    assert wrong == []

@@ -66,7 +66,7 @@ def test_the_node_has_the_settings_of_production(
     for variable, value in PEERS[name].environment.items():
         monkeypatch.setenv(variable, fill(value, {"port": 1, "redis": 2}))
     measured = Settings().model_dump(mode="json")
-    others = {"port", "node_name", "redis_url", "trusted_proxies", "config"}  # differ for each node
+    others = {"port", "internal_port", "node_name", "redis_url", "trusted_proxies", "config"}
     others |= {"max_connections", "message_rate", "byte_rate", "drain_delay"}
     differ = {key for key, value in measured.items() if value != deployed[key]}
     assert differ <= others

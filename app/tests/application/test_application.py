@@ -51,6 +51,27 @@ async def test_the_nodes_transports_are_beside_it(node: RunningNode) -> None:
         assert value(node, "connections", protocol="plain") == 0
 
 
+async def test_answers_name_the_node(start_node: StartNode) -> None:
+    """By a setting: those to requests and those that open a WebSocket, of all protocols."""
+    node = await start_node(app=GUEST, node_header="X-Wsfleet-Node", plain_path="/plain")
+    without = await start_node(app=GUEST)
+    for each, expected in ((node, "node1"), (without, None)):
+        async with httpx.AsyncClient(base_url=each.client_url, trust_env=False) as http:
+
+            async def named(
+                http: httpx.AsyncClient = http, expected: str | None = expected
+            ) -> bool:
+                found: str | None = (await http.get("/health")).headers.get("X-Wsfleet-Node")
+                return found == expected
+
+            await settled(named, "it is named once uvicorn's first tick is over")
+        base = each.client_url.replace("http", "ws")
+        for path in ("/echo", "/connection/websocket"):
+            async with connect(base + path, proxy=None) as client:
+                assert client.response is not None
+                assert client.response.headers.get("X-Wsfleet-Node") == expected
+
+
 async def test_the_plain_protocol_has_a_path_by_a_setting(start_node: StartNode) -> None:
     """And no other one then."""
     node = await start_node(app=GUEST, plain_path="/plain")

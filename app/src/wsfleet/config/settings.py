@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     node_url: str = ""
     """Where operators reach this process. Empty: `http://{host}:{port}`, with TLS `https://…`; host
     and port are the internal ones where there are any."""
+    node_header: str = Field(default="", pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]*$")
+    """Name of a field, such as `X-Wsfleet-Node`, by which each answer on `port` names the process;
+    empty: none does."""
     tls_certificate: Path | None = None
     """PEM file with certificate and chain; with one, the ports speak TLS and nothing else."""
     tls_key: Path | None = None

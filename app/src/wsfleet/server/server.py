@@ -160,6 +160,7 @@ def _configuration(
         forwarded_allow_ips=settings.trusted_proxies,
         timeout_graceful_shutdown=10,
         server_header=False,
+        headers=[(settings.node_header, settings.name)] if settings.node_header else None,
         access_log=False,
         log_config=None,
     )

@@ -128,7 +128,10 @@ class WebSocket(SendingHalf):
         if self.state is not State.CONNECTING:
             return False
         answer = switching_protocols(
-            self._key, subprotocol=subprotocol, extension=self._extension, headers=headers
+            self._key,
+            subprotocol=subprotocol,
+            extension=self._extension,
+            headers=[*self._config.encoded_headers, *headers],
         )
         self.transport.write(answer)
         self._extension = ""

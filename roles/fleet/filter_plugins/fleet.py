@@ -31,6 +31,7 @@ from addresses import (
 )
 from ansible import constants
 from ansible.plugins.loader import connection_loader
+from application_variables import application_mistakes
 from refusal import refusal
 from role_variables import WrongTypeError, defaults, options, typed
 
@@ -513,11 +514,16 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
             mistakes.append(f"A variable of the host '{name}' cannot be read: {error}")
         else:
             readable.append(host)
+    nodes = [host for host in readable if host.name in groups.get("wsnodes", ())]
     return [
         *mistakes,
         *_address_mistakes(readable),
         *_virtual_address_mistakes(readable, groups),
-        *_name_mistakes([host for host in readable if host.name in groups.get("wsnodes", ())]),
+        *_name_mistakes(nodes),
+        *application_mistakes(
+            {host.name: host.get for host in nodes},
+            {host.name: str(host.variables.get("inventory_dir") or "") for host in nodes},
+        ),
         *_port_mistakes(readable, groups),
         *_limit_mistakes(readable, groups),
         *_password_mistakes([host for host in readable if host.name in groups.get("redis", ())]),

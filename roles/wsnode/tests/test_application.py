@@ -1,0 +1,100 @@
+"""What the role writes for an application."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+ROLE = ROOT / "roles" / "wsnode"
+SANDBOX = (ROLE / "files" / "sandbox.conf").read_text().splitlines()
+
+
+def rendered(folder: Path, variables: dict[str, Any]) -> dict[str, str]:
+    """Return app.env and, as JSON, the lines of the sandbox, as the role makes them."""
+    (folder / "files").symlink_to(ROLE / "files")
+    defaults = {"include_vars": str(ROLE / "defaults" / "main.yml")}
+    own = {"include_vars": {"dir": str(ROLE / "vars" / "main")}}
+    write = {
+        "copy": {
+            "content": f"{{{{ lookup('template', '{ROLE}/templates/app.env.j2') }}}}",
+            "dest": str(folder / "app.env"),
+        }
+    }
+    sandbox = {"copy": {"content": "{{ _wsnode_sandbox | to_json }}", "dest": f"{folder}/sandbox"}}
+    play = {
+        "hosts": "localhost",
+        "connection": "local",
+        "gather_facts": False,
+        "tasks": [defaults, own, write, sandbox],
+        "vars": {"ansible_python_interpreter": sys.executable, "ansible_managed": "Ansible"},
+    }
+    (folder / "play.yml").write_text(json.dumps([play]))
+    subprocess.run(
+        [
+            *(Path(sys.executable).with_name("ansible-playbook"), folder / "play.yml"),
+            *("--extra-vars", json.dumps(variables)),
+        ],
+        env=os.environ | {"ANSIBLE_FILTER_PLUGINS": str(ROOT / "roles/fleet/filter_plugins")},
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    return {name: (folder / name).read_text() for name in ("app.env", "sandbox")}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return what is written for an application that wants much."""
+    return rendered(
+        tmp_path_factory.mktemp("role"),
+        {
+            "wsnode_app": "main:app",
+            "wsnode_app_environment": ENVIRONMENT,
+            "wsnode_app_sandbox": {"MemoryDenyWriteExecute": False, "SystemCallFilter": "@chown"},
+            "wsnode_app_writable_paths": ["/var/lib/chat"],
+        },
+    )
+
+
+ENVIRONMENT = {
+    "URL": "postgresql://chat:p%40ss@db/chat?a=1&b=2",
+    "QUOTES": "a \"b\" 'c' `d` $HOME \\ \\n # é",
+    "KEY": "-----BEGIN KEY-----\nx\n-----END KEY-----",
+    "NUMBER": 4,
+}
+
+
+def test_the_environment_is_what_the_inventory_says(files: dict[str, str]) -> None:
+    """Whatever is in a value: in double quotes systemd reads the file as a shell does."""
+    assert files["app.env"].startswith("# Ansible\n")
+    show = "import json, os; print(json.dumps(dict(os.environ)))"
+    shell = f"set -a\n{files['app.env']}\nexec {sys.executable} -c '{show}'"
+    done = subprocess.run(["sh", "-c", shell], env={}, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert {name: found[name] for name in ENVIRONMENT} == {
+        name: str(value) for name, value in ENVIRONMENT.items()
+    }
+
+
+def test_an_exception_takes_the_place_of_what_it_excepts(files: dict[str, str]) -> None:
+    """Of a setting that adds up (SystemCallFilter=) nothing is left, and all others hold."""
+    excepted = ("MemoryDenyWriteExecute=", "SystemCallFilter=")
+    assert json.loads(files["sandbox"]) == [
+        *(line for line in SANDBOX if not line.startswith(excepted)),
+        "MemoryDenyWriteExecute=False",
+        "SystemCallFilter=@chown",
+        "ReadWritePaths=/var/lib/chat",
+    ]
+
+
+def test_without_an_application_the_sandbox_is_whole(tmp_path: Path) -> None:
+    """By the role's defaults."""
+    files = rendered(tmp_path, {})
+    assert json.loads(files["sandbox"]) == SANDBOX

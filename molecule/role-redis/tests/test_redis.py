@@ -61,7 +61,7 @@ def test_nothing_that_is_needed_is_refused(host: Host) -> None:
 def test_each_user_may_do_its_work_alone(host: Host) -> None:
     """Whoever has no name may do nothing; the password that all are made from opens nothing."""
     users = dict(line.split()[1:3] for line in ask(host, "acl list").splitlines())
-    on = {"admin", "cli", "exporter", "node", "replica", "sentinel"}
+    on = {"admin", "app", "cli", "exporter", "node", "proxy", "replica", "sentinel"}
     assert users == {"default": "off"} | dict.fromkeys(on, "on")
     variables = host.ansible.get_variables()
     secret = variables["redis_password"]

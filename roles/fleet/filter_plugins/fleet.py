@@ -31,7 +31,7 @@ from addresses import (
 )
 from ansible import constants
 from ansible.plugins.loader import connection_loader
-from application_variables import application_mistakes
+from application_variables import application_mistakes, key_mistakes
 from refusal import refusal
 from role_variables import WrongTypeError, defaults, options, typed
 
@@ -43,7 +43,7 @@ GROUPS = {
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,57}")
 """A node name becomes a cookie value and a HAProxy server name; `-PORT` follows it."""
 
-REDIS_USERS = ("admin", "cli", "exporter", "node", "replica", "sentinel")
+REDIS_USERS = ("admin", "app", "cli", "exporter", "node", "proxy", "replica", "sentinel")
 """What each may do is in the vars of the roles `redis` and `sentinel`."""
 SHORTEST_PASSWORD = 16
 """Whoever has one user's password can try guesses at what all are made from."""
@@ -212,6 +212,7 @@ def fleet_members(groups: Groups, hostvars: HostVars, ca: str = "") -> dict[str,
             host.get("fleet_tls") for group in GROUPS for host in _hosts(groups, group, hostvars)
         ),
         "redis_urls": {user: _redis_url(redis, user, ca) for user in ("cli", "node")},
+        "redis_passwords": _redis_passwords(redis, ("app", "proxy")),
         "journal": netloc(collectors[0].address, collectors[0].get("journal_port"))
         if collectors
         else "",
@@ -454,6 +455,8 @@ def _redis(host: Host) -> dict[str, Any]:
         "port": int(host.get("redis_port")),
         "sentinel_port": int(host.get("sentinel_port")),
         "sentinel_master": str(host.get("sentinel_master")),
+        "tls": bool(host.get("fleet_tls")),
+        "min_replicas": int(host.get("redis_min_replicas_to_write")),
     }
 
 
@@ -466,6 +469,13 @@ def redis_passwords(secret: str) -> dict[str, str]:
         user: secret and hmac.new(secret.encode(), user.encode(), "sha256").hexdigest()
         for user in REDIS_USERS
     }
+
+
+def _redis_passwords(hosts: list[Host], users: Iterable[str]) -> dict[str, str]:
+    """The passwords of some users, for hosts that are not in the group `redis`."""
+    secret = hosts[0].get("redis_password") if hosts else ""
+    passwords = redis_passwords(secret or "")
+    return {user: passwords[user] for user in users}
 
 
 def _redis_url(hosts: list[Host], user: str, ca: str) -> str:
@@ -514,7 +524,10 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
             mistakes.append(f"A variable of the host '{name}' cannot be read: {error}")
         else:
             readable.append(host)
-    nodes = [host for host in readable if host.name in groups.get("wsnodes", ())]
+    nodes, redis = (
+        [host for host in readable if host.name in groups.get(group, ())]
+        for group in ("wsnodes", "redis")
+    )
     return [
         *mistakes,
         *_address_mistakes(readable),
@@ -524,9 +537,10 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
             {host.name: host.get for host in nodes},
             {host.name: str(host.variables.get("inventory_dir") or "") for host in nodes},
         ),
+        *key_mistakes({host.name: host.get for host in redis}),
         *_port_mistakes(readable, groups),
         *_limit_mistakes(readable, groups),
-        *_password_mistakes([host for host in readable if host.name in groups.get("redis", ())]),
+        *_password_mistakes(redis),
         *_certificate_mistakes(
             [host for host in readable if host.name in groups.get("loadbalancers", ())]
         ),

@@ -27,6 +27,8 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 MEMORY = re.compile(r"\d+(\.\d+)?[KMGT%]?|infinity")
 SANDBOX = Path(__file__).resolve().parents[2] / "wsnode" / "files" / "sandbox.conf"
 
+OWN_KEYS = "wsfleet:"
+
 Get = Callable[[str], Any]
 
 
@@ -46,6 +48,27 @@ def application_mistakes(hosts: Mapping[str, Get], directories: Mapping[str, str
         lines = _mistakes(get, Path(directories.get(name) or "."))
         mistakes += [line.replace("HOST", f"the host '{name}'", 1) for line in lines]
     return list(dict.fromkeys(mistakes))
+
+
+def key_mistakes(hosts: Mapping[str, Get]) -> list[str]:
+    """List what is wrong with the keys that the application may use, on the hosts of Redis."""
+    if len({str(get("redis_app_keys")) for get in hosts.values()}) > 1:
+        return [
+            "redis_app_keys is not the same on all hosts of the group 'redis': set it once, for "
+            "the group."
+        ]
+    mistakes = []
+    for pattern in next(iter(hosts.values()))("redis_app_keys") if hosts else ():
+        if not re.fullmatch(r"[!-~]+", pattern):
+            mistakes.append(f"redis_app_keys has '{pattern}': write a pattern, as chat:*.")
+            continue
+        begin = re.split(r"[*?\[\\]", pattern)[0]
+        if begin.startswith(OWN_KEYS) or OWN_KEYS.startswith(begin):
+            mistakes.append(
+                f"redis_app_keys has '{pattern}', which {OWN_KEYS}… may match, the cluster's own "
+                "keys: begin it with the application's prefix, as chat:*."
+            )
+    return mistakes
 
 
 def _mistakes(get: Get, directory: Path) -> Iterator[str]:

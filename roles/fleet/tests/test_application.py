@@ -120,3 +120,27 @@ def test_one_application_is_on_all_nodes() -> None:
         f"{name} is not the same on all hosts of the group 'wsnodes': set it once, for the group."
         for name in ("wsnode_app", "wsnode_app_source")
     ]
+
+
+def with_keys(*patterns: str) -> list[str]:
+    """List what is wrong with a cluster whose application may use these keys."""
+    groups = {"loadbalancers": ["lb1"], "redis": ["redis1"], "wsnodes": ["node1"]}
+    hostvars = {
+        name: {"fleet_address": f"10.0.0.{number}", "redis_allow_no_password": True}
+        for number, name in enumerate(("lb1", "redis1", "node1"), 1)
+    }
+    hostvars["redis1"]["redis_app_keys"] = list(patterns)
+    return fleet_mistakes(groups, hostvars)
+
+
+def test_an_application_has_keys_of_its_own() -> None:
+    """Any pattern will do that the cluster's keys do not match."""
+    assert with_keys("app:*", "state:*", "wsgi:*", "[ab]:*"[1:]) == []
+
+
+@pytest.mark.parametrize("pattern", ["*", "ws*", "wsfleet:*", "wsfleet:node:x", "?sfleet:*", "a b"])
+def test_an_application_does_not_get_the_clusters_keys(pattern: str) -> None:
+    """A pattern that may match them is refused, and so is what is none."""
+    (line,) = with_keys("app:*", pattern)
+    assert f"redis_app_keys has '{pattern}'" in line
+    assert "chat:*" in line

@@ -1,0 +1,296 @@
+"""The file of the guides, unmodified, on a cluster: the tests follow each other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import httpx
+import pytest
+import yaml
+
+from lab.waiting import until
+
+if TYPE_CHECKING:
+    from molecule.conftest import Cluster
+
+TUTORIAL = Path(__file__).parents[3] / "examples" / "tutorial"
+CLIENTS = 40
+SECRET = 'a-secret-of-$this-"test"'  # noqa: S105 - of the inventory
+
+
+class Crowd:
+    """Clients with a cookie jar each, who send, and come back whenever they are sent away."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.nodes: dict[int, str] = {}
+        self.acknowledged: Counter[int] = Counter()
+        self.moves: Counter[int] = Counter()
+        self.closed: Counter[int | None] = Counter()
+        self.refused: list[str] = []
+        self._ends = threading.Event()
+
+    def run(self) -> None:
+        """Run all of them until `end`."""
+        asyncio.run(self._run())
+
+    def end(self) -> None:
+        """Send all of them home."""
+        self._ends.set()
+
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether each is connected and has been answered."""
+        return len(self.nodes) == CLIENTS
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(CLIENTS):
+                group.create_task(self._client(number))
+
+    async def _client(self, number: int) -> None:
+        jar = aiohttp.CookieJar(unsafe=True)  # of an address, not of a name
+        async with aiohttp.ClientSession(cookie_jar=jar) as session:
+            while not self._ends.is_set():
+                try:
+                    async with session.ws_connect(f"{self.url}/ws") as socket:
+                        await self._talk(number, socket)
+                        self.closed[socket.close_code] += 1
+                except aiohttp.ClientError as error:
+                    self.refused.append(repr(error))
+                self.nodes.pop(number, None)
+                self.moves[number] += not self._ends.is_set()
+                await asyncio.sleep(random.random())  # noqa: S311 - as clients do
+
+    async def _talk(self, number: int, socket: aiohttp.ClientWebSocketResponse) -> None:
+        while not self._ends.is_set():
+            await socket.send_json({"client_id": f"client-{number}"})
+            async for message in socket:
+                answer = json.loads(message.data)
+                if answer.get("type") == "ack":
+                    self.nodes[number] = answer["hostname"]
+                    self.acknowledged[number] += 1
+                    break
+            else:
+                return
+            await asyncio.sleep(0.5)
+
+
+@contextmanager
+def crowd(cluster: Cluster) -> Iterator[Crowd]:
+    """Have clients connected all the while; at the end all are still served."""
+    clients = Crowd(cluster.url)
+    thread = threading.Thread(target=clients.run)
+    thread.start()
+    try:
+        until(lambda: clients.is_complete, "all are in")
+        yield clients
+        until(lambda: clients.is_complete, "all are in again")
+        before = clients.acknowledged.copy()
+        until(lambda: all(clients.acknowledged[n] > before[n] for n in before), "answers")
+    finally:
+        clients.end()
+        thread.join(timeout=30)
+    assert not thread.is_alive()
+
+
+def health(cluster: Cluster) -> dict[str, Any]:
+    """Return what the application says of itself, by way of the balancer."""
+    answer: dict[str, Any] = httpx.get(f"{cluster.url}/health").raise_for_status().json()
+    return answer
+
+
+def variant(folder: Path, line: str) -> Path:
+    """Return a source of the application with one more line."""
+    copy = Path(shutil.copytree(TUTORIAL, folder / "variant"))
+    with (copy / "main.py").open("a") as file:
+        file.write(f"{line}\n")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def with_node3(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return what the operator adds to the inventory, as an argument."""
+    extra = tmp_path_factory.mktemp("inventory") / "extra.yml"
+    extra.write_text(yaml.safe_dump({"wsnodes": {"hosts": {"node3": None}}}))
+    return f"-i{extra}"
+
+
+def test_the_application_has_the_paths_of_the_clients(cluster: Cluster) -> None:
+    """It answers by way of the balancer and has its Redis; the cluster's own paths are elsewhere."""
+    assert health(cluster) | {"hostname": "", "connections": 0} == {
+        "status": "healthy",
+        "hostname": "",
+        "connections": 0,
+        "redis_connected": True,
+    }
+    assert httpx.get(f"{cluster.url}/metrics").status_code == 404
+    assert httpx.get(f"{cluster.url}/openapi.json").json()["info"]["title"] == "FastAPI"
+
+
+async def test_a_client_comes_back_to_its_node(cluster: Cluster) -> None:
+    """By the cookie on the handshake's own answer, each time."""
+    jar = aiohttp.CookieJar(unsafe=True)
+    async with aiohttp.ClientSession(cookie_jar=jar) as session:
+        nodes = Counter[str]()
+        for _ in range(20):
+            async with session.ws_connect(f"{cluster.url}/ws") as socket:
+                await socket.send_json({"client_id": "sticky"})
+                nodes[(await socket.receive_json(timeout=10))["hostname"]] += 1
+        assert list(nodes.values()) == [20]
+        (cookie,) = jar
+        assert cookie.value.startswith(f"{next(iter(nodes))}-")
+
+
+def test_what_is_kept_in_redis_is_there_on_all_nodes(cluster: Cluster) -> None:
+    """The state that a client left on its node is read on each of the others."""
+    nodes = set()
+    for _ in range(10):
+        with httpx.Client() as visitor:  # without a cookie yet
+            assert visitor.get(f"{cluster.url}/state/sticky").json() == {"client_id": "sticky"}
+            nodes.add(visitor.get(f"{cluster.url}/health").json()["hostname"])
+    assert nodes == {"node1", "node2"}
+
+
+@pytest.mark.parametrize("name", ["node1", "node2"])
+def test_it_runs_as_the_variables_say(cluster: Cluster, name: str) -> None:
+    """Its environment is its own alone; folder, memory and sandbox are systemd's business."""
+    file = cluster.host(name).file("/etc/wsfleet/app.env")
+    assert (file.user, file.group, file.mode) == ("root", "wsfleet", 0o640)
+    process = cluster.on(name, "systemctl show --property MainPID --value wsnode@8001")
+    environment = cluster.on(name, f"tr '\\0' '\\n' < /proc/{process}/environ").splitlines()
+    assert f"SECRET={SECRET}" in environment
+    assert "REDIS_URL=redis://redis:6379/0" in environment
+    assert "password" not in cluster.on(name, "cat /etc/wsfleet/app.env")
+    show = "systemctl show --property MemoryMax --property MemoryDenyWriteExecute wsnode@8001"
+    assert set(cluster.on(name, show).splitlines()) == {
+        f"MemoryMax={2**30}",
+        "MemoryDenyWriteExecute=no",
+    }
+    for path, result in {"/var/lib/tutorial/x": 0, "/var/lib/x": 1}.items():
+        assert cluster.host(name).run(f"nsenter -t {process} -m touch {path}").rc == result
+
+
+def test_what_comes_before_a_release_was_done_once(cluster: Cluster) -> None:
+    """On one node, with the release's Python, by the node's user."""
+    file = "/var/lib/tutorial/before"
+    found = [cluster.host(name).file(file) for name in ("node1", "node2")]
+    (done,) = (file for file in found if file.exists)
+    assert (done.user, done.content_string) == ("wsfleet", "done\n")
+
+
+def test_a_second_run_changes_nothing_and_shows_no_secret(cluster: Cluster) -> None:
+    """Nor does what is shown when a secret is another one."""
+    assert cluster.changed(cluster.play("site.yml", "--diff")) == []
+    environment = json.dumps({"wsnode_app_environment": {"SECRET": "another-secret"}})
+    shown = cluster.play("site.yml", "--check", "--diff", "-v", "-e", environment)
+    assert len(cluster.changed(shown)) == 2
+    assert SECRET not in shown
+    assert 'another-secret"' not in shown.replace(environment, "")
+
+
+def test_locks_that_clash_cost_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    """The two versions are named, and no host has been changed."""
+    source = variant(tmp_path, "")
+    lock = source / "requirements.lock"
+    lock.write_text(lock.read_text().replace("redis==8.1.0", "redis==5.0.1"))
+    result = cluster.playbook("site.yml", f"-ewsnode_app_source={source}")
+    assert result.returncode != 0
+    assert "redis: 5.0.1 there, 8.1.0 in app/requirements.lock" in result.stdout
+    assert cluster.changed(result.stdout) == []
+
+
+def test_a_node_is_added_and_nobody_is_dropped(cluster: Cluster, with_node3: str) -> None:
+    """One with another Debian; new clients come to it as well."""
+    with crowd(cluster) as clients:
+        cluster.play("site.yml", with_node3)
+        assert not clients.moves
+        assert not clients.refused
+    with crowd(cluster) as clients:
+        assert set(clients.nodes.values()) == {"node1", "node2", "node3"}
+
+
+def test_an_update_moves_each_client_and_refuses_none(cluster: Cluster, with_node3: str) -> None:
+    """A changed variable rolls the nodes; clients are sent away with 1012, and come in at once."""
+    with crowd(cluster) as clients:
+        environment = json.dumps({"wsnode_app_environment": {"SECRET": "the next one"}})
+        cluster.play("playbooks/rolling_update.yml", with_node3, "-e", environment)
+        assert clients.refused == []
+        assert set(clients.closed) == {1012}
+        assert set(clients.moves) == set(range(CLIENTS))
+        assert max(clients.moves.values()) <= 3  # each node is restarted once
+    cluster.well()
+
+
+def test_a_killed_process_costs_its_clients_one_reconnect(cluster: Cluster) -> None:
+    """Those of other nodes notice nothing."""
+    with crowd(cluster) as clients:
+        there = [number for number, node in clients.nodes.items() if node == "node1"]
+        assert there
+        cluster.on("node1", "systemctl kill --signal KILL wsnode@8001")
+        until(lambda: set(clients.moves) == set(there), "its clients have gone")
+        assert clients.refused == []
+    cluster.well()
+
+
+def primary(cluster: Cluster) -> str:
+    """Return the host that has the primary."""
+    ask = "redis-cli-auth INFO replication"
+    (name,) = (name for name in ("lb1", "node1", "node2") if "role:master" in cluster.on(name, ask))
+    return name
+
+
+def test_redis_fails_over_and_the_application_goes_on(cluster: Cluster) -> None:
+    """By the same name, without a restart; what was written before is there."""
+    before = primary(cluster)
+    processes = [
+        cluster.on(name, "systemctl show --property MainPID --value wsnode@8001")
+        for name in ("node1", "node2")
+    ]
+    cluster.on(before, "systemctl kill --signal KILL redis-server")
+    cluster.on(before, "systemctl stop redis-server")
+    try:
+        until(lambda: health(cluster)["redis_connected"], "Redis is there again", 60)
+        assert httpx.get(f"{cluster.url}/state/sticky").json() == {"client_id": "sticky"}
+        with crowd(cluster) as clients:
+            pass
+        assert clients.refused == []
+    finally:
+        cluster.on(before, "systemctl start redis-server")
+    until(lambda: primary(cluster) != before, "the old one follows", 60)
+    cluster.well()
+    assert processes == [
+        cluster.on(name, "systemctl show --property MainPID --value wsnode@8001")
+        for name in ("node1", "node2")
+    ]
+
+
+@pytest.mark.parametrize("line", ["raise RuntimeError('at import')", "del app"])
+def test_a_bad_release_is_put_back(
+    cluster: Cluster, with_node3: str, tmp_path: Path, line: str
+) -> None:
+    """It ends at the first node, and says what the application said; all clients are served."""
+    release = cluster.on("node1", "basename $(readlink /opt/wsfleet/current)")
+    with crowd(cluster) as clients:
+        result = cluster.playbook(
+            "playbooks/rolling_update.yml",
+            with_node3,
+            f"-ewsnode_app_source={variant(tmp_path, line)}",
+        )
+        assert result.returncode != 0
+        said = " ".join(result.stdout.split())
+        assert f"and is back at releases/{release}" in said
+        assert clients.refused == []
+    for name in ("node1", "node2"):
+        assert cluster.on(name, "basename $(readlink /opt/wsfleet/current)") == release
+    cluster.well()

@@ -127,7 +127,7 @@ def with_node3(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_application_has_the_paths_of_the_clients(cluster: Cluster) -> None:
-    """It answers by way of the balancer and has its Redis; the cluster's own paths are elsewhere."""
+    """It answers by way of the balancer and has its Redis; the cluster's own are elsewhere."""
     assert health(cluster) | {"hostname": "", "connections": 0} == {
         "status": "healthy",
         "hostname": "",

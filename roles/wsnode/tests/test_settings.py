@@ -26,11 +26,13 @@ WITH_ANOTHER_SOURCE = {
     "node_url": "fleet_address and the port",
     "tls_certificate": "fleet_tls",
     "tls_key": "fleet_tls",
+    "app": "wsnode_app, in the unit: a check of the settings would import it",
     "config": "the path of the file with wsnode_config",
 }
 """Settings whose value is not that of a variable with the same name, and where it comes from."""
 
 WITHOUT_A_VARIABLE = {
+    "app_dir": "the application is installed in the release",
     "hosts": "the role writes the file to the path that is the default",
     "redis_max_connections": "the pool's size follows from how a node uses Redis",
     "heartbeat_interval": "all nodes and the wsfleet command rely on one value",

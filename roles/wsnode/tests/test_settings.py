@@ -22,6 +22,7 @@ UNIT = (ROLE / "templates" / "wsnode@.service.j2").read_text()
 WITH_ANOTHER_SOURCE = {
     "host": "fleet_address of the host",
     "port": "the unit's instance: wsnode_port and the ports after it",
+    "internal_port": "the unit: wsnode_internal_port and the ports after it",
     "node_name": "wsnode_name and the port",
     "node_url": "fleet_address and the port",
     "tls_certificate": "fleet_tls",
@@ -33,6 +34,7 @@ WITH_ANOTHER_SOURCE = {
 
 WITHOUT_A_VARIABLE = {
     "app_dir": "the application is installed in the release",
+    "internal_host": "both ports are on fleet_address",
     "hosts": "the role writes the file to the path that is the default",
     "redis_max_connections": "the pool's size follows from how a node uses Redis",
     "heartbeat_interval": "all nodes and the wsfleet command rely on one value",

@@ -72,6 +72,19 @@ async def test_answers_name_the_node(start_node: StartNode) -> None:
                 assert client.response.headers.get("X-Wsfleet-Node") == expected
 
 
+async def test_checks_need_no_plain_protocol(start_node: StartNode) -> None:
+    """A path in the URL, and the field that names the node; no message is sent."""
+    node = await start_node(app=GUEST, node_header="X-Wsfleet-Node")
+    url = f"{node.client_url}/hold"
+    checked = await asyncio.to_thread(wsfleet, "check", "node", url, "--internal-url", node.url)
+    assert checked.code == 0, checked
+    options = ("--no-jar", "--clients", 3, "--connections", 2, "--seconds", 0, "--json")
+    found = await asyncio.to_thread(wsfleet, "check", "stickiness", url, *options)
+    assert found.code == 0, found
+    assert found.document["without_cookie"]["summary"]["servers"] == {"node1": 6}
+    assert value(node, "messages_received_total") == 0
+
+
 async def test_the_plain_protocol_has_a_path_by_a_setting(start_node: StartNode) -> None:
     """And no other one then."""
     node = await start_node(app=GUEST, plain_path="/plain")

@@ -21,6 +21,8 @@ from wsfleet.cli.access.endpoint import Endpoint
 
 #: Seconds for a handshake (a large ramp queues at the nodes), for an answer, and for a close.
 CONNECT_TIMEOUT, ANSWER_TIMEOUT, CLOSE_TIMEOUT = 20.0, 10.0, 5.0
+#: The field by which an answer names its node, where WSFLEET_NODE_HEADER is this.
+NODE_HEADER = "X-Wsfleet-Node"
 #: Seconds of silence until a ping, and until the missing pong ends the connection. Without pings a
 #: client that only listens would not notice that a load balancer has died.
 PING_AFTER, PONG_TIMEOUT = 30.0, 20.0
@@ -43,13 +45,15 @@ class Client(WSListener):
 
     transport: WSTransport
     cookie: "Morsel[str] | None" = None
+    node: str | None = None
     close_code: int | None = None
     _parts: list[bytes] | None = None
 
     async def connect(self, endpoint: Endpoint, cookie: str | None = None) -> None:
         """Connect; send `cookie`, a raw value of the stickiness cookie, unless it is None.
 
-        Afterwards `self.cookie` is the cookie that the answer sets, or None.
+        Afterwards `self.cookie` is the cookie that the answer sets, and `self.node` the node that
+        it names; either may be None.
 
         Raises:
             ConnectError: the fleet refuses, is unreachable, or does not answer within
@@ -84,6 +88,7 @@ class Client(WSListener):
             raise ConnectError(_reason(error)) from error
         headers = self.transport.response.headers.getall("Set-Cookie", [])
         self.cookie = received_cookie(headers, endpoint.cookie)
+        self.node = self.transport.response.headers.get(NODE_HEADER)
 
     def send(self, text: bytes) -> None:
         """Send one text message (UTF-8)."""

@@ -67,7 +67,10 @@ class _BinaryAsker(Asker):
 
 
 async def _exchange(endpoint: Endpoint) -> str | None:
-    """Send a message that must be rejected; return the reply if it is not the expected error."""
+    """Send a message that must be rejected; return the reply if it is not the expected error.
+
+    A node that names itself in the handshake may serve an application: it is sent nothing.
+    """
     asker = _BinaryAsker()
     try:
         await asker.connect(endpoint)
@@ -75,6 +78,9 @@ async def _exchange(endpoint: Endpoint) -> str | None:
         if error.status != HTTPStatus.UNAUTHORIZED:
             raise
         return await _exchange_without_token(endpoint)
+    if asker.node is not None:
+        await asker.close()
+        return None
     reply = await asker.ask(b"\0")
     await asker.close()
     return None if reply.get("code") == "unsupported_data" else str(reply)

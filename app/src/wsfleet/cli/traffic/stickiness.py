@@ -110,14 +110,17 @@ class Pass:
                 kept = client.cookie.value
                 self.cookies.append(_cookie(client.cookie))
             try:
-                await self._talk(client, visitor)
+                servers = {client.node} if client.node else await self._talk(client, visitor)
+                _note(visitor, servers)
+                if client.node:  # an application need not answer messages
+                    await asyncio.sleep(self.plan.pause * self.plan.messages)
             finally:
                 visitor.broadcasts_received += client.broadcasts
                 await client.close()
 
-    async def _talk(self, client: Asker, visitor: Visitor) -> None:
-        """Send the messages of one connection, and record which node answers."""
-        servers = set()
+    async def _talk(self, client: Asker, visitor: Visitor) -> set[str]:
+        """Send the messages of one connection, and return the nodes that answer."""
+        servers: set[str] = set()
         for _ in range(self.plan.messages):
             question = {
                 "type": "stickiness",
@@ -142,13 +145,18 @@ class Pass:
             else:
                 visitor.errors.append(f"error {answer.get('code')}: {answer.get('message')}")
             await asyncio.sleep(self.plan.pause)
-        if len(servers) > 1:
-            visitor.errors.append(f"one connection was answered by {sorted(servers)}")
-        for server in sorted(servers)[:1]:
-            if visitor.servers and visitor.servers[-1] != server:
-                visitor.moves += 1
-            visitor.servers.append(server)
-            visitor.server = visitor.server or server
+        return servers
+
+
+def _note(visitor: Visitor, servers: set[str]) -> None:
+    """Record the nodes of one connection, which should be one."""
+    if len(servers) > 1:
+        visitor.errors.append(f"one connection was answered by {sorted(servers)}")
+    for server in sorted(servers)[:1]:
+        if visitor.servers and visitor.servers[-1] != server:
+            visitor.moves += 1
+        visitor.servers.append(server)
+        visitor.server = visitor.server or server
 
 
 def _cookie(morsel: "Morsel[str]") -> Cookie:

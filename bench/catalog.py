@@ -65,8 +65,10 @@ def _asgi(name: str, title: str, *command: str, closes: bool = False, **environm
 
 
 _ASGI_APP = ("asgi_app:app", str(HERE / "peers"))
-_UVICORN = (PYTHON, "-m", "uvicorn", _ASGI_APP[0], "--app-dir", _ASGI_APP[1])
-_UVICORN += ("--port", "{port}", "--log-level", "warning", "--backlog", "4096", "--ws")
+_UVICORN = (
+    *(PYTHON, "-m", "uvicorn", _ASGI_APP[0], "--app-dir", _ASGI_APP[1]),
+    *("--port", "{port}", "--log-level", "warning", "--backlog", "4096", "--ws"),
+)
 
 _SERVE = (str(PROGRAMS / "wsfleet"), "serve")
 # All other settings are those of production. Limits are on, but above the number of connections

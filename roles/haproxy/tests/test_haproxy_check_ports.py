@@ -79,7 +79,7 @@ def ask(path: Path, command: str) -> str:
         return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
 
-def run(path: Path, *, check: bool = False, **ports: int) -> dict[str, Any]:
+def run(path: Path, ports: dict[str, int], *, check: bool = False) -> dict[str, Any]:
     """Run the module as Ansible does."""
     arguments = {"ports": ports, "socket": str(path), "_ansible_check_mode": check}
     done = subprocess.run(
@@ -97,27 +97,27 @@ def test_ports_are_set_in_all_backends(admin: Path, port: int) -> None:
     """What was up by another port is told, also without a change; a second time nothing is left."""
     ports = {"n1": port + 1, "n2": 9, "n3": 9003}
     expected = {"changed": True, "up": ["n1"]}
-    assert run(admin, check=True, **ports) == expected
-    assert run(admin, **ports) == expected
+    assert run(admin, ports, check=True) == expected
+    assert run(admin, ports) == expected
     state = [line.split() for line in ask(admin, "show servers state").splitlines()]
     assert {(row[1], row[3]): row[-4] for row in state[2:] if row} == {
         ("nodes", "n1"): str(port + 1),
         ("nodes", "n2"): "9",
         ("console", "n1"): str(port + 1),
     }
-    assert run(admin, **ports) == {"changed": False, "up": []}
+    assert run(admin, ports) == {"changed": False, "up": []}
 
 
 def test_the_servers_own_port_is_no_other_one(admin: Path, port: int) -> None:
     """A server without a port for checks is checked on its own."""
-    assert run(admin, n1=port) == {"changed": False, "up": []}
+    assert run(admin, {"n1": port}) == {"changed": False, "up": []}
 
 
 def test_a_server_that_is_down_is_not_up(admin: Path) -> None:
     """Nobody would miss it; its port is set all the same."""
-    assert run(admin, n2=9002) == {"changed": True, "up": []}
+    assert run(admin, {"n2": 9002}) == {"changed": True, "up": []}
 
 
 def test_a_haproxy_that_does_not_run_is_no_error(tmp_path: Path) -> None:
     """It learns the ports from its file."""
-    assert run(tmp_path / "none.sock", n1=9001) == {"changed": False, "up": []}
+    assert run(tmp_path / "none.sock", {"n1": 9001}) == {"changed": False, "up": []}

@@ -119,6 +119,11 @@ class Rig:
         """Where its Redis is."""
         return self.redis.url
 
+    def operator_url(self, name: str) -> str:
+        """Where a node's operators ask it: with an application at a port of its own."""
+        url, _, port = self.nodes[name].rpartition(":")
+        return f"{url}:{int(port) + 1000 * ('WSFLEET_APP' in self.environment)}"
+
     def start(self, name: str) -> None:
         """Start a node process, for the first time or again."""
         environment = {
@@ -145,7 +150,7 @@ class Rig:
 
     def _get(self, name: str, path: str) -> httpx.Response:
         trusted = ssl.create_default_context(cafile=self.ca)
-        return httpx.get(self.nodes[name] + path, timeout=2, trust_env=False, verify=trusted)
+        return httpx.get(self.operator_url(name) + path, timeout=2, trust_env=False, verify=trusted)
 
     def freeze(self) -> None:
         """Stop all nodes from answering: their sockets stay open."""
@@ -195,12 +200,14 @@ def running_fleet(
             stack.callback(rig.links[name].stop)
             rig.start(name)
         config = folder / "haproxy.cfg"
+        operators = {name: rig.operator_url(name) for name in rig.nodes}
         text = haproxy_config(
             rig.nodes,
             public,
             stats,
             public_tls,
             rig.certificate,
+            internal_ports={name: int(url.rpartition(":")[2]) for name, url in operators.items()},
             haproxy_console=True,
             _haproxy_ca=rig.ca,
         )
@@ -210,7 +217,7 @@ def running_fleet(
         document = {
             "redis_url": server.url_of("cli"),
             "base_url": rig.base_url,
-            "nodes": rig.nodes,
+            "nodes": operators,
             "loadbalancers": {"lb1": rig.stats_url},
             "ca": str(rig.ca) if tls else None,
         }

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -54,6 +54,25 @@ CookieName = Annotated[
         metavar="NAME",
         help="Name of the load balancers' cookie, as in the variable haproxy_cookie. "
         "Default: the fleet file's.",
+        show_default=False,
+    ),
+]
+Protocol = Annotated[
+    Literal["plain", "application"] | None,
+    typer.Option(
+        "--protocol",
+        help="plain: the cluster's own protocol. application: any WebSocket of an application. "
+        "Default: plain for the path /ws, application for any other path.",
+        show_default=False,
+    ),
+]
+Message = Annotated[
+    str | None,
+    typer.Option(
+        "--message",
+        metavar="TEXT",
+        help="For an application: a text message to send. {token} in it becomes a text by which "
+        "the message is recognised in whatever the application sends back. Default: send nothing.",
         show_default=False,
     ),
 ]

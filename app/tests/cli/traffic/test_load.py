@@ -9,6 +9,7 @@ import pytest
 from wsfleet.cli.access.endpoint import parse_url
 from wsfleet.cli.errors import CannotRun
 from wsfleet.cli.traffic import load as load_module
+from wsfleet.cli.traffic.generator import raise_file_limit
 from wsfleet.cli.traffic.load import LoadPlan, LoadRun
 
 
@@ -51,9 +52,9 @@ def test_too_few_files_are_an_error_with_the_way_to_mend_it(
     limits: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 1000))
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: limits.append(pair))
-    load_module._raise_file_limit(100)
+    raise_file_limit(36)
     assert limits == []
-    load_module._raise_file_limit(1000)
+    raise_file_limit(936)
     assert limits == [(1000, 1000)]
     with pytest.raises(CannotRun, match=r"1,001 open files.*is 1,000.*ulimit -n 1001.*--clients"):
-        load_module._raise_file_limit(1001)
+        raise_file_limit(937)

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from wsfleet.cli.errors import CannotRun
 from wsfleet.config.fleet_file import COOKIE
+from wsfleet.protocol.centrifuge import negotiation
 from wsfleet.protocol.plain import PATH
 
 _SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
@@ -23,6 +24,11 @@ class Endpoint:
     def secure(self) -> bool:
         """Whether the connection is TLS."""
         return self.websocket.startswith("wss:")
+
+    @property
+    def path(self) -> str:
+        """The path of the WebSocket."""
+        return urlsplit(self.websocket).path
 
     def at(self, path: str) -> "Endpoint":
         """Return the same fleet with its WebSocket at another path, without a query."""
@@ -51,6 +57,24 @@ def parse_url(text: str) -> Endpoint:
     query = f"?{url.query}" if url.query else ""
     http = "https" if scheme == "wss" else "http"
     return Endpoint(f"{scheme}://{url.netloc}{path}{query}", f"{http}://{url.netloc}")
+
+
+def is_application(endpoint: Endpoint, protocol: str | None, command: str) -> bool:
+    """Return whether `command` treats a URL as an application's WebSocket.
+
+    `protocol` is the option, "plain" or "application". Without it the path decides: /ws is the
+    plain protocol, any other path an application's.
+
+    Raises:
+        CannotRun: the path is that of the Centrifuge protocol.
+
+    """
+    if endpoint.path == negotiation.PATH:
+        raise CannotRun(
+            f"{endpoint.path} speaks the Centrifuge protocol, which `wsfleet {command}` does not: "
+            f"leave the path out for the plain protocol, or use `wsfleet verify-delivery`"
+        )
+    return protocol == "application" or (protocol is None and endpoint.path != PATH)
 
 
 def unreachable(endpoint: Endpoint, reason: object) -> CannotRun:

@@ -1,6 +1,7 @@
 """A WebSocket client for checks and load: cookies, refusals, pings; picows does the framing."""
 
 import asyncio
+import ssl
 from collections import deque
 from http.cookies import CookieError, Morsel, SimpleCookie
 from typing import Any
@@ -49,9 +50,12 @@ class Client(WSListener):
     close_code: int | None = None
     _parts: list[bytes] | None = None
 
-    async def connect(self, endpoint: Endpoint, cookie: str | None = None) -> None:
+    async def connect(
+        self, endpoint: Endpoint, cookie: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         """Connect; send `cookie`, a raw value of the stickiness cookie, unless it is None.
 
+        `tls` is used if the URL is wss; by default, the system's CAs are trusted.
         Afterwards `self.cookie` is the cookie that the answer sets, and `self.node` the node that
         it names; either may be None.
 
@@ -67,6 +71,7 @@ class Client(WSListener):
                 self.transport, _ = await ws_connect(
                     lambda: self,
                     endpoint.websocket,
+                    ssl_context=tls if endpoint.secure else None,
                     extra_headers=sent,
                     websocket_handshake_timeout=CONNECT_TIMEOUT,
                     max_redirects=0,

@@ -14,19 +14,21 @@ import uvloop
 from rich.console import Console
 from rich.text import Text
 
-from wsfleet.cli.access.endpoint import Endpoint
+from wsfleet.cli.access.endpoint import Endpoint, is_application
 from wsfleet.cli.access.fleet_file import Fleet, locate
 from wsfleet.cli.access.http import TIMEOUT, trusted
 from wsfleet.cli.access.websocket_client import cookie_node, received_cookie
 from wsfleet.cli.errors import CannotRun
 from wsfleet.cli.measure.health import History, Reading, judge
 from wsfleet.cli.measure.report import Report, emit, table
-from wsfleet.cli.options import Ca, CookieName, FleetFile, Json, Url
+from wsfleet.cli.options import Ca, CookieName, FleetFile, Json, Message, Protocol, Url
+from wsfleet.cli.traffic.probe import Probe
+from wsfleet.cli.traffic.token_message import TokenMessage, token_message
 
 BALANCER = "balancer"
 #: Requests without a cookie to find the nodes; the search ends after this many without a new node.
 _DISCOVERY, _DISCOVERY_QUIET = 64, 12
-_MEASURED = ("connections", "cpu_usage", "memory_usage", "response_ms")
+_MEASURED = ("connections", "cpu_usage", "memory_usage", "response_ms", "round_trip_ms")
 
 
 def command(
@@ -47,16 +49,23 @@ def command(
         ),
     ] = 90.0,
     cookie: CookieName = None,
+    protocol: Protocol = None,
+    message: Message = None,
     fleet: FleetFile = None,
     ca: Ca = None,
     as_json: Json = False,
 ) -> int:
     """Watch the health of every node behind URL.
 
+    Plain protocol: /health is read. Application: its WebSocket is opened and closed, and with
+    --message a message must come back; nodes of a fleet file are still asked for /health.
     Exit code 1 if a check failed.
     """
     endpoint, known = locate(url, fleet, cookie)
-    plan = Plan(interval, count, limit, live=not as_json)
+    application = is_application(endpoint, protocol, "monitor")
+    if message is not None and not application:
+        raise CannotRun("--message is for an application: add --protocol application")
+    plan = Plan(interval, count, limit, not as_json, application, token_message(message))
     return emit(run(endpoint, plan, known), as_json=as_json)
 
 
@@ -64,13 +73,16 @@ def command(
 class Plan:
     """A round every `interval` seconds, `count` rounds or until a signal; `live` prints each.
 
-    More than `limit` per cent of CPU or memory is a failure.
+    More than `limit` per cent of CPU or memory is a failure. If the URL is an `application`'s, its
+    WebSocket is probed, with the `message` if there is one.
     """
 
     interval: float = 5.0
     count: int | None = None
     limit: float = 90.0
     live: bool = True
+    application: bool = False
+    message: TokenMessage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +109,8 @@ class Monitor:
         self.ticks = 0
         self.events: list[dict[str, str]] = []
         self.stopped = asyncio.Event()
+        self._tls = trusted(fleet)
+        self._probe = Probe(endpoint, plan.message, self._tls)
 
     async def execute(self) -> None:
         """Watch until the last round or a signal."""
@@ -111,7 +125,7 @@ class Monitor:
             limits=limits,
             cookies=no_jar,
             trust_env=False,
-            verify=trusted(self._fleet),
+            verify=self._tls,
         ) as client:
             if not self.own_urls:
                 await self._discover(client)
@@ -138,7 +152,15 @@ class Monitor:
                 break
 
     async def _read(self, client: httpx.AsyncClient, target: Target) -> Reading:
-        return await read(client, target, self.endpoint.cookie, self.plan.limit)
+        if self.plan.application and target.url == self.endpoint.http:
+            reading = await self._probe.read(target.cookie)
+        else:
+            reading = await read(client, target, self.endpoint.cookie, self.plan.limit)
+        if target.name not in (BALANCER, reading.node) and reading.status is not None:
+            # The load balancer sends clients of a node that is down to another node.
+            reading.problems.append(f"does not answer: {reading.node} answered instead")
+            reading.status = None
+        return reading
 
     def _learn(self, reading: Reading) -> None:
         """Remember a node with the cookie that leads to it.
@@ -154,8 +176,11 @@ class Monitor:
         readings = await asyncio.gather(*(self._read(client, target) for target in targets))
         self.ticks += 1
         if self.ticks == 1 and all(reading.status is None for reading in readings):
+            asked = f"{self.endpoint.http}/health"
+            if self.plan.application:
+                asked = self.endpoint.websocket
             raise CannotRun(
-                f"no answer from {self.endpoint.http}/health: {readings[0].problems[0]}. "
+                f"no answer from {asked}: {readings[0].problems[0]}. "
                 "Check the URL, and that the fleet runs."
             )
         line = Text(datetime.now().astimezone().strftime("%H:%M:%S"))
@@ -194,11 +219,13 @@ class Monitor:
             "targets": targets,
             "events": self.events,
         }
+        measured = _MEASURED if self.plan.message is not None else _MEASURED[:-1]
         rows = [
-            (name, history.checks, history.failures, *(_span(history, key) for key in _MEASURED))
+            (name, history.checks, history.failures, *(_span(history, key) for key in measured))
             for name, history in self.histories.items()
         ]
-        columns = ("", ">checks", ">failures", ">connections", ">cpu %", ">memory %", ">ms")
+        units = (">connections", ">cpu %", ">memory %", ">ms", ">round trip ms")
+        columns = ("", ">checks", ">failures", *units[: len(measured)])
         problems = [
             f"{name}: {history.failures} of {history.checks} checks failed"
             for name, history in self.histories.items()
@@ -225,10 +252,6 @@ async def read(client: httpx.AsyncClient, target: Target, cookie: str, limit: fl
     reading = judge(health, milliseconds, limit)
     morsel = received_cookie(answer.headers.get_list("set-cookie"), cookie)
     reading.set_cookie = morsel.value if morsel else None
-    if target.name not in (BALANCER, reading.node):
-        # The load balancer sends clients of a node that is down to another node.
-        reading.problems.append(f"does not answer: {reading.node} answered instead")
-        reading.status = None
     return reading
 
 
@@ -254,12 +277,15 @@ def _shown(target: Target, reading: Reading, *, changed: bool) -> Text:
     text = Text(f" | {label} ")
     status = (reading.status or "no answer") + ("*" if changed else "")
     text.append(status, style="red" if reading.problems else "green")
-    if reading.status is not None:
-        text.append(f" {values.get('connections', 0):.0f} conn")
+    if "connections" in values:
+        text.append(f" {values['connections']:.0f} conn")
         if target.name != BALANCER:
             usage = (values.get("cpu_usage", 0), values.get("memory_usage", 0))
             text.append(" cpu {:.0f}% mem {:.0f}%".format(*usage))
+    if reading.status is not None:
         text.append(f" {reading.response_ms:.0f} ms")
+    if "round_trip_ms" in values:
+        text.append(f" round trip {values['round_trip_ms']:.0f} ms")
     return text
 
 

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import RenderableType
 
-from wsfleet.cli.access.endpoint import parse_url
+from wsfleet.cli.access.endpoint import Endpoint, parse_url
 from wsfleet.cli.access.http import describe
+from wsfleet.cli.errors import CannotRun
 from wsfleet.cli.measure.charts import Course, Spread
 from wsfleet.cli.measure.delivery_account import Findings
 from wsfleet.cli.measure.delivery_events import FAULTS
@@ -16,7 +17,8 @@ from wsfleet.cli.measure.report import Criterion, Figure, Report, emit, table
 from wsfleet.cli.options import Ca, Json, Page, Url
 from wsfleet.cli.traffic.delivery import run_delivery
 from wsfleet.cli.traffic.delivery_run import DeliveryPlan, DeliveryRun
-from wsfleet.protocol.plain import CHANNEL
+from wsfleet.protocol.centrifuge import negotiation
+from wsfleet.protocol.plain import CHANNEL, PATH
 
 #: Examples of each kind of fault in the table; --json has more.
 SHOWN_EXAMPLES = 5
@@ -61,11 +63,28 @@ def command(
     """
     check(page)
     endpoint = parse_url(url)
+    _check_path(endpoint, protocol)
     plan = DeliveryPlan(publishers, subscribers, messages, rate, protocol, channel, timeout, events)
     report = report_of(run_delivery(endpoint, plan))
     if page is not None:
         write(report, page, "wsfleet", describe(endpoint))
     return emit(report, as_json=as_json)
+
+
+def _check_path(endpoint: Endpoint, protocol: str) -> None:
+    """Check that the path is not an application's, which has no acknowledgements and positions.
+
+    Raises:
+        CannotRun: it is.
+
+    """
+    if protocol == "centrifuge" and endpoint.path not in (PATH, negotiation.PATH):
+        raise CannotRun(
+            f"{endpoint.path} is an application's path, and verify-delivery needs the "
+            "acknowledgements and positions of the Centrifuge protocol, which every node serves "
+            f"at {negotiation.PATH}: write {endpoint.http}{negotiation.PATH}. If the plain "
+            "protocol has this path (WSFLEET_PLAIN_PATH), add --protocol plain."
+        )
 
 
 def report_of(run: DeliveryRun) -> Report:

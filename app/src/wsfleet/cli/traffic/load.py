@@ -1,10 +1,7 @@
 """The clients of ``wsfleet load``: they send at a steady rate and account for every message."""
 
 import asyncio
-import contextlib
-import resource
 import secrets
-import signal
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -12,23 +9,17 @@ from datetime import UTC, datetime
 
 import orjson
 import uvloop
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from wsfleet.cli.access.endpoint import Endpoint, unreachable
 from wsfleet.cli.access.websocket_client import Client, ConnectError, cookie_node
-from wsfleet.cli.errors import CannotRun
 from wsfleet.cli.measure.histogram import Histogram
 from wsfleet.cli.measure.load_ledger import Book, Ledger, check_size
+from wsfleet.cli.traffic.generator import Generator, progress_bar, raise_file_limit
 
-#: File descriptors that are not clients' sockets (stdio, event loop, libraries).
-_SPARE_FILES = 64
-#: Handshakes at a time: enough to keep a fleet busy, few enough for its listen queues.
-_HANDSHAKES = 128
 #: Broadcast texts in the cache of :meth:`LoadRun.number_of`.
 _TEXTS = 4096
 _UNKNOWN = "unknown"
-_LONG = 0.2  # seconds: a stop of the run interrupts only a longer pause
 #: Results of :meth:`LoadRun.number_of` for a text that is not a broadcast of this run.
 _ANSWER, _FOREIGN = -1, -2
 
@@ -95,21 +86,18 @@ class Loader(Client):
             self.run.dropped(self.close_code or 1006)
 
 
-class LoadRun:
+class LoadRun(Generator):
     """One load run from the first handshake to the last delivery."""
 
     def __init__(self, endpoint: Endpoint, plan: LoadPlan) -> None:
+        super().__init__()
         self.endpoint = endpoint
         self.plan = plan
         self.id = secrets.token_hex(4)
         self.tally = Tally()
         self.loaders: list[Loader] = []
         self.ledger: Ledger
-        self.stopped = asyncio.Event()
-        self.cpu_share = 0.0
-        self.sending_time = 0.0
         self.delivery_time = 0.0
-        self._begin = 0.0
         self._texts: dict[bytes, int] = {}
         self._padding = "x" * plan.size
 
@@ -160,43 +148,28 @@ class LoadRun:
     def dropped(self, code: int) -> None:
         """Count a connection that the fleet ended, and record when."""
         self.tally.disconnected[str(code)] += 1
-        since = time.perf_counter() - self._begin if self._begin else 0.0
-        self.tally.dropped_at.append(since)
+        self.tally.dropped_at.append(self.at)
 
     async def execute(self) -> None:
         """Run to the end; SIGINT and SIGTERM end the sending early, not the accounting."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.stopped.set)
-        with _progress() as progress:
+        self.stop_on_signals()
+        with progress_bar() as progress:
             await self._connect(progress)
             try:
-                await self._send(progress)
+                size = (self.plan.messages, self.plan.rate)
+                await self.pace(progress, size, self._send_one)
                 await self._drain(progress)
             finally:
                 await self._close()
 
     async def _connect(self, progress: Progress) -> None:
         """Open all connections at the plan's rate; the ledger has a book for each that succeeds."""
-        task = progress.add_task("connecting", total=self.plan.clients)
-        gate = asyncio.Semaphore(_HANDSHAKES)
-
-        async def connect() -> None:
-            try:
-                await self._connect_one()
-            finally:
-                gate.release()
-                progress.advance(task)
-
-        begin = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for index in range(self.plan.clients):
-                await self._until(begin + index / self.plan.connect_rate)
-                await gate.acquire()
-                if self.stopped.is_set() or (self.tally.refused and not self.loaders):
-                    gate.release()
-                    break
-                group.create_task(connect())
+        await self.ramp(
+            progress,
+            self._connect_one,
+            (self.plan.clients, self.plan.connect_rate),
+            hopeless=lambda: bool(self.tally.refused) and not self.loaders,
+        )
         if not self.loaders:
             raise unreachable(self.endpoint, next(iter(self.tally.refused), "interrupted"))
         self.ledger = Ledger(len(self.loaders), self.plan.messages, self.plan.warmup_messages)
@@ -204,7 +177,7 @@ class LoadRun:
             loader.book = self.ledger.books[index]
             loader.name = f"load-{self.id}-{index}".encode()
 
-    async def _connect_one(self) -> None:
+    async def _connect_one(self, _: int) -> None:
         loader = Loader(self)
         begin = time.perf_counter()
         try:
@@ -215,38 +188,8 @@ class LoadRun:
         self.tally.connect_time.add(time.perf_counter() - begin)
         if loader.cookie is not None:
             loader.node = cookie_node(loader.cookie.value)
+        loader.node = loader.node or _UNKNOWN
         self.loaders.append(loader)
-
-    async def _send(self, progress: Progress) -> None:
-        """Send each message when it is due, or at once if this process is late."""
-        messages = self.plan.messages
-        task = progress.add_task("sending", total=messages)
-        cpu, begin = time.process_time(), time.perf_counter()
-        self._begin = begin
-        step = 1 / self.plan.rate
-        for number in range(messages):
-            due = begin + number * step
-            if due > time.perf_counter():
-                progress.update(task, completed=number)
-                await self._until(due)
-            elif number % 64 == 0:
-                await asyncio.sleep(0)  # even when late, read what arrives
-            if self.stopped.is_set():
-                break
-            self._send_one(number, due)
-        progress.update(task, completed=messages)
-        await self._until(begin + messages * step)
-        self.sending_time = time.perf_counter() - begin
-        self.cpu_share = (time.process_time() - cpu) / self.sending_time
-
-    async def _until(self, moment: float) -> None:
-        """Sleep until a time of perf_counter, or until the run is stopped."""
-        pause = moment - time.perf_counter()
-        if pause > _LONG:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.stopped.wait(), pause)
-        elif pause > 0:
-            await asyncio.sleep(pause)
 
     def _send_one(self, number: int, due: float) -> None:
         loader = self.loaders[number % len(self.loaders)]
@@ -278,19 +221,14 @@ class LoadRun:
             complete = answered and ledger.deliveries >= ledger.expected
             if not complete:
                 await asyncio.sleep(0.05)
-        self.delivery_time = time.perf_counter() - self._begin
+        self.delivery_time = self.at
         # A duplicate arrives after the message that it repeats: wait for it.
         await asyncio.sleep(min(0.5, self.plan.drain))
 
     async def _close(self) -> None:
-        gate = asyncio.Semaphore(_HANDSHAKES)
-
-        async def close(loader: Loader) -> None:
-            async with gate:
-                loader.closing = True
-                await loader.close()
-
-        await asyncio.gather(*(close(loader) for loader in self.loaders))
+        for loader in self.loaders:
+            loader.closing = True
+        await self.close_all(self.loaders)
 
 
 def run_load(endpoint: Endpoint, plan: LoadPlan) -> LoadRun:
@@ -302,7 +240,7 @@ def run_load(endpoint: Endpoint, plan: LoadPlan) -> LoadRun:
 
     """
     check_size(plan.clients, plan.messages)
-    _raise_file_limit(plan.clients + _SPARE_FILES)
+    raise_file_limit(plan.clients)
     return uvloop.run(_execute(endpoint, plan))
 
 
@@ -310,34 +248,3 @@ async def _execute(endpoint: Endpoint, plan: LoadPlan) -> LoadRun:
     load = LoadRun(endpoint, plan)
     await load.execute()
     return load
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description:<10}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f}"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        refresh_per_second=4,  # it draws in a thread of this process, which costs CPU
-        disable=not console.is_terminal,
-    )
-
-
-def _raise_file_limit(need: int) -> None:
-    """Raise the soft limit of open files to the hard limit if `need` is above it.
-
-    Raises:
-        CannotRun: the hard limit is too low.
-
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < need:
-        if hard != resource.RLIM_INFINITY and hard < need:
-            raise CannotRun(
-                f"the run needs {need:,} open files, but the limit is {hard:,}. "
-                f"Raise it (as root: `ulimit -n {need}`), or lower --clients."
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

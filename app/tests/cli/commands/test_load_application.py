@@ -3,7 +3,6 @@
 import asyncio
 import json
 import signal
-from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -13,7 +12,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Response
 
 from tests.support.command import COMMAND, wsfleet
-from tests.support.fleet import Rig, running_fleet
+from tests.support.fleet import Rig
 from tests.support.websocket_server import Serve
 from wsfleet.cli.access.endpoint import parse_url
 from wsfleet.cli.errors import CannotRun
@@ -24,22 +23,6 @@ from wsfleet.cli.traffic.token_message import TokenMessage, token_message
 
 MESSAGE = ("--message", '{"text": "{token}"}')
 SHORT = ("--clients", 4, "--rate", 40, "--duration", 0.5, "--drain", 0.5, "--json")
-
-
-@pytest.fixture(scope="module")
-def guests(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """Two nodes with an application behind HAProxy, which the tests leave as they were."""
-    settings = {"WSFLEET_APP": "tests.support.guest:app", "WSFLEET_NODE_HEADER": "X-Wsfleet-Node"}
-    with running_fleet(tmp_path_factory.mktemp("guests"), **settings) as rig:
-        yield rig
-
-
-@pytest.fixture
-def own_guests(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """Two nodes with an application behind HAProxy, for one test, which may break them."""
-    settings = {"WSFLEET_APP": "tests.support.guest:app", "WSFLEET_NODE_HEADER": "X-Wsfleet-Node"}
-    with running_fleet(tmp_path_factory.mktemp("guests"), **settings) as rig:
-        yield rig
 
 
 @pytest.mark.parametrize("path", ["/echo", "/chat", "/ws"])

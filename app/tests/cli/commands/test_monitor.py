@@ -152,3 +152,80 @@ def test_nobody_to_watch_is_an_error(unused_tcp_port: int) -> None:
     assert "Check the URL" in outcome.stderr
     assert outcome.stderr.count("\n") == 1
     assert json.loads(outcome.stdout)["ok"] is False
+
+
+MESSAGE = ("--message", '{"text": "{token}"}')
+
+
+def test_an_applications_websocket_is_probed(guests: Rig) -> None:
+    """At the balancer, and at each node by its cookie; a message comes back from each."""
+    outcome = wsfleet(
+        *("monitor", f"{guests.base_url}/echo", *MESSAGE, "--json"),
+        *("--interval", 0.2, "--count", 3, *BUSY),
+    )
+    document = outcome.document
+    assert outcome.code == 0, document
+    assert set(document["targets"]) == {"balancer", *guests.nodes}
+    for target in document["targets"].values():
+        assert (target["checks"], target["failures"], target["last_status"]) == (3, 0, "open")
+        for measured in ("response_ms", "round_trip_ms"):
+            assert 0 < target[measured]["min"] <= target[measured]["max"]
+
+
+def test_with_a_fleet_file_nodes_tell_their_health(guests: Rig) -> None:
+    """At their internal ports; only the balancer is probed by a WebSocket, which sends nothing."""
+    outcome = wsfleet(
+        *("monitor", f"{guests.base_url}/hold", "--fleet", guests.fleet_file),
+        *("--interval", 0.2, "--count", 2, *BUSY),
+    )
+    assert outcome.code == 0, outcome
+    assert outcome.stdout.count("| host2-8001 healthy") == 2
+    assert outcome.stdout.count(" open ") == 2
+    assert "round trip" not in outcome.stdout
+
+
+def test_a_message_that_does_not_come_back_is_a_problem(guests: Rig) -> None:
+    """The WebSocket opens, and the check fails: exit code 1."""
+    outcome = wsfleet("monitor", f"{guests.base_url}/bye", *MESSAGE, "--count", 1, "--json", *BUSY)
+    assert outcome.code == 1
+    texts = {event["text"].partition(": ")[2] for event in outcome.document["events"]}
+    assert texts == {"disconnected before the message came back (close code 4001)"}
+    options = (*MESSAGE, "--fleet", guests.fleet_file, "--count", 1, "--json", *BUSY)
+    outcome = wsfleet("monitor", f"{guests.base_url}/hold", *options)
+    assert outcome.code == 1
+    texts = {event["text"].partition(": ")[2] for event in outcome.document["events"]}
+    assert texts == {"the message did not come back within 3 s"}
+
+
+def test_a_node_of_an_application_that_dies_is_noticed(own_guests: Rig) -> None:
+    """The other node answers in its place, and says so by its field: exit code 1."""
+    watch = subprocess.Popen(
+        [*COMMAND, "monitor", f"{own_guests.base_url}/echo", "--interval", "0.3", *BUSY],
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+    assert watch.stdout is not None
+    try:
+        lines = [watch.stdout.readline()]
+        assert "host2-8001 open" in lines[0]
+        own_guests.kill("host2-8001")
+        while "does not answer: host1-8001 answered instead" not in lines[-1]:
+            lines.append(watch.stdout.readline())
+            assert lines[-1], "the monitor ended"
+            assert len(lines) < 100
+    finally:
+        watch.send_signal(signal.SIGINT)
+        watch.communicate(timeout=20)
+    assert watch.returncode == 1
+
+
+@pytest.mark.usefixtures("processes")
+def test_an_application_that_refuses_is_an_error(guests: Rig) -> None:
+    """If no WebSocket opens in the first round, the path is wrong: one line, exit code 2."""
+    outcome = wsfleet("monitor", f"{guests.base_url}/nowhere", "--count", 1, *BUSY)
+    assert outcome.code == 2
+    assert "/nowhere: no WebSocket: refused with HTTP" in outcome.stderr
+    outcome = wsfleet("monitor", guests.base_url, *MESSAGE, *BUSY)
+    assert outcome.code == 2
+    assert "add --protocol application" in outcome.stderr

@@ -63,6 +63,20 @@ def test_a_quiet_fleet_loses_nothing(fleet: Rig, protocol: str) -> None:
     assert document["examples"] == {}
 
 
+def test_an_applications_path_is_an_error(guests: Rig) -> None:
+    """Its one line names the protocol and the URL that has it, and that URL works."""
+    outcome = wsfleet("verify-delivery", f"{guests.base_url}/room/1?name=x")
+    assert outcome.code == 2
+    assert outcome.stderr.count("\n") == 1
+    url = f"{guests.base_url}/connection/websocket"
+    assert "/room/1 is an application's path" in outcome.stderr
+    assert f"write {url}." in outcome.stderr
+    size = ("--publishers", 1, "--subscribers", 2, "--messages", 5, "--rate", 50)
+    outcome = wsfleet("verify-delivery", url, *size, "--json")
+    assert outcome.code == 0, outcome
+    assert outcome.document["delivered"] == 10
+
+
 def test_what_happened_can_be_read_again(fleet: Rig, tmp_path: Path) -> None:
     """The file of events has all that the account is drawn up from, line by line."""
     events = tmp_path / "events.jsonl"

@@ -234,7 +234,7 @@ def application_report(load: ApplicationRun) -> Report:
         for code, count in tally.disconnected.items()
         if code != SERVICE_RESTART
     ]
-    if load.message is not None and not tally.returned:
+    if load.unreturned and not tally.returned:
         problems.append(
             f"nothing came back of {tally.sent:,} messages: the application does not send a "
             "message, or its {token}, back to the sender. Change --message, or leave it out."

@@ -110,7 +110,7 @@ class Monitor:
         self.events: list[dict[str, str]] = []
         self.stopped = asyncio.Event()
         self._tls = trusted(fleet)
-        self._probe = Probe(endpoint, plan.message, self._tls)
+        self._probe = Probe(endpoint, self._tls)
 
     async def execute(self) -> None:
         """Watch until the last round or a signal."""
@@ -146,14 +146,16 @@ class Monitor:
         quiet = 0
         for _ in range(_DISCOVERY):
             known = len(self.targets)
-            self._learn(await self._read(client, self.balancer))
+            self._learn(await self._read(client, self.balancer, None))
             quiet = 0 if len(self.targets) > known else quiet + 1
             if quiet >= _DISCOVERY_QUIET or self.stopped.is_set():
                 break
 
-    async def _read(self, client: httpx.AsyncClient, target: Target) -> Reading:
+    async def _read(
+        self, client: httpx.AsyncClient, target: Target, message: TokenMessage | None
+    ) -> Reading:
         if self.plan.application and target.url == self.endpoint.http:
-            reading = await self._probe.read(target.cookie)
+            reading = await self._probe.read(target.cookie, message)
         else:
             reading = await read(client, target, self.endpoint.cookie, self.plan.limit)
         if target.name not in (BALANCER, reading.node) and reading.status is not None:
@@ -173,7 +175,10 @@ class Monitor:
 
     async def _tick(self, client: httpx.AsyncClient) -> None:
         targets = [self.balancer, *self.targets.values()]
-        readings = await asyncio.gather(*(self._read(client, target) for target in targets))
+        message = self.plan.message
+        readings = await asyncio.gather(
+            *(self._read(client, target, message) for target in targets)
+        )
         self.ticks += 1
         if self.ticks == 1 and all(reading.status is None for reading in readings):
             asked = f"{self.endpoint.http}/health"

@@ -18,15 +18,15 @@ OPEN = "open"
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What to try at `endpoint`: a handshake, and with a `message` its round trip."""
+    """A probe of one WebSocket; `tls` is used if its URL is wss."""
 
     endpoint: Endpoint
-    message: TokenMessage | None = None
     tls: ssl.SSLContext | None = None
 
-    async def read(self, cookie: str | None = None) -> Reading:
-        """Open and close one WebSocket; `cookie`, a raw value, leads to one node.
+    async def read(self, cookie: str | None, message: TokenMessage | None) -> Reading:
+        """Open one WebSocket, send a message and wait until it comes back, and close.
 
+        `cookie`, a raw value, leads to one node. Without a message nothing is sent.
         The reading names the node by its field in the answer, or else by the cookie.
         """
         client = _Listener()
@@ -48,8 +48,8 @@ class Probe:
             values={"response_ms": milliseconds},
             set_cookie=set_cookie,
         )
-        if self.message is not None:
-            await self._round_trip(client, self.message, reading)
+        if message is not None:
+            await self._round_trip(client, message, reading)
         await client.close()
         return reading
 

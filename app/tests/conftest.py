@@ -10,11 +10,11 @@ from typing import Any
 import hypothesis
 import pytest
 import redis
-import redis.asyncio
 from websockets.asyncio.server import serve
 
 from lab.ports import free_port
 from tests.support.fleet import Rig, running_fleet
+from tests.support.memory import MemoryServer
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.paths import JAVASCRIPT
 from tests.support.quick import forbid_processes
@@ -41,6 +41,27 @@ def pytest_configure(config: pytest.Config) -> None:
         "tests", max_examples=examples, deadline=None, suppress_health_check=slow
     )
     hypothesis.settings.load_profile("tests")
+    config.addinivalue_line(
+        "markers",
+        "backends(*names): what nodes share in this test, `redis` (the default) or `memory`",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test once with each of its backends; one that handles a Redis itself has no other."""
+    marker = metafunc.definition.get_closest_marker("backends")
+    if marker is None or "backend" not in metafunc.fixturenames:
+        return
+    names = ("redis",) if "redis_process" in metafunc.fixturenames else marker.args
+    metafunc.parametrize("backend", names, indirect=True)
+
+
+def starts_processes(item: pytest.Item) -> bool:
+    """Whether a test starts processes; nodes do not, where memory is what they share."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return (
+        "processes" in getattr(item, "fixturenames", ()) and parameters.get("backend") != "memory"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +73,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """With `--quick`, leave out tests that start processes, and forbid the rest to start one."""
     if not config.getoption("--quick"):
         return
-    slow = [item for item in items if "processes" in getattr(item, "fixturenames", ())]
+    slow = [item for item in items if starts_processes(item)]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if item not in slow]
     forbid_processes()
@@ -86,14 +107,26 @@ def redis_server(redis_process: RedisServer) -> str:
 
 
 @pytest.fixture
-async def store(redis_server: str) -> AsyncIterator[Any]:
-    """A client of that Redis, answers decoded."""
-    async with redis.asyncio.Redis.from_url(redis_server, decode_responses=True) as client:
+def backend(
+    request: pytest.FixtureRequest, processes: None
+) -> Iterator[RedisServer | MemoryServer]:
+    """What the nodes share: that Redis, or memory, see the marker `backends`."""
+    if getattr(request, "param", "redis") == "redis":
+        yield request.getfixturevalue("redis_process")
+    else:
+        with MemoryServer() as server:
+            yield server
+
+
+@pytest.fixture
+async def store(backend: RedisServer | MemoryServer) -> AsyncIterator[Any]:
+    """A client of what the nodes share, answers decoded."""
+    async with backend.client() as client:
         yield client
 
 
 @pytest.fixture
-async def start_node(redis_process: RedisServer) -> AsyncIterator[StartNode]:
+async def start_node(backend: RedisServer | MemoryServer) -> AsyncIterator[StartNode]:
     """Start a node; keywords are settings. Heartbeats are quick, so that tests are."""
     running: list[RunningNode] = []
 
@@ -102,7 +135,7 @@ async def start_node(redis_process: RedisServer) -> AsyncIterator[StartNode]:
         defaults: dict[str, Any] = {
             "port": port,
             "node_name": f"node{len(running) + 1}",
-            "redis_url": redis_process.url_of("node"),
+            "redis_url": backend.url_of("node"),
             "redis_timeout": 0.5,
             "heartbeat_interval": 0.2,
             "node_dead_after": 2.0,

@@ -22,6 +22,8 @@ from tests.support.tokens import token
 from wsfleet.api.methods import Api as Methods
 from wsfleet.channels.publication import Member
 
+pytestmark = pytest.mark.backends("redis", "memory")
+
 
 @pytest.fixture
 async def pair(start_node: StartNode, tmp_path: Path) -> Pair:

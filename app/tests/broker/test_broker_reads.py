@@ -18,6 +18,8 @@ from wsfleet.protocol.centrifuge.messages import (
     UnsubscribeRequest,
 )
 
+pytestmark = pytest.mark.backends("redis", "memory")
+
 KEY = "a key"
 CONFIG = f"""
 http_api: {{key: {KEY}}}
@@ -69,6 +71,7 @@ async def used(store: Any) -> tuple[int, int]:
     return await store.dbsize(), (await store.info("memory"))["used_memory"]
 
 
+@pytest.mark.backends("redis")
 async def test_reads_of_unknown_names_leave_nothing(pair: Pair, store: Any) -> None:
     """Ten thousand names that nobody published to: no key more, and no memory to speak of."""
     one, _ = pair
@@ -98,6 +101,7 @@ async def test_reads_of_unknown_names_leave_nothing(pair: Pair, store: Any) -> N
         assert memory_then < memory + 1_000_000
 
 
+@pytest.mark.backends("redis")
 async def test_a_full_redis_answers_reads(pair: Pair, store: Any) -> None:
     """History, presence, surveys and subscriptions go on, and add nothing."""
     one, two = pair
@@ -121,6 +125,7 @@ async def test_a_full_redis_answers_reads(pair: Pair, store: Any) -> None:
         await bob.until(lambda: bob.data("unknown0") == [b"1"])
 
 
+@pytest.mark.backends("redis")
 async def test_a_position_given_by_a_full_redis_recovers_nothing(pair: Pair, store: Any) -> None:
     """It is in no stream that ever is: what came meanwhile is not called recovered."""
     one, two = pair

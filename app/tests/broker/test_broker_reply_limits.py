@@ -26,6 +26,8 @@ from wsfleet.channels.publication import Member, Record, encode
 from wsfleet.channels.stream import Position, Reading
 from wsfleet.config.file import BUILT_IN
 
+pytestmark = pytest.mark.backends("redis", "memory")
+
 LIMIT = 10_000
 
 

@@ -14,6 +14,8 @@ from tests.support.clients import exchange, silent
 from tests.support.nodes import StartNode
 from tests.support.redis import RedisServer
 
+pytestmark = pytest.mark.backends("redis", "memory")
+
 
 async def test_ack_names_client_node_and_counts(start_node: StartNode) -> None:
     """The sender gets an ack with its name, the node, a time, and two counts; nothing before it."""

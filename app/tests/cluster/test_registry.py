@@ -13,6 +13,8 @@ from lab.waiting import settled
 from tests.support.nodes import StartNode
 from tests.support.redis import RedisServer
 
+pytestmark = pytest.mark.backends("redis", "memory")
+
 
 async def name_of(client: Any, message: dict[str, Any]) -> str:
     """Send, and read the name in the ack."""
@@ -179,6 +181,7 @@ async def test_a_full_disk_is_told(
         assert await name_of(client, {"n": 2}) == "stays"
 
 
+@pytest.mark.backends("redis")
 async def test_full_memory_is_told(start_node: StartNode, store: Any) -> None:
     """A Redis without room acknowledges nothing; nobody is dropped, and who leaves makes room."""
     node = await start_node()
@@ -199,6 +202,7 @@ async def test_full_memory_is_told(start_node: StartNode, store: Any) -> None:
         assert await name_of(client, {"n": 2}) == "stays"
 
 
+@pytest.mark.backends("redis")
 async def test_a_silent_subscription_is_noticed(start_node: StartNode, store: Any) -> None:
     """A pub/sub connection that died without an error is made anew, unready meanwhile."""
     one, two = await start_node(), await start_node()
@@ -226,6 +230,7 @@ async def test_what_is_not_understood_is_passed_over(start_node: StartNode, stor
         assert json.loads(await asyncio.wait_for(other.recv(), 5))["data"] == "still"
 
 
+@pytest.mark.backends("redis")
 async def test_unanswered_probes_make_a_node_unready(start_node: StartNode, store: Any) -> None:
     """Where Redis takes commands but its pub/sub is stuck, the node says so and reconnects."""
     node = await start_node()

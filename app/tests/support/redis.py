@@ -6,6 +6,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import redis.asyncio
 import yaml
 
 from lab.paths import ROOT
@@ -46,6 +47,10 @@ class RedisServer:
     def url_of(self, user: str) -> str:
         """The URL for one of the role's users."""
         return self.url.replace("://", f"://{user}:any@")
+
+    def client(self) -> redis.asyncio.Redis:
+        """A client of it, answers decoded."""
+        return redis.asyncio.Redis.from_url(self.url, decode_responses=True)
 
     def start(self) -> None:
         """Start, and return once it answers."""

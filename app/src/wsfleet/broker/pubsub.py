@@ -14,9 +14,8 @@ from redis.crc import key_slot
 from redis.exceptions import MovedError, RedisError
 
 from wsfleet.redis import key_names
-from wsfleet.redis.connection import Link, Push, pack
-from wsfleet.redis.primary import Primary
-from wsfleet.redis.store import Store, UnavailableError
+from wsfleet.redis.connection import Push, pack
+from wsfleet.redis.store import AnyLink, AnyPrimary, Store, UnavailableError
 from wsfleet.tasks import race
 from wsfleet.telemetry.metrics import Metrics
 
@@ -55,14 +54,14 @@ class Listening:
         self.probe = probe
         self.heard_at = time.monotonic()
         self.complete = False
-        self.link: Link | None = None
+        self.link: AnyLink | None = None
         self._on_complete = on_complete
         self._by_slot = by_slot
         self._missing = 0
         self._waiting: dict[bytes, bool] = {}
         self._sent: dict[bytes, bool] = {}
 
-    def begin(self, link: Link, channels: Iterable[str]) -> None:
+    def begin(self, link: AnyLink, channels: Iterable[str]) -> None:
         """Subscribe to all channels; the connection is `complete` when they are confirmed."""
         self.link = link
         self._waiting = {channel.encode(): True for channel in (self.probe.channel, *channels)}
@@ -89,7 +88,7 @@ class Listening:
                 self._on_complete()
         return True
 
-    def _send_portion(self, link: Link) -> None:
+    def _send_portion(self, link: AnyLink) -> None:
         """Send the next portion."""
         size = 0
         for channel in itertools.islice(self._waiting, PORTION_COUNT):
@@ -131,7 +130,7 @@ class Subscriber:
         self._on_message = on_message
         self._on_subscribed = on_subscribed
         self._wanted: set[str] = set()
-        self._listening: dict[Primary, Listening] = {}
+        self._listening: dict[AnyPrimary, Listening] = {}
         self._patient_until = math.inf
         self._deadlines: set[asyncio.Timeout] = set()
 
@@ -207,7 +206,7 @@ class Subscriber:
                 continue
             await race(self._store.changed(), *(self._stay(primary) for primary in primaries))
 
-    async def _stay(self, primary: Primary) -> None:
+    async def _stay(self, primary: AnyPrimary) -> None:
         while True:
             try:
                 await self._listen(primary)
@@ -220,7 +219,7 @@ class Subscriber:
                     self._be_away()
             await asyncio.sleep(RECONNECT_PAUSE)
 
-    async def _listen(self, primary: Primary) -> None:
+    async def _listen(self, primary: AnyPrimary) -> None:
         probe = Probe(self._probe_channel(primary))
         listening = Listening(probe, self._on_subscribed, by_slot=not primary.owns_all)
         link = await primary.listen(lambda push: self._take(listening, push))
@@ -268,7 +267,7 @@ class Subscriber:
             # Its slot was moved.
             listening.link.lose(MovedError(f"{key_slot(push[1])} elsewhere:0"))
 
-    async def _probe(self, primary: Primary, probe: Probe) -> None:
+    async def _probe(self, primary: AnyPrimary, probe: Probe) -> None:
         """Send a probe every interval: a dead connection looks like a silent one.
 
         A connection can be dead without an error (its peer frozen, or cut off by a firewall).
@@ -285,7 +284,7 @@ class Subscriber:
             else:
                 self._metrics.redis_seconds.observe(time.monotonic() - probe.said)
 
-    def _probe_channel(self, primary: Primary) -> str:
+    def _probe_channel(self, primary: AnyPrimary) -> str:
         tags = (key_names.probe(self._node, tag) for tag in itertools.count())
         return next(channel for channel in tags if primary.owns(channel))
 

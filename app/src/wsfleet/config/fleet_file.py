@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AnyHttpUrl, BaseModel, ConfigDict, Field
 from pydantic.functional_validators import AfterValidator
 
-from wsfleet.config.redis_url import CheckedURL
+from wsfleet.config.redis_url import SharedURL
 
 COOKIE = "WSNODE"
 """The name of the balancers' cookie without a fleet file: the role's default."""
@@ -33,7 +33,7 @@ class Hosts(BaseModel):
 class Fleet(Hosts):
     """The whole cluster, for the command line."""
 
-    redis_url: CheckedURL
+    redis_url: SharedURL
     base_url: HttpUrl
     #: The name of the load balancers' stickiness cookie, the variable `haproxy_cookie`.
     cookie: str = COOKIE

@@ -1,4 +1,4 @@
-"""Redis URLs: one server, a primary that Sentinels name, or a Redis Cluster."""
+"""Redis URLs: one server, a primary that Sentinels name, a Redis Cluster, or no Redis."""
 
 import re
 import ssl
@@ -13,11 +13,14 @@ FORMS = (
     "write redis://[USER:PASSWORD@]HOST:PORT/DB, "
     "redis+sentinel://[USER:PASSWORD@]SENTINEL:PORT,SENTINEL:PORT,.../MASTER/DB or "
     "redis+cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT,... (rediss for TLS, ?ssl_ca_certs=FILE "
-    "for a CA of your own)"
+    "for a CA of your own); or memory:// for one node process without Redis"
 )
 
 _URL = re.compile(r"(\w+)(?:\+(\w+))?://([^/?]*@)?([^/?]*)([/?].*)?")
 """The parts of a URL with several hosts, which urlsplit does not know."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]*")
+"""The name of a database in memory."""
 
 
 class RedisURLError(ValueError):
@@ -38,10 +41,13 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class RedisURL:
-    """A Redis URL in its parts; `addresses` are those of Sentinels or of some Cluster nodes."""
+    """A Redis URL in its parts; `addresses` are those of Sentinels or of some Cluster nodes.
+
+    The kind `memory` is the memory of the node's process; it has no address.
+    """
 
     text: str
-    kind: Literal["one", "sentinel", "cluster"]
+    kind: Literal["one", "sentinel", "cluster", "memory"]
     scheme: str
     credentials: str
     addresses: tuple[Address, ...]
@@ -71,6 +77,13 @@ class RedisURL:
         if found is None:
             raise RedisURLError(f"not a URL: {FORMS}")
         scheme, kind, credentials, hosts, rest = (part or "" for part in found.groups())
+        if scheme == "memory" and not kind:
+            if credentials or rest.strip("/") or not _NAME.fullmatch(hosts):
+                raise RedisURLError(
+                    "memory:// is the memory of this process, not a server: write memory:// or "
+                    "memory://NAME; several processes need a Redis"
+                )
+            return cls._memory(text, hosts)
         if scheme not in ("redis", "rediss", "unix") or kind not in ("", "sentinel", "cluster"):
             raise RedisURLError(f"there is no scheme {text.partition('://')[0]!r}: {FORMS}")
         parts = urlsplit(rest)
@@ -106,8 +119,25 @@ class RedisURL:
             ca=ca,
         )
 
+    @classmethod
+    def _memory(cls, text: str, name: str) -> "RedisURL":
+        return cls(
+            text=text,
+            kind="memory",
+            scheme="memory",
+            credentials="",
+            addresses=(),
+            master=name,
+            database=0,
+            sentinel_username=None,
+            sentinel_password=None,
+            ca=None,
+        )
+
     def __str__(self) -> str:
         """Return the URL without its passwords."""
+        if self.kind == "memory":
+            return f"memory://{self.master}"
         if self.scheme == "unix":
             return self.text.partition("?")[0].rpartition("@")[2]
         kind = "" if self.kind == "one" else f"+{self.kind}"
@@ -128,6 +158,28 @@ def _checked(text: str) -> str:
 
 CheckedURL = Annotated[str, AfterValidator(_checked)]
 """A setting that is a Redis URL, as text."""
+
+
+def _shared(text: str) -> str:
+    check_shared(RedisURL.parse(text))
+    return text
+
+
+SharedURL = Annotated[str, AfterValidator(_shared)]
+"""The same, of a Redis that several processes can reach."""
+
+
+def check_shared(url: RedisURL) -> None:
+    """Check that other processes can reach what a URL names.
+
+    Raises:
+        RedisURLError: it is the memory of one process.
+    """
+    if url.kind == "memory":
+        raise RedisURLError(
+            "memory:// is inside one node process: neither another node nor this command can reach "
+            "it. A cluster, and every command that reads Redis, needs one: write redis://HOST:PORT/0"
+        )
 
 
 def _check_ca(file: str, scheme: str) -> None:

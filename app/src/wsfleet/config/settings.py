@@ -69,7 +69,8 @@ class Settings(BaseSettings):
     """Where the balancers are, as site.yml writes it down; the console does without as well."""
 
     redis_url: CheckedURL = "redis://127.0.0.1:6379/0"
-    """The shared state: one Redis, Sentinels or a Redis Cluster, see docs/redis.md."""
+    """The shared state: one Redis, Sentinels or a Redis Cluster, see docs/redis.md. `memory://` is
+    the memory of this process, for one node without Redis."""
     redis_timeout: PositiveFloat = 2.0
     """Seconds to connect to Redis, and to wait for one answer."""
     redis_max_connections: int = Field(default=8, ge=4)

@@ -16,8 +16,7 @@ from wsfleet.config.fleet_file import Hosts
 from wsfleet.config.redis_url import Address, RedisURL
 from wsfleet.console import samples
 from wsfleet.node.node import Node
-from wsfleet.redis.primary import Primary
-from wsfleet.redis.store import UnavailableError
+from wsfleet.redis.store import AnyPrimary, UnavailableError
 from wsfleet.redis.topology import Topology
 
 TIMEOUT = 3.0
@@ -182,7 +181,7 @@ class Cluster:
         ]
 
 
-async def _shard(primary: Primary) -> list[Answer]:
+async def _shard(primary: AnyPrimary) -> list[Answer]:
     """A primary and its replicas, as it says itself."""
     info = await primary.info()
     replicas = [info[f"slave{n}"] for n in range(info["connected_slaves"])]

@@ -11,15 +11,22 @@ from redis.exceptions import RedisError
 
 from wsfleet.config.redis_url import RedisURL
 from wsfleet.config.settings import Settings
+from wsfleet.redis.connection import Link
+from wsfleet.redis.memory.primary import MemoryLink, MemoryPrimary
 from wsfleet.redis.primary import FullError, Primary, UnavailableError
-from wsfleet.redis.topology import Topology
+from wsfleet.redis.topology import Shard, Topology
 from wsfleet.tasks import race
 
-__all__ = ["FullError", "Store", "UnavailableError"]
+__all__ = ["AnyLink", "AnyPrimary", "FullError", "Store", "UnavailableError"]
 
 log = structlog.get_logger(__name__)
 
 BACKOFF_FIRST, BACKOFF_LAST = 0.1, 1.0
+
+AnyPrimary = Primary | MemoryPrimary
+"""A Redis server, or the memory of this process."""
+AnyLink = Link | MemoryLink
+"""A pub/sub connection to one of them."""
 
 
 class Store:
@@ -35,7 +42,7 @@ class Store:
         self._settings = settings
         self._topology = Topology(RedisURL.parse(settings.redis_url), settings.redis_timeout)
         self._on_connected = on_connected
-        self._primaries: list[Primary] = []
+        self._primaries: list[AnyPrimary] = []
         self._changed = asyncio.Event()
 
     @property
@@ -44,7 +51,7 @@ class Store:
         return bool(self._primaries) and all(primary.alive for primary in self._primaries)
 
     @property
-    def primaries(self) -> list[Primary]:
+    def primaries(self) -> list[AnyPrimary]:
         """The current primaries, a new list after each reconnect; empty if there are none."""
         return self._primaries
 
@@ -60,7 +67,7 @@ class Store:
         """Close all connections."""
         await self._leave()
 
-    def owner(self, key: str) -> Primary:
+    def owner(self, key: str) -> AnyPrimary:
         """Return the primary that owns a key or a pub/sub channel.
 
         Raises:
@@ -128,15 +135,20 @@ class Store:
                 await self._on_connected()
         await asyncio.Event().wait()
 
-    async def _find(self) -> list[Primary]:
+    async def _find(self) -> list[AnyPrimary]:
         shards = await self._topology.discover()
-        primaries = [Primary(shard, self._settings) for shard in shards]
+        primaries = [self._client(shard) for shard in shards]
         try:
             await asyncio.gather(*(primary.prepare() for primary in primaries))
         except BaseException:
             await asyncio.gather(*(primary.close() for primary in primaries))
             raise
         return primaries
+
+    def _client(self, shard: Shard) -> AnyPrimary:
+        if self._topology.url.kind == "memory":
+            return MemoryPrimary(self._topology.url)
+        return Primary(shard, self._settings)
 
     async def _leave(self) -> None:
         """Fail commands at once until Redis answers again."""

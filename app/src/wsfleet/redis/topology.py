@@ -1,4 +1,4 @@
-"""Finding the Redis primaries: one server, Sentinels, or a Redis Cluster."""
+"""Finding the Redis primaries: one server, Sentinels, a Redis Cluster, or this process."""
 
 import asyncio
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Topology:
             redis.exceptions.RedisError, OSError: no server knows, or none answers.
         """
         match self.url.kind:
-            case "one":
+            case "one" | "memory":
                 return [Shard(self.url.text, (range(SLOTS),))]
             case "sentinel":
                 return [Shard(self.url.of(await self._ask_sentinels()), (range(SLOTS),))]

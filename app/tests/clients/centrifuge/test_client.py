@@ -29,6 +29,8 @@ from tests.support.sdk import CONFIG, Events, Pair, has, sdk, subscribed
 from tests.support.tokens import token
 from wsfleet.channels.publication import Record
 
+pytestmark = pytest.mark.backends("redis", "memory")
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
@@ -426,6 +428,7 @@ async def test_a_channel_is_left_and_joined_again_and_again(pair: Pair) -> None:
             await settled(partial(has, events.publications, 1), "heard")
 
 
+@pytest.mark.backends("redis")
 async def test_a_pubsub_connection_is_killed(pair: Pair, store: Any) -> None:
     """What was published while nobody listened is read from the stream: nobody notices."""
     one, two = pair

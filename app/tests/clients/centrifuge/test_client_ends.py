@@ -24,6 +24,8 @@ from wsfleet.clients.centrifuge.client import CentrifugeClient
 from wsfleet.clients.centrifuge.endpoint import Centrifuge
 from wsfleet.redis import key_names
 
+pytestmark = pytest.mark.backends("redis", "memory")
+
 KEY = "a key"
 SHARED = [f"room{number}" for number in range(60)]
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import jwt
@@ -16,6 +16,7 @@ from tests.support.peer import Peer
 from tests.support.redis import RedisServer
 from tests.support.tokens import SECRET
 from wsfleet.protocol.centrifuge.messages import ConnectRequest, PublishRequest, SubscribeRequest
+from wsfleet.redis.primary import Primary
 
 CONFIG = f"""
 client:
@@ -106,7 +107,8 @@ async def test_what_a_gone_client_asked_for_is_not_carried_out(
         await ann.ask(PublishRequest("room", b"0"))
         redis_process.freeze()
         await ann.send(*(PublishRequest("room", b"%d" % number) for number in range(1, 21)))
-        await settled(lambda: node.node.store._primaries[0]._lane._link is not None, "it is asked")
+        primary = cast(Primary, node.node.store.primaries[0])
+        await settled(lambda: primary._lane._link is not None, "it is asked")
         await asyncio.sleep(0.1)  # until the node has read the commands
     redis_process.thaw()
     await settled(lambda: not node.server.server_state.tasks, "the clean-up is done")

@@ -12,6 +12,8 @@ from tests.support.peer import Peer
 from wsfleet.channels.publication import Member
 from wsfleet.protocol.centrifuge.messages import UnsubscribeRequest
 
+pytestmark = pytest.mark.backends("redis", "memory")
+
 CONFIG = """
 client:
   allow_anonymous_connect_without_token: true

@@ -11,7 +11,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 
 from wsfleet.cli.errors import CannotRun
-from wsfleet.config.redis_url import RedisURL, RedisURLError
+from wsfleet.config.redis_url import RedisURL, RedisURLError, check_shared
 from wsfleet.config.settings import NODE_DEAD_AFTER
 from wsfleet.redis import key_names
 from wsfleet.redis.topology import Topology
@@ -37,6 +37,7 @@ def connected(url: str, *, decode: bool = True) -> Iterator[Any]:
     """
     try:
         where = RedisURL.parse(url)
+        check_shared(where)
     except RedisURLError as error:
         raise CannotRun(f"redis_url: {error}") from error
     try:

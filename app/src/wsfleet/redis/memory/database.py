@@ -59,7 +59,13 @@ class EntryStream:
         self.trim(max_length)
 
     def trim(self, max_length: int) -> None:
-        """Keep the newest entries."""
+        """Keep the newest entries.
+
+        Raises:
+            redis.exceptions.ResponseError: the length is negative.
+        """
+        if max_length < 0:
+            raise ResponseError("The MAXLEN argument must be >= 0.")
         del self.entries[: max(0, len(self.entries) - max_length)]
 
     def between(self, first: Id, last: Id) -> Entries:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
+import structlog
 from redis.exceptions import DataError, RedisError, ResponseError
 
 from wsfleet.config.redis_url import RedisURL
@@ -14,6 +15,8 @@ from wsfleet.redis.memory.commands import COMMANDS
 from wsfleet.redis.memory.database import Database
 from wsfleet.redis.memory.functions import FUNCTIONS
 from wsfleet.redis.primary import MovedOnError, UnavailableError
+
+log = structlog.get_logger(__name__)
 
 SWEEP_INTERVAL = 10.0
 """Seconds between two sweeps of expired keys."""
@@ -142,7 +145,8 @@ class MemoryPrimary:
         return True
 
     async def prepare(self) -> None:
-        """Do nothing: the functions are there."""
+        """Log what an operator should know."""
+        log.warning("state_in_memory", hint="no other process has it; it is lost with this one")
 
     async def close(self) -> None:
         """End the use of the database."""

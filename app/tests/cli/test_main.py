@@ -29,6 +29,7 @@ URL = "http://127.0.0.1:1"
         (("lod", URL), "No such command"),
         (("status", "--fleet", "/nonexistent/fleet.json"), "cannot read the fleet file"),
         (("check", "state", "--redis", "http://x"), "redis_url: there is no scheme 'http'"),
+        (("check", "state", "--redis", "memory://"), "redis_url: memory:// is inside one node"),
         (("check", "state", "--redis", "redis://127.0.0.1:1/0"), "cannot read Redis"),
         (("check", "stickiness", URL), "connection refused"),
         (("load", URL), "connection refused"),

@@ -38,9 +38,21 @@ def test_a_cluster() -> None:
     assert url.of(Address("c", 7001)) == "rediss://user:pw@c:7001/0"
 
 
+def test_memory() -> None:
+    """It has a name and no address."""
+    for text, shown in (("memory://", "memory://"), ("memory://one/", "memory://one")):
+        url = RedisURL.parse(text)
+        assert (url.kind, url.addresses, str(url)) == ("memory", (), shown)
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
+        ("memory://10.0.0.1", "the memory of this process, not a server"),
+        ("memory://host:6379", "the memory of this process, not a server"),
+        ("memory://user:secret@host", "several processes need a Redis"),
+        ("memory://one/0", "write memory:// or memory://NAME"),
+        ("redis+memory://one", "no scheme"),
         ("http://host", "no scheme 'http'"),
         ("redis+ring://host", "no scheme 'redis\\+ring'"),
         ("redis+sentinel://host", "name of the master is missing"),

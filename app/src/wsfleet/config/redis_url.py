@@ -19,7 +19,7 @@ FORMS = (
 _URL = re.compile(r"(\w+)(?:\+(\w+))?://([^/?]*@)?([^/?]*)([/?].*)?")
 """The parts of a URL with several hosts, which urlsplit does not know."""
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z0-9_-]*")
 """The name of a database in memory."""
 
 

@@ -61,6 +61,7 @@ def test_the_cookies_name_comes_from_the_urls_own_fleet(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"redis_url": "http://x"}, "invalid at redis_url"),
+        ({"redis_url": "memory://"}, "invalid at redis_url: .*inside one node process"),
         ({"redis_url": None}, "invalid at redis_url"),
         ({"base_url": "10.0.0.11"}, "invalid at base_url"),
         ({"nodes": {}}, "invalid at nodes"),

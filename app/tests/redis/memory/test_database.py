@@ -72,6 +72,13 @@ def test_a_sweep_frees_what_nobody_asks_for(database: Database, clock: Clock) ->
     assert len(database) == 1
 
 
+def test_a_sorted_set_is_in_the_order_of_its_scores() -> None:
+    """Then of its members; the highest score may be left out."""
+    found = SortedSet({b"c": 1.0, b"b": 2.0, b"a": 2.0, b"d": 3.0})
+    assert found.between(1, 2) == [b"c", b"a", b"b"]
+    assert found.between(1, 2, exclusive=True) == [b"c"]
+
+
 def test_an_empty_collection_is_no_key(database: Database) -> None:
     """The last member takes the key along."""
     database.ensure(b"hash", Hash)[b"one"] = b"1"
@@ -140,6 +147,7 @@ def test_presence_expires(database: Database, clock: Clock) -> None:
     assert FUNCTIONS["members"](database, keys, [b"0"]) == [b"bob", b"2"]
     FUNCTIONS["join"](database, keys, [b"bob", b"2", b"60"])
     assert database.find(b"presence", Hash) == {b"bob": b"2"}
+    assert database.read(b"expiry", SortedSet).keys() == {b"bob"}
 
 
 def test_a_node_goes_silent(database: Database, clock: Clock) -> None:

@@ -8,6 +8,8 @@ from redis.exceptions import DataError, MovedError, RedisError, ResponseError
 
 from lab.waiting import settled
 from tests.support.nodes import StartNode
+from tests.support.publications import OPTIONS
+from wsfleet.channels.publication import Record
 from wsfleet.config.redis_url import RedisURL
 from wsfleet.redis.memory.primary import MemoryPrimary
 from wsfleet.redis.primary import UnavailableError
@@ -82,6 +84,17 @@ async def test_expired_keys_are_swept(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnavailableError):
         await serving
     await primary.close()
+
+
+@pytest.mark.backends("memory")
+async def test_a_replicated_channel_works_without_a_replica(start_node: StartNode) -> None:
+    """A configuration for production works on a laptop: what is held is sent at once."""
+    broker = (await start_node()).node.broker
+    replicated = OPTIONS.model_copy(update={"durability": "replicated"})
+    for number in (1, 2):
+        position = await broker.publish("room", replicated, Record(b"%d" % number, 1))
+        reading = await broker.history("room", replicated, 0, 10, max_size=1000)
+        assert reading.offset == position.offset == number
 
 
 @pytest.mark.backends("memory")

@@ -153,8 +153,10 @@ def test_presence_expires(database: Database, clock: Clock) -> None:
 def test_a_node_goes_silent(database: Database, clock: Clock) -> None:
     """The others hear of it at their next sign of life, and forget it."""
     assert FUNCTIONS["heartbeat"](database, [b"nodes"], [b"one", b"8"]) == [0, []]
-    clock.now += 8.5
+    clock.now += 8
+    assert FUNCTIONS["heartbeat"](database, [b"nodes"], [b"two", b"8"]) == [0, []]
+    clock.now += 0.5
     assert FUNCTIONS["silence"](database, [b"nodes"], [b"one"]) == 8500
-    assert FUNCTIONS["heartbeat"](database, [b"nodes"], [b"two", b"8"]) == [0, [b"one"]]
+    assert FUNCTIONS["heartbeat"](database, [b"nodes"], [b"two", b"8"]) == [1, [b"one"]]
     assert FUNCTIONS["forget"](database, [b"nodes"], [b"one", b"8"]) == 1
     assert COMMANDS[b"ZRANGE"](database, b"nodes", b"0", b"-1") == [b"two"]

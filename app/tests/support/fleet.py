@@ -96,6 +96,7 @@ class Rig:
     environment: dict[str, str]
     standby: set[str] = field(default_factory=set)
     nodes: dict[str, str] = field(default_factory=dict)
+    internal_ports: dict[str, int] = field(default_factory=dict)
     links: dict[str, Link] = field(default_factory=dict)
     processes: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
@@ -114,15 +115,15 @@ class Rig:
         """Its fleet file."""
         return self.folder / "fleet.json"
 
+    def operator_url(self, name: str) -> str:
+        """Where operators ask a node: with an application at a port of its own."""
+        url, _, port = self.nodes[name].rpartition(":")
+        return f"{url}:{self.internal_ports.get(name, port)}"
+
     @property
     def redis_url(self) -> str:
         """Where its Redis is."""
         return self.redis.url
-
-    def operator_url(self, name: str) -> str:
-        """Where a node's operators ask it: with an application at a port of its own."""
-        url, _, port = self.nodes[name].rpartition(":")
-        return f"{url}:{int(port) + 1000 * ('WSFLEET_APP' in self.environment)}"
 
     def start(self, name: str) -> None:
         """Start a node process, for the first time or again."""
@@ -134,6 +135,8 @@ class Rig:
             "WSFLEET_DRAIN_DELAY": "1",  # HAProxy looks often
             "WSFLEET_STANDBY": str(name in self.standby),
         }
+        if name in self.internal_ports:
+            environment["WSFLEET_INTERNAL_PORT"] = str(self.internal_ports[name])
         node = process(
             [*COMMAND, "serve"], self.folder / f"{name}.log", environment | self.environment
         )
@@ -193,6 +196,8 @@ def running_fleet(
         for number, host in enumerate(hosts, 1):
             name, port = f"{host}-8001", free_port()
             rig.nodes[name] = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+            if "WSFLEET_APP" in environment:
+                rig.internal_ports[name] = free_port()
             if number > nodes - standby:
                 rig.standby.add(name)
             rig.links[name] = Link(server.port)
@@ -200,14 +205,13 @@ def running_fleet(
             stack.callback(rig.links[name].stop)
             rig.start(name)
         config = folder / "haproxy.cfg"
-        operators = {name: rig.operator_url(name) for name in rig.nodes}
         text = haproxy_config(
             rig.nodes,
             public,
             stats,
             public_tls,
             rig.certificate,
-            internal_ports={name: int(url.rpartition(":")[2]) for name, url in operators.items()},
+            internal_ports=rig.internal_ports,
             haproxy_console=True,
             _haproxy_ca=rig.ca,
         )
@@ -217,7 +221,7 @@ def running_fleet(
         document = {
             "redis_url": server.url_of("cli"),
             "base_url": rig.base_url,
-            "nodes": operators,
+            "nodes": {name: rig.operator_url(name) for name in rig.nodes},
             "loadbalancers": {"lb1": rig.stats_url},
             "ca": str(rig.ca) if tls else None,
         }

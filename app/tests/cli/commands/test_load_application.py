@@ -60,6 +60,7 @@ def test_an_application_that_sends_nothing_back_is_said_so(guests: Rig) -> None:
     assert outcome.code == 1
     (problem,) = outcome.document["problems"]
     assert problem.startswith("nothing came back of 20 messages")
+    assert (outcome.document["unreturned"], outcome.document["cut"]) == (20, 0)
 
 
 def test_close_codes_of_the_application_are_counted(guests: Rig) -> None:

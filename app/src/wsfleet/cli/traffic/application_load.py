@@ -138,10 +138,10 @@ class ApplicationRun(Generator):
 
     def ended(self, connection: Connection) -> None:
         """Count an end that this process did not ask for, and reconnect."""
-        self.tally.cut += len(connection.pending)
-        connection.pending.clear()
         if self._closing:
             return
+        self.tally.cut += len(connection.pending)
+        connection.pending.clear()
         self.tally.disconnected[connection.close_code or 1006] += 1
         self.tally.dropped_at.append(self.at)
         task = asyncio.get_running_loop().create_task(self._return(connection))

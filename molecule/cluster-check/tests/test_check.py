@@ -66,15 +66,15 @@ def test_fresh_machines(cluster: Cluster, check: Check) -> None:
     """They have no package, user or folder of the roles; one cannot even ask apt."""
     cluster.on("fresh3", "dpkg --remove python3-apt && rm -r /var/lib/apt/lists")
     changed = check(FRESH, ("fresh1", "fresh2", "fresh3"))
-    assert changed["fleet : Name the packages that would be installed"] == {"fresh3"}
+    assert changed["fleet : List the packages to install"] == {"fresh3"}
     assert changed["fleet : Install packages"] == {"fresh1", "fresh2"}
-    assert changed["redis : Configure"] == {"fresh1", "fresh2", "fresh3"}
-    assert changed["sentinel : Configure"] == {"fresh1", "fresh2", "fresh3"}
-    assert changed["wsnode : Write the unit"] == {"fresh2", "fresh3"}
+    assert changed["redis : Write wsfleet.conf"] == {"fresh1", "fresh2", "fresh3"}
+    assert changed["sentinel : Write wsfleet-sentinel.conf"] == {"fresh1", "fresh2", "fresh3"}
+    assert changed["wsnode : Write wsnode@.service"] == {"fresh2", "fresh3"}
     assert changed["haproxy : Write the configuration"] == {"fresh1", "fresh2"}
-    assert changed["keepalived : Configure"] == {"fresh1", "fresh2"}
-    assert changed["monitoring : Say what to ask"] == {"fresh1"}
-    assert changed["autoscale : Write the unit"] == {"fresh1", "fresh2"}
+    assert changed["keepalived : Write keepalived.conf"] == {"fresh1", "fresh2"}
+    assert changed["monitoring : Write prometheus.yml"] == {"fresh1"}
+    assert changed["autoscale : Write wsfleet-autoscale.service"] == {"fresh1", "fresh2"}
 
 
 def test_installed_machines_and_new_certificates(cluster: Cluster, check: Check) -> None:
@@ -82,5 +82,5 @@ def test_installed_machines_and_new_certificates(cluster: Cluster, check: Check)
     changed = check(cluster.inventory, ("trixie", "bookworm"))
     assert changed["haproxy : Copy the certificates with their keys"] == {"trixie"}
     assert changed["haproxy : Write the configuration"] == {"trixie"}
-    assert changed["fleet : Install the host's certificate and key"] == {"trixie", "bookworm"}
-    assert changed["redis : Restart the servers"] == {"trixie"}
+    assert changed["fleet : Install host.pem and host.key"] == {"trixie", "bookworm"}
+    assert changed["redis : Restart redis-server"] == {"trixie"}

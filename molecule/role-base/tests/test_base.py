@@ -62,7 +62,7 @@ def test_a_setting_that_the_kernel_does_not_take_is_told(cluster: Cluster) -> No
         settings = '{"base_sysctl": {"net.core.somaxconn": 4096, "net.core.no_such_setting": 1}}'
         output = cluster.playbook(CONVERGE, "-e", settings).stdout
         assert output.count("failed=1 ") == len(names)
-        told = "base_sysctl says of net.core.no_such_setting:"
+        told = "base_sysctl sets for net.core.no_such_setting:"
         assert " ".join(output.split()).count(told) >= len(names)
         cluster.play(CONVERGE, "-e", '{"base_sysctl": {"net.core.somaxconn": 4096}}')
         for name in names:

@@ -1,7 +1,7 @@
-"""The cluster that an inventory describes: who is where, and what is wrong with it.
+"""The members of a cluster, and the mistakes in its inventory.
 
-Everything comes from inventory variables. Where the inventory is silent a role's default holds, but
-Ansible shows those only while that role runs: they are read from the roles' files instead.
+All values come from inventory variables. A variable that the inventory does not set has the role's
+default: it is read from the role's file, because Ansible knows it only while that role runs.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,57}")
 REDIS_USERS = ("admin", "app", "cli", "exporter", "node", "proxy", "replica", "sentinel")
 """What each may do is in the vars of the roles `redis` and `sentinel`."""
 SHORTEST_PASSWORD = 16
-"""Whoever has one user's password can try guesses at what all are made from."""
+"""All passwords are derived from one: with one user's, that one can be guessed offline."""
 
 OPEN_FILES = 1_048_576
 """What the kernel allows a process (fs.nr_open)."""
@@ -67,7 +67,7 @@ LIMITS = (
     ),
     ("redis", "redis_maxclients", OPEN_FILES - SPARE_FILES, _TOO_MANY_FILES),
 )
-"""Of each kind of host: the variable with its number of connections, the most, and why."""
+"""By group: the variable with the number of connections, its maximum, and the reason."""
 
 SAME_ON_BALANCERS = (
     "haproxy_acme_port",
@@ -108,7 +108,7 @@ class Host:
 
     @property
     def type_mistakes(self) -> list[str]:
-        """Which of its variables are not of their type."""
+        """The mistakes in the types of its variables."""
         mistakes = []
         for name in options().keys() & set(self.variables):
             try:
@@ -121,11 +121,11 @@ class Host:
 
     @property
     def address(self) -> str:
-        """Where the other hosts reach it."""
+        """Its address for the other hosts."""
         return str(self.get("fleet_address") or self.get("ansible_host") or self.name)
 
     def addresses(self, key: str) -> list[str]:
-        """What a variable says to listen on; what is a template of the role alone is left out."""
+        """Return the addresses in a variable, without those that are templates of a role."""
         try:
             value = self.get(key) or []
             found = [value] if isinstance(value, str) else list(value)
@@ -144,7 +144,7 @@ class Host:
 
     @property
     def tls_files(self) -> dict[str, Path]:
-        """What is to be on the control machine for it to speak TLS with the others, by name."""
+        """The files on the control machine that it needs for TLS, by name."""
         folder = self.get("fleet_tls_directory") or f"{self.variables.get('inventory_dir')}/tls"
         return {
             name: Path(folder, name) for name in ("ca.pem", f"{self.name}.pem", f"{self.name}.key")
@@ -152,17 +152,17 @@ class Host:
 
     @property
     def redis_scheme(self) -> str:
-        """How URLs of its Redis and Sentinel begin."""
+        """The scheme of the URLs of its Redis and Sentinel."""
         return "rediss" if self.get("fleet_tls") else "redis"
 
     @property
     def wsnode_name(self) -> str:
-        """First part of its processes' names."""
+        """The first part of the names of its processes."""
         return str(self.get("wsnode_name") or self.name)
 
     @property
     def wsnode_ports(self) -> range:
-        """One port a node process."""
+        """The port of each node process."""
         first = int(self.get("wsnode_port"))
         return range(first, first + int(self.get("wsnode_processes")))
 
@@ -241,7 +241,7 @@ def fleet_hostnames(found: Mapping[str, str], path: str, hosts: Iterable[str]) -
 def _targets(
     nodes: list[dict[str, Any]], groups: Groups, hostvars: HostVars
 ) -> dict[str, list[dict[str, str]]]:
-    """What Prometheus asks, by job: names, which are alike in all jobs, and addresses."""
+    """Return the targets of Prometheus, by job: names, the same in all jobs, and addresses."""
 
     def ports(group: str, variable: str, only: str = "") -> list[dict[str, str]]:
         return [
@@ -283,7 +283,7 @@ def _targets(
 
 
 def _flows(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, Any]]]:
-    """Which TCP ports of a host are open, and to whom, by host."""
+    """Return, by host, its open TCP ports and the addresses that may connect to them."""
     members = {group: _hosts(groups, group, hostvars) for group in (*GROUPS, "monitoring")}
 
     def addresses(hosts: Iterable[Host]) -> list[str]:
@@ -334,7 +334,7 @@ def _flows(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, Any]]
 
 
 def _talks(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, Any]]]:
-    """By host, the addresses and ports of other hosts that it connects to."""
+    """Return, by host, the addresses and ports of other hosts that it connects to."""
     flows = _flows(groups, hostvars)
     addresses = {name: Host(name, hostvars[name]).address for name in flows}
     talks: dict[str, list[dict[str, Any]]] = {}
@@ -353,7 +353,7 @@ def _talks(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, Any]]
 
 
 def _listens(groups: Groups, hostvars: HostVars) -> dict[str, dict[str, str]]:
-    """By host, the addresses that its services listen on, and the variable that says so."""
+    """Return, by host, the addresses that its services listen on, each with its variable."""
     variables = {
         "loadbalancers": ["haproxy_bind", "haproxy_stats_bind"],
         "redis": ["redis_bind", "sentinel_bind"],
@@ -432,7 +432,7 @@ def _shell(host: Host) -> list[str]:
 
 
 def _base_url(loadbalancers: list[Host]) -> str:
-    """Where clients find the cluster."""
+    """Return the URL that clients connect to."""
     if not loadbalancers:
         return ""
     first = loadbalancers[0]
@@ -461,9 +461,9 @@ def _redis(host: Host) -> dict[str, Any]:
 
 
 def redis_passwords(secret: str) -> dict[str, str]:
-    """The password of each Redis user, made from the one in the inventory.
+    """Derive the password of each Redis user from the one in the inventory.
 
-    One user's says nothing about another's.
+    No password can be derived from another user's.
     """
     return {
         user: secret and hmac.new(secret.encode(), user.encode(), "sha256").hexdigest()
@@ -479,7 +479,7 @@ def _redis_passwords(hosts: list[Host], users: Iterable[str]) -> dict[str, str]:
 
 
 def _redis_url(hosts: list[Host], user: str, ca: str) -> str:
-    """Where a user finds Redis: the server, or the Sentinels of several."""
+    """Return a user's URL of Redis: of the server, or of the Sentinels if there are several."""
     if not hosts:
         return ""
     first = hosts[0]
@@ -497,9 +497,9 @@ def _redis_url(hosts: list[Host], user: str, ca: str) -> str:
 
 
 def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
-    """List what is wrong with the inventory, each line with the way to mend it."""
+    """List the mistakes in the inventory, each with the change that mends it."""
     others = sorted(set(groups) - {*GROUPS, "monitoring", "all", "ungrouped"})
-    hint = f" It has the groups {_and(others)}." if others else ""
+    hint = f" The inventory has the groups {_and(others)}." if others else ""
     mistakes = [
         f"The group '{group}' has no host ({purpose}): add one to the inventory.{hint}"
         for group, purpose in GROUPS.items()
@@ -508,8 +508,8 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
     count = len(list(groups.get("redis", ())))
     if count and count % 2 == 0:
         mistakes.append(
-            f"The group 'redis' has {count} hosts: half of them are no majority, so the death of "
-            f"{count // 2} would stop Redis. Make it {count - 1} or {count + 1}."
+            f"The group 'redis' has {count} hosts: the failure of {count // 2} leaves no majority, "
+            f"and stops Redis. Use {count - 1} or {count + 1} hosts."
         )
     readable: list[Host] = []
     used = (*GROUPS, "monitoring")
@@ -565,13 +565,14 @@ def _address_mistakes(hosts: list[Host]) -> list[str]:
             )
         ]
         + [
-            f"The host '{host.name}' is known by a name, {host.address}, and a firewall wants an "
-            "address: give it a fleet_address, or say firewall_enabled: false."
+            f"The address of the host '{host.name}' is a name, {host.address}, and the firewall "
+            "needs an IP address: set fleet_address, or firewall_enabled: false."
             for host in named
         ]
         + [
-            f"The hosts {_and(names)} have one address, {address}: give each its own ansible_host "
-            "(or fleet_address). One machine with several tasks is one host in several groups."
+            f"The hosts {_and(names)} have the same address, {address}: give each its own "
+            "ansible_host or fleet_address. A machine with several roles is one host in several "
+            "groups."
             for address, names in by_address.items()
             if len(names) > 1
         ]
@@ -579,19 +580,19 @@ def _address_mistakes(hosts: list[Host]) -> list[str]:
 
 
 def _spelling_mistakes(what: str, address: str) -> list[str]:
-    """IPv6 has many spellings of one address, and programs compare them as text."""
+    """Check the spelling: IPv6 has many of one address, and programs compare them as text."""
     if not is_ip(address):
         return []
     ip = ipaddress.ip_address(address)
     if ip.is_link_local:
         return [
-            f"{what} is link-local, {address}: other hosts do not reach it without the name of an "
-            "interface. Take another one."
+            f"{what} is link-local, {address}: other hosts cannot reach it without the name of an "
+            "interface. Use another address."
         ]
     if str(ip) != address:
         return [
-            f"{what} is {address}, which is usually written {ip}: write it so (RFC 5952), since "
-            "programs compare it as text."
+            f"{what} is {address}: write it in the canonical form, {ip} (RFC 5952), because "
+            "programs compare addresses as text."
         ]
     return []
 
@@ -601,32 +602,32 @@ def _virtual_address_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
     wanted = {str(host.get("keepalived_virtual_address")) for host in balancers}
     if len(wanted) > 1:
         return [
-            "keepalived_virtual_address is not the same on all balancers: set it once, for the "
-            "group 'loadbalancers'."
+            "keepalived_virtual_address differs between the balancers: set it once, for the group "
+            "'loadbalancers'."
         ]
     address = "".join(wanted)
     if not address:
         if len(balancers) < 2 or balancers[0].get("fleet_base_url"):
             return []
         return [
-            f"The balancers {_and(host.name for host in balancers)} have no address in common: set "
-            "keepalived_virtual_address for the group 'loadbalancers', or fleet_base_url if "
-            "something else leads the clients to them, or leave one."
+            f"The balancers {_and(host.name for host in balancers)} have no common address: set "
+            "keepalived_virtual_address for the group 'loadbalancers', or fleet_base_url if DNS or "
+            "a proxy distributes the clients, or keep one balancer."
         ]
     if spelled := _spelling_mistakes("keepalived_virtual_address", address):
         return spelled
     if not is_ip(address):
-        return [f"keepalived_virtual_address is no IP address: '{address}'."]
+        return [f"keepalived_virtual_address is not an IP address: '{address}'."]
     others = [host.name for host in balancers if (":" in host.address) != (":" in address)]
     if others:
         return [
-            f"keepalived_virtual_address is {address}, and the address of {_and(others)} is of the "
-            "other family: balancers speak of an IPv6 address by IPv6, and of an IPv4 "
-            "address by IPv4. Give them a fleet_address of that family."
+            f"keepalived_virtual_address is {address}, and the address of {_and(others)} has the "
+            "other IP version: VRRP announces an IPv6 address over IPv6, and an IPv4 address over "
+            "IPv4. Set a fleet_address of the same version."
         ]
     return [
-        f"keepalived_virtual_address {address} is the host '{host.name}' itself: take one that no "
-        "machine has."
+        f"keepalived_virtual_address {address} is the address of the host '{host.name}': use one "
+        "that no machine has."
         for host in hosts
         if address in (host.address, host.get("ansible_host"))
     ]
@@ -634,8 +635,8 @@ def _virtual_address_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
 
 def _name_mistakes(nodes: list[Host]) -> list[str]:
     mistakes = [
-        f"The wsnode_name '{host.wsnode_name}' of the host '{host.name}' cannot be a cookie: use "
-        "up to 58 letters, digits, '.', '_' and '-'."
+        f"The wsnode_name '{host.wsnode_name}' of the host '{host.name}' is not valid in a cookie: "
+        "use up to 58 letters, digits, '.', '_' and '-'."
         for host in nodes
         if not NAME.fullmatch(host.wsnode_name)
     ]
@@ -645,7 +646,7 @@ def _name_mistakes(nodes: list[Host]) -> list[str]:
             by_name[f"{host.wsnode_name}-{port}"].append(host.name)
     shared = {tuple(hosts): name for name, hosts in by_name.items() if len(hosts) > 1}
     mistakes += [
-        f"The hosts {_and(hosts)} have one cookie, {name}: give each its own wsnode_name."
+        f"The hosts {_and(hosts)} have the same cookie, {name}: give each its own wsnode_name."
         for hosts, name in shared.items()
     ]
     return mistakes
@@ -701,7 +702,7 @@ def _port_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
 
 
 def _limit_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
-    """Numbers of connections that the kernel does not give."""
+    """List limits that the kernel or another setting does not allow."""
     mistakes = []
     for host in hosts:
         for group, variable, most, why in LIMITS:
@@ -716,30 +717,30 @@ def _limit_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
             high = host.get("autoscale_connections_high")
             if least is not None and high >= least:
                 mistakes.append(
-                    f"autoscale_connections_high of the host '{host.name}' is {high}, and a node "
-                    f"is full with {least} (wsnode_max_connections) before: make it less."
+                    f"autoscale_connections_high of the host '{host.name}' is {high}, but a node "
+                    f"accepts {least} connections (wsnode_max_connections): use a lower value."
                 )
     return mistakes
 
 
 def _password_mistakes(redis: list[Host]) -> list[str]:
     mistakes = [
-        f"redis_password is empty for the host '{host.name}': set it (by ansible-vault), or say "
-        "redis_allow_no_password: true where nobody else can reach Redis."
+        f"redis_password is empty for the host '{host.name}': set it (with ansible-vault), or set "
+        "redis_allow_no_password: true where no other machine can reach Redis."
         for host in redis
         if not host.get("redis_password") and not host.get("redis_allow_no_password")
     ]
     mistakes += [
-        f"redis_password of the host '{host.name}' is too short: make it {SHORTEST_PASSWORD} "
-        "random characters or more, for instance by `openssl rand -base64 24`."
+        f"redis_password of the host '{host.name}' is too short: use at least {SHORTEST_PASSWORD} "
+        "random characters, for instance from `openssl rand -base64 24`."
         for host in redis
         if 0 < len(host.get("redis_password") or "") < SHORTEST_PASSWORD
     ]
     for variable in ("redis_password", "sentinel_master"):
         if len({host.get(variable) for host in redis}) > 1:
             mistakes.append(
-                f"{variable} is not the same on all hosts of the group 'redis': set it once, for "
-                "the group."
+                f"{variable} differs between the hosts of the group 'redis': set it once, for the "
+                "group."
             )
     return mistakes
 
@@ -749,16 +750,16 @@ def _certificate_mistakes(balancers: list[Host]) -> list[str]:
     # Where a relative path leads to, the module that copies the file knows.
     missing = [file for file in files if Path(file).is_absolute() and not Path(file).exists()]
     return [
-        f"haproxy_tls_certificates names {file}, which is not here: put certificate, chain and key "
-        "into it, or leave the variable out, and clients connect without TLS."
+        f"haproxy_tls_certificates names {file}, which does not exist: write certificate, chain "
+        "and key to it, or remove the variable to serve clients without TLS."
         for file in dict.fromkeys(missing)
     ]
 
 
 def _front_mistakes(balancers: list[Host]) -> list[str]:
-    """What does not fit to that which is in front of the balancers."""
+    """List settings that contradict each other or what stands in front of the balancers."""
     mistakes = [
-        f"{variable} is not the same on all balancers: set it once, for the group 'loadbalancers'."
+        f"{variable} differs between the balancers: set it once, for the group 'loadbalancers'."
         for variable in SAME_ON_BALANCERS
         if len({host.get(variable) for host in balancers}) > 1
     ]
@@ -778,7 +779,7 @@ def _front_mistakes(balancers: list[Host]) -> list[str]:
         is_secure = secure == "true" or (secure == "auto" and host.has_tls)
         if host.get("haproxy_cookie_samesite") == "none" and not is_secure:
             mistakes.append(
-                f"haproxy_cookie_samesite of the host '{host.name}' is none, and browsers take "
+                f"haproxy_cookie_samesite of the host '{host.name}' is none, and browsers accept "
                 "such a cookie only with Secure: set haproxy_cookie_secure: true (clients then "
                 "need TLS), or haproxy_cookie_samesite: lax."
             )
@@ -791,19 +792,19 @@ def _front_mistakes(balancers: list[Host]) -> list[str]:
 
 
 def _proxy_mistake(host: Host, text: str) -> str:
-    """What is wrong with an element of haproxy_accept_proxy, or nothing."""
+    """Return what is wrong with an element of haproxy_accept_proxy, or an empty text."""
     try:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError:
         return (
-            f"haproxy_accept_proxy of the host '{host.name}' has '{text}', which is no address and "
-            "no network: write 10.0.0.5 or 10.0.0.0/24."
+            f"haproxy_accept_proxy of the host '{host.name}' has '{text}', which is neither an "
+            "address nor a network: write 10.0.0.5 or 10.0.0.0/24."
         )
     if network.num_addresses == 1 and str(network[0]) in ("127.0.0.1", "::1"):
         return (
-            f"haproxy_accept_proxy of the host '{host.name}' has {text}, by which the balancer's "
-            "own checks come, without the PROXY protocol: let the proxy on this machine connect "
-            f"to {host.address}, and name that address."
+            f"haproxy_accept_proxy of the host '{host.name}' has {text}, the source of the "
+            "balancer's own checks, which do not use the PROXY protocol: let the proxy on this "
+            f"machine connect to {host.address}, and list that address."
         )
     return ""
 
@@ -812,8 +813,8 @@ def _tls_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
     redis = [host for host in hosts if host.name in groups.get("redis", ())]
     if len({bool(host.get("fleet_tls")) for host in redis}) > 1:
         return [
-            "fleet_tls is not the same on all hosts of the group 'redis', who would not understand "
-            "each other: set it once, for the group 'all'."
+            "fleet_tls differs between the hosts of the group 'redis', which then cannot connect "
+            "to each other: set it once, for the group 'all'."
         ]
     files = {
         name: path
@@ -825,13 +826,13 @@ def _tls_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
     if not missing:
         return []
     return [
-        f"fleet_tls is on, and {files[missing[0]].parent} has no {_and(missing)}: run "
-        "playbooks/certificates.yml, which makes what is missing, or put yours there."
+        f"fleet_tls is on, but {files[missing[0]].parent} lacks {_and(missing)}: run "
+        "playbooks/certificates.yml, which creates missing files, or put your own there."
     ]
 
 
 def fleet_subjects(addresses: Iterable[str]) -> list[str]:
-    """What a certificate says of whose it is: addresses and names."""
+    """Return the subject alternative names of a certificate (RFC 5280) for addresses and names."""
     return [
         f"{'IP' if is_ip(address) else 'DNS'}:{address}" for address in dict.fromkeys(addresses)
     ]
@@ -843,10 +844,10 @@ def _and(names: Iterable[str]) -> str:
 
 
 class FilterModule:
-    """What templates may call."""
+    """The filters of the project for Ansible."""
 
     def filters(self) -> dict[str, Any]:
-        """Filters by name."""
+        """Return the filters by name."""
         return {
             "all_addresses": all_addresses,
             "fleet_hostnames": fleet_hostnames,

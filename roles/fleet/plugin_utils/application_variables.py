@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 LOCK = "requirements.lock"
 VARIABLES = (
     "wsnode_app_source",
@@ -25,7 +27,7 @@ OBJECT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)
 GIT = re.compile(r"git\+[^#]+@[^@/#:]+(/[^@#:]+)*(#subdirectory=.+)?")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 MEMORY = re.compile(r"\d+(\.\d+)?[KMGT%]?|infinity")
-SANDBOX = Path(__file__).resolve().parents[2] / "wsnode" / "files" / "sandbox.conf"
+SANDBOX = Path(__file__).resolve().parents[1] / "vars" / "main" / "sandbox.yml"
 
 OWN_KEYS = "wsfleet:"
 
@@ -158,7 +160,8 @@ def _path_mistakes(path: str) -> Iterator[str]:
 
 
 def _sandbox_mistakes(exceptions: Mapping[Any, Any]) -> Iterator[str]:
-    known = {line.partition("=")[0] for line in SANDBOX.read_text().splitlines() if "=" in line}
+    lines = yaml.safe_load(SANDBOX.read_text())["fleet_sandbox"].splitlines()
+    known = {line.partition("=")[0] for line in lines}
     for name, value in exceptions.items():
         if name not in known:
             yield (

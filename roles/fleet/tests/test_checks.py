@@ -92,7 +92,10 @@ OTHER_GROUPS = {
 @pytest.mark.parametrize(
     ("inventory", "expected"),
     [
-        (OTHER_GROUPS, "'redis' has no host (the shared state): add one to the inventory. It has "),
+        (
+            OTHER_GROUPS,
+            "'redis' has no host (the shared state): add one to the inventory. The inventory has ",
+        ),
         (OTHER_GROUPS, "the groups 'balancers' and 'nodes'."),
         ({}, "The group 'loadbalancers' has no host"),
     ],
@@ -203,12 +206,20 @@ def test_an_address_that_the_machine_has_not_is_an_error(
         (
             "lb1",
             {"autoscale_enabled": True, "autoscale_connections_high": 10_000},
-            "a node is full with 10000 (wsnode_max_connections) before",
+            "but a node accepts 10000 connections (wsnode_max_connections)",
         ),
-        ("lb1", {"ansible_host": "FD00::11"}, "is usually written fd00::11: write it so"),
+        (
+            "lb1",
+            {"ansible_host": "FD00::11"},
+            "write it in the canonical form, fd00::11 (RFC 5952)",
+        ),
         ("lb1", {"ansible_host": "fe80::11"}, "is link-local, fe80::11"),
-        ("lb1", {"keepalived_virtual_address": "fd00:0::1"}, "is usually written fd00::1"),
-        ("lb1", {"keepalived_virtual_address": "fd00::1"}, "address of 'lb1' is of the other fam"),
+        ("lb1", {"keepalived_virtual_address": "fd00:0::1"}, "the canonical form, fd00::1 ("),
+        (
+            "lb1",
+            {"keepalived_virtual_address": "fd00::1"},
+            "address of 'lb1' has the other IP version",
+        ),
     ],
 )
 def test_limits_and_spellings_are_checked(

@@ -76,13 +76,12 @@ def test_a_sound_inventory_has_no_mistake() -> None:
         (
             {"redis": ["redis1", "node1"]},
             {"node1": {"redis_allow_no_password": True}},
-            "has 2 hosts: half of them are no majority, so the death of 1 would stop Redis. "
-            "Make it 1 or 3.",
+            "has 2 hosts: the failure of 1 leaves no majority, and stops Redis. Use 1 or 3 hosts.",
         ),
         (
             {"redis": REDIS},
             {"redis2": {"redis_password": PASSWORD}},
-            "redis_password is not the same",
+            "redis_password differs between",
         ),
         (
             {"redis": REDIS},
@@ -97,20 +96,20 @@ def test_a_sound_inventory_has_no_mistake() -> None:
         (
             {},
             {"node2": {"ansible_host": "10.0.0.21"}},
-            "'node1' and 'node2' have one address, 10.0.0.21",
+            "'node1' and 'node2' have the same address, 10.0.0.21",
         ),
         (
             {},
             {"node2": {"fleet_address": "10.0.0.21"}},
-            "'node1' and 'node2' have one address, 10.0.0.21",
+            "'node1' and 'node2' have the same address, 10.0.0.21",
         ),
         (
             {},
             {"node2": {"wsnode_name": "node1"}},
-            "one cookie, node1-8001: give each its own wsnode_name",
+            "the same cookie, node1-8001: give each its own wsnode_name",
         ),
-        ({}, {"node2": {"wsnode_name": "a b"}}, "cannot be a cookie"),
-        ({}, {"node2": {"fleet_address": "n2.test"}}, "give it a fleet_address, or say firewall_"),
+        ({}, {"node2": {"wsnode_name": "a b"}}, "is not valid in a cookie"),
+        ({}, {"node2": {"fleet_address": "n2.test"}}, "set fleet_address, or firewall_enabled"),
         (
             {},
             {"node2": {"wsnode_processes": 0}},
@@ -170,18 +169,18 @@ def test_a_sound_inventory_has_no_mistake() -> None:
         (
             TWO_BALANCERS,
             LB2,
-            "'lb1' and 'lb2' have no address in common: set keepalived_virtual",
+            "'lb1' and 'lb2' have no common address: set keepalived_virtual",
         ),
-        (TWO_BALANCERS, WITH_ADDRESS | LB2, "is not the same on all balancers"),
+        (TWO_BALANCERS, WITH_ADDRESS | LB2, "differs between the balancers"),
         (
             {},
             {"lb1": {"keepalived_virtual_address": "10.0.0"}},
-            "is no IP address: '10.0.0'",
+            "is not an IP address: '10.0.0'",
         ),
         (
             {},
             {"lb1": {"keepalived_virtual_address": "10.0.0.31"}},
-            "is the host 'redis1' itself",
+            "is the address of the host 'redis1'",
         ),
         (
             {},
@@ -191,7 +190,7 @@ def test_a_sound_inventory_has_no_mistake() -> None:
         (
             {},
             {"lb1": {"haproxy_cookie_samesite": "none"}},
-            "browsers take such a cookie only with Secure: set haproxy_cookie_secure: true",
+            "browsers accept such a cookie only with Secure: set haproxy_cookie_secure: true",
         ),
         (
             {},
@@ -202,7 +201,7 @@ def test_a_sound_inventory_has_no_mistake() -> None:
                     "haproxy_tls_acme_certificates": ["/ws.pem"],
                 }
             },
-            "browsers take such a cookie only with Secure",
+            "browsers accept such a cookie only with Secure",
         ),
         (
             TWO_BALANCERS,
@@ -210,7 +209,7 @@ def test_a_sound_inventory_has_no_mistake() -> None:
                 "lb1": WITH_ADDRESS["lb1"] | {"haproxy_cookie_samesite": "strict"},
                 "lb2": WITH_ADDRESS["lb2"],
             },
-            "haproxy_cookie_samesite is not the same on all balancers",
+            "haproxy_cookie_samesite differs between the balancers",
         ),
         (
             TWO_BALANCERS,
@@ -218,12 +217,12 @@ def test_a_sound_inventory_has_no_mistake() -> None:
                 "lb1": WITH_ADDRESS["lb1"] | {"haproxy_cookie": "NODE"},
                 "lb2": WITH_ADDRESS["lb2"],
             },
-            "haproxy_cookie is not the same on all balancers",
+            "haproxy_cookie differs between the balancers",
         ),
         (
             {},
             {"lb1": {"haproxy_accept_proxy": "10.0.0.0/8,proxy.test"}},
-            "has 'proxy.test', which is no address and no network",
+            "has 'proxy.test', which is neither an address nor a network",
         ),
         (
             {},
@@ -244,7 +243,7 @@ def test_a_sound_inventory_has_no_mistake() -> None:
                 "lb1": WITH_ADDRESS["lb1"] | {"haproxy_stickiness": "path"},
                 "lb2": WITH_ADDRESS["lb2"],
             },
-            "haproxy_stickiness is not the same on all balancers",
+            "haproxy_stickiness differs between the balancers",
         ),
         (
             {},
@@ -259,7 +258,7 @@ def test_a_sound_inventory_has_no_mistake() -> None:
         (
             {},
             {"lb1": {"haproxy_tls_certificates": [__file__, "/nowhere/ws.pem"]}},
-            "haproxy_tls_certificates names /nowhere/ws.pem, which is not here",
+            "haproxy_tls_certificates names /nowhere/ws.pem, which does not exist",
         ),
     ],
 )
@@ -490,7 +489,7 @@ def test_clients_are_sent_to(balancer: dict[str, Any], expected: str) -> None:
         ),
         (
             {"distribution_major_version": "11"},
-            "made for Debian 12 and 13 with systemd",
+            "support Debian 12 and 13 with systemd",
         ),
         ({"service_mgr": "openrc"}, "(openrc)"),
     ],
@@ -544,19 +543,19 @@ def test_certificates_that_are_missing_are_named(tmp_path: Path) -> None:
     for name in ("ca.pem", "node1.key"):
         (tmp_path / name).unlink()
     (mistake,) = fleet_mistakes(GROUPS, variables)
-    assert f"{tmp_path} has no 'ca.pem' and 'node1.key': run playbooks/certi" in mistake
+    assert f"{tmp_path} lacks 'ca.pem' and 'node1.key': run playbooks/certi" in mistake
     for host in variables.values():
         del host["fleet_tls_directory"]
         host["inventory_dir"] = "/nowhere"
     (mistake,) = fleet_mistakes(GROUPS, variables)
-    assert "/nowhere/tls has no 'ca.pem', 'lb1.pem'" in mistake
+    assert "/nowhere/tls lacks 'ca.pem', 'lb1.pem'" in mistake
 
 
 def test_all_redis_servers_speak_tls_or_none() -> None:
     """They would not understand each other."""
     variables = hosts(redis2={"fleet_tls": True})
     (mistake,) = fleet_mistakes(GROUPS | {"redis": REDIS}, variables)
-    assert mistake.startswith("fleet_tls is not the same on all hosts of the group 'redis'")
+    assert mistake.startswith("fleet_tls differs between the hosts of the group 'redis'")
 
 
 def end_soon(folder: Path, old: x509.Certificate, days: int) -> None:
@@ -640,8 +639,8 @@ def inventory_of(
     ("groups", "changes", "expected"),
     [
         ({"redis": []}, {}, "The group 'redis' has no host"),
-        ({}, {"node2": {"ansible_host": "10.0.0.21"}}, "have one address"),
-        ({}, {"node2": {"wsnode_name": "node1"}}, "have one cookie"),
+        ({}, {"node2": {"ansible_host": "10.0.0.21"}}, "have the same address"),
+        ({}, {"node2": {"wsnode_name": "node1"}}, "have the same cookie"),
         ({}, {"lb1": {"haproxy_stats_port": 80}}, "wanted twice"),
         ({}, {"lb1": {"autoscale_enabled": True, "haproxy_port": 8405}}, "wanted twice"),
         ({}, {"node1": {"ansible_host": "{{ nowhere }}"}}, "'node1' cannot be read"),

@@ -108,10 +108,11 @@ def test_units_are_started_in_one_way() -> None:
         assert systemd is None or systemd.get("state") == "stopped", task
 
 
-def test_units_wait_for_the_network_and_try_again_for_ever() -> None:
+def test_services_wait_for_the_network_and_are_restarted_for_ever() -> None:
     """Each service that a role starts, unless it is there before the network."""
-    files = "\n".join(path.read_text() for path in ROOT.glob("roles/*/tasks/*.yml"))
-    booting = set(re.findall(r"([\w@-]+)\.service", "".join(re.findall("boot_units: (.*)", files))))
+    drop_ins = [task.body.get("vars", {}).get("fleet_drop_ins", {}) for task in TASKS]
+    units = {unit for mapping in drop_ins if isinstance(mapping, dict) for unit in mapping}
+    booting = {unit.removesuffix(".service") for unit in units}
     assert {"redis-server", "redis-sentinel", "haproxy", "keepalived", "wsnode@"} <= booting
     for task in TASKS:
         unit = task.module("fleet_unit")
@@ -119,6 +120,13 @@ def test_units_wait_for_the_network_and_try_again_for_ever() -> None:
             continue
         name = unit["name"].removesuffix(".service")
         assert name in booting | EARLY | {"grafana-server"}, task
+
+
+def test_drop_in_files_are_written_in_one_way() -> None:
+    """A role gives the unit and its template; the folder and the boot settings come with them."""
+    for task in TASKS:
+        arguments = task.module(*CREATING) or {}
+        assert task.path == "roles/fleet/tasks/drop_in.yml" or ".d/wsfleet" not in str(arguments)
 
 
 def test_packages_are_installed_in_one_way() -> None:

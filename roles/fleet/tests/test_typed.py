@@ -196,6 +196,7 @@ FOUND_OUT = {
         )
     },
     "_keepalived_peers": ["10.0.0.12"],
+    "redis_acl_rights": {"node": "+@all"},
     "_wsnode_id": {"stdout": "1"},
     "_wsnode_asked": {"stdout": "3.13.5 x86_64"},
 }

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 ROLE = ROOT / "roles" / "wsnode"
-SANDBOX = (ROLE / "files" / "sandbox.conf").read_text().splitlines()
+FLEET_SANDBOX = ROLE.parent / "fleet" / "vars" / "main" / "sandbox.yml"
+SANDBOX = yaml.safe_load(FLEET_SANDBOX.read_text())["fleet_sandbox"].splitlines()
 
 
 def rendered(folder: Path, variables: dict[str, Any]) -> dict[str, str]:
     """Return app.env and, as JSON, the lines of the sandbox, as the role makes them."""
-    (folder / "files").symlink_to(ROLE / "files")
     defaults = {"include_vars": str(ROLE / "defaults" / "main.yml")}
+    shared = {"include_vars": str(FLEET_SANDBOX)}
     own = {"include_vars": {"dir": str(ROLE / "vars" / "main")}}
     write = {
         "copy": {
@@ -32,7 +34,7 @@ def rendered(folder: Path, variables: dict[str, Any]) -> dict[str, str]:
         "hosts": "localhost",
         "connection": "local",
         "gather_facts": False,
-        "tasks": [defaults, own, write, sandbox],
+        "tasks": [defaults, shared, own, write, sandbox],
         "vars": {"ansible_python_interpreter": sys.executable, "ansible_managed": "Ansible"},
     }
     (folder / "play.yml").write_text(json.dumps([play]))

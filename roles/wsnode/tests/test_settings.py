@@ -92,7 +92,7 @@ def test_a_variable_has_the_choices_of_its_setting() -> None:
 def test_the_node_reads_what_the_role_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The file of a machine without variables of its own leaves each setting at its default."""
     own = {f"_{name}": value for name, value in DEFAULTS.items()}
-    machine = {"_fleet_address": "127.0.0.1", "_fleet_tls": False, "ansible_managed": ""}
+    machine = {"fleet_host_address": "127.0.0.1", "fleet_host_tls": False, "ansible_managed": ""}
     inventory = {
         "_wsnode_redis_url": Settings.model_fields["redis_url"].default,
         "_wsnode_trusted_proxies": ["127.0.0.1"],

@@ -50,7 +50,7 @@ def test_site_yml_accepts_the_inventory(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for words in ("http://10.0.0.23:8002", "ws.example.com", "10.0.0.33:26379", "203.0.113.11"):
+    for words in ("http://10.0.0.23:9002", "ws.example.com", "10.0.0.33:26379", "203.0.113.11"):
         assert words in done.stdout
 
 

@@ -175,9 +175,8 @@ def confirm(database: Database, keys: list[bytes], args: list[bytes]) -> int:
     if at.sent is not None and at.sent < offset:
         _send_held(database, keys[0], args[0], at.epoch, at.sent, offset)
         database.ensure(keys[1], Hash)[b"sent"] = b"%d" % offset
-        stream = database.find(keys[0], EntryStream)
-        if stream is not None:
-            stream.trim(int(args[3]) + at.offset - offset)
+        stream = database.read(keys[0], EntryStream)
+        stream.trim(int(args[3]) + at.offset - offset)
     return 1
 
 

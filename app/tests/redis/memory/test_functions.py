@@ -222,7 +222,7 @@ def answer(where: InRedis | InMemory, step: Step) -> Any:
     if name == "members" and found is not None:
         return dict(zip(found[::2], found[1::2], strict=True))
     if name == "silence":
-        return found if found < 0 else found // 10_000
+        return found < 0, found < 60_000  # unknown, or heard of just now
     if name in ("SMEMBERS", "SRANDMEMBER"):
         return set(found)
     if name == "SET":

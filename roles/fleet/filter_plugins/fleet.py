@@ -33,7 +33,7 @@ from ansible import constants
 from ansible.plugins.loader import connection_loader
 from application_variables import application_mistakes, key_mistakes
 from refusal import refusal
-from role_variables import WrongTypeError, defaults, options, typed
+from role_variables import REMOVED, WrongTypeError, defaults, options, typed
 
 GROUPS = {
     "loadbalancers": "HAProxy",
@@ -120,6 +120,16 @@ class Host:
         return sorted(mistakes)
 
     @property
+    def removed_mistakes(self) -> list[str]:
+        """The mistakes of variables that no role has any more."""
+        return [
+            f"The variable {name} of the host '{self.name}' does not exist any more: remove it; "
+            f"{hint}."
+            for name, hint in REMOVED.items()
+            if name in self.variables
+        ]
+
+    @property
     def address(self) -> str:
         """Its address for the other hosts."""
         return str(self.get("fleet_address") or self.get("ansible_host") or self.name)
@@ -156,9 +166,9 @@ class Host:
         return "rediss" if self.get("fleet_tls") else "redis"
 
     @property
-    def wsnode_name(self) -> str:
+    def wsnode_host_name(self) -> str:
         """The first part of the names of its processes."""
-        return str(self.get("wsnode_name") or self.name)
+        return str(self.get("wsnode_host_name") or self.name)
 
     @property
     def wsnode_ports(self) -> range:
@@ -379,8 +389,8 @@ def _nodes(host: Host) -> list[dict[str, Any]]:
     tls = bool(host.get("fleet_tls"))
     return [
         {
-            "name": f"{host.wsnode_name}-{port}",
-            "host": host.wsnode_name,
+            "name": f"{host.wsnode_host_name}-{port}",
+            "host": host.wsnode_host_name,
             "address": host.address,
             "port": port,
             "internal_port": internal_port,
@@ -515,6 +525,7 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
     used = (*GROUPS, "monitoring")
     for name in dict.fromkeys(name for group in used for name in groups.get(group, ())):
         host = Host(name, hostvars[name])
+        mistakes += host.removed_mistakes
         if wrong := host.type_mistakes:
             mistakes += wrong
             continue
@@ -635,18 +646,18 @@ def _virtual_address_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
 
 def _name_mistakes(nodes: list[Host]) -> list[str]:
     mistakes = [
-        f"The wsnode_name '{host.wsnode_name}' of the host '{host.name}' is not valid in a cookie: "
-        "use up to 58 letters, digits, '.', '_' and '-'."
+        f"The wsnode_host_name '{host.wsnode_host_name}' of the host '{host.name}' is not valid in "
+        "a cookie: use up to 58 letters, digits, '.', '_' and '-'."
         for host in nodes
-        if not NAME.fullmatch(host.wsnode_name)
+        if not NAME.fullmatch(host.wsnode_host_name)
     ]
     by_name = defaultdict(list)
     for host in nodes:
         for port in host.wsnode_ports:
-            by_name[f"{host.wsnode_name}-{port}"].append(host.name)
+            by_name[f"{host.wsnode_host_name}-{port}"].append(host.name)
     shared = {tuple(hosts): name for name, hosts in by_name.items() if len(hosts) > 1}
     mistakes += [
-        f"The hosts {_and(hosts)} have the same cookie, {name}: give each its own wsnode_name."
+        f"The hosts {_and(hosts)} have the same cookie, {name}: give each its own wsnode_host_name."
         for hosts, name in shared.items()
     ]
     return mistakes

@@ -25,6 +25,15 @@ _BOOLEANS = {
 }
 
 
+REMOVED = {
+    "haproxy_private_paths": "the nodes' own paths have a private port, wsnode_internal_port",
+    "haproxy_open_files": "the limit follows haproxy_maxconn",
+    "wsnode_open_files": "the limit follows wsnode_max_connections",
+    "wsnode_name": "it is wsnode_host_name now",
+}
+"""Variables that roles had in an earlier version, and what to use now."""
+
+
 class WrongTypeError(ValueError):
     """A value that is not, and cannot be converted to, the type of its variable."""
 

@@ -105,10 +105,16 @@ def test_a_sound_inventory_has_no_mistake() -> None:
         ),
         (
             {},
-            {"node2": {"wsnode_name": "node1"}},
-            "the same cookie, node1-8001: give each its own wsnode_name",
+            {"node2": {"wsnode_host_name": "node1"}},
+            "the same cookie, node1-8001: give each its own wsnode_host_name",
         ),
-        ({}, {"node2": {"wsnode_name": "a b"}}, "is not valid in a cookie"),
+        ({}, {"node2": {"wsnode_host_name": "a b"}}, "is not valid in a cookie"),
+        (
+            {},
+            {"node2": {"wsnode_name": "n2"}},
+            "wsnode_name of the host 'node2' does not exist any more",
+        ),
+        ({}, {"lb1": {"haproxy_private_paths": []}}, "have a private port, wsnode_internal_port"),
         ({}, {"node2": {"fleet_address": "n2.test"}}, "set fleet_address, or firewall_enabled"),
         (
             {},
@@ -282,7 +288,7 @@ def test_members_have_names_addresses_and_urls() -> None:
     variables = hosts(
         node2={
             "wsnode_processes": 2,
-            "wsnode_name": "n2",
+            "wsnode_host_name": "n2",
             "fleet_address": "192.168.0.2",
         },
         lb1={"haproxy_port": 8080},
@@ -313,7 +319,7 @@ def test_private_ports_follow_the_public_ones() -> None:
 
 def test_nodes_with_tls_are_asked_by_it() -> None:
     """Host by host, so that a running cluster can be changed; HAProxy looks for the host's name."""
-    members = fleet_members(GROUPS, hosts(node2={"fleet_tls": True, "wsnode_name": "n2"}))
+    members = fleet_members(GROUPS, hosts(node2={"fleet_tls": True, "wsnode_host_name": "n2"}))
     plain, tls = members["nodes"]
     assert (plain["tls"], plain["url"], plain["host"]) == (False, "http://10.0.0.21:9001", "node1")
     assert (tls["tls"], tls["url"], tls["host"]) == (True, "https://10.0.0.22:9001", "n2")
@@ -575,7 +581,7 @@ def test_certificates_are_made_once_and_renewed_in_time(tmp_path: Path) -> None:
     """A second run makes only what is missing or ends soon; the keys are for nobody else."""
     inventory = tmp_path / "hosts.yml"
     groups = GROUPS | {"wsnodes": ["node1"]}
-    variables = hosts(redis1={"fleet_address": "redis1.test"}, node1={"wsnode_name": "n1"})
+    variables = hosts(redis1={"fleet_address": "redis1.test"}, node1={"wsnode_host_name": "n1"})
     inventory.write_text(yaml.safe_dump(inventory_of(groups, variables)))
 
     def make() -> str:
@@ -640,7 +646,7 @@ def inventory_of(
     [
         ({"redis": []}, {}, "The group 'redis' has no host"),
         ({}, {"node2": {"ansible_host": "10.0.0.21"}}, "have the same address"),
-        ({}, {"node2": {"wsnode_name": "node1"}}, "have the same cookie"),
+        ({}, {"node2": {"wsnode_host_name": "node1"}}, "have the same cookie"),
         ({}, {"lb1": {"haproxy_stats_port": 80}}, "wanted twice"),
         ({}, {"lb1": {"autoscale_enabled": True, "haproxy_port": 8405}}, "wanted twice"),
         ({}, {"node1": {"ansible_host": "{{ nowhere }}"}}, "'node1' cannot be read"),

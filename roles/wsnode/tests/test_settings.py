@@ -23,7 +23,7 @@ WITH_ANOTHER_SOURCE = {
     "host": "fleet_address of the host",
     "port": "the unit's instance: wsnode_port and the ports after it",
     "internal_port": "the unit: wsnode_internal_port and the ports after it",
-    "node_name": "wsnode_name and the port",
+    "node_name": "wsnode_host_name and the port",
     "node_url": "fleet_address and the port",
     "tls_certificate": "fleet_tls",
     "tls_key": "fleet_tls",

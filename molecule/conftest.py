@@ -167,6 +167,14 @@ class Cluster:
         assert recap
         return [line for line in recap if "changed=0 " not in line]
 
+    @staticmethod
+    def failures(output: str) -> dict[str, str]:
+        """Return what a playbook printed about failed tasks, by each machine on which it failed."""
+        tasks = r"^(?:fatal|failed): \[(\S+?)[ \]](.*?)(?=^\S|\Z)"
+        printed = re.findall(tasks, output, re.MULTILINE | re.DOTALL)
+        names = re.findall(r"^(\S+) +: ok=.* failed=[1-9]", output, re.MULTILINE)
+        return {name: " ".join(text for host, text in printed if host == name) for name in names}
+
     def wsfleet(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start the command line on this machine."""
         command = [str(PROGRAMS / "wsfleet"), *arguments]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 testinfra_hosts = ["ansible://wsnodes"]
 CONVERGE = "molecule/role-wsnode/converge.yml"
+NAMES = ("trixie", "bookworm")
+MAIN_PID = "systemctl show -p MainPID --value wsnode@8001"
 
 
 def get(host: Host, path: str) -> str:
@@ -55,7 +58,7 @@ def test_it_needed_no_package_index(host: Host) -> None:
 
 def test_it_is_sandboxed(host: Host) -> None:
     """The process has no privileges and cannot write outside of its own folders."""
-    pid = host.check_output("systemctl show -p MainPID --value wsnode@8001")
+    pid = host.check_output(MAIN_PID)
     status = host.file(f"/proc/{pid}/status").content_string
     assert "CapEff:\t0000000000000000" in status
     assert "NoNewPrivs:\t1" in status
@@ -91,20 +94,20 @@ def test_the_log_is_json_in_the_journal(host: Host) -> None:
 
 def is_replaced(host: Host, before: str) -> bool:
     """Whether another process than before runs, and is ready."""
-    now = host.check_output("systemctl show -p MainPID --value wsnode@8001")
+    now = host.check_output(MAIN_PID)
     address = host.ansible.get_variables()["ansible_host"]
     ready = host.run(f"curl --silent --fail --max-time 5 http://{address}:9001/ready")
     return now not in (before, "0") and ready.rc == 0
 
 
 @pytest.mark.parametrize("signal", ["KILL", "STOP"])
-def test_a_process_that_does_not_answer_is_replaced(
-    host: Host, cluster: Cluster, signal: str
-) -> None:
+def test_a_process_that_does_not_answer_is_replaced(cluster: Cluster, signal: str) -> None:
     """One that died by systemd, one that hangs by its watchdog; the new one is ready again."""
-    before = host.check_output("systemctl show -p MainPID --value wsnode@8001")
-    host.check_output(f"kill -{signal} {before}")
-    until(lambda: is_replaced(host, before), "another process is ready", 90)
+    before = {name: cluster.on(name, MAIN_PID) for name in NAMES}
+    for name, pid in before.items():
+        cluster.on(name, f"kill -{signal} {pid}")
+    for name, pid in before.items():
+        until(partial(is_replaced, cluster.host(name), pid), "another process is ready", 90)
 
 
 def test_wrong_settings_do_not_get_in(host: Host) -> None:
@@ -114,42 +117,49 @@ def test_wrong_settings_do_not_get_in(host: Host) -> None:
     assert "WSFLEET_PING_INTERVAL" in refused.stderr
 
 
-def test_a_release_for_another_python_is_replaced(host: Host, cluster: Cluster) -> None:
+def test_a_release_for_another_python_is_replaced(cluster: Cluster) -> None:
     """After an upgrade of Debian in place it is made again, and no rollback leads back."""
-    name = host.ansible.get_variables()["inventory_hostname"]
-    current = host.check_output("basename $(readlink /opt/wsfleet/current)")
-    before = current.rpartition("-py")[0] + "-py3.9"
-    # As the old Debian left it: made for a Python that is not there any more, and no other.
-    host.check_output(
-        f"cd /opt/wsfleet/releases && mv {current} {before} && ln -sfn releases/{before} ../current"
-        f" && sed -i 1s#/{current}/#/{before}/# {before}/venv/bin/wsfleet"
-        f" && mv {before}/venv/lib/python3.* {before}/venv/lib/python3.9"
-    )
-    host.run("systemctl restart wsnode@8001")
-    assert host.run("wsfleet --version").rc != 0
+    current = {
+        name: cluster.on(name, "basename $(readlink /opt/wsfleet/current)") for name in NAMES
+    }
+    # One name on all of them: the Python that it was made for is what differs.
+    (before,) = {release.rpartition("-py")[0] + "-py3.9" for release in current.values()}
+    for name, release in current.items():
+        # As the old Debian left it: made for a Python that is not there any more, and no other.
+        cluster.on(
+            name,
+            f"cd /opt/wsfleet/releases && mv {release} {before}"
+            f" && ln -sfn releases/{before} ../current"
+            f" && sed -i 1s#/{release}/#/{before}/# {before}/venv/bin/wsfleet"
+            f" && mv {before}/venv/lib/python3.* {before}/venv/lib/python3.9",
+        )
+        cluster.host(name).run("systemctl restart wsnode@8001")
+        assert cluster.host(name).run("wsfleet --version").rc != 0
 
-    cluster.play("playbooks/rolling_update.yml", "--limit", name)
-    assert json.loads(get(host, "/ready")) == {"ready": True}
-    assert host.check_output("basename $(readlink /opt/wsfleet/current)") == current
+    update = ("playbooks/rolling_update.yml", "-ewsnode_serial=2")
+    cluster.play(*update)
+    for name, release in current.items():
+        assert json.loads(get(cluster.host(name), "/ready")) == {"ready": True}
+        assert cluster.on(name, "basename $(readlink /opt/wsfleet/current)") == release
 
-    result = cluster.playbook(
-        "playbooks/rollback.yml", "--limit", name, f"-ewsnode_rollback_to={before}"
-    )
-    assert result.returncode != 0
-    assert f"cannot run releases/{before}, which was made for another Python" in " ".join(
-        result.stdout.split()
-    )
-    assert json.loads(get(host, "/ready")) == {"ready": True}
-    assert cluster.changed(cluster.play("playbooks/rolling_update.yml", "--limit", name)) == []
+    back = ("playbooks/rollback.yml", "-ewsnode_serial=2", f"-ewsnode_rollback_to={before}")
+    failures = cluster.failures(cluster.playbook(*back).stdout)
+    assert sorted(failures) == sorted(NAMES)
+    for printed in failures.values():
+        assert f"cannot run releases/{before}, which was made for another Python" in printed
+    for name in NAMES:
+        assert json.loads(get(cluster.host(name), "/ready")) == {"ready": True}
+    assert cluster.changed(cluster.play(*update)) == []
 
 
-def test_what_its_user_cannot_use_is_not_installed(host: Host, cluster: Cluster) -> None:
+def test_what_its_user_cannot_use_is_not_installed(cluster: Cluster) -> None:
     """A release that was made with another umask is made again."""
-    name = host.ansible.get_variables()["inventory_hostname"]
-    host.check_output("chmod -R go= /opt/wsfleet")
-    assert host.run("runuser -u wsfleet -- wsfleet --version").rc != 0
-    cluster.play("playbooks/rolling_update.yml", "--limit", name)
-    host.check_output("runuser -u wsfleet -- wsfleet --version")
+    for name in NAMES:
+        cluster.on(name, "chmod -R go= /opt/wsfleet")
+        assert cluster.host(name).run("runuser -u wsfleet -- wsfleet --version").rc != 0
+    cluster.play("playbooks/rolling_update.yml", "-ewsnode_serial=2")
+    for name in NAMES:
+        cluster.on(name, "runuser -u wsfleet -- wsfleet --version")
 
 
 def test_a_configuration_that_is_refused_says_why(cluster: Cluster) -> None:

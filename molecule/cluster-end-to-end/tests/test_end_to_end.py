@@ -28,6 +28,8 @@ INVENTORY = Path(__file__).parents[1] / "inventory"
 FLEET = json.loads((INVENTORY / ".fleet.json").read_text())
 URL: str = FLEET["base_url"]
 WS = URL.replace("http", "ws") + "/ws"
+BALANCERS = "molecule/role-haproxy/converge.yml"
+ONLY_BALANCERS = ("--limit", "loadbalancers")
 
 
 @pytest.fixture
@@ -174,11 +176,9 @@ def test_a_stranger_reaches_what_is_public_alone(
     listening = {int(line.split()[3].rpartition(":")[2]) for line in sockets}
     assert listening >= public | {private}
     address = cluster.address(name)
-    reached = {
-        port
-        for port in listening
-        if cluster.host("stranger").run(f"timeout 2 bash -c '< /dev/tcp/{address}/{port}'").rc == 0
-    }
+    knock = "(timeout 2 bash -c '< /dev/tcp/{}/{}' && echo {}) 2> /dev/null &"
+    knocks = " ".join(knock.format(address, port, port) for port in sorted(listening))
+    reached = {int(port) for port in cluster.on("stranger", f"{knocks} wait").split()}
     assert reached == public
 
 
@@ -298,11 +298,11 @@ def test_a_new_ca_is_taken_into_use(cluster: Cluster) -> None:
     before, settings = file.read_text(), haproxy(cluster, "show env WSFLEET_SETTINGS")
     file.write_text(f"{before}# and another one\n")
     try:
-        cluster.play("site.yml", "--limit", "loadbalancers")
+        cluster.play(BALANCERS, *ONLY_BALANCERS)
         assert haproxy(cluster, "show env WSFLEET_SETTINGS") != settings
     finally:
         file.write_text(before)
-    cluster.play("site.yml", "--limit", "loadbalancers")
+    cluster.play(BALANCERS, *ONLY_BALANCERS)
     assert haproxy(cluster, "show env WSFLEET_SETTINGS") == settings
     cluster.well()
 
@@ -382,8 +382,8 @@ def test_the_state_is_consistent_and_all_is_well(cluster: Cluster) -> None:
 
 async def test_clients_without_cookies_stick_by_their_address(cluster: Cluster) -> None:
     """With `haproxy_stickiness: source` one address is one node, and no cookie is set."""
-    only_balancers = ("--limit", "loadbalancers", "-e", "haproxy_stickiness=source")
-    await asyncio.to_thread(cluster.play, "site.yml", *only_balancers)
+    by_address = (*ONLY_BALANCERS, "-e", "haproxy_stickiness=source")
+    await asyncio.to_thread(cluster.play, BALANCERS, *by_address)
     try:
         nodes = set()
         for _ in range(20):
@@ -393,7 +393,7 @@ async def test_clients_without_cookies_stick_by_their_address(cluster: Cluster) 
                 nodes.add((await exchange(client, {"type": "x"}))["hostname"])
         assert len(nodes) == 1
     finally:
-        await asyncio.to_thread(cluster.play, "site.yml", "--limit", "loadbalancers")
+        await asyncio.to_thread(cluster.play, BALANCERS, *ONLY_BALANCERS)
 
 
 async def test_check_mode_changes_nothing(cluster: Cluster) -> None:

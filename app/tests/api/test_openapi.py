@@ -35,7 +35,7 @@ def url(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     node.start()
     try:
         asyncio.run(node.ready())
-        yield node.url
+        yield node.internal_url
     finally:
         node.stop()
         redis.stop()

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,9 +9,6 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 from websockets.sync.client import connect
 
-from lab.haproxy import HAPROXY_PROGRAM, haproxy_config
-from lab.ports import free_port
-from lab.processes import process
 from lab.waiting import until
 from tests.support.browser import PATIENCE, chromium
 from tests.support.console import (
@@ -258,20 +254,3 @@ def test_it_fits_a_phone_and_every_field_has_a_name(console: Page) -> None:
             !field.ariaLabel && !field.labels?.length && !field.textContent.trim()).length"""
     )
     assert nameless == 0
-
-
-def test_the_public_does_not_see_it_unless_that_is_wanted(fleet: Rig, tmp_path: Path) -> None:
-    """With the role's default it is not there, with or without the key."""
-    public, stats = free_port(), free_port()
-    path = tmp_path / "haproxy.cfg"
-    path.write_text(haproxy_config(fleet.nodes, public, stats))
-    base = f"http://127.0.0.1:{public}"
-
-    def get(path: str) -> int:
-        headers = {"X-API-Key": KEY}
-        return httpx.get(base + path, headers=headers, trust_env=False).status_code
-
-    with process([HAPROXY_PROGRAM, "-db", "-f", str(path)], tmp_path / "haproxy.log"):
-        until(lambda: get("/health") == 200, "it serves")
-        for path_ in ("/console", "/console/", "/console/api/cluster"):
-            assert get(path_) == 404, path_

@@ -48,7 +48,7 @@ end
 -- silence(wsfleet:nodes; NAME): milliseconds since NAME's last sign of life; -1 if it is unknown.
 local function silence(keys, args)
   local seen = redis.call('ZSCORE', keys[1], args[1])
-  return seen and math.floor((now() - tonumber(seen)) * 1000) or -1
+  return seen and math.max(0, math.floor((now() - tonumber(seen)) * 1000)) or -1
 end
 
 -- forget(wsfleet:nodes; NAME, DEAD_AFTER): take NAME out of the registry if it is still without a

@@ -222,7 +222,7 @@ def answer(where: InRedis | InMemory, step: Step) -> Any:
     if name == "members" and found is not None:
         return dict(zip(found[::2], found[1::2], strict=True))
     if name == "silence":
-        return found < 60_000  # one that was just heard of may be -1: scores are rounded
+        return -1 if found < 0 else found < 60_000
     if name in ("SMEMBERS", "SRANDMEMBER"):
         return set(found)
     if name == "SET":

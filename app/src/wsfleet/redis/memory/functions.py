@@ -51,7 +51,7 @@ def describe(database: Database, keys: list[bytes], args: list[bytes]) -> int:
 def silence(database: Database, keys: list[bytes], args: list[bytes]) -> int:
     """Return milliseconds since a node's last sign of life; -1 if it is unknown."""
     seen = database.read(keys[0], SortedSet).get(args[0])
-    return -1 if seen is None else math.floor((database.clock() - seen) * 1000)
+    return -1 if seen is None else max(0, math.floor((database.clock() - seen) * 1000))
 
 
 def forget(database: Database, keys: list[bytes], args: list[bytes]) -> int:

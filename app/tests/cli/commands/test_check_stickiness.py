@@ -17,6 +17,7 @@ from lab.waiting import until
 from tests.support.command import wsfleet
 from tests.support.fleet import Rig
 from tests.support.websocket_server import Serve
+from wsfleet.cli.traffic.stickiness import Returns, count_returns
 
 pytestmark = pytest.mark.usefixtures("processes")
 
@@ -107,6 +108,65 @@ async def test_a_cookie_that_browsers_keep_back_is_found(serve_websocket: Serve)
     assert outcome.document["with_cookie"]["cookie"]["max_age"] == "86400"
 
 
+async def test_clients_that_return_without_a_cookie_are_found(serve_websocket: Serve) -> None:
+    """A balancer that knows clients by something else than the cookie fails: exit code 1."""
+
+    async def answer_by_client(connection: ServerConnection) -> None:
+        async for message in connection:
+            number = int(json.loads(message)["client_id"].rpartition("-")[2])
+            await connection.send(json.dumps({"type": "ack", "hostname": f"n{number % 2}"}))
+
+    url = await serve_websocket(answer_by_client)
+    options = (*FAST, "--clients", 10, "--no-jar")
+    outcome = await asyncio.to_thread(wsfleet, "check", "stickiness", url, *options)
+    assert outcome.code == 1
+    summary = outcome.document["without_cookie"]["summary"]
+    assert (summary["returned"], summary["reconnects"]) == (30, 30)
+    assert summary["expected_share"] == pytest.approx(0.5)
+    assert "30 of 30 reconnects, 100% (by chance about 50%)" in outcome.document["problems"][0]
+
+
+async def test_a_balancer_that_takes_turns_passes(serve_websocket: Serve) -> None:
+    """Clients reconnect in random order: in a fixed one, turns would lead all of them back."""
+    options = ("--clients", 10, "--seconds", 2, "--no-jar")
+    outcome = await Balancer(attributes=None).check(serve_websocket, *options)
+    assert outcome.code == 0, outcome
+    summary = outcome.document["without_cookie"]["summary"]
+    assert summary["expected_share"] == pytest.approx(0.5)
+    assert summary["conclusive"] is True
+    assert summary["returned"] < summary["reconnects"] == 30
+
+
+async def test_one_node_alone_shows_nothing(serve_websocket: Serve) -> None:
+    """Where all connections reach one node, the check says that it cannot show a difference."""
+
+    async def answer(connection: ServerConnection) -> None:
+        async for _ in connection:
+            await connection.send('{"type":"ack","hostname":"n0"}')
+
+    url = await serve_websocket(answer)
+    options = [option for option in FAST if option != "--json"]
+    outcome = await asyncio.to_thread(wsfleet, "check", "stickiness", url, *options, "--no-jar")
+    assert outcome.code == 0
+    text = " ".join(outcome.stdout.split())
+    assert "9 of 9 reconnects, 100% (by chance about 100%)" in text
+    assert "each round reached one node alone" in text
+
+
+def test_returns_are_counted_against_chance() -> None:
+    """The expected number follows each round's shares; too few reconnects prove nothing."""
+    first, second = dict.fromkeys("abc", "n0") | {"d": "n1"}, dict.fromkeys("abcd", "n1")
+    assert count_returns([first, second]) == Returns(4, 1, 1.0)
+    moved_together = count_returns([dict.fromkeys("ab", node) for node in ("n0", "n0", "n1")])
+    assert moved_together == Returns(4, 2, 2.0)  # all leave a node that drains
+    assert count_returns([{"a": "n0"}, {"b": "n0"}]).share is None
+    assert not Returns(19, 19, 9.5).conclusive
+    assert Returns(20, 20, 10.0).conclusive
+    assert Returns(80, 61, 40.0).more_than_chance is False
+    assert Returns(80, 62, 40.0).more_than_chance is True
+    assert Returns(10**6, 10**6, 5e5).more_than_chance is True
+
+
 async def test_an_error_answer_fails_the_check(serve_websocket: Serve) -> None:
     """An error frame instead of an ack is a failure of that client: exit code 1."""
 
@@ -131,6 +191,11 @@ def test_a_real_fleet_sticks(fleet: Rig) -> None:
     assert kept["summary"]["moves"] == kept["summary"]["failed"] == 0
     assert kept["cookie"]["httponly"] is True
     assert kept["cookie"]["node"] in fleet.nodes
+    assert kept["summary"]["returned"] == kept["summary"]["reconnects"] == 80
+    without = outcome.document["without_cookie"]["summary"]
+    assert without["reconnects"] == 80
+    assert without["conclusive"] is True
+    assert without["returned"] < 80
 
 
 def test_a_real_fleet_sticks_by_tls(fleet: Rig) -> None:

@@ -1,4 +1,4 @@
-"""``wsfleet check stickiness``: a client that keeps its cookie must come back to its node."""
+"""``wsfleet check stickiness``: the cookie, and nothing else, leads a client back to its node."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -14,7 +14,7 @@ from wsfleet.cli.measure.histogram import Histogram
 from wsfleet.cli.measure.page import check, write
 from wsfleet.cli.measure.report import Criterion, Report, emit, table
 from wsfleet.cli.options import Ca, CookieName, FleetFile, Json, Page, Url
-from wsfleet.cli.traffic.stickiness import Cookie, Pass, StickinessPlan, run_stickiness
+from wsfleet.cli.traffic.stickiness import Cookie, Pass, Returns, StickinessPlan, run_stickiness
 
 
 def command(
@@ -45,7 +45,8 @@ def command(
 ) -> int:
     """Check that a client with a cookie comes back to its node.
 
-    Exit code 1 if a client with a cookie moved, or if any client failed.
+    Exit code 1 if a client with a cookie moved, if clients without one return more often than by
+    chance, or if any client failed.
     """
     check(page)
     endpoint, _ = locate(url, fleet, cookie)
@@ -83,6 +84,7 @@ def report_of(endpoint: Endpoint, passes: list[Pass]) -> Report:
             f"{summary['moves']} moves, {summary['failed']} failed; "
             f"nodes: {_counted_map(summary['servers'])}"
         )
+        result.views.append(_returns_line(each))
         if each.jar:
             result.views.append(_cookie_line(endpoint.cookie, data["cookie"]))
         result.problems += _problems(each, endpoint)
@@ -100,6 +102,7 @@ def report_of(endpoint: Endpoint, passes: list[Pass]) -> Report:
 
 def _pass_data(each: Pass) -> dict[str, Any]:
     visitors = each.visitors
+    returns = each.returns
     landed = Counter(server for visitor in visitors for server in visitor.servers)
     return {
         "clients": [asdict(visitor) for visitor in visitors],
@@ -111,6 +114,11 @@ def _pass_data(each: Pass) -> dict[str, Any]:
             "messages_received": sum(visitor.messages_received for visitor in visitors),
             "servers": dict(sorted(landed.items())),
             "moves": sum(visitor.moves for visitor in visitors),
+            "reconnects": returns.reconnects,
+            "returned": returns.returned,
+            "returned_share": returns.share,
+            "expected_share": returns.expected_share,
+            "conclusive": returns.conclusive,
             "failed": sum(len(visitor.errors) for visitor in visitors),
         },
     }
@@ -121,7 +129,12 @@ def _problems(each: Pass, endpoint: Endpoint) -> list[str]:
         f"{visitor.client_id}: {error}" for visitor in each.visitors for error in visitor.errors
     ]
     if not each.jar:
-        return problems  # without a cookie a client may reach any node
+        if each.returns.more_than_chance:
+            problems.append(
+                f"clients without a cookie return to their node: {_shares(each.returns)}; "
+                "something other than the cookie leads them back"
+            )
+        return problems
     problems += [
         f"{visitor.client_id} has a cookie and moved: {' → '.join(visitor.servers)}"
         for visitor in each.visitors
@@ -143,7 +156,11 @@ def _problems(each: Pass, endpoint: Endpoint) -> list[str]:
 def _criteria(each: Pass, endpoint: Endpoint) -> list[Criterion]:
     errors = sum(len(visitor.errors) for visitor in each.visitors)
     if not each.jar:
-        return [Criterion("errors, without cookie jar", errors)]
+        criteria = [Criterion("errors, without cookie jar", errors)]
+        if each.returns.conclusive:
+            what = "clients without a cookie return more often than by chance"
+            criteria.append(Criterion(what, each.returns.more_than_chance, wanted=False))
+        return criteria
     moved = sum(visitor.moves > 0 for visitor in each.visitors)
     criteria = [
         Criterion("clients that have a cookie and moved", moved),
@@ -154,6 +171,27 @@ def _criteria(each: Pass, endpoint: Endpoint) -> list[Criterion]:
         back = _comes_back(each.cookies[0], endpoint)
         criteria.append(Criterion("a browser would send it back to this URL", back, wanted=True))
     return criteria
+
+
+def _returns_line(each: Pass) -> str:
+    returns = each.returns
+    if not returns.reconnects:
+        return "returns to the same node: no client reconnected"
+    line = f"returns to the same node: {_shares(returns)}"
+    if returns.conclusive:
+        return line
+    if returns.returned == returns.reconnects == round(returns.expected):
+        reason = "each round reached one node alone"
+    else:
+        reason = "use more --clients and --connections"
+    return f"{line}; this cannot show that the cookie makes a difference: {reason}"
+
+
+def _shares(returns: Returns) -> str:
+    return (
+        f"{returns.returned} of {returns.reconnects} reconnects, {returns.share:.0%} "
+        f"(by chance about {returns.expected_share:.0%})"
+    )
 
 
 def _comes_back(cookie: Cookie, endpoint: Endpoint) -> bool:

@@ -100,7 +100,9 @@ class Api:
 
         return {"responses": await _at_once(publish, request.channels)}
 
-    async def _publish(self, name: str, request: requests.Publication, record: Record) -> Result:
+    async def _publish(
+        self, name: str, request: requests.PublicationRequest, record: Record
+    ) -> Result:
         channel = self._node.channels.find(name)
         options = channel.options
         if request.version and not options.has_history:
@@ -118,7 +120,7 @@ class Api:
             return {}
         return {"offset": position.offset, "epoch": position.epoch}
 
-    def _record(self, request: requests.Publication) -> Record:
+    def _record(self, request: requests.PublicationRequest) -> Record:
         data = request.payload()
         most = self._node.settings.max_json_depth
         if payload_too_deep(data, most):

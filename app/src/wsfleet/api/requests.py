@@ -46,7 +46,7 @@ class StreamPosition(Struct):
         return in_uint64("offset", self.offset), self.epoch or ""
 
 
-class Publication(Struct):
+class PublicationRequest(Struct):
     """What is published: `data`, any JSON, or `b64data`, any bytes in Base64.
 
     The same `idempotency_key` within five minutes publishes once. A `version` that is not above
@@ -81,13 +81,13 @@ class Publication(Struct):
         return data
 
 
-class Publish(Publication):
+class Publish(PublicationRequest):
     """Publish to a channel."""
 
     channel: str | None = ""
 
 
-class Broadcast(Publication):
+class Broadcast(PublicationRequest):
     """Publish the same to several channels; one may fail and another not."""
 
     channels: list[str] | None = None

@@ -20,7 +20,7 @@ from wsfleet.cli.access.websocket_client import (
     Asker,
     Client,
     ConnectError,
-    DisconnectedError,
+    ConnectionEndedError,
     cookie_node,
     received_cookie,
 )
@@ -65,9 +65,9 @@ async def test_the_end_of_the_connection_fails_open_questions(serve_websocket: S
 
     client = Asker()
     await client.connect(parse_url(await serve_websocket(leave)))
-    with pytest.raises(DisconnectedError, match="4321"):
+    with pytest.raises(ConnectionEndedError, match="4321"):
         await client.ask(b"anybody there?")
-    with pytest.raises(DisconnectedError):
+    with pytest.raises(ConnectionEndedError):
         await client.ask(b"and now?")
     await client.close()
 

@@ -26,7 +26,7 @@ from tests.support.redis import RedisServer
 from tests.support.topologies import SentinelTopology
 from wsfleet.cli.access.fleet_file import Fleet
 from wsfleet.cli.commands import autoscale
-from wsfleet.cli.commands.autoscale import Autoscaler, Plan
+from wsfleet.cli.commands.autoscale import AutoscalePlan, Autoscaler
 from wsfleet.cluster import node_state
 from wsfleet.cluster.autoscale_policy import Decision, decide
 from wsfleet.redis import key_names
@@ -187,7 +187,7 @@ def nodes_of(database: Any, **states: str) -> None:
 def look(fleet_file: Path) -> None:
     """Let a new autoscaler look once."""
     fleet = Fleet.model_validate_json(fleet_file.read_bytes())
-    autoscaler = Autoscaler(lambda: fleet, Plan(POLICY, once=True))
+    autoscaler = Autoscaler(lambda: fleet, AutoscalePlan(POLICY, once=True))
     autoscaler.look()
     autoscaler.leave()
 
@@ -218,7 +218,7 @@ def test_a_follower_that_comes_to_lead_waits_too(
         autoscale, "server_infos", lambda _: [{"run_id": run_id} for run_id in redis_is]
     )
     fleet = Fleet.model_validate_json(fleet_file.read_bytes())
-    autoscaler = Autoscaler(lambda: fleet, Plan(POLICY, once=True))
+    autoscaler = Autoscaler(lambda: fleet, AutoscalePlan(POLICY, once=True))
     database.set(key_names.AUTOSCALE_LEADER, "another one")
     autoscaler.look()
     redis_is[:] = ["two"]

@@ -146,7 +146,7 @@ async def test_a_lost_message_is_found(serve_websocket: Serve) -> None:
     url = await serve_websocket(swallow)
     outcome = await asyncio.to_thread(wsfleet, "load", f"{url}/any", *MESSAGE, *SHORT)
     assert outcome.code == 1
-    assert outcome.document["problems"] == ["1 messages did not come back"]
+    assert outcome.document["problems"] == ["1 message did not come back"]
 
 
 async def test_the_sending_ends_when_nothing_comes_back(

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.command import COMMAND, wsfleet
 from tests.support.fleet import Rig
-from wsfleet.cli.measure.health import History, judge
+from wsfleet.cli.measure.health import HealthHistory, judge
 
 #: The tests themselves may keep the machine busy: that is no finding here.
 BUSY = ("--limit", "100")
@@ -50,7 +50,7 @@ def test_a_healthy_answer_has_no_problem(status: str) -> None:
 
 def test_changes_are_told_once() -> None:
     """A change of the status is told when it happens; failures and extremes are summed up."""
-    history = History()
+    history = HealthHistory()
     readings = [judge({**WELL, "status": status}, 1.0, 90.0) for status in
                 ("healthy", "degraded", "degraded", "healthy")]  # fmt: skip
     assert [history.add(reading) for reading in readings] == [

@@ -31,9 +31,9 @@ from wsfleet.cli.measure.delivery_account import account_for
 from wsfleet.cli.measure.delivery_events import (
     FAULTS,
     Acknowledged,
+    DeliveryPosition,
     Disconnected,
     Event,
-    Position,
     Received,
     Sent,
     Subscribed,
@@ -95,7 +95,7 @@ def test_what_happened_can_be_read_again(fleet: Rig, tmp_path: Path) -> None:
     for event in others:
         kind = KINDS[event.pop("event")]
         if event.get("position"):
-            event["position"] = Position(*event["position"])
+            event["position"] = DeliveryPosition(*event["position"])
         log.append(kind(**event))
     findings = account_for(Terms(1, 2, 5), log)
     assert findings.clean

@@ -10,9 +10,9 @@ from wsfleet.cli.errors import CannotRun
 from wsfleet.cli.measure.delivery_account import Account, Findings
 from wsfleet.cli.measure.delivery_events import (
     Acknowledged,
+    DeliveryPosition,
     Disconnected,
     Event,
-    Position,
     Received,
     Sent,
     Subscribed,
@@ -50,14 +50,14 @@ def hear(sequence: int, at: float) -> Event:
 
 def sound_log(*, away: tuple[int, int] | None = None) -> list[Event]:
     """All is published and heard; during `away` the subscriber is gone, and then recovers."""
-    log: list[Event] = [Subscribed(0.0, 0, Position(EPOCH, 0))]
+    log: list[Event] = [Subscribed(0.0, 0, DeliveryPosition(EPOCH, 0))]
     first, last = away or (MESSAGES, MESSAGES)
     for sequence in range(MESSAGES):
         at = float(sequence + 1)
         if sequence == first:
             log.append(Disconnected(at, 0))
         if sequence == last:
-            position = Position(EPOCH, first)
+            position = DeliveryPosition(EPOCH, first)
             log.append(Subscribed(at, 0, position, recovering=True, recovered=True))
             log += [hear(missed, at) for missed in range(first, last)]
         log += publish(sequence, at)
@@ -143,16 +143,19 @@ def test_what_a_client_was_told_it_missed_is_not_lost() -> None:
         if not (isinstance(event, Received) and 3 <= event.sequence < 6)
     ]
     told = next(n for n, e in enumerate(log) if isinstance(e, Subscribed) and e.recovering)
-    log[told] = Subscribed(log[told].at, 0, Position(EPOCH, 6), recovering=True)
+    log[told] = Subscribed(log[told].at, 0, DeliveryPosition(EPOCH, 6), recovering=True)
     findings = account_of(log)
     assert faults_of(findings).get("lost", 0) == 0
     assert findings.missed_while_away.count == 3
 
 
-@pytest.mark.parametrize("position", [None, Position(EPOCH, 1)])
-def test_a_later_reconnect_excuses_no_earlier_loss(position: Position | None) -> None:
+@pytest.mark.parametrize("position", [None, DeliveryPosition(EPOCH, 1)])
+def test_a_later_reconnect_excuses_no_earlier_loss(position: DeliveryPosition | None) -> None:
     """A message that did not come while its subscriber was there is lost, whatever came after."""
-    log: list[Event] = [Subscribed(0.0, 0, position and Position(EPOCH, 0)), *publish(0, 2.0)]
+    log: list[Event] = [
+        Subscribed(0.0, 0, position and DeliveryPosition(EPOCH, 0)),
+        *publish(0, 2.0),
+    ]
     log += [Disconnected(50.0, 0), Subscribed(51.0, 0, position, recovering=position is not None)]
     findings = account_of(log, messages=1)
     assert findings.lost.count == 1
@@ -172,7 +175,7 @@ def test_what_was_on_its_way_when_a_client_left_is_missed(latency: float, lost: 
 
 def test_a_second_copy_of_a_message_that_was_sent_twice_is_a_retry() -> None:
     """Without an idempotency key nobody can tell: another offset is no duplicate."""
-    log: list[Event] = [Subscribed(0.0, 0, Position(EPOCH, 0))]
+    log: list[Event] = [Subscribed(0.0, 0, DeliveryPosition(EPOCH, 0))]
     log += [Sent(1.0, 0, 0), Sent(2.0, 0, 0), Acknowledged(2.0, 0, 0)]
     log += [Received(2.0, 0, 0, 0, 1), Received(2.0, 0, 0, 0, 2)]
     findings = account_of(log, messages=1)
@@ -182,7 +185,7 @@ def test_a_second_copy_of_a_message_that_was_sent_twice_is_a_retry() -> None:
 
 def test_with_an_idempotency_key_a_second_copy_is_a_duplicate() -> None:
     """However often it was sent."""
-    log: list[Event] = [Subscribed(0.0, 0, Position(EPOCH, 0))]
+    log: list[Event] = [Subscribed(0.0, 0, DeliveryPosition(EPOCH, 0))]
     log += [Sent(1.0, 0, 0, True), Sent(2.0, 0, 0, True), Acknowledged(2.0, 0, 0)]
     log += [Received(2.0, 0, 0, 0, 1), Received(2.0, 0, 0, 0, 2)]
     assert faults_of(account_of(log, messages=1)) == {"duplicated": 1}
@@ -238,7 +241,9 @@ def swapped(log: list[Event], one: int, two: int) -> list[Event]:
     return log
 
 
-def answered(log: list[Event], position: Position, *, recovered: bool = True) -> list[Event]:
+def answered(
+    log: list[Event], position: DeliveryPosition, *, recovered: bool = True
+) -> list[Event]:
     """The log in which the server said something else of the recovery."""
     place = next(n for n, e in enumerate(log) if isinstance(e, Subscribed) and e.recovering)
     log[place] = Subscribed(log[place].at, 0, position, recovering=True, recovered=recovered)
@@ -259,9 +264,12 @@ def answered(log: list[Event], position: Position, *, recovered: bool = True) ->
             [*without(recovered_log(), BACK - 1), hear(BACK - 1, MESSAGES)],
             "reordered",
         ),
-        (answered(recovered_log(), Position("another", LEFT)), "recovered_wrongly"),
-        (answered(recovered_log(), Position(EPOCH, LEFT - 1)), "recovered_wrongly"),
-        (answered(recovered_log(), Position(EPOCH, BACK), recovered=False), "recovered_wrongly"),
+        (answered(recovered_log(), DeliveryPosition("another", LEFT)), "recovered_wrongly"),
+        (answered(recovered_log(), DeliveryPosition(EPOCH, LEFT - 1)), "recovered_wrongly"),
+        (
+            answered(recovered_log(), DeliveryPosition(EPOCH, BACK), recovered=False),
+            "recovered_wrongly",
+        ),
     ],
 )
 def test_a_fault_across_a_reconnect_is_found(log: list[Event], fault: str) -> None:

@@ -12,7 +12,7 @@ _SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class FleetEndpoint:
     """One fleet as a client sees it: the URLs of its WebSocket and of its HTTP, and its cookie."""
 
     websocket: str
@@ -30,14 +30,14 @@ class Endpoint:
         """The path of the WebSocket."""
         return urlsplit(self.websocket).path
 
-    def at(self, path: str) -> "Endpoint":
+    def at(self, path: str) -> "FleetEndpoint":
         """Return the same fleet with its WebSocket at another path, without a query."""
         return replace(
             self, websocket=urlsplit(self.websocket)._replace(path=path, query="").geturl()
         )
 
 
-def parse_url(text: str) -> Endpoint:
+def parse_url(text: str) -> FleetEndpoint:
     """Return the endpoint for an http, https, ws or wss URL; the path defaults to /ws.
 
     Raises:
@@ -56,10 +56,10 @@ def parse_url(text: str) -> Endpoint:
     path = url.path if url.path not in ("", "/") else PATH
     query = f"?{url.query}" if url.query else ""
     http = "https" if scheme == "wss" else "http"
-    return Endpoint(f"{scheme}://{url.netloc}{path}{query}", f"{http}://{url.netloc}")
+    return FleetEndpoint(f"{scheme}://{url.netloc}{path}{query}", f"{http}://{url.netloc}")
 
 
-def is_application(endpoint: Endpoint, protocol: str | None, command: str) -> bool:
+def is_application(endpoint: FleetEndpoint, protocol: str | None, command: str) -> bool:
     """Return whether `command` treats a URL as an application's WebSocket.
 
     `protocol` is the option, "plain" or "application". Without it the path decides: /ws is the
@@ -77,7 +77,7 @@ def is_application(endpoint: Endpoint, protocol: str | None, command: str) -> bo
     return protocol == "application" or (protocol is None and endpoint.path != PATH)
 
 
-def unreachable(endpoint: Endpoint, reason: object) -> CannotRun:
+def unreachable(endpoint: FleetEndpoint, reason: object) -> CannotRun:
     """Return the error of a command that could not open a single connection."""
     return CannotRun(
         f"no connection to {endpoint.websocket}: {reason}. "

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from wsfleet.cli.access.endpoint import Endpoint, parse_url
+from wsfleet.cli.access.endpoint import FleetEndpoint, parse_url
 from wsfleet.cli.errors import CannotRun
 from wsfleet.config.fleet_file import SYSTEM_FLEET, Fleet
 
@@ -71,7 +71,7 @@ def find_fleet(path: Path | None, base_url: str) -> Fleet | None:
 
 def locate(
     url: str, path: Path | None = None, cookie: str | None = None
-) -> tuple[Endpoint, Fleet | None]:
+) -> tuple[FleetEndpoint, Fleet | None]:
     """Return the endpoint of a URL, with the name of the fleet's cookie, and the fleet if known.
 
     `path` is a fleet file, `cookie` a cookie's name that overrides the file's.

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from wsfleet.cli.access.endpoint import Endpoint
+from wsfleet.cli.access.endpoint import FleetEndpoint
 from wsfleet.cli.errors import CannotRun
 from wsfleet.cluster import haproxy_stats
 from wsfleet.config.fleet_file import Fleet
@@ -41,7 +41,7 @@ def trusted(fleet: Fleet | None = None) -> ssl.SSLContext:
     return context
 
 
-def describe(endpoint: Endpoint) -> str:
+def describe(endpoint: FleetEndpoint) -> str:
     """Return the URL of a fleet and the version that one of its nodes reports."""
     try:
         answer = httpx.get(

@@ -18,7 +18,7 @@ from picows import (
     ws_connect,
 )
 
-from wsfleet.cli.access.endpoint import Endpoint
+from wsfleet.cli.access.endpoint import FleetEndpoint
 
 #: Seconds for a handshake (a large ramp queues at the nodes), for an answer, and for a close.
 CONNECT_TIMEOUT, ANSWER_TIMEOUT, CLOSE_TIMEOUT = 20.0, 10.0, 5.0
@@ -37,7 +37,7 @@ class ConnectError(Exception):
         self.status = status
 
 
-class DisconnectedError(Exception):
+class ConnectionEndedError(Exception):
     """The connection ended before the answer arrived."""
 
 
@@ -51,7 +51,7 @@ class Client(WSListener):
     _parts: list[bytes] | None = None
 
     async def connect(
-        self, endpoint: Endpoint, cookie: str | None = None, tls: ssl.SSLContext | None = None
+        self, endpoint: FleetEndpoint, cookie: str | None = None, tls: ssl.SSLContext | None = None
     ) -> None:
         """Connect; send `cookie`, a raw value of the stickiness cookie, unless it is None.
 
@@ -159,12 +159,12 @@ class Asker(Client):
         """Send a message and return its answer (`ack` or `error`).
 
         Raises:
-            DisconnectedError: the connection ended first.
+            ConnectionEndedError: the connection ended first.
             TimeoutError: no answer within `ANSWER_TIMEOUT`.
 
         """
         if self.transport.is_disconnected:
-            raise DisconnectedError(self._ended())
+            raise ConnectionEndedError(self._ended())
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting.append(answer)
         self.send(text)
@@ -190,7 +190,7 @@ class Asker(Client):
         while self._waiting:
             waiting = self._waiting.popleft()
             if not waiting.done():
-                waiting.set_exception(DisconnectedError(self._ended()))
+                waiting.set_exception(ConnectionEndedError(self._ended()))
 
     def _ended(self) -> str:
         return f"disconnected (close code {self.close_code or 1006})"

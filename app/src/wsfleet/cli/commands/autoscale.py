@@ -21,7 +21,7 @@ from wsfleet.cli.access import autoscaling
 from wsfleet.cli.access.fleet_file import Fleet, load_fleet
 from wsfleet.cli.access.redis import connected, server_infos
 from wsfleet.cli.errors import EXIT_OK, CannotRun
-from wsfleet.cli.measure.autoscale_metrics import Metrics
+from wsfleet.cli.measure.autoscale_metrics import AutoscaleMetrics
 from wsfleet.cli.measure.report import Report, emit, table
 from wsfleet.cli.options import FleetFile
 from wsfleet.cluster.autoscale_policy import (
@@ -146,13 +146,13 @@ def command(
     if log and not check:
         return emit(decision_log(load_fleet(fleet), count), as_json=as_json)
     if not check:
-        plan = Plan(settings, interval, once, dry_run, as_json, metrics_host, metrics_port)
+        plan = AutoscalePlan(settings, interval, once, dry_run, as_json, metrics_host, metrics_port)
         run(lambda: load_fleet(fleet), plan)
     return EXIT_OK
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class AutoscalePlan:
     """How to run: a round every `interval` seconds, or `once`; a `dry_run` changes nothing."""
 
     policy: Policy
@@ -164,7 +164,7 @@ class Plan:
     metrics_port: int | None = None
 
 
-def run(find: Callable[[], Fleet], plan: Plan) -> None:
+def run(find: Callable[[], Fleet], plan: AutoscalePlan) -> None:
     """Run rounds until SIGTERM or SIGINT; `find` reads the fleet in each round, as it changes.
 
     Raises:
@@ -199,8 +199,8 @@ def run(find: Callable[[], Fleet], plan: Plan) -> None:
 class Autoscaler:
     """One of the autoscalers of a fleet."""
 
-    def __init__(self, find: Callable[[], Fleet], plan: Plan) -> None:
-        self.metrics = Metrics()
+    def __init__(self, find: Callable[[], Fleet], plan: AutoscalePlan) -> None:
+        self.metrics = AutoscaleMetrics()
         self._find = find
         self._plan = plan
         # The host's name is for people; the random part makes it a unique fencing token.

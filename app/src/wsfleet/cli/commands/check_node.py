@@ -12,9 +12,9 @@ import typer
 import uvloop
 from picows import WSMsgType
 
-from wsfleet.cli.access.endpoint import Endpoint, parse_url
+from wsfleet.cli.access.endpoint import FleetEndpoint, parse_url
 from wsfleet.cli.access.http import TIMEOUT, trusted
-from wsfleet.cli.access.websocket_client import Asker, ConnectError, DisconnectedError
+from wsfleet.cli.access.websocket_client import Asker, ConnectError, ConnectionEndedError
 from wsfleet.cli.measure.report import Report, emit, table
 from wsfleet.cli.options import Ca, Json, Url
 from wsfleet.cluster.node_state import NodeState
@@ -66,7 +66,7 @@ class _BinaryAsker(Asker):
         self.transport.send(WSMsgType.BINARY, text)
 
 
-async def _exchange(endpoint: Endpoint) -> str | None:
+async def _exchange(endpoint: FleetEndpoint) -> str | None:
     """Send a message that must be rejected; return the reply if it is not the expected error.
 
     A node that names itself in the handshake may serve an application: it is sent nothing.
@@ -86,18 +86,18 @@ async def _exchange(endpoint: Endpoint) -> str | None:
     return None if reply.get("code") == "unsupported_data" else str(reply)
 
 
-async def _exchange_without_token(endpoint: Endpoint) -> str | None:
+async def _exchange_without_token(endpoint: FleetEndpoint) -> str | None:
     """Do the same where `/ws` requires a token: the other path checks one after the handshake."""
     asker = _BinaryAsker()
     await asker.connect(endpoint.at(PATH))
-    with contextlib.suppress(DisconnectedError):
+    with contextlib.suppress(ConnectionEndedError):
         await asker.ask(b"\0")  # a push, and then the end
         await asker.transport.wait_disconnected()
     expected = DisconnectCode.BAD_REQUEST.code
     return None if asker.close_code == expected else f"it closed with {asker.close_code}"
 
 
-async def _attempt(endpoint: Endpoint, internal: Endpoint) -> Found:
+async def _attempt(endpoint: FleetEndpoint, internal: FleetEndpoint) -> Found:
     try:
         async with httpx.AsyncClient(timeout=TIMEOUT, trust_env=False, verify=trusted()) as client:
             answer = (await client.get(f"{internal.http}/ready")).json()
@@ -112,14 +112,14 @@ async def _attempt(endpoint: Endpoint, internal: Endpoint) -> Found:
             unexpected = await _exchange(endpoint)
     except TimeoutError:
         return Found(ready, problem=f"WebSocket: no answer within {TIMEOUT:g} s")
-    except (ConnectError, DisconnectedError) as error:
+    except (ConnectError, ConnectionEndedError) as error:
         return Found(ready, problem=f"WebSocket: {error}")
     if unexpected is not None:
         return Found(ready, problem=f"WebSocket: unexpected answer: {unexpected}")
     return Found(ready, exchanged=True)
 
 
-async def probe(endpoint: Endpoint, internal: Endpoint, timeout_seconds: float) -> Found:
+async def probe(endpoint: FleetEndpoint, internal: FleetEndpoint, timeout_seconds: float) -> Found:
     """Return the first attempt without a problem, or the last one that the time allows.
 
     An attempt is never cut short, so that its problem is the node's: it has time limits of its own.
@@ -132,7 +132,7 @@ async def probe(endpoint: Endpoint, internal: Endpoint, timeout_seconds: float) 
     return found
 
 
-def run(endpoint: Endpoint, internal: Endpoint, timeout_seconds: float) -> Report:
+def run(endpoint: FleetEndpoint, internal: FleetEndpoint, timeout_seconds: float) -> Report:
     """Probe a node, repeating for `timeout_seconds` at most, and return the report.
 
     `internal` is where `/ready` is, `endpoint` the port for clients.

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wsfleet.cli.access.endpoint import Endpoint
+from wsfleet.cli.access.endpoint import FleetEndpoint
 from wsfleet.cli.access.fleet_file import locate
 from wsfleet.cli.access.http import describe
 from wsfleet.cli.measure.charts import Bars, Course, Spread
@@ -58,7 +58,7 @@ def command(
     return emit(report, as_json=as_json)
 
 
-def report_of(endpoint: Endpoint, passes: list[Pass]) -> Report:
+def report_of(endpoint: FleetEndpoint, passes: list[Pass]) -> Report:
     """Return the report of all passes."""
     result = Report({"url": endpoint.websocket}, title="Stickiness")
     for each in passes:
@@ -124,7 +124,7 @@ def _pass_data(each: Pass) -> dict[str, Any]:
     }
 
 
-def _problems(each: Pass, endpoint: Endpoint) -> list[str]:
+def _problems(each: Pass, endpoint: FleetEndpoint) -> list[str]:
     problems = [
         f"{visitor.client_id}: {error}" for visitor in each.visitors for error in visitor.errors
     ]
@@ -153,7 +153,7 @@ def _problems(each: Pass, endpoint: Endpoint) -> list[str]:
     return problems
 
 
-def _criteria(each: Pass, endpoint: Endpoint) -> list[Criterion]:
+def _criteria(each: Pass, endpoint: FleetEndpoint) -> list[Criterion]:
     errors = sum(len(visitor.errors) for visitor in each.visitors)
     if not each.jar:
         criteria = [Criterion("errors, without cookie jar", errors)]
@@ -194,7 +194,7 @@ def _shares(returns: Returns) -> str:
     )
 
 
-def _comes_back(cookie: Cookie, endpoint: Endpoint) -> bool:
+def _comes_back(cookie: Cookie, endpoint: FleetEndpoint) -> bool:
     """Return whether a browser sends the cookie to this URL."""
     return endpoint.secure or not cookie.secure
 

@@ -23,7 +23,7 @@ from wsfleet.redis import key_names
 #: Seconds between two reads of the registry.
 POLL = 0.5
 
-Show = Callable[[Sequence["Node"]], None]
+Show = Callable[[Sequence["NodeStatus"]], None]
 
 
 def command(
@@ -42,12 +42,12 @@ def command(
     restart, until `wsfleet undrain`.
     Exit code 1 if clients remain.
     """
-    plan = Plan(nodes, DRAIN, timeout if wait else None, force)
+    plan = DesiredStatePlan(nodes, DRAIN, timeout if wait else None, force)
     return emit(run(load_fleet(fleet), plan, quiet=as_json), as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DesiredStatePlan:
     """Names of nodes or hosts, and their desired state, `DRAIN` or `SERVE`.
 
     `timeout` is in seconds; None means not to wait. `force` drains the last ready node as well.
@@ -60,7 +60,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class NodeStatus:
     """A node as the registry shows it.
 
     `state` is `READY`, a `NodeState`, `NOT_RUNNING`, or the reason why the node is not ready.
@@ -81,7 +81,7 @@ class Node:
         return f"{self.name}: {self.state}, {self.connections:,} connections"
 
 
-def run(fleet: Fleet, plan: Plan, *, quiet: bool) -> Report:
+def run(fleet: Fleet, plan: DesiredStatePlan, *, quiet: bool) -> Report:
     """Set the desired state of nodes and wait until they reach it; `quiet` hides the progress.
 
     Raises:
@@ -144,7 +144,7 @@ def _keep_one_ready(known: dict[str, dict[str, Any]], chosen: list[str]) -> None
         )
 
 
-def _wait(client: Any, chosen: list[str], plan: Plan, show: Show) -> list[Node]:
+def _wait(client: Any, chosen: list[str], plan: DesiredStatePlan, show: Show) -> list[NodeStatus]:
     deadline = time.monotonic() + (plan.timeout or 0.0)
     while True:
         nodes = _read(client, chosen)
@@ -154,14 +154,14 @@ def _wait(client: Any, chosen: list[str], plan: Plan, show: Show) -> list[Node]:
         time.sleep(POLL)
 
 
-def _read(client: Any, chosen: list[str]) -> list[Node]:
+def _read(client: Any, chosen: list[str]) -> list[NodeStatus]:
     known = registry(client)
     nodes = []
     for name in chosen:
         said = known.get(name, {"live": False})
         state = said.get("state", NOT_RUNNING) if said["live"] else NOT_RUNNING
         count = int(said.get("connections", 0)) if said["live"] else 0
-        nodes.append(Node(name, state, count))
+        nodes.append(NodeStatus(name, state, count))
     return nodes
 
 
@@ -174,7 +174,7 @@ def _progress(*, quiet: bool) -> Iterator[Show]:
     elif not console.is_terminal:
         seen: set[str] = set()
 
-        def lines(nodes: Sequence[Node]) -> None:
+        def lines(nodes: Sequence[NodeStatus]) -> None:
             for line in (str(node) for node in nodes if str(node) not in seen):
                 console.print(line, markup=False, soft_wrap=True)
                 seen.add(line)
@@ -186,7 +186,7 @@ def _progress(*, quiet: bool) -> Iterator[Show]:
             task = progress.add_task("", total=None)
             most = 0
 
-            def bar(nodes: Sequence[Node]) -> None:
+            def bar(nodes: Sequence[NodeStatus]) -> None:
                 nonlocal most
                 left = sum(node.connections for node in nodes)
                 most = max(most, left)
@@ -196,7 +196,7 @@ def _progress(*, quiet: bool) -> Iterator[Show]:
             yield bar
 
 
-def _print_what_continues(plan: Plan) -> None:
+def _print_what_continues(plan: DesiredStatePlan) -> None:
     names = " ".join(plan.names)
     if plan.desired == DRAIN:
         text = f"The drain continues. `wsfleet undrain {names}` ends it."
@@ -205,6 +205,6 @@ def _print_what_continues(plan: Plan) -> None:
     print(f"\n{text}", file=sys.stderr)
 
 
-def _table(nodes: list[Node]) -> Any:
+def _table(nodes: list[NodeStatus]) -> Any:
     rows = [(node.name, node.state, node.connections) for node in nodes]
     return table("nodes", ("node", "state", ">connections"), rows)

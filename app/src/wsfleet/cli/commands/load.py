@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from wsfleet.cli.access.endpoint import Endpoint, is_application
+from wsfleet.cli.access.endpoint import FleetEndpoint, is_application
 from wsfleet.cli.access.fleet_file import locate
 from wsfleet.cli.access.http import describe
 from wsfleet.cli.errors import CannotRun
@@ -84,7 +84,9 @@ def command(
     return emit(report, as_json=as_json)
 
 
-def _run(endpoint: Endpoint, plan: LoadPlan, protocol: str | None, message: str | None) -> Report:
+def _run(
+    endpoint: FleetEndpoint, plan: LoadPlan, protocol: str | None, message: str | None
+) -> Report:
     if not is_application(endpoint, protocol, "load"):
         if message is not None:
             raise CannotRun(
@@ -240,9 +242,11 @@ def application_report(load: ApplicationRun) -> Report:
             "message, or its {token}, back to the sender. Change --message, or leave it out."
         )
     elif load.unreturned:
-        problems.append(f"{load.unreturned:,} messages did not come back")
+        messages = "message" if load.unreturned == 1 else "messages"
+        problems.append(f"{load.unreturned:,} {messages} did not come back")
     if load.missing:
-        problems.append(f"{load.missing:,} clients had no connection at the end")
+        clients = "client" if load.missing == 1 else "clients"
+        problems.append(f"{load.missing:,} {clients} had no connection at the end")
     figures: list[Figure] = [Bars("Clients by node", data["nodes"])]
     if load.message is not None:
         round_trip = tally.round_trip

@@ -87,11 +87,11 @@ def command(
             "`monitoring`, run site.yml, and read the logs on the machine where you run it; or "
             "name the machine with --ssh USER@HOST"
         )
-    run(Plan(shell, node or [], since, follow, as_json, hostnames))
+    run(LogsPlan(shell, node or [], since, follow, as_json, hostnames))
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LogsPlan:
     """The entries to read, and how to read them.
 
     `shell` is the command that runs a shell command on the machine with the journals; `names` are
@@ -241,7 +241,7 @@ def parse(text: bytes) -> Line:
     )
 
 
-def run(plan: Plan) -> None:
+def run(plan: LogsPlan) -> None:
     """Print the journals line by line; with `follow`, until Ctrl-C.
 
     Raises:

@@ -14,15 +14,15 @@ import uvloop
 from rich.console import Console
 from rich.text import Text
 
-from wsfleet.cli.access.endpoint import Endpoint, is_application
+from wsfleet.cli.access.endpoint import FleetEndpoint, is_application
 from wsfleet.cli.access.fleet_file import Fleet, locate
 from wsfleet.cli.access.http import TIMEOUT, trusted
 from wsfleet.cli.access.websocket_client import cookie_node, received_cookie
 from wsfleet.cli.errors import CannotRun
-from wsfleet.cli.measure.health import History, Reading, judge
+from wsfleet.cli.measure.health import HealthHistory, HealthReading, judge
 from wsfleet.cli.measure.report import Report, emit, table
 from wsfleet.cli.options import Ca, CookieName, FleetFile, Json, Message, Protocol, Url
-from wsfleet.cli.traffic.probe import Probe
+from wsfleet.cli.traffic.probe import WebSocketProbe
 from wsfleet.cli.traffic.token_message import TokenMessage, token_message
 
 BALANCER = "balancer"
@@ -65,12 +65,12 @@ def command(
     application = is_application(endpoint, protocol, "monitor")
     if message is not None and not application:
         raise CannotRun("--message is for an application: add --protocol application")
-    plan = Plan(interval, count, limit, not as_json, application, token_message(message))
+    plan = MonitorPlan(interval, count, limit, not as_json, application, token_message(message))
     return emit(run(endpoint, plan, known), as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MonitorPlan:
     """A round every `interval` seconds, `count` rounds or until a signal; `live` prints each.
 
     More than `limit` per cent of CPU or memory is a failure. If the URL is an `application`'s, its
@@ -86,7 +86,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class MonitorTarget:
     """A URL to ask, and the raw cookie that leads to one node through the load balancer."""
 
     name: str
@@ -97,20 +97,20 @@ class Target:
 class Monitor:
     """The targets and their readings."""
 
-    def __init__(self, endpoint: Endpoint, plan: Plan, fleet: Fleet | None) -> None:
+    def __init__(self, endpoint: FleetEndpoint, plan: MonitorPlan, fleet: Fleet | None) -> None:
         self.endpoint = endpoint
         self.plan = plan
-        self.balancer = Target(BALANCER, endpoint.http)
+        self.balancer = MonitorTarget(BALANCER, endpoint.http)
         self._fleet = fleet
         nodes = fleet.nodes if fleet else {}
-        self.targets = {name: Target(name, url) for name, url in nodes.items()}
+        self.targets = {name: MonitorTarget(name, url) for name, url in nodes.items()}
         self.own_urls = fleet is not None
-        self.histories: dict[str, History] = {}
+        self.histories: dict[str, HealthHistory] = {}
         self.ticks = 0
         self.events: list[dict[str, str]] = []
         self.stopped = asyncio.Event()
         self._tls = trusted(fleet)
-        self._probe = Probe(endpoint, self._tls)
+        self._probe = WebSocketProbe(endpoint, self._tls)
 
     async def execute(self) -> None:
         """Watch until the last round or a signal."""
@@ -152,8 +152,8 @@ class Monitor:
                 break
 
     async def _read(
-        self, client: httpx.AsyncClient, target: Target, message: TokenMessage | None
-    ) -> Reading:
+        self, client: httpx.AsyncClient, target: MonitorTarget, message: TokenMessage | None
+    ) -> HealthReading:
         if self.plan.application and target.url == self.endpoint.http:
             reading = await self._probe.read(target.cookie, message)
         else:
@@ -164,14 +164,16 @@ class Monitor:
             reading.status = None
         return reading
 
-    def _learn(self, reading: Reading) -> None:
+    def _learn(self, reading: HealthReading) -> None:
         """Remember a node with the cookie that leads to it.
 
         The cookie's value is kept unchanged: it may have dates after the node's name.
         """
         if not self.own_urls and reading.node and reading.set_cookie:
             name = cookie_node(reading.set_cookie)
-            self.targets.setdefault(name, Target(name, self.endpoint.http, reading.set_cookie))
+            self.targets.setdefault(
+                name, MonitorTarget(name, self.endpoint.http, reading.set_cookie)
+            )
 
     async def _tick(self, client: httpx.AsyncClient) -> None:
         targets = [self.balancer, *self.targets.values()]
@@ -192,7 +194,7 @@ class Monitor:
         marks: list[tuple[str, str]] = []
         for target, reading in zip(targets, readings, strict=True):
             self._learn(reading)
-            changes = self.histories.setdefault(target.name, History()).add(reading)
+            changes = self.histories.setdefault(target.name, HealthHistory()).add(reading)
             line.append_text(_shown(target, reading, changed=bool(changes)))
             for kind, texts in (("problem", reading.problems), ("change", changes)):
                 marks += [(kind, f"{target.name}: {text}") for text in texts]
@@ -240,7 +242,9 @@ class Monitor:
         return Report(data, [table(title, columns, rows)], problems)
 
 
-async def read(client: httpx.AsyncClient, target: Target, cookie: str, limit: float) -> Reading:
+async def read(
+    client: httpx.AsyncClient, target: MonitorTarget, cookie: str, limit: float
+) -> HealthReading:
     """Ask one target for its health; `cookie` is the name of the load balancer's cookie."""
     headers = {"Cookie": f"{cookie}={target.cookie}"} if target.cookie else {}
     begin = time.perf_counter()
@@ -248,19 +252,19 @@ async def read(client: httpx.AsyncClient, target: Target, cookie: str, limit: fl
         answer = await client.get(f"{target.url}/health", headers=headers)
         health = answer.json()
     except httpx.HTTPError as error:
-        return Reading(problems=[f"no answer: {str(error) or type(error).__name__}"])
+        return HealthReading(problems=[f"no answer: {str(error) or type(error).__name__}"])
     except ValueError:
-        return Reading(problems=[f"HTTP {answer.status_code}, not JSON"])
+        return HealthReading(problems=[f"HTTP {answer.status_code}, not JSON"])
     milliseconds = (time.perf_counter() - begin) * 1000
     if not isinstance(health, dict):
-        return Reading(problems=[f"HTTP {answer.status_code}, not a JSON object"])
+        return HealthReading(problems=[f"HTTP {answer.status_code}, not a JSON object"])
     reading = judge(health, milliseconds, limit)
     morsel = received_cookie(answer.headers.get_list("set-cookie"), cookie)
     reading.set_cookie = morsel.value if morsel else None
     return reading
 
 
-def run(endpoint: Endpoint, plan: Plan, fleet: Fleet | None) -> Report:
+def run(endpoint: FleetEndpoint, plan: MonitorPlan, fleet: Fleet | None) -> Report:
     """Watch, and return the report.
 
     Raises:
@@ -270,13 +274,13 @@ def run(endpoint: Endpoint, plan: Plan, fleet: Fleet | None) -> Report:
     return uvloop.run(_execute(endpoint, plan, fleet)).report()
 
 
-async def _execute(endpoint: Endpoint, plan: Plan, fleet: Fleet | None) -> Monitor:
+async def _execute(endpoint: FleetEndpoint, plan: MonitorPlan, fleet: Fleet | None) -> Monitor:
     monitor = Monitor(endpoint, plan, fleet)
     await monitor.execute()
     return monitor
 
 
-def _shown(target: Target, reading: Reading, *, changed: bool) -> Text:
+def _shown(target: MonitorTarget, reading: HealthReading, *, changed: bool) -> Text:
     label = target.name if target.name != BALANCER else f"{BALANCER}→{reading.node or '?'}"
     values = reading.values
     text = Text(f" | {label} ")
@@ -294,7 +298,7 @@ def _shown(target: Target, reading: Reading, *, changed: bool) -> Text:
     return text
 
 
-def _span(history: History, key: str) -> str | None:
+def _span(history: HealthHistory, key: str) -> str | None:
     if key not in history.spans:
         return None
     summary = history.spans[key].summary()

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import RenderableType
 
-from wsfleet.cli.access.endpoint import Endpoint, parse_url
+from wsfleet.cli.access.endpoint import FleetEndpoint, parse_url
 from wsfleet.cli.access.http import describe
 from wsfleet.cli.errors import CannotRun
 from wsfleet.cli.measure.charts import Course, Spread
@@ -71,7 +71,7 @@ def command(
     return emit(report, as_json=as_json)
 
 
-def _check_path(endpoint: Endpoint, protocol: str) -> None:
+def _check_path(endpoint: FleetEndpoint, protocol: str) -> None:
     """Check that the path is not an application's, which has no acknowledgements and positions.
 
     Raises:

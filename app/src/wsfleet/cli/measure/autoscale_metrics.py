@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from wsfleet.cluster.autoscale_policy import Action, Decision, Host, Load, Place
 
 
-class Metrics:
+class AutoscaleMetrics:
     """The metrics of one autoscaler, in a registry of their own."""
 
     def __init__(self) -> None:

@@ -10,19 +10,19 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from wsfleet.cli.measure.delivery_book import Book
+from wsfleet.cli.measure.delivery_book import DeliveryBook
 from wsfleet.cli.measure.delivery_events import (
     FAULTS,
     Acknowledged,
+    DeliveryPosition,
     Disconnected,
     Event,
-    Position,
     Received,
     Sent,
     Subscribed,
     Terms,
 )
-from wsfleet.cli.measure.delivery_tally import Faults, Messages, Tally
+from wsfleet.cli.measure.delivery_tally import DeliveryTally, Faults, Messages
 from wsfleet.cli.measure.histogram import Timeline
 
 
@@ -81,10 +81,12 @@ class Account:
         terms.check()
         self.now = 0.0
         self.sent = 0
-        self.messages, self.tally = Messages(terms), Tally()
+        self.messages, self.tally = Messages(terms), DeliveryTally()
         self.longest_wait = [0.0] * terms.publishers
         self.ack_latency = Timeline()
-        self.books = [Book(self.messages, self.tally, me) for me in range(terms.subscribers)]
+        self.books = [
+            DeliveryBook(self.messages, self.tally, me) for me in range(terms.subscribers)
+        ]
 
     def enter(self, event: Event) -> None:
         """Enter the next event; times must not decrease."""
@@ -127,7 +129,7 @@ class Account:
         suspects = [book for book in books if book.holes or book.misses(acknowledged)]
         if suspects:
             places = {
-                number: Position(epoch, offset)
+                number: DeliveryPosition(epoch, offset)
                 for epoch, numbers in self.messages.places.items()
                 for offset, number in numbers.items()
             }

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from wsfleet.cli.measure.delivery_events import Disconnected, Position, Received, Subscribed
-from wsfleet.cli.measure.delivery_tally import Faults, Messages, Tally
+from wsfleet.cli.measure.delivery_events import DeliveryPosition, Disconnected, Received, Subscribed
+from wsfleet.cli.measure.delivery_tally import DeliveryTally, Faults, Messages
 
 #: The publisher of a publication that is not a message of the run.
 FOREIGN = -1
@@ -38,7 +38,7 @@ class Hole:
     recovery: Return | None
 
 
-class Book:
+class DeliveryBook:
     """The deliveries of one subscriber, and its position in the stream."""
 
     __slots__ = (
@@ -61,7 +61,7 @@ class Book:
         "unrecovered",
     )
 
-    def __init__(self, messages: Messages, tally: Tally, me: int) -> None:
+    def __init__(self, messages: Messages, tally: DeliveryTally, me: int) -> None:
         self.messages = messages
         self.tally = tally
         self.me = me
@@ -169,7 +169,7 @@ class Book:
         # Every offset above the base is here, except the holes: this is a duplicate.
         return "duplicated" if offset > self.base else "recovered_wrongly"
 
-    def _begin(self, position: Position) -> None:
+    def _begin(self, position: DeliveryPosition) -> None:
         self.epoch = position.epoch
         self.base = self.offset = position.offset
 
@@ -189,7 +189,7 @@ class Book:
             reason="published before the subscription" if kind == "recovered_wrongly" else None,
         )
 
-    def _wrong(self, reason: str, position: Position) -> None:
+    def _wrong(self, reason: str, position: DeliveryPosition) -> None:
         self.tally.recovered_wrongly.add(
             subscriber=self.me,
             reason=reason,
@@ -208,7 +208,7 @@ class Book:
         return acknowledged & ~int.from_bytes(self.seen, "little") != 0
 
     def judge(
-        self, places: dict[int, Position], lost: Faults, missed: Faults, wrong: Faults
+        self, places: dict[int, DeliveryPosition], lost: Faults, missed: Faults, wrong: Faults
     ) -> None:
         """Enter the missing messages, and the recoveries that should have delivered them."""
         messages = self.messages

@@ -17,7 +17,7 @@ FAULTS = {
 }
 
 
-class Position(NamedTuple):
+class DeliveryPosition(NamedTuple):
     """A position in a channel's stream."""
 
     epoch: str
@@ -54,7 +54,7 @@ class Subscribed(NamedTuple):
 
     at: float
     subscriber: int
-    position: Position | None = None
+    position: DeliveryPosition | None = None
     recovering: bool = False
     recovered: bool = False
 

@@ -57,7 +57,7 @@ class Messages:
         return {"publisher": publisher, "sequence": sequence}
 
 
-class Tally:
+class DeliveryTally:
     """Counts and latencies over all subscribers."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from wsfleet.cluster.node_state import DRAIN_STATES
 
 
 @dataclass
-class Reading:
+class HealthReading:
     """One answer, or the reason why there is none."""
 
     node: str | None = None
@@ -44,15 +44,15 @@ class Span:
 
 
 @dataclass
-class History:
+class HealthHistory:
     """The summary of all readings of one target."""
 
     checks: int = 0
     failures: int = 0
     spans: dict[str, Span] = field(default_factory=dict)
-    last: Reading | None = None
+    last: HealthReading | None = None
 
-    def add(self, reading: Reading) -> list[str]:
+    def add(self, reading: HealthReading) -> list[str]:
         """Add a reading, and return the changes since the previous one as text."""
         before, self.last = self.last, reading
         self.checks += 1
@@ -64,9 +64,9 @@ class History:
         return [f"{before.status or 'no answer'} → {reading.status or 'no answer'}"]
 
 
-def judge(health: Mapping[str, Any], milliseconds: float, limit: float) -> Reading:
+def judge(health: Mapping[str, Any], milliseconds: float, limit: float) -> HealthReading:
     """Return the reading of a /health answer: its numbers and its problems."""
-    reading = Reading(
+    reading = HealthReading(
         node=str(health.get("hostname")),
         status=str(health.get("status")),
         response_ms=milliseconds,

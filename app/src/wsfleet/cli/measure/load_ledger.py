@@ -38,7 +38,7 @@ def check_size(clients: int, messages: int) -> None:
         )
 
 
-class Book:
+class ReceiverBook:
     """The deliveries of one receiver."""
 
     __slots__ = (
@@ -113,7 +113,7 @@ class Ledger:
         self.began = 0.0
         self.sent = 0
         self._acknowledged = bytearray(messages)
-        self.books = [Book(self, me) for me in range(clients)]
+        self.books = [ReceiverBook(self, me) for me in range(clients)]
 
     def sending(self, number: int, due: float) -> None:
         """Enter that message `number` is sent; it was due at `due` (seconds)."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import uvloop
 from rich.progress import Progress
 
-from wsfleet.cli.access.endpoint import Endpoint, unreachable
+from wsfleet.cli.access.endpoint import FleetEndpoint, unreachable
 from wsfleet.cli.access.websocket_client import (
     ANSWER_TIMEOUT,
     Client,
@@ -51,10 +51,10 @@ class ApplicationTally:
 
 
 @dataclass
-class Visitor:
+class LoadVisitor:
     """One client over all its connections: its cookie, and the node of its last connection."""
 
-    connection: "Connection"
+    connection: "VisitorConnection"
     cookie: str | None = None
     node: str = _UNKNOWN
     reconnects: int = 0
@@ -65,13 +65,13 @@ class Visitor:
         return not self.connection.transport.is_disconnected
 
 
-class Connection(Client):
+class VisitorConnection(Client):
     """One connection of a visitor; `pending` has the due time of each message that is not back."""
 
     def __init__(self, run: "ApplicationRun") -> None:
         super().__init__()
         self.pending: dict[int, float] = {}
-        self.visitor: Visitor | None = None
+        self.visitor: LoadVisitor | None = None
         self._run = run
 
     def on_text(self, text: bytes) -> None:
@@ -86,13 +86,15 @@ class Connection(Client):
 class ApplicationRun(Generator):
     """One load run on an application; a client that is disconnected reconnects with its cookie."""
 
-    def __init__(self, endpoint: Endpoint, plan: LoadPlan, message: TokenMessage | None) -> None:
+    def __init__(
+        self, endpoint: FleetEndpoint, plan: LoadPlan, message: TokenMessage | None
+    ) -> None:
         super().__init__()
         self.endpoint = endpoint
         self.plan = plan
         self.message = message
         self.tally = ApplicationTally()
-        self.visitors: list[Visitor] = []
+        self.visitors: list[LoadVisitor] = []
         self.missing = self.unreturned = 0
         self._id = secrets.token_hex(4)
         self._token = re.compile(rb"wsfleet-%s-(\d{9})" % self._id.encode())
@@ -127,7 +129,7 @@ class ApplicationRun(Generator):
             finally:
                 await self._close()
 
-    def received(self, connection: Connection, text: bytes) -> None:
+    def received(self, connection: VisitorConnection, text: bytes) -> None:
         """Record the round trip if a connection's own message came back, in whatever form."""
         found = self._token.search(text)
         due = connection.pending.pop(int(found[1]), None) if found else None
@@ -136,7 +138,7 @@ class ApplicationRun(Generator):
             if int(found[1]) >= self.plan.warmup_messages:
                 self.tally.round_trip.add(due - self.begin, time.perf_counter() - due)
 
-    def ended(self, connection: Connection) -> None:
+    def ended(self, connection: VisitorConnection) -> None:
         """Count an end that this process did not ask for, and reconnect."""
         if self._closing:
             return
@@ -152,11 +154,11 @@ class ApplicationRun(Generator):
         """Open the first connection of a client."""
         connection = await self._connect(None)
         if connection is not None:
-            visitor = connection.visitor = Visitor(connection)
+            visitor = connection.visitor = LoadVisitor(connection)
             self.visitors.append(visitor)
             self._note(visitor, connection)
 
-    async def _return(self, ended: Connection) -> None:
+    async def _return(self, ended: VisitorConnection) -> None:
         """Open the next connection of a client; try until that succeeds."""
         while not self._closing:
             await asyncio.sleep(random.uniform(_SHORTEST_DELAY, _LONGEST_DELAY))  # noqa: S311
@@ -176,8 +178,8 @@ class ApplicationRun(Generator):
             self._note(visitor, connection)
             return
 
-    async def _connect(self, cookie: str | None) -> Connection | None:
-        connection = Connection(self)
+    async def _connect(self, cookie: str | None) -> VisitorConnection | None:
+        connection = VisitorConnection(self)
         begin = time.perf_counter()
         try:
             await connection.connect(self.endpoint, cookie)
@@ -187,7 +189,7 @@ class ApplicationRun(Generator):
         self.tally.connect_time.add(time.perf_counter() - begin)
         return connection
 
-    def _note(self, visitor: Visitor, connection: Connection) -> None:
+    def _note(self, visitor: LoadVisitor, connection: VisitorConnection) -> None:
         """Take a connection as the visitor's; the field names the node, or else the cookie."""
         connection.visitor = visitor
         visitor.connection = connection
@@ -232,7 +234,7 @@ class ApplicationRun(Generator):
 
 
 def run_application_load(
-    endpoint: Endpoint, plan: LoadPlan, message: TokenMessage | None
+    endpoint: FleetEndpoint, plan: LoadPlan, message: TokenMessage | None
 ) -> ApplicationRun:
     """Run a plan to its end, and return the run with its tally.
 
@@ -245,7 +247,7 @@ def run_application_load(
 
 
 async def _execute(
-    endpoint: Endpoint, plan: LoadPlan, message: TokenMessage | None
+    endpoint: FleetEndpoint, plan: LoadPlan, message: TokenMessage | None
 ) -> ApplicationRun:
     run = ApplicationRun(endpoint, plan, message)
     await run.execute()

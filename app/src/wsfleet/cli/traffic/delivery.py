@@ -7,15 +7,15 @@ from typing import IO
 
 import uvloop
 
-from wsfleet.cli.access.endpoint import Endpoint
+from wsfleet.cli.access.endpoint import FleetEndpoint
 from wsfleet.cli.errors import CannotRun
 from wsfleet.cli.traffic.delivery_clients import (
+    DeliverySubscriber,
     Party,
     PlainPublisher,
     PlainSubscriber,
     SdkPublisher,
     SdkSubscriber,
-    Subscriber,
 )
 from wsfleet.cli.traffic.delivery_run import RETRY_PAUSE, DeliveryPlan, DeliveryRun
 from wsfleet.protocol.plain import CHANNEL
@@ -26,7 +26,7 @@ ENTRY, DRAIN = 20.0, 20.0
 CLOSING = 2.0
 
 
-def run_delivery(endpoint: Endpoint, plan: DeliveryPlan) -> DeliveryRun:
+def run_delivery(endpoint: FleetEndpoint, plan: DeliveryPlan) -> DeliveryRun:
     """Publish and listen until everything is delivered, and return the run with its account.
 
     Raises:
@@ -46,13 +46,15 @@ def run_delivery(endpoint: Endpoint, plan: DeliveryPlan) -> DeliveryRun:
         return uvloop.run(_execute(endpoint, plan, log))
 
 
-async def _execute(endpoint: Endpoint, plan: DeliveryPlan, log: IO[bytes] | None) -> DeliveryRun:
+async def _execute(
+    endpoint: FleetEndpoint, plan: DeliveryPlan, log: IO[bytes] | None
+) -> DeliveryRun:
     run = DeliveryRun(endpoint, plan, log)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _finish_at_first, loop, run)
     plain = plan.protocol == "plain"
-    subscribers: list[Subscriber] = [
+    subscribers: list[DeliverySubscriber] = [
         (PlainSubscriber if plain else SdkSubscriber)(run, n) for n in range(plan.subscribers)
     ]
     publishers: list[Party] = [
@@ -86,7 +88,7 @@ def _finish_at_first(loop: asyncio.AbstractEventLoop, run: DeliveryRun) -> None:
 
 
 async def _course(
-    run: DeliveryRun, subscribers: list[Subscriber], publishing: list[asyncio.Task[None]]
+    run: DeliveryRun, subscribers: list[DeliverySubscriber], publishing: list[asyncio.Task[None]]
 ) -> None:
     timeout = run.plan.timeout
     try:

@@ -7,13 +7,13 @@ from typing import Any, Protocol
 import centrifuge  # type: ignore[import-untyped]
 import orjson
 
-from wsfleet.cli.access.websocket_client import Asker, Client, ConnectError, DisconnectedError
+from wsfleet.cli.access.websocket_client import Asker, Client, ConnectError, ConnectionEndedError
 from wsfleet.cli.errors import CannotRun
-from wsfleet.cli.measure.delivery_events import Disconnected, Position, Subscribed
+from wsfleet.cli.measure.delivery_events import DeliveryPosition, Disconnected, Subscribed
 from wsfleet.cli.traffic.delivery_run import (
     RETRY_PAUSE,
     DeliveryRun,
-    RefusedError,
+    TemporaryServerError,
     refused_for_good,
 )
 from wsfleet.protocol.centrifuge.negotiation import PATH
@@ -32,7 +32,7 @@ class Party(Protocol):
         """Close the connection."""
 
 
-class Subscriber(Party, Protocol):
+class DeliverySubscriber(Party, Protocol):
     """A party that is `ready` when it is subscribed."""
 
     ready: asyncio.Event
@@ -62,7 +62,7 @@ class PlainPublisher:
             self._asker = asker
         try:
             answer = await self._asker.ask(orjson.dumps(message))
-        except (DisconnectedError, TimeoutError):
+        except (ConnectionEndedError, TimeoutError):
             # A late answer would be matched with the next message.
             self._asker.transport.disconnect(graceful=False)
             self._asker = None
@@ -71,7 +71,7 @@ class PlainPublisher:
             code, text = answer.get("code"), str(answer.get("message"))
             if code != "unavailable":
                 raise refused_for_good(f"publisher {self._number}", code, text)
-            raise RefusedError(f"{code}: {text}")
+            raise TemporaryServerError(f"{code}: {text}")
 
 
 class PlainSubscriber:
@@ -203,7 +203,7 @@ class _Subscription(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]
 
     async def on_subscribed(self, ctx: centrifuge.SubscribedContext) -> None:
         place = ctx.stream_position
-        position = Position(place.epoch, place.offset) if place is not None else None
+        position = DeliveryPosition(place.epoch, place.offset) if place is not None else None
         self._run.enter(
             Subscribed(self._run.at, self._number, position, ctx.was_recovering, ctx.recovered)
         )

@@ -11,8 +11,8 @@ from typing import IO, Any
 import centrifuge  # type: ignore[import-untyped]
 import orjson
 
-from wsfleet.cli.access.endpoint import Endpoint
-from wsfleet.cli.access.websocket_client import ConnectError, DisconnectedError
+from wsfleet.cli.access.endpoint import FleetEndpoint
+from wsfleet.cli.access.websocket_client import ConnectError, ConnectionEndedError
 from wsfleet.cli.errors import CannotRun
 from wsfleet.cli.measure.delivery_account import Account
 from wsfleet.cli.measure.delivery_events import Acknowledged, Event, Received, Sent, Terms
@@ -43,7 +43,7 @@ class DeliveryRun:
     """One run: its account, and the state that its publishers and subscribers share."""
 
     def __init__(
-        self, endpoint: Endpoint, plan: DeliveryPlan, log: IO[bytes] | None = None
+        self, endpoint: FleetEndpoint, plan: DeliveryPlan, log: IO[bytes] | None = None
     ) -> None:
         self.endpoint = endpoint
         self.plan = plan
@@ -126,16 +126,16 @@ class DeliveryRun:
         return not findings.lost.count and not findings.absent
 
 
-class RefusedError(Exception):
+class TemporaryServerError(Exception):
     """The server answered a message with a temporary error."""
 
 
 #: Errors after which a client retries.
 TRANSIENT = (
     ConnectError,
-    DisconnectedError,
+    ConnectionEndedError,
     TimeoutError,
-    RefusedError,
+    TemporaryServerError,
     centrifuge.CentrifugeError,
 )
 

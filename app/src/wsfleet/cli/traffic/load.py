@@ -11,10 +11,10 @@ import orjson
 import uvloop
 from rich.progress import Progress
 
-from wsfleet.cli.access.endpoint import Endpoint, unreachable
+from wsfleet.cli.access.endpoint import FleetEndpoint, unreachable
 from wsfleet.cli.access.websocket_client import Client, ConnectError, cookie_node
 from wsfleet.cli.measure.histogram import Histogram
-from wsfleet.cli.measure.load_ledger import Book, Ledger, check_size
+from wsfleet.cli.measure.load_ledger import Ledger, ReceiverBook, check_size
 from wsfleet.cli.traffic.generator import Generator, progress_bar, raise_file_limit
 
 #: Broadcast texts in the cache of :meth:`LoadRun.number_of`.
@@ -48,7 +48,7 @@ class LoadPlan:
 
 
 @dataclass
-class Tally:
+class LoadTally:
     """Failures by reason, and the times of the handshakes."""
 
     connect_time: Histogram = field(default_factory=Histogram)
@@ -67,7 +67,7 @@ class Loader(Client):
         self.run = run
         self.name = b""
         self.node = _UNKNOWN
-        self.book: Book | None = None
+        self.book: ReceiverBook | None = None
         self.unanswered: deque[int] = deque()
         self.closing = False
 
@@ -89,12 +89,12 @@ class Loader(Client):
 class LoadRun(Generator):
     """One load run from the first handshake to the last delivery."""
 
-    def __init__(self, endpoint: Endpoint, plan: LoadPlan) -> None:
+    def __init__(self, endpoint: FleetEndpoint, plan: LoadPlan) -> None:
         super().__init__()
         self.endpoint = endpoint
         self.plan = plan
         self.id = secrets.token_hex(4)
-        self.tally = Tally()
+        self.tally = LoadTally()
         self.loaders: list[Loader] = []
         self.ledger: Ledger
         self.delivery_time = 0.0
@@ -231,7 +231,7 @@ class LoadRun(Generator):
         await self.close_all(self.loaders)
 
 
-def run_load(endpoint: Endpoint, plan: LoadPlan) -> LoadRun:
+def run_load(endpoint: FleetEndpoint, plan: LoadPlan) -> LoadRun:
     """Run a plan to its end, and return the run with its ledger.
 
     Raises:
@@ -244,7 +244,7 @@ def run_load(endpoint: Endpoint, plan: LoadPlan) -> LoadRun:
     return uvloop.run(_execute(endpoint, plan))
 
 
-async def _execute(endpoint: Endpoint, plan: LoadPlan) -> LoadRun:
+async def _execute(endpoint: FleetEndpoint, plan: LoadPlan) -> LoadRun:
     load = LoadRun(endpoint, plan)
     await load.execute()
     return load

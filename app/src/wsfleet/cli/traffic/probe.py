@@ -6,10 +6,10 @@ import ssl
 import time
 from dataclasses import dataclass
 
-from wsfleet.cli.access.endpoint import Endpoint
+from wsfleet.cli.access.endpoint import FleetEndpoint
 from wsfleet.cli.access.http import TIMEOUT
 from wsfleet.cli.access.websocket_client import Client, ConnectError, cookie_node
-from wsfleet.cli.measure.health import Reading
+from wsfleet.cli.measure.health import HealthReading
 from wsfleet.cli.traffic.token_message import TokenMessage
 
 #: The status of an application whose WebSocket opens.
@@ -17,13 +17,13 @@ OPEN = "open"
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class WebSocketProbe:
     """A probe of one WebSocket; `tls` is used if its URL is wss."""
 
-    endpoint: Endpoint
+    endpoint: FleetEndpoint
     tls: ssl.SSLContext | None = None
 
-    async def read(self, cookie: str | None, message: TokenMessage | None) -> Reading:
+    async def read(self, cookie: str | None, message: TokenMessage | None) -> HealthReading:
         """Open one WebSocket, send a message and wait until it comes back, and close.
 
         `cookie`, a raw value, leads to one node. Without a message nothing is sent.
@@ -35,13 +35,13 @@ class Probe:
             async with asyncio.timeout(TIMEOUT):
                 await client.connect(self.endpoint, cookie, self.tls)
         except ConnectError as error:
-            return Reading(problems=[f"no WebSocket: {error}"])
+            return HealthReading(problems=[f"no WebSocket: {error}"])
         except TimeoutError:
-            return Reading(problems=[f"no WebSocket: no answer within {TIMEOUT:g} s"])
+            return HealthReading(problems=[f"no WebSocket: no answer within {TIMEOUT:g} s"])
         milliseconds = (time.perf_counter() - begin) * 1000
         set_cookie = client.cookie.value if client.cookie is not None else None
         value = set_cookie or cookie
-        reading = Reading(
+        reading = HealthReading(
             node=client.node or (cookie_node(value) if value else None),
             status=OPEN,
             response_ms=milliseconds,
@@ -53,7 +53,9 @@ class Probe:
         await client.close()
         return reading
 
-    async def _round_trip(self, client: "_Listener", message: TokenMessage, to: Reading) -> None:
+    async def _round_trip(
+        self, client: "_Listener", message: TokenMessage, to: HealthReading
+    ) -> None:
         token = f"wsfleet-{secrets.token_hex(8)}"
         came = client.expect(token.encode())
         begin = time.perf_counter()

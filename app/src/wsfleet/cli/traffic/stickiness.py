@@ -16,13 +16,13 @@ from http.cookies import Morsel
 import orjson
 import uvloop
 
-from wsfleet.cli.access.endpoint import Endpoint, unreachable
+from wsfleet.cli.access.endpoint import FleetEndpoint, unreachable
 from wsfleet.cli.access.websocket_client import (
     ANSWER_TIMEOUT,
     Asker,
     Client,
     ConnectError,
-    DisconnectedError,
+    ConnectionEndedError,
     cookie_node,
 )
 from wsfleet.cli.measure.histogram import Timeline
@@ -52,7 +52,7 @@ class StickinessPlan:
 
 
 @dataclass
-class Visitor:
+class StickinessVisitor:
     """One client: `servers` has the node of each of its connections, in order."""
 
     client_id: str
@@ -159,7 +159,7 @@ class Pass:
     clients without a cookie back too.
     """
 
-    def __init__(self, endpoint: Endpoint, plan: StickinessPlan, *, jar: bool) -> None:
+    def __init__(self, endpoint: FleetEndpoint, plan: StickinessPlan, *, jar: bool) -> None:
         self.endpoint = endpoint
         self.plan = plan
         self.jar = jar
@@ -170,7 +170,9 @@ class Pass:
         self._kept: dict[str, str] = {}
         run = secrets.token_hex(2)
         kind = "jar" if jar else "plain"
-        self.visitors = [Visitor(f"{kind}-{run}-{index}") for index in range(plan.clients)]
+        self.visitors = [
+            StickinessVisitor(f"{kind}-{run}-{index}") for index in range(plan.clients)
+        ]
 
     @property
     def returns(self) -> Returns:
@@ -188,7 +190,7 @@ class Pass:
                     # The starts are spread over one pause, for an even load.
                     group.create_task(self._visit(visitor, self.plan.pause * index / len(order)))
 
-    async def _visit(self, visitor: Visitor, offset: float) -> None:
+    async def _visit(self, visitor: StickinessVisitor, offset: float) -> None:
         """Open one connection, talk, and close it."""
         await asyncio.sleep(offset)
         client = Asker()
@@ -212,7 +214,7 @@ class Pass:
             visitor.broadcasts_received += client.broadcasts
             await client.close()
 
-    async def _talk(self, client: Asker, visitor: Visitor) -> set[str]:
+    async def _talk(self, client: Asker, visitor: StickinessVisitor) -> set[str]:
         """Send the messages of one connection, and return the nodes that answer."""
         servers: set[str] = set()
         for _ in range(self.plan.messages):
@@ -226,7 +228,7 @@ class Pass:
             asked = time.perf_counter()
             try:
                 answer = await client.ask(orjson.dumps(question))
-            except DisconnectedError as error:
+            except ConnectionEndedError as error:
                 visitor.errors.append(str(error))
                 break
             except TimeoutError:
@@ -241,7 +243,7 @@ class Pass:
             await asyncio.sleep(self.plan.pause)
         return servers
 
-    def _note(self, visitor: Visitor, servers: set[str]) -> None:
+    def _note(self, visitor: StickinessVisitor, servers: set[str]) -> None:
         """Record the nodes of one connection, which should be one."""
         if len(servers) > 1:
             visitor.errors.append(f"one connection was answered by {sorted(servers)}")
@@ -266,7 +268,7 @@ def _cookie(morsel: "Morsel[str]") -> Cookie:
     )
 
 
-def run_stickiness(endpoint: Endpoint, plan: StickinessPlan) -> list[Pass]:
+def run_stickiness(endpoint: FleetEndpoint, plan: StickinessPlan) -> list[Pass]:
     """Run all passes of a plan, one after the other.
 
     Raises:
@@ -280,7 +282,7 @@ def run_stickiness(endpoint: Endpoint, plan: StickinessPlan) -> list[Pass]:
     return passes
 
 
-async def _execute(endpoint: Endpoint, plan: StickinessPlan) -> list[Pass]:
+async def _execute(endpoint: FleetEndpoint, plan: StickinessPlan) -> list[Pass]:
     try:
         first = Client()
         await first.connect(endpoint)

@@ -1,8 +1,8 @@
-"""The API over HTTP: an ASGI application, since most of a backend's messages come this way.
+"""The API over HTTP, an ASGI application without FastAPI, since publishing is a hot path.
 
-A method answers 200 with `result` or `error`, or in the error mode `transport` an error by a status
-of its own. Another status is for what is not a request (400, 422), is not POST (405), or is not
-allowed (401; 403 where no key is configured).
+A method answers 200 with `result` or `error`; in the error mode `transport` each error has its own
+status. Other statuses: 400 and 422 for an invalid body, 405 for a method other than POST, 401 for a
+missing or wrong key, 403 if no key is configured.
 """
 
 import orjson
@@ -26,7 +26,7 @@ STATUS = {
     ErrorCode.NOT_AVAILABLE.code: 400,
     ErrorCode.UNRECOVERABLE_POSITION.code: 416,
 }
-"""HTTP status of an error in the mode `transport`; of any other it is 500.
+"""HTTP statuses of errors in the mode `transport`; other errors have 500.
 
 Source: MapErrorToHTTPCode in internal/apiproto/errors.go of github.com/centrifugal/centrifugo.
 """
@@ -34,14 +34,14 @@ OLD_METHODS = (
     *("publish", "broadcast", "unsubscribe", "disconnect", "presence", "presence_stats"),
     *("history", "history_remove", "channels", "info", "rpc", "subscribe", "refresh"),
 )
-"""The methods that old clients name by a number: internal/api/handler_legacy.go, as above."""
+"""Methods that old clients name by their index: internal/api/handler_legacy.go, as above."""
 
 Answer = tuple[int, bytes]
 """Status and JSON of a response."""
 
 
 class Endpoint:
-    """Carries out requests to `/api/METHOD`, and to `/api` itself."""
+    """The ASGI application of `/api/METHOD` and of `/api` itself."""
 
     def __init__(self, node: Node, api: Api) -> None:
         self._api = api
@@ -53,12 +53,12 @@ class Endpoint:
         self._old_commands = Reader(OldCommand)
 
     def body_limit(self, request: Request) -> int:
-        """Bytes that the body of a request may have, by the key that it shows."""
+        """Return the limit of a request's body in bytes; it is lower without a valid key."""
         refused = self._keys.refusal(request.headers.raw, request.query.encode("latin-1"))
         return KEYLESS_BODY_LIMIT if refused else self._max_size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; its body is read once its key is known to be right."""
+        """Answer one request; its body is read after the check of its key."""
         name = scope["path"].removeprefix(PREFIX).removeprefix("/") or None
         refusal = self._refusal(scope, name)
         if refusal is not None:
@@ -115,7 +115,7 @@ class Endpoint:
         return failure(ErrorCode.METHOD_NOT_FOUND, "the command has no known method")
 
     async def _old(self, body: bytes) -> list[Result]:
-        """Carry out the commands of a body, which follow each other."""
+        """Run the commands of a body, one JSON document each."""
         commands = [self._old_commands.read(each) for each in documents(body)]
         answers = await self._api.answer_all([self._old_call(each) for each in commands])
         return [
@@ -138,7 +138,7 @@ class Endpoint:
 
 
 async def read_body(receive: Receive) -> bytes | None:
-    """Read a request's body; None if the client is gone."""
+    """Read and return a request's body; return None if the client is gone."""
     chunks: list[bytes] = []
     while True:
         message = await receive()
@@ -150,7 +150,7 @@ async def read_body(receive: Receive) -> bytes | None:
 
 
 async def respond(send: Send, status: int, body: bytes) -> None:
-    """Send JSON."""
+    """Send a response with a JSON body."""
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if status == 405:
         headers.append((b"allow", b"POST"))

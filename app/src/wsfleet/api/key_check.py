@@ -1,29 +1,29 @@
-"""Who may use the API: whoever shows one of the keys of the configuration."""
+"""The check of API keys: a request needs one of the configuration's keys."""
 
 import hmac
 from collections.abc import Iterable, Iterator
 from urllib.parse import parse_qs
 
 Headers = Iterable[tuple[bytes, bytes]]
-"""Names, in lower case, and values."""
+"""Pairs of a name in lower case and a value."""
 CLOSED = 403, "the API is closed: http_api.key is not configured"
 WRONG = 401, "the API key is missing or wrong: send it in the header X-API-Key"
 
 
 class KeyCheck:
-    """Finds the key of a request where Centrifugo does.
+    """A check of a request's key, at the places that Centrifugo reads.
 
-    That is the header `X-API-Key`, `Authorization: apikey KEY`, or `api_key` in the query.
+    These are the header `X-API-Key`, `Authorization: apikey KEY`, and `api_key` in the query.
     """
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._keys = [key.encode() for key in keys]
 
     def refusal(self, headers: Headers, query: bytes) -> tuple[int, str] | None:
-        """Status and text for a request that must not be carried out; None if it may be."""
+        """Return the status and text of a refusal; None if the request is allowed."""
         if not self._keys:
             return CLOSED
-        # All of them, whether or not one is right: the time that it takes tells nothing.
+        # Compare with every key, also after a match: the time must not depend on the keys.
         pairs = ((shown, key) for shown in _shown(headers, query) for key in self._keys)
         matches = [hmac.compare_digest(shown, key) for shown, key in pairs]
         return None if any(matches) else WRONG

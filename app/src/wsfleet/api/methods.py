@@ -1,4 +1,4 @@
-"""The methods of the API; each gives its `result`, or raises what becomes an `error`."""
+"""The methods of the API; each returns its `result`, or raises an exception for its `error`."""
 
 import asyncio
 import time
@@ -30,16 +30,16 @@ T = TypeVar("T")
 Result = dict[str, Any]
 Method = Callable[[Any], Awaitable[Result]]
 Call = tuple[str, Struct] | Result
-"""A method's name and its request, or the answer to what is not one."""
+"""A method's name and its request, or the answer to an invalid command."""
 
 
 PUBLISHING = ("publish", "broadcast")
 CONCURRENCY = 1024
-"""Commands of a batch, and channels of a broadcast, that are carried out at the same time."""
+"""Number of commands of a batch, or channels of a broadcast, that run at the same time."""
 
 
 class Api:
-    """What backends may do; `methods` has each by its name, with the type of its request."""
+    """The methods of the server API; `methods` maps a name to its function and request type."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -63,13 +63,13 @@ class Api:
         self.requests = {name: kind for name, (_, kind) in self.methods.items()}
 
     async def answer(self, name: str, request: Struct) -> Result:
-        """Call a method; its `result`, or the `error` that it ended with."""
+        """Call a method; return its `result` or its `error`."""
         return await _outcome(self.methods[name][0](request))
 
     async def answer_all(self, calls: Sequence[Call], *, parallel: bool = False) -> list[Result]:
-        """Call methods one after the other, or in no order; their answers in the order of `calls`.
+        """Call methods, in order unless `parallel`; return the answers in the order of `calls`.
 
-        Publications that follow each other share round trips to Redis, which keeps their order.
+        Consecutive publications are sent to Redis together; Redis keeps their order.
         """
         answers: list[Result] = []
         together: list[Call] = []
@@ -171,7 +171,7 @@ class Api:
         return {}
 
     async def refresh(self, request: requests.Refresh) -> Result:
-        """Give connections another time to expire."""
+        """Set the expiry of connections."""
         await self._command(
             do="refresh",
             **request.target(),
@@ -197,7 +197,7 @@ class Api:
         return {}
 
     async def revoke_token(self, request: requests.RevokeToken) -> Result:
-        """Revoke a token, and end the connections and subscriptions that rest on it."""
+        """Revoke a token, and end the connections and subscriptions that it authorized."""
         if not request.uid:
             raise bad_request("uid is empty")
         await self._node.denylist.revoke(request.uid, self._future(request.expire_at))
@@ -205,12 +205,12 @@ class Api:
         return {}
 
     async def presence(self, request: requests.Channel) -> Result:
-        """List who is in a channel."""
+        """List the clients in a channel."""
         members = await self._members(request, self._node.config.client.reply_max_size)
         return {"presence": {client: _member(member) for client, member in members.items()}}
 
     async def presence_stats(self, request: requests.Channel) -> Result:
-        """Count who is in a channel."""
+        """Count the clients and users in a channel."""
         members = await self._members(request, 0)
         users = {member.user for member in members.values()}
         return {"num_clients": len(members), "num_users": len(users)}
@@ -248,7 +248,7 @@ class Api:
         return {}
 
     async def channels(self, request: requests.Channels) -> Result:
-        """List channels with subscribers, and how many they have."""
+        """List the channels with subscribers, and their numbers of clients."""
         pattern = request.pattern or "*"
         try:
             glob.compile_glob(pattern)
@@ -308,7 +308,7 @@ async def _outcome(work: Awaitable[Result]) -> Result:
 
 
 async def _at_once(work: Callable[[T], Awaitable[Result]], things: Sequence[T]) -> list[Result]:
-    """Do something with each of `things`, many at the same time, which keeps their order."""
+    """Call `work` for each of `things`, `CONCURRENCY` at a time; return results in their order."""
     results: list[Result] = []
     for start in range(0, len(things), CONCURRENCY):
         results += await asyncio.gather(*map(work, things[start : start + CONCURRENCY]))
@@ -316,8 +316,8 @@ async def _at_once(work: Callable[[T], Awaitable[Result]], things: Sequence[T]) 
 
 
 def failure(code: ErrorCode, message: str) -> Result:
-    """The answer of a method that ended with an error."""
-    # Clients of Centrifugo compare the message of this one; there is nothing to add to it either.
+    """Return the answer of a method that ended with an error."""
+    # Clients of Centrifugo compare the message of this error, so nothing is added to it.
     if code is not ErrorCode.UNKNOWN_CHANNEL:
         message = f"{code.message}: {message}"
     else:
@@ -343,7 +343,7 @@ def _publication(entry: Entry, record: Record) -> Result:
 
 
 def _fragment(data: bytes) -> Any:
-    """Payload as JSON; one of a Protobuf client that is not JSON becomes a string."""
+    """Return a payload as JSON; a Protobuf client's payload that is not JSON becomes a string."""
     try:
         orjson.loads(data)
     except orjson.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""What `/docs` and `/openapi.json` say of the API, made from its requests."""
+"""The API's part of `/docs` and `/openapi.json`, made from the types of its requests."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ REFUSALS = {
 
 
 def described(api: Api) -> dict[str, Any]:
-    """Paths and components of the API, to be merged into a document."""
+    """Return the paths and components of the API."""
     batch = batch_of(api.requests)
     kinds: list[type[Struct]] = [*api.requests.values(), batch, OldCommand]
     unique = list(dict.fromkeys(kinds))
@@ -77,7 +77,7 @@ def _content(schema: dict[str, Any], description: str | None = None) -> dict[str
 
 
 def merged(document: dict[str, Any], api: dict[str, Any]) -> dict[str, Any]:
-    """A document with what `described` says added."""
+    """Return a document with the paths and components of `described` added."""
     document["paths"] |= api["paths"]
     components = document.setdefault("components", {})
     for kind, named in api["components"].items():

@@ -1,7 +1,7 @@
-"""Requests of the API, as JSON has them.
+"""The requests of the API.
 
-Unknown fields are ignored, and `null` is as good as absent. A field's default is what Centrifugo
-takes an absent field for; payloads stay the bytes that they came as.
+Unknown fields are ignored, and `null` means that a field is absent. Defaults are those of
+Centrifugo. Payloads keep the bytes that were received.
 
 Source: internal/apiproto/api.proto of github.com/centrifugal/centrifugo.
 """
@@ -24,7 +24,7 @@ MAX_IDEMPOTENCY_KEY = 128
 
 
 class RequestError(Exception):
-    """A body is not a request; `status` is that of the HTTP response, the text says why."""
+    """An invalid body; `status` is the HTTP status of the response, and the text is the reason."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -32,13 +32,13 @@ class RequestError(Exception):
 
 
 class StreamPosition(Struct):
-    """A place in a channel's stream."""
+    """A position in a channel's stream."""
 
     offset: UInt64 | None = 0
     epoch: str | None = ""
 
     def position(self) -> tuple[int, str]:
-        """Offset and epoch.
+        """Return offset and epoch.
 
         Raises:
             ChannelError: the offset is too large.
@@ -47,7 +47,7 @@ class StreamPosition(Struct):
 
 
 class PublicationRequest(Struct):
-    """What is published: `data`, any JSON, or `b64data`, any bytes in Base64.
+    """A payload to publish: `data`, any JSON, or `b64data`, any bytes in Base64.
 
     The same `idempotency_key` within five minutes publishes once. A `version` that is not above
     that of the last publication, in the same `version_epoch`, is not published; it needs a channel
@@ -64,10 +64,10 @@ class PublicationRequest(Struct):
     version_epoch: str | None = ""
 
     def payload(self) -> bytes:
-        """Bytes to publish.
+        """Return the bytes to publish.
 
         Raises:
-            ChannelError: there are none, or the request asks for what is not supported.
+            ChannelError: the payload is missing, or an option is invalid or not supported.
         """
         if self.delta:
             raise ChannelError(ErrorCode.NOT_AVAILABLE, "delta compression is not supported")
@@ -82,13 +82,13 @@ class PublicationRequest(Struct):
 
 
 class Publish(PublicationRequest):
-    """Publish to a channel."""
+    """A request to publish to a channel."""
 
     channel: str | None = ""
 
 
 class Broadcast(PublicationRequest):
-    """Publish the same to several channels; one may fail and another not."""
+    """A request to publish one payload to several channels; each has its own result."""
 
     channels: list[str] | None = None
 
@@ -96,7 +96,7 @@ class Broadcast(PublicationRequest):
 class Target(Struct):
     """The connections of a user ("" are those without one), or only `client` or `session`.
 
-    No connection has a session yet: a request about one concerns nobody. The fields of
+    Connections have no sessions yet, so a request with `session` matches none. The fields of
     Centrifugo PRO, `label_filter` and `all_users`, are not supported.
     """
 
@@ -107,10 +107,10 @@ class Target(Struct):
     all_users: bool | None = False
 
     def target(self) -> dict[str, str]:
-        """What a command to the nodes says of it.
+        """Return these fields for the control message to the nodes.
 
         Raises:
-            ChannelError: the request asks for what is not supported.
+            ChannelError: a field is not supported.
         """
         if self.label_filter or self.all_users:
             raise ChannelError(
@@ -130,7 +130,7 @@ class Flag(Struct):
 
 
 class Override(Struct):
-    """Options of the channel that are others for one subscription."""
+    """Options of one subscription that override those of the channel."""
 
     presence: Flag | None = None
     join_leave: Flag | None = None
@@ -139,15 +139,15 @@ class Override(Struct):
     force_push_join_leave: Flag | None = None
 
     def flags(self) -> dict[str, bool]:
-        """Those that are given."""
+        """Return the options that are present."""
         names = self.__struct_fields__
         return {n: bool(f.value) for n in names if (f := getattr(self, n)) is not None}
 
 
 class Subscribe(Target):
-    """Subscribe connections to a channel, until `expire_at`, in Unix seconds; 0 is for ever.
+    """A request to subscribe connections until `expire_at`, in Unix seconds; 0 is no expiry.
 
-    `info` goes into presence, join and leave, `data` to the subscriber.
+    Presence, join and leave contain `info`; the subscriber receives `data`.
     """
 
     channel: str | None = ""
@@ -161,15 +161,15 @@ class Subscribe(Target):
 
 
 class Unsubscribe(Target):
-    """End the subscriptions of connections to a channel; without a channel, all of them."""
+    """A request to end subscriptions to a channel; without a channel, all subscriptions."""
 
     channel: str | None = ""
 
 
 class DisconnectReason(Struct):
-    """Close code, 3000 to 4999, and reason; of 3500 to 3999 and 4500 to 4999 SDKs stay away.
+    """A close code, 3000 to 4999, and a reason; over 123 bytes are cut off.
 
-    0 and "" stand for 3503, force disconnect. A reason of over 123 bytes is cut.
+    SDKs do not reconnect after 3500 to 3999 and 4500 to 4999. 0 and "" mean 3503, force disconnect.
     """
 
     code: UInt32 | None = 0
@@ -177,7 +177,7 @@ class DisconnectReason(Struct):
 
 
 class Disconnect(Target):
-    """Disconnect connections, but those of the clients in `whitelist`."""
+    """A request to disconnect connections, except those of the clients in `whitelist`."""
 
     whitelist: list[str] | None = None
     disconnect: DisconnectReason | None = None
@@ -185,10 +185,10 @@ class Disconnect(Target):
     gocent_disconnect: DisconnectReason | None = field(default=None, name="Disconnect")
 
     def reason(self) -> tuple[int, str]:
-        """Close code and reason.
+        """Return the close code and the reason.
 
         Raises:
-            ChannelError: the code is not one of a close.
+            ChannelError: the code is not from 3000 to 4999.
         """
         given = self.disconnect or self.gocent_disconnect or DisconnectReason()
         default = DisconnectCode.FORCE_NO_RECONNECT
@@ -199,9 +199,10 @@ class Disconnect(Target):
 
 
 class Refresh(Target):
-    """Let connections expire at `expire_at`, in Unix seconds; 0 is never. `expired` is now.
+    """A request to set the expiry of connections: `expire_at`, in Unix seconds; 0 is no expiry.
 
-    `info` replaces that of the connection, where it subscribes and publishes from now on.
+    With `expired` they expire now. `info` replaces the connection's info in later subscriptions and
+    publications.
     """
 
     expired: bool | None = False
@@ -210,20 +211,23 @@ class Refresh(Target):
 
 
 class BlockUser(Struct):
-    """Keep a user out until `expire_at`, in Unix seconds; 0 is until `unblock_user`."""
+    """A request to block a user until `expire_at`, in Unix seconds; 0 is until `unblock_user`."""
 
     user: str | None = ""
     expire_at: UnixSeconds | None = 0
 
 
 class UnblockUser(Struct):
-    """Let a user come again."""
+    """A request to unblock a user."""
 
     user: str | None = ""
 
 
 class RevokeToken(Struct):
-    """Refuse the token whose claim `jti` is `uid` until `expire_at`, which may be the token's."""
+    """A request to refuse the token with the claim `jti` = `uid` until `expire_at`.
+
+    The token's own expiry is late enough for `expire_at`.
+    """
 
     uid: str | None = ""
     expire_at: UnixSeconds | None = 0
@@ -236,9 +240,9 @@ class Channel(Struct):
 
 
 class History(Channel):
-    """Publications after (in reverse: before) `since`.
+    """A request for publications after `since`, or in `reverse` before it.
 
-    A limit of 0 is the top position alone, a negative one all that is kept.
+    A limit of 0 requests the top position alone, a negative limit the whole history.
     """
 
     limit: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = 0
@@ -247,7 +251,7 @@ class History(Channel):
 
 
 class Channels(Struct):
-    r"""The channels that somebody is subscribed to, whose names match `pattern`.
+    r"""A request for the channels with subscribers whose names match `pattern`.
 
     `*` is any text, `?` a character, `[a-z]` and `[!a-z]` one of a set, `{a,b}` a choice, and `\`
     escapes. "" matches all.
@@ -261,7 +265,7 @@ class Nothing(Struct):
 
 
 class OldCommand(Struct):
-    """One command to `/api` itself, as clients of Centrifugo before version 5 send it."""
+    """A command to `/api` itself, in the format of Centrifugo before version 5."""
 
     method: str | UInt32 | None = ""
     params: Raw = field(default_factory=Raw)
@@ -269,9 +273,9 @@ class OldCommand(Struct):
 
 
 def batch_of(requests: Mapping[str, type[Struct]]) -> type[Struct]:
-    """The type of a batch: commands, each with one method of these and its request.
+    """Return the type of a batch: commands, each with one of these methods and its request.
 
-    Commands that are `parallel` may be carried out in any order.
+    Commands of a `parallel` batch run in any order.
     """
     members: list[Any] = [(name, kind | None, None) for name, kind in requests.items()]
     commands: Any = list[defstruct("Command", members) | None]  # type: ignore[misc]
@@ -281,7 +285,7 @@ def batch_of(requests: Mapping[str, type[Struct]]) -> type[Struct]:
 
 
 class Reader:
-    """Reads the requests of one type."""
+    """A decoder of one type of request."""
 
     __slots__ = ("_decoder",)
 
@@ -289,10 +293,10 @@ class Reader:
         self._decoder = msgspec.json.Decoder(kind)
 
     def read(self, body: bytes) -> Any:
-        """Read a request.
+        """Decode and return a request.
 
         Raises:
-            RequestError: 400 if it is not JSON, 422 if the JSON is not such a request.
+            RequestError: 400 if the body is not JSON, 422 if a field is invalid.
         """
         try:
             strict_json.loads(body)
@@ -307,10 +311,10 @@ class Reader:
 
 
 def documents(body: bytes) -> list[bytes]:
-    """Split a body into its JSON documents, of which there is at least one.
+    """Split a body into its JSON documents, one at least.
 
     Raises:
-        RequestError: 400 if it has something else.
+        RequestError: 400 if the body is empty or not JSON.
     """
     try:
         return strict_json.split(body)
@@ -319,10 +323,10 @@ def documents(body: bytes) -> list[bytes]:
 
 
 def payload(name: str, json: Raw, encoded: str | None) -> bytes | None:
-    """The payload of a request: the bytes in Base64 where they are given, else the JSON.
+    """Return a payload: the decoded Base64 if it is present, else the JSON.
 
     Raises:
-        ChannelError: it is not Base64, or JSON to some parsers only.
+        ChannelError: the text is not Base64, or its bytes are JSON to some parsers only.
     """
     if not encoded:
         return bytes(json) or None
@@ -335,10 +339,10 @@ def payload(name: str, json: Raw, encoded: str | None) -> bytes | None:
 
 
 def in_uint64(name: str, value: int | None) -> int:
-    """The value of a field of 64 bits.
+    """Return the value of a field of 64 bits; 0 for None.
 
     Raises:
-        ChannelError: it is larger.
+        ChannelError: the value is above 2^64 - 1.
     """
     if (value or 0) >= 2**64:
         raise bad_request(f"{name} is above 2^64 - 1")
@@ -346,5 +350,5 @@ def in_uint64(name: str, value: int | None) -> int:
 
 
 def bad_request(message: str) -> ChannelError:
-    """The error of a request with a value that it must not have."""
+    """Return the error of a request with an invalid value."""
     return ChannelError(ErrorCode.BAD_REQUEST, message)

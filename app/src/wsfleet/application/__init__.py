@@ -1,4 +1,4 @@
-"""The application that a node serves: how it is loaded, and what is said when it fails.
+"""The application that a node serves: its import, its lifespan, and the errors of both.
 
 May import `node` and below.
 """

@@ -10,14 +10,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class ApplicationError(Exception):
-    """The application cannot be imported: one line, and below it the application's own frames."""
+    """An import of the application that failed: one line, then the application's own frames."""
 
 
 class Application:
-    """An ASGI application that is imported when the event loop runs, as uvicorn does it.
+    """An ASGI application around another one, which it imports while the event loop runs.
 
-    It is an ASGI application itself, and writes to standard error what fails in the lifespan of the
-    other one.
+    uvicorn imports an application at the same time. Errors in the lifespan of the imported
+    application are written to standard error.
     """
 
     def __init__(self, target: str, directory: str) -> None:
@@ -29,7 +29,7 @@ class Application:
         """Import the application.
 
         Raises:
-            ApplicationError: it cannot be imported, or is no ASGI 3 application.
+            ApplicationError: the import fails, or its result is not an ASGI 3 application.
         """
         sys.path.insert(0, self._directory)
         module, _, name = self._target.partition(":")
@@ -56,7 +56,7 @@ class Application:
             await self._app(scope, receive, send)
 
     async def _live(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Start and stop the application; an error before it says anything means "not supported".
+        """Run the lifespan; an error before the application's first event means "not supported".
 
         Source: https://asgi.readthedocs.io/en/latest/specs/lifespan.html#scope
         """
@@ -85,7 +85,7 @@ class Application:
 
 
 def _is_asgi(found: Any) -> bool:
-    """Whether it is an async callable, or an object with an async `__call__`."""
+    """Return whether an object is an async callable or has an async `__call__`."""
     return inspect.iscoroutinefunction(found) or (
         not inspect.isclass(found) and inspect.iscoroutinefunction(type(found).__call__)
     )

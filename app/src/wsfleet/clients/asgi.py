@@ -38,13 +38,14 @@ FAILED = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "application_error", "interna
 
 
 class ClientDisconnected(OSError):  # noqa: N818 - uvicorn's name
-    """Nothing can be sent any more: the client is gone, or is sent away."""
+    """The client of a WebSocket is gone, or is sent away: nothing can be sent any more."""
 
 
 class ASGI:
-    """The endpoint of an application's WebSockets, at every path that is not the node's.
+    """The endpoint of an application's WebSockets, at every path that is not the node's own.
 
-    What `trusted_proxies` say of a client is believed for WebSockets as for other requests.
+    The address and scheme of a client come from the fields X-Forwarded-For and -Proto if one of
+    `trusted_proxies` sends them.
     """
 
     def __init__(self, node: Node, app: ASGIApp, trusted_proxies: str) -> None:
@@ -88,7 +89,7 @@ def websocket_scope(request: Request) -> Scope:
 
 
 class Turn:
-    """The connections that are written to at the end of this turn of the event loop."""
+    """A list of connections to flush at the end of this turn of the event loop."""
 
     def __init__(self) -> None:
         self._due: list[JoiningConnection] = []
@@ -106,10 +107,9 @@ class Turn:
 
 
 class JoiningConnection(Connection):
-    """A connection that is written to once a turn of the event loop.
+    """A connection that writes once in a turn of the event loop.
 
-    Handlers that each send to all connections in a loop cost one write a connection, however many
-    of them run in that turn.
+    If several handlers send to all connections in one turn, each connection has one write.
     """
 
     __slots__ = ("_pending", "_size", "_turn", "lags")
@@ -125,10 +125,10 @@ class JoiningConnection(Connection):
         self._pending: list[bytes] = []
         self._size = 0
         self.lags = False
-        """Whether the client has not taken half of what may wait for it."""
+        """True if over half of the outbox's limit waits for the client."""
 
     def send_soon(self, frames: bytes) -> bool:
-        """Send at the end of this turn; False if the client is gone."""
+        """Send at the end of this turn; return False if the client is gone."""
         if self._transport.writer is None:
             return False
         if not self._pending:
@@ -140,7 +140,7 @@ class JoiningConnection(Connection):
         return True
 
     def send_now(self, frames: bytes) -> bool:
-        """Send, after what is pending; False if the client is gone, or is closed as too slow."""
+        """Send after what is pending; return False if the client is gone or closed as too slow."""
         self.flush()
         sent = self.send(frames)
         self.lags = self.buffered > self._limits.size // 2
@@ -156,7 +156,7 @@ class JoiningConnection(Connection):
                 self.lags = self.buffered > self._limits.size // 2
 
     def close(self, code: int, reason: str) -> None:
-        """Close the connection, after what is pending; of several calls the first one counts."""
+        """Close the connection, after what is pending; later calls have no effect."""
         self.flush()
         super().close(code, reason)
 
@@ -167,7 +167,7 @@ class JoiningConnection(Connection):
 
 
 class Stage(enum.Enum):
-    """What the application has said; it only ever moves down this list."""
+    """The state of a handshake and its WebSocket; each change is to a later member."""
 
     CONNECTING = enum.auto()
     RESPONDING = enum.auto()
@@ -176,10 +176,10 @@ class Stage(enum.Enum):
 
 
 class ASGIClient:
-    """One WebSocket as the application has it: `read` and `write` are ASGI's receive and send.
+    """A WebSocket of the application: `read` is ASGI's receive, and `write` its send.
 
-    A message waits here until the application takes it, and those behind it wait in the
-    `WebSocket`, which stops reading when they are too many.
+    One message waits here until the application receives it. Later messages wait in the
+    `WebSocket`, which stops reading at its limit.
     """
 
     def __init__(self, node: Node, websocket: WebSocket, turn: Turn) -> None:
@@ -200,7 +200,7 @@ class ASGIClient:
     # For the application.
 
     async def read(self) -> Message:
-        """Return the next event; after the last one, `websocket.disconnect` again and again."""
+        """Return the next event; after the last one, every call returns `websocket.disconnect`."""
         while not self._inbox:
             if self._over is not None:
                 return self._over
@@ -210,14 +210,14 @@ class ASGIClient:
         return self._inbox.popleft()
 
     async def write(self, message: Message) -> None:
-        """Carry out what the application sends.
+        """Handle an event that the application sends.
 
-        A client that does not read holds nobody up but its own handler: that waits, once half of
-        what may wait for the client does, while others who send to it go on.
+        If over half of the outbox's limit waits for the client, its own handler waits until the
+        client reads. Other handlers that send to this client do not wait.
 
         Raises:
             ClientDisconnected: the client is gone, or is sent away.
-            RuntimeError: the message is not due, or has no valid form.
+            RuntimeError: the event is invalid, or not allowed in this state.
         """
         kind = message["type"]
         if kind == "websocket.send" and self._stage is Stage.ACCEPTED:  # the path of each delivery
@@ -239,7 +239,7 @@ class ASGIClient:
                 raise RuntimeError(f"{kind} cannot be sent now: {self._stage.name.lower()}")
 
     def end(self) -> None:
-        """Close what the application has left open: it has returned."""
+        """Close the WebSocket, or answer 500, if the application returned without doing so."""
         if self._stage is Stage.ACCEPTED:
             self._close(1000, "")
         elif self._over is None and self._stage is not Stage.CLOSED:
@@ -247,7 +247,7 @@ class ASGIClient:
             self._refuse(FAILED)
 
     def fail(self) -> None:
-        """Close with 1011, or answer 500: the application has raised an exception."""
+        """Close with 1011, or answer 500, after an exception of the application."""
         if self._stage is Stage.ACCEPTED:
             self._close(1011, "internal error")
         elif self._stage is not Stage.CLOSED:
@@ -272,7 +272,7 @@ class ASGIClient:
         framing = connection.framing
         framed = framing.binary(message["bytes"]) if text is None else framing.text(text.encode())
         own = asyncio.current_task() is self._task
-        # To its own client a handler sends one message at a time, and later is only later.
+        # A handler sends to its own client one message at a time, so a delay would join no writes.
         if not (connection.send_now(framed) if own else connection.send_soon(framed)):
             raise ClientDisconnected
         if connection.lags:
@@ -300,18 +300,18 @@ class ASGIClient:
     # For the connection.
 
     async def enter(self) -> None:
-        """Do nothing: the application has prepared."""
+        """Return at once: the application prepared the connection before it accepted."""
 
     async def receive(self, message: str | bytes) -> None:
-        """Give a message to the application; return when it asks for the next one.
+        """Pass a message to the application; return when it waits for the next one.
 
-        What it has sent until then goes before the answer to a close of the client.
+        So what the application sends for this message precedes the answer to a close frame.
         """
         self._idle.clear()
         self._put(message)
         try:
             await self._idle.wait()
-        except asyncio.CancelledError:  # it takes long, and the client is gone
+        except asyncio.CancelledError:  # the client is gone, and the application still handles it
             for waiting in self._websocket.take_waiting():
                 self._put(waiting)
             raise
@@ -322,41 +322,44 @@ class ASGIClient:
         self._arrived.set()
 
     def gone(self) -> None:
-        """Do nothing: the application hears of it after the last message."""
+        """Return at once: `left` tells the application, after the last message."""
 
     async def left(self) -> None:
-        """Say that the client is gone, after its last message."""
+        """Queue `websocket.disconnect` with the connection's code, after the last message."""
         connection = self._connection
         self.over(connection.close_code, connection.reason)
 
     def over(self, code: int, reason: str) -> None:
-        """Say that the client is gone."""
+        """Queue `websocket.disconnect`; only the first call has an effect."""
         if self._over is None:
             self._over = {"type": "websocket.disconnect", "code": code, "reason": reason}
             self._arrived.set()
 
 
 class Unaccepted:
-    """The handler of a handshake that the application has not answered yet."""
+    """The handler of a handshake that the application has not answered yet.
+
+    There are no frames and no outbox before the answer, so most of its methods are empty.
+    """
 
     def __init__(self, client: ASGIClient) -> None:
         self._client = client
 
     async def begin(self) -> None:
-        """Do nothing."""
+        """Return at once: the connection begins when the application accepts."""
 
     async def receive(self, message: str | bytes) -> None:
-        """Be given nothing: no message is read before the handshake is over."""
+        """Return at once: no message is read before the handshake is over."""
 
     def pong_withheld(self) -> None:
-        """Do nothing."""
+        """Return at once: no ping is read before the handshake is over."""
 
     def slow(self) -> None:
-        """Do nothing."""
+        """Return at once: nothing waits for the client before the handshake is over."""
 
     def ended(self, code: int, reason: str) -> None:
-        """Tell the application."""
+        """Tell the application that the client is gone."""
         self._client.over(code, reason)
 
     async def closed(self) -> None:
-        """Do nothing."""
+        """Return at once: `ended` has told the application."""

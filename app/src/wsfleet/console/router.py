@@ -1,7 +1,7 @@
-"""The console, `/console`: a page that shows the cluster, and the JSON that it asks for.
+"""The console, `/console`: a page that shows the cluster, and the JSON that it requests.
 
-The page itself is for whoever reaches it, and says nothing; all that it shows and does needs the
-key of the server API.
+The page's files need no key and contain no data. The JSON and the actions need a key of the server
+API.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ from wsfleet.node.node import Node
 from wsfleet.redis.store import UnavailableError
 
 HEADERS = {
-    "Cache-Control": "no-cache",  # asked anew each time, so that page and node are of one release
+    "Cache-Control": "no-cache",  # checked on each use: page and node are of one release
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -33,24 +33,24 @@ HEADERS = {
 
 
 class Wish(Struct):
-    """Which node; `force` drains the last ready one as well."""
+    """A request for a node's desired state; `force` drains the last ready node as well."""
 
     node: str
     force: bool = False
 
 
 class Pages(StaticFiles):
-    """The page's files."""
+    """A server of the page's files."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """One of them, with the headers."""
+        """Return the response for a file, with the security headers."""
         response = await super().get_response(path, scope)
         response.headers.update(HEADERS)
         return response
 
 
 def create_console(node: Node) -> FastAPI:
-    """The application below `/console`."""
+    """Return the application below `/console`."""
     cluster = Cluster(node)
     node.background.append(Recorder(node).run)
     keys_of_api, wishes = KeyCheck(node.config.http_api.accepted), Reader(Wish)
@@ -68,7 +68,7 @@ def create_console(node: Node) -> FastAPI:
         x_sticky_cookie: Annotated[str | None, Header()] = None,
         x_forwarded_for: Annotated[str | None, Header()] = None,
     ) -> dict[str, Any]:
-        """All of it, and where the balancer has sent this browser."""
+        """Return the cluster's state, and the node and cookie of this browser."""
         response.headers["Cache-Control"] = "no-store"
         return {
             "you": {
@@ -89,12 +89,12 @@ def create_console(node: Node) -> FastAPI:
 
     @api.post("/drain", status_code=204)
     async def drain(request: Request) -> None:
-        """Have a node send its clients elsewhere, as `wsfleet drain`."""
+        """Set a node's desired state to drained, as `wsfleet drain` does."""
         await _want(cluster, await read(request), DRAIN)
 
     @api.post("/undrain", status_code=204)
     async def undrain(request: Request) -> None:
-        """Have it serve again."""
+        """Set a node's desired state to serving, as `wsfleet undrain` does."""
         await _want(cluster, await read(request), SERVE)
 
     console = FastAPI(openapi_url=None)

@@ -1,4 +1,4 @@
-"""What every node did in the last minutes, in Redis: any node can draw the cluster's charts."""
+"""Samples of each node's last minutes in Redis, from which any node draws the cluster's charts."""
 
 import asyncio
 import math
@@ -19,13 +19,13 @@ from wsfleet.telemetry.metrics import SECONDS
 log = structlog.get_logger(__name__)
 
 STEP = 5
-"""Seconds of a sample; all nodes take theirs when the clock says a multiple of it."""
+"""Seconds of a sample; all nodes take samples when the clock is at a multiple of it."""
 KEPT = 120
 """Samples of a node that are kept."""
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """A node's last seconds; latencies are counted in the buckets of `SECONDS`, and the slower."""
+    """One sample of a node; latencies are counts in the buckets of `SECONDS` and a slower one."""
 
     seconds: float
     connections: int
@@ -37,20 +37,20 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 Samples = dict[int, Sample]
-"""By when they end, in steps since 1970."""
+"""Samples by their end, in steps since 1970."""
 
 _decoder = msgspec.json.Decoder(Sample)
 
 
 class Recorder:
-    """Writes this node's samples."""
+    """A background task that writes this node's samples."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._before = self._read()
 
     async def run(self) -> None:
-        """Write one every step; what could not be written is part of the next one."""
+        """Write a sample in each step; after a failed write the next one covers both steps."""
         while True:
             now = time.time()
             await asyncio.sleep(STEP - now % STEP)
@@ -88,7 +88,7 @@ class Recorder:
 
 
 class _Totals(msgspec.Struct, frozen=True):
-    """Since the process started."""
+    """Totals since the process started."""
 
     at: float
     received: int
@@ -102,7 +102,7 @@ def _total(counter: Counter) -> int:
 
 
 def _buckets(histogram: Histogram) -> list[int]:
-    """How many are in each bucket; Prometheus's own contain those below."""
+    """Return the count of each bucket alone; Prometheus's buckets are cumulative."""
     return [int(high - low) for low, high in pairwise([0.0, *_values(histogram, "_bucket")])]
 
 
@@ -116,10 +116,10 @@ def _values(metric: Counter | Histogram, suffix: str) -> list[float]:
 
 
 async def read(store: Store, names: Iterable[str]) -> dict[str, Samples]:
-    """The samples of nodes, by name; those of a release that measures otherwise are left out.
+    """Return the samples of nodes by name, without those in another release's format.
 
     Raises:
-        UnavailableError: Redis is away.
+        UnavailableError: Redis is unavailable.
     """
     names = list(names)
     oldest = round(time.time() / STEP) - KEPT
@@ -142,7 +142,7 @@ def _decoded(stream: list[tuple[bytes, list[bytes]]]) -> Samples:
 
 
 def quantile(fraction: float, buckets: Sequence[int]) -> float | None:
-    """Seconds that this fraction took at most, as `histogram_quantile` of Prometheus has it."""
+    """Return a quantile in seconds, None without values, as Prometheus's `histogram_quantile`."""
     rank = fraction * sum(buckets)
     if not rank:
         return None
@@ -156,8 +156,8 @@ def quantile(fraction: float, buckets: Sequence[int]) -> float | None:
 
 
 def series(samples: dict[str, Samples]) -> dict[str, object]:
-    """The charts' numbers: one a step, None where nobody said anything."""
-    # The newest step counts when all nodes had a second to write it.
+    """Return the charts' series: a number for each step, None where no node has a sample."""
+    # A step is shown one second after its end, so that all nodes have written it.
     last = math.floor((time.time() - 1) / STEP)
     first = min((min(each) for each in samples.values() if each), default=last)
     steps = range(max(first, last - KEPT + 1), last + 1)
@@ -181,6 +181,6 @@ def _rate(rates: Iterable[float]) -> float | None:
 
 
 def _p99(histograms: list[list[int]]) -> float | None:
-    """In milliseconds, of all nodes together."""
+    """Return the 99th percentile over all nodes, in milliseconds."""
     seconds = quantile(0.99, [sum(bucket) for bucket in zip(*histograms, strict=True)])
     return None if seconds is None else round(1000 * seconds, 2)

@@ -1,4 +1,4 @@
-"""The whole cluster as one node sees it: what Redis, the balancers and the Sentinels say now."""
+"""The state of the cluster, read from Redis, the balancers and the Sentinels by one node."""
 
 import asyncio
 import ssl
@@ -20,21 +20,21 @@ from wsfleet.redis.store import AnyPrimary, UnavailableError
 from wsfleet.redis.topology import Topology
 
 TIMEOUT = 3.0
-"""Seconds that a balancer has for its answer."""
+"""Timeout of a balancer's answer, in seconds."""
 
 MAINT, DOWN, NOT_READY, UNKNOWN = "maint", "down", "not ready", "unknown"
 STATES = (READY, NodeState.STARTING.value, *DRAIN_STATES)
-"""What the registry says of a node; anything else is why it is not ready."""
+"""States in the registry; any other text there is the reason why a node is not ready."""
 
 Answer = dict[str, Any]
 
 
 class LastReadyNodeError(Exception):
-    """The clients of a node that is to be drained could go nowhere."""
+    """A refusal to drain the last ready node: its clients would have no other node."""
 
 
 class Cluster:
-    """Asks everybody anew each time; who does not answer is part of the answer."""
+    """A reader of the cluster's state, without a cache; a server that is down is in the result."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -42,7 +42,7 @@ class Cluster:
         self._topology = Topology(url, node.settings.redis_timeout)
 
     async def look(self) -> Answer:
-        """Everything that the page shows."""
+        """Return the data of the page."""
         hosts = self._hosts()
         registry, redis, balancers = await asyncio.gather(
             self._registry(hosts), self._redis(), self._balancers(hosts)
@@ -74,12 +74,12 @@ class Cluster:
         }
 
     async def want(self, name: str, wanted: str, *, force: bool) -> None:
-        """Have a node drained, or serving again.
+        """Set the desired state of a node, `DRAIN` or `SERVE`.
 
         Raises:
-            KeyError: there is no such node.
-            LastReadyNodeError: it is to be drained, no other one is ready, and `force` is off.
-            UnavailableError: Redis is away.
+            KeyError: the node is unknown.
+            LastReadyNodeError: no other node is ready to take its clients, and `force` is off.
+            UnavailableError: Redis is unavailable.
         """
         known, hosts = await self._node.registry.nodes(), self._hosts()
         if name not in known and (hosts is None or name not in hosts.nodes):
@@ -91,14 +91,14 @@ class Cluster:
         await self._node.registry.want(name, wanted)
 
     def _hosts(self) -> Hosts | None:
-        """Read anew, since hosts come and go; without the file, what Redis knows is shown."""
+        """Read the file of hosts, which changes at run time; None if it is missing or invalid."""
         try:
             return Hosts.model_validate_json(self._node.settings.hosts.read_bytes())
         except (OSError, ValidationError):
             return None
 
     async def _registry(self, hosts: Hosts | None) -> Answer:
-        """What the nodes say of themselves, what is wanted of them, and what they did."""
+        """Read each node's reported state, desired state and samples."""
         answer: Answer = {"known": True, "nodes": {}, "wanted": {}, "dead": set(), "samples": {}}
         registry = self._node.registry
         try:
@@ -130,7 +130,7 @@ class Cluster:
         return ssl.create_default_context()
 
     async def _redis(self) -> Answer:
-        """The servers that this node's URL leads to."""
+        """Return the state of the servers that this node's URL leads to."""
         primaries = self._node.store.primaries
         servers: list[Answer] = []
         problems: list[str] = []
@@ -158,7 +158,7 @@ class Cluster:
         }
 
     async def _sentinels(self, servers: list[Answer]) -> list[Answer]:
-        """Which Sentinels answer; the replicas that only they remember are added to the servers."""
+        """Return the Sentinels' state; add replicas that only the Sentinels know to the servers."""
         if self._topology.url.kind != "sentinel":
             return []
         addresses = self._topology.url.addresses
@@ -182,7 +182,7 @@ class Cluster:
 
 
 async def _shard(primary: AnyPrimary) -> list[Answer]:
-    """A primary and its replicas, as it says itself."""
+    """Return the state of a primary and its replicas, from the primary's INFO."""
     info = await primary.info()
     replicas = [info[f"slave{n}"] for n in range(info["connected_slaves"])]
     return [
@@ -218,7 +218,7 @@ async def _balancer(client: httpx.AsyncClient, name: str, url: str) -> Answer:
 
 
 def _node(name: str, registry: Answer, balancers: list[Answer]) -> Answer:
-    """Join what a node says of itself and what the balancers find."""
+    """Return a node's state, joined from its own report and the balancers' checks."""
     said = registry["nodes"].get(name, {})
     checks = {
         balancer["name"]: balancer["servers"][name]

@@ -1,4 +1,4 @@
-"""The process: uvicorn, routes, systemd.
+"""The node's process: uvicorn, routes, systemd.
 
 May import everything but `cli`.
 """

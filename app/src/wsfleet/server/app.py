@@ -1,4 +1,4 @@
-"""The FastAPI applications of a node: what its clients ask for, and what its operators do."""
+"""The FastAPI applications of a node: one for its clients, one for its operators."""
 
 from typing import Any
 
@@ -15,27 +15,27 @@ from wsfleet.console.router import create_console
 from wsfleet.node.node import Node
 
 RESERVED = ("/connection/", "/emulation/")
-"""Where the node's own transports are."""
+"""Paths of the node's own transports."""
 
 
 class HeadAsGet:
-    """ASGI middleware that has HEAD answered as GET (RFC 9110, section 9.3.2).
+    """ASGI middleware that turns HEAD into GET (RFC 9110, section 9.3.2).
 
-    The server, which has the request's own method, leaves the body out.
+    The server knows the request's own method, and leaves the body out.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the application."""
+        """Call the application, with GET in place of HEAD."""
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
         await self._app(scope, receive, send)
 
 
 class InternalApp(FastAPI):
-    """FastAPI, and beside it the server API, which needs none of its middleware."""
+    """A FastAPI application with the server API beside it, which needs no middleware."""
 
     def __init__(self, node: Node, **options: Any) -> None:
         super().__init__(**options)
@@ -51,7 +51,7 @@ class InternalApp(FastAPI):
             await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        """The document of all routes."""
+        """Return the OpenAPI document of all routes."""
         if self.openapi_schema is None:
             self.openapi_schema = openapi.merged(super().openapi(), openapi.described(self._api))
         return self.openapi_schema
@@ -66,7 +66,7 @@ def create_internal_app(node: Node) -> InternalApp:
 
     @app.get("/ready", responses={503: {"description": "New clients should go elsewhere."}})
     async def ready() -> JSONResponse:
-        """Whether new clients should come: what the balancer asks."""
+        """Return whether the balancer should send new clients."""
         reason = node.not_ready_reason()
         if reason is None:
             return JSONResponse({"ready": True})
@@ -74,14 +74,14 @@ def create_internal_app(node: Node) -> InternalApp:
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
-        """Prometheus's text format."""
+        """Return the metrics in Prometheus's text format."""
         return Response(node.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     return app
 
 
 def create_public_app(node: Node) -> FastAPI:
-    """Return the built-in application for clients: what a node without another one answers."""
+    """Return the application that serves clients if no other one is configured."""
     app = FastAPI(openapi_url=None)
     app.add_middleware(HeadAsGet)
     _add_health(app, node)
@@ -89,12 +89,12 @@ def create_public_app(node: Node) -> FastAPI:
 
 
 def is_reserved(path: str) -> bool:
-    """Whether a path is the node's own, whatever application it serves."""
+    """Return whether a path belongs to the node, not to the application that it serves."""
     return f"{path}/".startswith(RESERVED)
 
 
 class Guest:
-    """An application that has all paths but the reserved ones; its exceptions are counted."""
+    """A user's application on all paths except the reserved ones; its exceptions are counted."""
 
     def __init__(self, node: Node, app: ASGIApp) -> None:
         self._node = node
@@ -117,5 +117,5 @@ class Guest:
 def _add_health(app: FastAPI, node: Node) -> None:
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        """How this node is; always answers 200 while the process lives."""
+        """Return the node's health, always with status 200."""
         return node.health()

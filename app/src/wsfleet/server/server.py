@@ -1,4 +1,4 @@
-"""uvicorn, told to drain before it stops, and the `wsfleet serve` process around it."""
+"""A uvicorn server that drains before it stops, and the process of `wsfleet serve`."""
 
 import asyncio
 import socket
@@ -36,8 +36,8 @@ log = structlog.get_logger(__name__)
 class Server(uvicorn.Server):
     """The server of one node process: its node, the port for clients, and the internal port.
 
-    uvicorn closes every WebSocket with 1012 in one instant when it stops; this one paces that. The
-    internal port answers from before the first client until after the last.
+    When uvicorn stops it closes all WebSockets with 1012 at once; this server closes them at a
+    limited rate. The internal port opens before the clients' port, and closes after it.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class Server(uvicorn.Server):
         self._watchdog: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the node and its application, listen, then say READY=1.
+        """Start the node and its application, listen, then send READY=1 to systemd.
 
         Raises:
-            SystemExit: a port cannot be listened on, or the application cannot be started.
+            SystemExit: a port is not available, or the application's start-up failed.
         """
         if self._application is not None:
             load(self._application)
@@ -80,13 +80,13 @@ class Server(uvicorn.Server):
         log.info("listening", url=self._node.settings.url)
 
     async def on_tick(self, counter: int) -> bool:
-        """Do what is due ten times a second: uvicorn makes the Date header."""
+        """Run uvicorn's periodic work, such as the Date header, for both ports."""
         if self._internal is not None:
             await self._internal.on_tick(counter)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain, do what uvicorn does, and stop the node."""
+        """Drain the node, shut uvicorn down, and stop the node."""
         systemd.notify("STOPPING=1")
         await self._node.drain.finish()
         await super().shutdown(sockets)
@@ -170,7 +170,7 @@ def load(application: Application) -> None:
     """Import the application.
 
     Raises:
-        SystemExit: it cannot be imported; why is on standard error.
+        SystemExit: the import failed; standard error has the reason.
     """
     try:
         application.load()
@@ -182,11 +182,11 @@ def load(application: Application) -> None:
 def run(*, check: bool = False, **given: str) -> None:
     """Serve until SIGTERM or SIGINT; settings that are not given come from the environment.
 
-    `check`: read them only, and import the application.
+    `check` reads the settings and the configuration, imports the application, and returns.
 
     Raises:
-        SystemExit: 2 with one line a mistake if the settings or the configuration are wrong, 3 if
-            it cannot listen, or if the application cannot be imported or started.
+        SystemExit: 2 with a line for each mistake in the settings or the configuration; 3 if a port
+            is not available, or the application cannot be imported or started.
     """
     try:
         settings = Settings(**cast(Any, given))
@@ -195,7 +195,7 @@ def run(*, check: bool = False, **given: str) -> None:
             if problem["loc"]:
                 variable = "WSFLEET_" + "_".join(map(str, problem["loc"])).upper()
                 print(f"{variable}: {problem['msg']} (it is {problem['input']!r})", file=sys.stderr)
-            else:  # about several, which its text names
+            else:  # it is about several settings, and its text names them
                 print(problem["msg"].removeprefix("Value error, "), file=sys.stderr)
         raise SystemExit(2) from None
     try:
@@ -208,7 +208,7 @@ def run(*, check: bool = False, **given: str) -> None:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
                 settings.tls_certificate, settings.tls_key
             )
-        except OSError as error:  # a file is not there or not readable, or the two do not match
+        except OSError as error:  # a file is missing or not readable, or they do not match
             print(f"WSFLEET_TLS_CERTIFICATE, WSFLEET_TLS_KEY: {error}", file=sys.stderr)
             raise SystemExit(2) from None
     if check:

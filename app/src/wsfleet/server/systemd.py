@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def notify(*assignments: str) -> None:
-    """Tell systemd, where it started us; elsewhere nothing happens."""
+    """Send assignments to systemd; without NOTIFY_SOCKET there is no systemd to notify."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -18,7 +18,7 @@ def notify(*assignments: str) -> None:
 
 
 async def keep_watchdog_quiet(status: Callable[[], str]) -> None:
-    """Show that the event loop turns, every half of `WatchdogSec` (sd_watchdog_enabled(3))."""
+    """Notify the watchdog in every half of `WatchdogSec` (sd_watchdog_enabled(3))."""
     microseconds = int(os.environ.get("WATCHDOG_USEC", "0"))
     interval = microseconds / 2_000_000 if microseconds else 10.0
     while True:

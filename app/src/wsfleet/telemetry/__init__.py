@@ -1,4 +1,4 @@
-"""Metrics, logs and the load of the host.
+"""Metrics, logs, and the load of the host.
 
 May import `protocol`, `hub` and `transports`.
 """

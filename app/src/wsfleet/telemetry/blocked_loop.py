@@ -1,7 +1,7 @@
-"""A thread that finds out what blocks the event loop, and where.
+"""A thread that logs which line of code blocks the event loop.
 
-A callback that does not return stops all connections of the process, and its health check. It
-cannot be interrupted from here, but its stack can be read: the log names the file and the line.
+A callback that does not return stops all connections of the process, and its health check. Another
+thread cannot interrupt it, but can read its stack.
 """
 
 import asyncio
@@ -17,21 +17,21 @@ import structlog
 log = structlog.get_logger(__name__)
 
 LIMIT = 0.1
-"""Seconds after which a loop that does not turn is blocked."""
+"""Seconds without a turn after which the loop counts as blocked."""
 INTERVAL = 0.05
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 REPEAT = 10.0
-"""Seconds in which the same line is logged once."""
+"""Minimum of seconds between two log events about the same line."""
 DEPTH = 12
-"""Innermost frames that are logged."""
+"""Number of innermost frames in a log event."""
 _LOOP_ITSELF = ("asyncio/runners.py", "asyncio/base_events.py", "uvicorn/_compat.py")
 
 
 class BlockedLoopWatch:
-    """Watches the event loop that runs in the thread that makes this object.
+    """A watch on the event loop of the thread that creates this object.
 
-    `on_blocked` is given seconds, in the watching thread, when the loop turns again. A loop that
-    does nothing is not blocked, even if it is late: the process or its machine was paused.
+    When the loop turns again, the watching thread calls `on_blocked` with the seconds. A late loop
+    without a callback does not count: the process or its machine was paused.
     """
 
     def __init__(self, on_blocked: Callable[[float], None]) -> None:
@@ -48,7 +48,7 @@ class BlockedLoopWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; what it is about to log may still come."""
+        """End the thread; it may still log one event."""
         self._stopped.set()
 
     def _run(self) -> None:
@@ -66,7 +66,7 @@ class BlockedLoopWatch:
             self._on_blocked(time.monotonic() - began)
 
     def _report(self) -> bool:
-        """Log where the loop's thread is; False if it is in no callback."""
+        """Log the position of the loop's thread; return False if it runs no callback."""
         frame = sys._current_frames().get(self._watched)
         if frame is None or frame.f_code.co_filename.endswith(_LOOP_ITSELF):
             return False

@@ -1,4 +1,4 @@
-"""The load of machine and event loop, sampled in the background so that no request waits for it."""
+"""The load of machine and event loop, sampled by a background task."""
 
 import asyncio
 import time
@@ -10,10 +10,10 @@ SAMPLE_INTERVAL = 1.0
 
 
 class Sampler:
-    """Memory and CPU of the machine, in per cent; `on_lag` is told by how much its timer was late.
+    """A sampler of the machine's memory and CPU, in per cent, and of the event loop's lag.
 
-    `psutil.cpu_percent(interval=None)` tells the load since its last call and 0.0 at the first, so
-    calling it from each request would tell nothing; one task calls it at a steady pace instead.
+    It calls `on_lag` with the seconds by which its timer was late. A request must not sample CPU:
+    `psutil.cpu_percent(interval=None)` returns the load since its last call, and 0.0 at first.
     """
 
     def __init__(self, on_lag: Callable[[float], None] = lambda seconds: None) -> None:
@@ -22,7 +22,7 @@ class Sampler:
         self.memory_usage: float = psutil.virtual_memory().percent
 
     async def run(self) -> None:
-        """Sample until cancelled; the first reading comes after a tenth of a second."""
+        """Sample until cancelled; the first sample is ready after a tenth of a second."""
         psutil.cpu_percent(interval=None)
         await asyncio.sleep(SAMPLE_INTERVAL / 10)
         while True:

@@ -1,4 +1,4 @@
-"""Where log lines are written: together, once a turn of the event loop, and never waiting."""
+"""The output of log lines: one write in a turn of the event loop, which never blocks."""
 
 import asyncio
 import contextlib
@@ -13,22 +13,22 @@ from collections import deque
 from collections.abc import Callable
 from types import FrameType
 
-#: Bytes of lines that wait for a reader that does not keep up; more are dropped, and counted.
+#: Limit of the bytes that wait for a slow reader; further lines are dropped and counted.
 BACKLOG = 1_048_576
-#: Seconds between two tries to write to such a reader.
+#: Seconds between two writes to a slow reader.
 RETRY = 0.01
-#: Seconds without progress after which a process that ends does not wait for it any longer.
+#: Seconds without progress after which a process that ends stops waiting for the reader.
 LAST_WAIT = 1.0
 
 
 class Output:
-    """A file descriptor that takes whole lines, from any thread, and keeps their order.
+    """A writer of whole lines to a file descriptor, from any thread and in order.
 
-    A line that is written in an event loop waits for the end of the loop's turn, unless it is
-    urgent; any other is written at once. No method raises an error of the descriptor: what cannot
-    be written now is kept, up to `BACKLOG`, and tried again.
+    In an event loop a line that is not urgent waits for the end of the loop's turn; any other line
+    is written at once. No method raises an error of the descriptor. After an error the lines are
+    kept, up to `BACKLOG`, and written again later.
 
-    `report` makes the line that says how many lines were dropped.
+    `report` returns the line about a number of dropped lines.
     """
 
     def __init__(self, descriptor: int, report: Callable[[int], bytes]) -> None:
@@ -45,7 +45,7 @@ class Output:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def write(self, line: bytes) -> None:
-        """Write a line with the others of this turn of the event loop."""
+        """Write a line, together with the others of this turn of the event loop."""
         self._keep(line)
         try:
             loop = asyncio.get_running_loop()
@@ -57,12 +57,12 @@ class Output:
             loop.call_soon(self._end_turn)
 
     def write_urgent(self, line: bytes) -> None:
-        """Write a line, and those before it, at once: the process may be about to die."""
+        """Write a line and those before it at once, since the process may be about to end."""
         self._keep(line)
         self.flush()
 
     def flush(self) -> int:
-        """Write what can be written without waiting; returns the bytes that are left."""
+        """Write without blocking; return the number of bytes that are left."""
         with self._lock:
             if self._flushing:
                 return self._held
@@ -74,7 +74,7 @@ class Output:
             return self._held
 
     def drain(self) -> None:
-        """Write everything, for a process that ends; waits while the reader takes something."""
+        """Write all lines before the process ends; wait while the reader makes progress."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         before = -1
@@ -82,7 +82,7 @@ class Output:
             before = left
 
     def end_by_signal(self, number: int, _: FrameType | None = None) -> None:
-        """Handle a signal: write everything, then let it end the process as it would without us."""
+        """Handle a fatal signal: write all lines, then let its default action end the process."""
         self.drain()
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
@@ -109,7 +109,7 @@ class Output:
                 if not self._waiting and self._dropped:
                     self._waiting.append(self._report(self._dropped))
                     self._dropped = 0
-                # Other threads may append meanwhile, but nobody else takes.
+                # Other threads may append meanwhile, but only this one removes.
                 self._unsent = b"".join(
                     [self._waiting.popleft() for _ in range(len(self._waiting))]
                 )
@@ -128,21 +128,21 @@ class Output:
 
 
 def _open(descriptor: int) -> tuple[int, Callable[[bytes | memoryview], int]]:
-    """Return a descriptor of our own, and a function that writes to it what it takes at once.
+    """Return a descriptor of our own, and a function that writes to it without blocking.
 
-    O_NONBLOCK on the descriptor that was given would hold for all processes that share it, such as
-    a shell. A regular file and a terminal have no such thing, and are written to as they are.
+    O_NONBLOCK on the given descriptor would hold for all processes that share it, such as a shell.
+    A regular file and a terminal are written to with blocking writes.
     """
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISFIFO(mode):
-        # Opened again it is the same pipe, with flags of its own. That fails where the pipe is
-        # another user's, or nobody reads it any more.
+        # The new descriptor of the same pipe has its own flags. Opening fails if the pipe is
+        # another user's, or has no reader any more.
         with contextlib.suppress(OSError):
             own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
             return own, functools.partial(os.write, own)
-    # Whoever closes the original, and opens something else, does not get our lines.
+    # A file that later gets the number of a closed original must not receive our lines.
     own = os.dup(descriptor)
-    if stat.S_ISSOCK(mode):  # as systemd gives it to a service
+    if stat.S_ISSOCK(mode):  # systemd connects a service's output to a socket
         connection = socket.socket(fileno=own)
         return own, lambda data: connection.send(data, socket.MSG_DONTWAIT)
     return own, functools.partial(os.write, own)

@@ -1,4 +1,4 @@
-"""JSON lines on standard output, one event a line; systemd's journal does the rest."""
+"""Log events as JSON lines on standard output, for systemd's journal."""
 
 import atexit
 import logging
@@ -19,9 +19,9 @@ _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 
 
 class Encoder:
-    """Makes lines of events; a line comes out whatever is put in.
+    """An encoder of events as lines; every event becomes a line.
 
-    What JSON has no word for is written as Python does.
+    A value that JSON has no type for becomes its `repr`.
     """
 
     def __init__(self, node: str) -> None:
@@ -31,7 +31,7 @@ class Encoder:
         """Return an event as a line, with its exception if it has an `exc_info`."""
         if "exc_info" in event:
             event = structlog.processors.format_exc_info(None, level, event)
-        event["node"] = self._node  # the logs of all nodes may be read in one place
+        event["node"] = self._node  # one place may collect the logs of all nodes
         event["logger"] = logger
         event["level"] = level
         event["timestamp"] = datetime.now(UTC)
@@ -43,7 +43,7 @@ class Encoder:
 
 
 def _encodable(value: object) -> object:
-    """Return a value as text if JSON cannot say it: half a surrogate pair, 2**64, a circle."""
+    """Return text for a value that JSON cannot encode: half a surrogate pair, 2**64, a cycle."""
     try:
         return orjson.Fragment(orjson.dumps(value, default=repr, option=orjson.OPT_UTC_Z))
     except orjson.JSONEncodeError:
@@ -56,7 +56,7 @@ def _encodable(value: object) -> object:
 
 
 class Logger:
-    """Takes the lines of one module; the bound logger of structlog calls it."""
+    """The logger of one module, beneath structlog's bound logger."""
 
     def __init__(self, name: str, output: Output) -> None:
         self.name = name
@@ -65,7 +65,7 @@ class Logger:
 
 
 class LogHandler(logging.Handler):
-    """Takes the records of the standard library's loggers."""
+    """A handler for the records of the standard library's loggers."""
 
     def __init__(self, encode: Encoder, output: Output) -> None:
         super().__init__()
@@ -91,15 +91,16 @@ class LogHandler(logging.Handler):
 def configure(level: str, node: str) -> None:
     """Send structlog's and the standard library's (uvicorn's) events to standard output.
 
-    A line of `debug` or `info` is written at the end of the event loop's turn, one of `warning` and
-    above at once. What waits is written when the process ends, unless it is killed or crashes in C.
+    Lines of `debug` and `info` are written at the end of the event loop's turn, lines of `warning`
+    and above at once. Waiting lines are written when the process ends, except after SIGKILL or a
+    crash in C.
     """
     encode = Encoder(node)
 
     def report(lines: int) -> bytes:
         return encode({"lines": lines, "event": "log lines dropped"}, __name__, "warning")
 
-    # Nobody may have opened a standard output; another file can have its number then.
+    # Without a standard output, descriptor 1 may belong to another file.
     stdout = sys.__stdout__
     output = Output(stdout.fileno() if stdout else os.open(os.devnull, os.O_WRONLY), report)
     atexit.register(output.drain)
@@ -112,13 +113,13 @@ def configure(level: str, node: str) -> None:
 
     structlog.configure(
         processors=[render],
-        # What is not logged costs a call that does nothing.
+        # An event below the level costs only the call of an empty method.
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda name="": Logger(name, output),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=level.upper(), handlers=[LogHandler(encode, output)], force=True)
-    # Else the standard library looks for the caller's frame, which no line has.
+    # This stops the search for the caller's frame, which no line contains.
     logging._srcfile = None
-    # One line a connection is ours to write; uvicorn would add a second for each handshake.
+    # The node logs each connection; uvicorn would log each handshake again.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -1,7 +1,7 @@
-"""What a node counts, in Prometheus's names and units.
+"""The metrics of a node, in Prometheus's names and units.
 
-Labels take their values from short lists that are written here. What changes with every delivery is
-not counted where it changes, but read when Prometheus asks.
+The values of labels come from short lists in this module. A value that changes with every delivery
+is read at a scrape, since counting it would slow the delivery down.
 """
 
 from collections.abc import Callable, Collection
@@ -31,11 +31,11 @@ EVENTS = (
     "http",
     "websocket",
 )
-"""What a handler handles: those of `Listener`, what surrounds them in the broker, and the requests
-and WebSockets of an application."""
+"""Events of handlers: those of `Listener`, of the broker's tasks around it, and the requests and
+WebSockets of an application."""
 PROTOCOLS = ("plain", "centrifuge", "application")
 CLOSE_CODES = frozenset(range(1000, 1016)) | {code.code for code in DisconnectCode}
-"""Those of RFC 6455, section 7.4.1, with the IANA registry that it opened, and Centrifuge's."""
+"""Close codes of RFC 6455, section 7.4.1, of its IANA registry, and of Centrifuge."""
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -116,22 +116,22 @@ class Metrics:
         )
 
     def handler_failed(self, event: str) -> None:
-        """Count an exception that ended one handler's work, and nothing else."""
+        """Count an exception in a handler."""
         self.handler_errors.labels(event).inc()
 
     def refused(self, status: int) -> None:
-        """Count a request refused before routing.
+        """Count a request that was refused before routing.
 
-        Its header timed out, was too large or malformed, or was no valid handshake.
+        Its header timed out, was too large or malformed, or was not a valid handshake.
         """
         self.requests_refused.labels(str(int(status))).inc()
 
     def disconnected(self, code: int) -> None:
-        """Count a close; a client may send any code, so the rare ones share a label."""
+        """Count a close; codes outside `CLOSE_CODES`, which a client may send, share a label."""
         self.disconnects.labels(str(code) if code in CLOSE_CODES else "other").inc()
 
     def recovered(self, recovered: bool) -> None:
-        """Count a client that came back, and whether it could be given all that it missed."""
+        """Count a client's recovery, and whether it received all publications that it missed."""
         self.recoveries.labels(str(recovered).lower()).inc()
 
     def watch(
@@ -146,7 +146,7 @@ class Metrics:
         redis: Callable[[], bool],
         pubsub: Callable[[], bool],
     ) -> None:
-        """Read these gauges when they are asked for."""
+        """Add gauges that are read at each scrape."""
         self._gauge("max_connections", "More are refused.").set(max_connections)
         for name, documentation, read in (
             ("outbox_bytes", "Bytes that wait for clients, all together.", outbox_bytes),
@@ -165,7 +165,7 @@ class Metrics:
             gauge.labels(each).set_function(partial(does, each))
 
     def render(self) -> bytes:
-        """The text that Prometheus scrapes."""
+        """Return the metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:

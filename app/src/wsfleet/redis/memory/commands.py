@@ -144,4 +144,4 @@ COMMANDS: dict[bytes, Command] = {
     b"ZRANGE": _zrange,
     b"ZREM": _zrem,
 }
-"""By name; each takes the database and its arguments."""
+"""Commands by name; each takes the database and its arguments."""

@@ -80,8 +80,8 @@ Value = TypeVar("Value", bytes, Hash, Members, SortedSet, EntryStream)
 class Database:
     """A database in memory, for the nodes of one event loop.
 
-    A key without a value left in it is gone, as in Redis. An expired key is gone when somebody asks
-    for it; `sweep` frees its memory. `clock` gives Unix seconds.
+    A key is removed with its last element, as in Redis. An expired key is removed at its next use;
+    `sweep` removes the other expired keys. `clock` returns Unix seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -91,11 +91,11 @@ class Database:
         self._subscribers: dict[bytes, dict[OnMessage, None]] = {}
 
     def __len__(self) -> int:
-        """Return the number of keys, the expired among them until they are swept."""
+        """Return the number of keys; expired ones count until they are removed."""
         return len(self._values)
 
     def exists(self, key: bytes) -> bool:
-        """Return whether a key is there."""
+        """Return whether a key exists."""
         deadline = self._deadlines.get(key)
         if deadline is not None and deadline <= self.clock():
             self.delete(key)
@@ -115,7 +115,7 @@ class Database:
         return value
 
     def read(self, key: bytes, kind: type[Value]) -> Value:
-        """Return the value of a key, an empty one if it is missing; not to be changed.
+        """Return the value of a key, an empty one if it is missing; the caller must not change it.
 
         Raises:
             redis.exceptions.ResponseError: as for `find`.
@@ -139,7 +139,7 @@ class Database:
         self._deadlines.pop(key, None)
 
     def delete(self, key: bytes) -> bool:
-        """Delete a key; return whether it was there."""
+        """Delete a key; return whether it existed."""
         self._deadlines.pop(key, None)
         return self._values.pop(key, None) is not None
 
@@ -163,18 +163,18 @@ class Database:
         return len(found)
 
     def expire(self, key: bytes, seconds: float) -> bool:
-        """Let a key expire in some seconds; return whether it was there."""
+        """Let a key expire in some seconds; return whether it exists."""
         return self.expire_at(key, self.clock() + seconds)
 
     def expire_at(self, key: bytes, deadline: float) -> bool:
-        """Let a key expire at a moment in Unix seconds; return whether it was there."""
+        """Let a key expire at a moment in Unix seconds; return whether it exists."""
         if not self.exists(key):
             return False
         self._deadlines[key] = deadline
         return True
 
     def persist(self, key: bytes) -> bool:
-        """Let a key not expire any more; return whether it would have."""
+        """Remove the expiry of a key; return whether it had one."""
         return self.exists(key) and self._deadlines.pop(key, None) is not None
 
     def deadline(self, key: bytes) -> float | None:

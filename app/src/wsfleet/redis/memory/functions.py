@@ -1,6 +1,6 @@
-"""The Redis Functions of `functions.lua`, on a database in memory; what each does is said there.
+"""The Redis Functions of `functions.lua`, on a database in memory; see the comments there.
 
-A database in memory has one life, so no offsets are left out as after a restart of Redis.
+A database in memory does not outlive its process, so no offsets are skipped after a restart.
 """
 
 import math
@@ -64,7 +64,7 @@ def forget(database: Database, keys: list[bytes], args: list[bytes]) -> int:
 
 @dataclass
 class _Known:
-    """What is known of a stream; see `known` in `functions.lua`."""
+    """The state of a stream; see `known` in `functions.lua`."""
 
     epoch: bytes
     offset: int = 0
@@ -135,7 +135,7 @@ def publish(database: Database, keys: list[bytes], args: list[bytes]) -> list[An
 
 
 def _is_next_version(meta: Hash, version: bytes, version_epoch: bytes) -> bool:
-    """Return whether a version may be published, and note it; 0 is none."""
+    """Return whether a version may be published, and store it; 0 means no version."""
     if version == b"0":
         return True
     last = meta.get(b"version")
@@ -250,4 +250,4 @@ FUNCTIONS: dict[str, Function] = {
         *(claim, release, heartbeat, describe, silence, forget),
     )
 }
-"""By name, as `Store.function` calls them."""
+"""Functions by name, as `Store.function` calls them."""

@@ -23,13 +23,13 @@ SWEEP_INTERVAL = 10.0
 
 
 class Databases:
-    """The databases of this process by name; one lives for as long as somebody uses it."""
+    """The databases of this process by name; each lives until its last user closes it."""
 
     def __init__(self) -> None:
         self._used: dict[str, tuple[Database, int]] = {}
 
     def open(self, name: str) -> Database:
-        """Return the database of a name, a new one if nobody uses it; `close` it after use."""
+        """Return the database of a name, a new one if it has no user; `close` it after use."""
         database, users = self._used.get(name) or (Database(), 0)
         self._used[name] = database, users + 1
         return database
@@ -47,7 +47,7 @@ DATABASES = Databases()
 class MemoryLink:
     """A pub/sub connection to a database in memory: `connection.Link` without a socket.
 
-    Pushes go to `on_push` in the next turn of the event loop, as if they had come from a server.
+    Pushes go to `on_push` in the next turn of the event loop, as pushes of a server would.
     """
 
     def __init__(self, database: Database, on_push: Callable[[Push], None]) -> None:
@@ -60,7 +60,7 @@ class MemoryLink:
 
     @property
     def alive(self) -> bool:
-        """Whether it is not lost."""
+        """True until the connection is lost."""
         return not self._lost.done()
 
     def send(self, *commands: Command) -> None:
@@ -145,7 +145,7 @@ class MemoryPrimary:
         return True
 
     async def prepare(self) -> None:
-        """Log what an operator should know."""
+        """Log a warning: the state is lost with the process."""
         log.warning("state_in_memory", hint="no other process has it; it is lost with this one")
 
     async def close(self) -> None:
@@ -181,10 +181,10 @@ class MemoryPrimary:
         return await self._answer(lambda: FUNCTIONS[name](self._database, texts, arguments))
 
     async def forget_functions(self, used: set[str]) -> None:
-        """Do nothing: there is one version of the functions, this process's."""
+        """Return at once: the process has one version of the functions."""
 
     def lost(self, error: Exception) -> None:
-        """Note that this primary cannot be used any more."""
+        """Mark this primary as lost."""
         self.alive = False
         if not self._lost.done():
             self._lost.set_exception(MovedOnError(str(error)))
@@ -202,7 +202,7 @@ class MemoryPrimary:
             self._database.sweep()
 
     async def _answer(self, run: Callable[[], Any]) -> Any:
-        """Run at once, and answer in a later turn of the event loop, as a server would."""
+        """Run a command, and answer in a later turn of the event loop, as a server would."""
         if not self.alive:
             raise UnavailableError()
         answer = run()

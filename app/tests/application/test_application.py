@@ -183,8 +183,12 @@ async def lifespan(app):
 app = Starlette(lifespan=lifespan)
 """
 FAILURES = {
-    "nothing": ("app = None", "broken:app is no ASGI 3 application", []),
-    "wsgi": ("def app(environ, start_response): ...", "broken:app is no ASGI 3 application", []),
+    "nothing": ("app = None", "broken:app is not an ASGI 3 application", []),
+    "wsgi": (
+        "def app(environ, start_response): ...",
+        "broken:app is not an ASGI 3 application",
+        [],
+    ),
     "name": ("", "broken:app cannot be imported: AttributeError", []),
     "syntax": ("app = (", "broken:app cannot be imported: SyntaxError", ['broken.py", line 1']),
     "module": (

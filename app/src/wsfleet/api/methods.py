@@ -284,7 +284,7 @@ class Api:
 
     def _future(self, expire_at: int | None) -> int:
         if expire_at and expire_at <= time.time():
-            raise bad_request("expire_at is over: it is in Unix seconds")
+            raise bad_request("expire_at is in the past: give a later time, in Unix seconds")
         return expire_at or 0
 
     async def _members(self, request: requests.Channel, max_size: int) -> dict[str, Member]:

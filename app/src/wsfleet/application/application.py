@@ -41,7 +41,7 @@ class Application:
             raise ApplicationError(self._report("cannot be imported", error)) from None
         if not _is_asgi(found):
             raise ApplicationError(
-                f"{self._target} is no ASGI 3 application (an async callable that takes scope, "
+                f"{self._target} is not an ASGI 3 application (an async callable that takes scope, "
                 f"receive and send): it is {found!r}"
             )
         self._app = found

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def notify(*assignments: str) -> None:
-    """Send assignments to systemd; without NOTIFY_SOCKET there is no systemd to notify."""
+    """Send assignments to systemd; return at once if systemd did not start the process."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return

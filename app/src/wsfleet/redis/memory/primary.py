@@ -127,7 +127,7 @@ class MemoryPrimary:
         return self._name
 
     async def info(self) -> dict[str, Any]:
-        """Return what the console shows of a server; the memory is that of the whole process."""
+        """Return the fields of INFO that the console shows; the memory is the whole process's."""
         return {
             "connected_slaves": 0,
             "redis_version": "memory of this process",

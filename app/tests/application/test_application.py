@@ -1,4 +1,4 @@
-"""An application in the node's process: paths, lifespan, and what is said when it fails."""
+"""An application in the node's process: paths, lifespan, and errors."""
 
 import asyncio
 import sys
@@ -24,13 +24,13 @@ GUEST = "tests.support.guest:app"
 
 @pytest.fixture
 async def node(start_node: StartNode) -> RunningNode:
-    """A node with the application."""
+    """Return a node with the application."""
     guest.lifespan_events.clear()
     return await start_node(app=GUEST)
 
 
 async def test_all_paths_are_the_applications(node: RunningNode) -> None:
-    """Those that the node has on its internal port as well, but not those of its transports."""
+    """The application has every path of its port, except those of the node's transports."""
     async with httpx.AsyncClient(base_url=node.client_url, trust_env=False) as http:
         for path in ("/health", "/ready", "/api/x"):
             assert (await http.get(path)).json()["path"] == path
@@ -42,7 +42,7 @@ async def test_all_paths_are_the_applications(node: RunningNode) -> None:
 
 
 async def test_the_nodes_transports_are_beside_it(node: RunningNode) -> None:
-    """The Centrifuge protocol is served; the plain one's path is the application's."""
+    """The node serves the Centrifuge protocol; the plain protocol's path is the application's."""
     async with Peer(node):
         assert value(node, "connections", protocol="centrifuge") == 1
     async with node.connect() as client:
@@ -52,7 +52,7 @@ async def test_the_nodes_transports_are_beside_it(node: RunningNode) -> None:
 
 
 async def test_answers_name_the_node(start_node: StartNode) -> None:
-    """By a setting: those to requests and those that open a WebSocket, of all protocols."""
+    """With a setting, every response and every handshake's answer names the node."""
     node = await start_node(app=GUEST, node_header="X-Wsfleet-Node", plain_path="/plain")
     without = await start_node(app=GUEST)
     for each, expected in ((node, "node1"), (without, None)):
@@ -73,7 +73,7 @@ async def test_answers_name_the_node(start_node: StartNode) -> None:
 
 
 async def test_checks_need_no_plain_protocol(start_node: StartNode) -> None:
-    """A path in the URL, and the field that names the node; no message is sent."""
+    """A check uses a path in the URL and the field that names the node, and sends no message."""
     node = await start_node(app=GUEST, node_header="X-Wsfleet-Node")
     url = f"{node.client_url}/hold"
     checked = await asyncio.to_thread(wsfleet, "check", "node", url, "--internal-url", node.url)
@@ -86,7 +86,7 @@ async def test_checks_need_no_plain_protocol(start_node: StartNode) -> None:
 
 
 async def test_the_plain_protocol_has_a_path_by_a_setting(start_node: StartNode) -> None:
-    """And no other one then."""
+    """With a setting, the plain protocol has that path and no other one."""
     node = await start_node(app=GUEST, plain_path="/plain")
     async with connect(node.client_url.replace("http", "ws") + "/plain", proxy=None) as client:
         await client.send("x")
@@ -97,7 +97,7 @@ async def test_the_plain_protocol_has_a_path_by_a_setting(start_node: StartNode)
 
 
 async def test_a_body_may_have_the_size_of_the_setting(start_node: StartNode) -> None:
-    """Without a key, which is no concern of an application's clients."""
+    """A body up to the setting's size needs no API key."""
     node = await start_node(app=GUEST, max_request_size=1_000_000)
     async with httpx.AsyncClient(base_url=node.client_url, trust_env=False) as http:
         answer = await http.post("/api/x", content=bytes(1_000_000))
@@ -108,7 +108,7 @@ async def test_a_body_may_have_the_size_of_the_setting(start_node: StartNode) ->
 
 
 async def test_the_lifespan_is_around_the_clients(node: RunningNode) -> None:
-    """The application starts before the first, stops after the last, and its state is shared."""
+    """The application starts before the first client and stops after the last; state is shared."""
     assert guest.lifespan_events == ["startup"]
     async with httpx.AsyncClient(base_url=node.client_url, trust_env=False) as http:
         assert (await http.get("/health")).json()["state"] == "guest"
@@ -123,7 +123,7 @@ async def test_the_lifespan_is_around_the_clients(node: RunningNode) -> None:
 async def test_an_exception_in_a_route_is_500(
     node: RunningNode, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is counted, and its traceback is in the log of errors."""
+    """An exception in a route is counted, and its traceback is in the error log."""
     async with httpx.AsyncClient(base_url=node.client_url, trust_env=False) as http:
         assert (await http.get("/boom")).status_code == 500
         assert (await http.get("/health")).status_code == 200
@@ -133,7 +133,7 @@ async def test_an_exception_in_a_route_is_500(
 async def test_a_node_is_not_ready_before_its_application(
     start_node: StartNode, tmp_path: Path
 ) -> None:
-    """The internal port says "starting" while the lifespan's start-up takes its time."""
+    """The internal port reports "starting" during the start-up of the lifespan."""
     (tmp_path / "slow_guest.py").write_text(SLOW)
     node = await start_node(app="slow_guest:app", app_dir=str(tmp_path), wait=False)
     async with httpx.AsyncClient(base_url=node.url, trust_env=False) as http:
@@ -208,7 +208,7 @@ FAILURES = {
 @pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("failure", FAILURES)
 def test_an_application_that_cannot_be_imported(tmp_path: Path, failure: str) -> None:
-    """One line says why, then come its own frames; exit code 3, and `--check` finds it as well."""
+    """A failed import prints one line and the frames, and exits with 3, also with `--check`."""
     source, line, frames = FAILURES[failure]
     (tmp_path / "broken.py").write_text(source)
     for check in (["--check"], []):
@@ -222,7 +222,7 @@ def test_an_application_that_cannot_be_imported(tmp_path: Path, failure: str) ->
 
 
 def test_an_application_that_fails_at_start_up(tmp_path: Path, redis_server: str) -> None:
-    """One line says why, then come its own frames; exit code 3; the node leaves the registry."""
+    """A failed start-up prints one line and the application's frames, exits with 3, deregisters."""
     (tmp_path / "broken.py").write_text(STARTUP)
     port = str(free_port())
     ended = wsfleet(
@@ -240,7 +240,7 @@ def test_an_application_that_fails_at_start_up(tmp_path: Path, redis_server: str
 
 
 def test_settings_that_contradict_an_application() -> None:
-    """It has all paths of its port, so the internal ones need another; by default it is + 1000."""
+    """The internal port must differ from the clients' port; by default it is the port + 1000."""
     assert Settings(app=GUEST, port=8001).internal_port == 9001
     assert Settings(port=8001).internal_port == 0
     with pytest.raises(ValueError, match="give the internal paths a port of their own"):

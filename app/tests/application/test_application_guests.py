@@ -1,4 +1,4 @@
-"""Applications in the frameworks that people use, each with clients that people use."""
+"""Applications in common frameworks, each with common clients."""
 
 import asyncio
 from typing import Any
@@ -24,14 +24,14 @@ FRAMEWORKS = {"fastapi": 403, "starlette": 401, "litestar": 403, "channels": 403
 
 @pytest.fixture(params=FRAMEWORKS)
 async def framework(request: pytest.FixtureRequest) -> str:
-    """The name of a framework."""
+    """Return the name of a framework."""
     name: str = request.param
     return name
 
 
 @pytest.fixture
 async def node(start_node: StartNode, framework: str) -> RunningNode:
-    """A node with an application in that framework."""
+    """Return a node with an application in that framework."""
     return await start_node(app=f"tests.support.guests.{framework}_guest:app")
 
 
@@ -41,14 +41,14 @@ def opened(node: RunningNode, path: str, **options: Any) -> connect:
 
 
 async def test_http_and_start_up(node: RunningNode) -> None:
-    """A route sees what the start-up has prepared."""
+    """A route can use what the start-up has prepared."""
     async with httpx.AsyncClient(base_url=node.client_url, trust_env=False) as http:
         assert (await http.get("/hello")).json() == {"hello": "ready"}
         assert (await http.get("/nowhere")).status_code == 404
 
 
 async def test_text_bytes_and_subprotocol(node: RunningNode) -> None:
-    """With two clients' libraries."""
+    """Two client libraries exchange text and bytes, and agree on a subprotocol."""
     offered = [Subprotocol("other"), Subprotocol("chat.v1")]
     async with opened(node, "/echo", subprotocols=offered) as client:
         assert client.subprotocol == "chat.v1"
@@ -64,7 +64,7 @@ async def test_text_bytes_and_subprotocol(node: RunningNode) -> None:
 
 
 async def test_a_room(node: RunningNode) -> None:
-    """Each hears what the other says, in order, and one that leaves is not missed."""
+    """Each client receives the messages of others in order, and one that left causes no error."""
     async with opened(node, "/room/a") as one, opened(node, "/room/a") as other:
         async with opened(node, "/room/a"), opened(node, "/room/b") as elsewhere:
             await settled(lambda: value(node, "connections", protocol="application") == 4, "in")
@@ -77,13 +77,13 @@ async def test_a_room(node: RunningNode) -> None:
 
 
 async def test_an_exception(node: RunningNode) -> None:
-    """Closes with 1011."""
+    """An exception in a handler closes the WebSocket with 1011."""
     async with opened(node, "/boom") as client:
         assert await close_code(client) in (1011, 4500)  # the latter is Litestar's own
 
 
 async def test_a_refusal(node: RunningNode, framework: str) -> None:
-    """By a dependency, a response, an exception or a close, as the framework does it."""
+    """A dependency, a response, an exception or a close refuses the handshake."""
     with pytest.raises(InvalidStatus) as refused:
         await opened(node, "/members")
     assert refused.value.response.status_code == FRAMEWORKS[framework]
@@ -93,7 +93,7 @@ async def test_a_refusal(node: RunningNode, framework: str) -> None:
 
 
 async def test_a_drain(node: RunningNode, store: Any) -> None:
-    """Sends all clients away with 1012, and no handler is left behind."""
+    """A drain closes all clients with 1012, and every handler ends."""
     clients = [await opened(node, "/room/a") for _ in range(5)]
     await store.hset(key_names.DESIRED, "node1", "drain")
     assert await asyncio.gather(*map(close_code, clients)) == [1012] * 5
@@ -103,7 +103,7 @@ async def test_a_drain(node: RunningNode, store: Any) -> None:
 
 @pytest.mark.parametrize("transports", [["websocket"], ["polling", "websocket"]])
 async def test_socket_io(start_node: StartNode, transports: list[str]) -> None:
-    """Its own client connects, also by an upgrade; events, acknowledgements and rooms work."""
+    """Socket.IO's client connects, also by an upgrade; events, acknowledgements and rooms work."""
     node = await start_node(app="tests.support.guests.socketio_guest:app")
     heard: list[str] = []
     clients = [socketio.AsyncClient(reconnection=False) for _ in range(2)]
@@ -121,7 +121,7 @@ async def test_socket_io(start_node: StartNode, transports: list[str]) -> None:
 
 @pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")  # its own
 async def test_fastapi_websocket_pubsub(start_node: StartNode) -> None:
-    """Its client subscribes by its RPC over the WebSocket, and hears the server and a client."""
+    """The library's client subscribes by RPC, and receives messages of server and client."""
     node = await start_node(app="tests.support.guests.pubsub_guest:app")
     heard: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""The WebSockets of an application over the node's own class: the ASGI message set, and bounds."""
+"""The WebSockets of an application over the node's own class: ASGI's events, and limits."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ GUEST = "tests.support.guest:app"
 
 @pytest.fixture
 async def node(start_node: StartNode) -> RunningNode:
-    """A node with the application."""
+    """Return a node with the application."""
     for record in (guest.ends, guest.handlers, guest.room, guest.lifespan_events):
         record.clear()
     guest.go_on = asyncio.Event()
@@ -52,7 +52,7 @@ async def refused(node: RunningNode, path: str, **options: Any) -> InvalidStatus
 
 
 async def test_text_and_bytes_come_and_go(node: RunningNode) -> None:
-    """Whole, of any size up to the limit, and in order."""
+    """Messages of any size up to the limit arrive whole and in order."""
     async with opened(node, "/echo") as client:
         for message in ("a", "", b"b", b"", "ü" * 30_000, bytes(65_536)):
             await client.send(message)
@@ -63,7 +63,7 @@ async def test_text_and_bytes_come_and_go(node: RunningNode) -> None:
 
 
 async def test_the_scope_says_what_asgi_wants(node: RunningNode) -> None:
-    """Paths decoded and raw, query, fields, subprotocols, lifespan state, extensions, addresses."""
+    """The scope has paths, query, headers, subprotocols, state, extensions and addresses."""
     async with opened(
         node,
         "/where/a%20b/%C3%BC?x=1&y=%20",
@@ -94,7 +94,7 @@ async def test_the_scope_says_what_asgi_wants(node: RunningNode) -> None:
 async def test_the_client_behind_a_trusted_proxy_is_in_the_scope(
     node: RunningNode, start_node: StartNode
 ) -> None:
-    """Its address and scheme, from X-Forwarded-For and -Proto; from a stranger they are ignored."""
+    """X-Forwarded-For and -Proto set address and scheme only if a trusted proxy sends them."""
     stranger = await start_node(app=GUEST, trusted_proxies="10.0.0.1")
     fields = {"X-Forwarded-For": "203.0.113.9, 127.0.0.1", "X-Forwarded-Proto": "https"}
     for server, expected in ((node, ("203.0.113.9", "wss")), (stranger, ("127.0.0.1", "ws"))):
@@ -104,7 +104,7 @@ async def test_the_client_behind_a_trusted_proxy_is_in_the_scope(
 
 
 async def test_the_application_chooses_subprotocol_and_fields(node: RunningNode) -> None:
-    """Both are in the answer that opens the WebSocket."""
+    """The answer to the handshake has the subprotocol and the fields."""
     offered = [Subprotocol("one"), Subprotocol("two")]
     async with opened(node, "/choose", subprotocols=offered) as client:
         assert client.subprotocol == "two"
@@ -113,7 +113,7 @@ async def test_the_application_chooses_subprotocol_and_fields(node: RunningNode)
 
 
 async def test_the_application_refuses(node: RunningNode) -> None:
-    """A close before accept is 403; with the extension it answers as it likes."""
+    """A close before accept is 403; with the extension the application sends its own response."""
     assert (await refused(node, "/reject")).response.status_code == 403
     response = (await refused(node, "/teapot")).response
     assert response.status_code == 418
@@ -123,7 +123,7 @@ async def test_the_application_refuses(node: RunningNode) -> None:
 
 
 async def test_a_path_without_a_route_is_refused(node: RunningNode) -> None:
-    """As Starlette does it: 403. The node's own paths are 404 with a hint."""
+    """An unknown path is 403 as in Starlette; the node's own paths are 404 with a hint."""
     assert (await refused(node, "/nowhere")).response.status_code == 403
     for path in ("/connection/nowhere", "/emulation", "/connection"):
         response = (await refused(node, path)).response
@@ -132,7 +132,7 @@ async def test_a_path_without_a_route_is_refused(node: RunningNode) -> None:
 
 
 async def test_codes_and_reasons_go_both_ways(node: RunningNode) -> None:
-    """Of a close by the application, and of one by the client; without a code it is 1005."""
+    """A close by either side delivers its code and reason; without a code it is 1005."""
     async with opened(node, "/bye") as client:
         assert await closed(client) == (4001, "bye")
     assert guest.ends.pop() == (4001, "bye")
@@ -146,7 +146,7 @@ async def test_codes_and_reasons_go_both_ways(node: RunningNode) -> None:
 
 
 async def test_what_is_left_open_is_closed(node: RunningNode) -> None:
-    """With 1000 if the handler returns; a handshake without an answer is 500."""
+    """A handler that returns closes with 1000; a handshake without an answer is 500."""
     async with opened(node, "/no_close") as client:
         assert await close_code(client) == 1000
     assert (await refused(node, "/no_answer")).response.status_code == 500
@@ -155,7 +155,7 @@ async def test_what_is_left_open_is_closed(node: RunningNode) -> None:
 async def test_an_exception_closes_with_1011_or_500(
     node: RunningNode, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The log has the traceback, and the metric counts it; others go on."""
+    """The log has the traceback, a metric counts it, and other clients are served."""
     async with opened(node, "/echo") as other:
         async with opened(node, "/raise_after") as client:
             assert await close_code(client) == 1011
@@ -171,7 +171,7 @@ async def test_an_exception_closes_with_1011_or_500(
 async def test_an_uncaught_disconnect_is_no_error(
     node: RunningNode, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A handler may end by it."""
+    """A handler may end by an uncaught WebSocketDisconnect."""
     async with opened(node, "/uncaught") as client:
         await client.send("x")
     await settled(lambda: not node.server.server_state.tasks, "the handler has ended")
@@ -180,7 +180,7 @@ async def test_an_uncaught_disconnect_is_no_error(
 
 
 async def test_sending_to_a_gone_client_raises_oserror(node: RunningNode) -> None:
-    """Starlette makes a WebSocketDisconnect of it; after a close of its own it is RuntimeError."""
+    """Starlette raises WebSocketDisconnect; after the handler's own close it is RuntimeError."""
     async with opened(node, "/hold") as client:
         await settled(lambda: guest.handlers, "the handler has it")
         (handler,) = guest.handlers
@@ -205,7 +205,7 @@ async def test_sending_to_a_gone_client_raises_oserror(node: RunningNode) -> Non
 async def test_fields_that_break_the_answer_are_refused(
     node: RunningNode, headers: list[tuple[bytes, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is the application's error: 500, and nothing of them is sent."""
+    """Invalid fields are an error of the application: 500, and none of them is sent."""
 
     async def app(scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
         await receive()
@@ -219,7 +219,7 @@ async def test_fields_that_break_the_answer_are_refused(
 
 
 async def test_what_came_before_the_end_is_received(node: RunningNode) -> None:
-    """Messages and the disconnect, in order, by a handler that comes to them when all are there."""
+    """A late handler still receives all messages and the disconnect in order."""
     async with opened(node, "/hold") as client:
         await settled(lambda: guest.handlers, "the handler has it")
         (handler,) = guest.handlers
@@ -235,7 +235,7 @@ async def test_what_came_before_the_end_is_received(node: RunningNode) -> None:
 
 
 async def test_a_handler_that_does_not_receive_holds_its_client_up(start_node: StartNode) -> None:
-    """What it has not taken is not read; a pong that waits behind that is not missed."""
+    """The node stops reading for a busy handler, and does not miss a pong behind the messages."""
     guest.go_on = asyncio.Event()
     node = await start_node(app=GUEST, ping_interval=0.5, ping_timeout=1.0)
     text = "x" * 60_000
@@ -252,7 +252,7 @@ async def test_a_handler_that_does_not_receive_holds_its_client_up(start_node: S
 
 
 async def test_one_that_does_not_read_holds_no_loop_up(start_node: StartNode) -> None:
-    """A broadcast reaches the others at once; the slow one is closed with 1013."""
+    """A broadcast reaches the other clients at once; the slow one is closed with 1013."""
     guest.room.clear()
     node = await start_node(app=GUEST, outbox_limit=1_000_000, write_timeout=1.0)
     async with tcp(node) as slow:
@@ -273,7 +273,7 @@ async def test_one_that_does_not_read_holds_no_loop_up(start_node: StartNode) ->
 
 
 async def test_a_handler_waits_for_its_own_client(start_node: StartNode) -> None:
-    """It may send more than may wait, to a client that reads."""
+    """A handler may send more than the outbox's limit to a client that reads."""
     node = await start_node(app=GUEST, outbox_limit=1_000_000)
     async with opened(node, "/stream") as client:
         await client.send("32")
@@ -288,7 +288,7 @@ async def test_a_handler_waits_for_its_own_client(start_node: StartNode) -> None
 
 
 async def test_they_are_counted(node: RunningNode) -> None:
-    """In /health of the internal port, and in the metrics; they leave no names in Redis."""
+    """/health and the metrics count the WebSockets, which register no names in Redis."""
     async with opened(node, "/echo"), opened(node, "/echo") as client:
         await client.send("x")
         await client.recv()
@@ -303,7 +303,7 @@ async def test_they_are_counted(node: RunningNode) -> None:
 async def test_origins_that_are_not_allowed_are_refused(
     start_node: StartNode, tmp_path: Path
 ) -> None:
-    """Before the application is asked; what is no browser sends none, and is let in."""
+    """A foreign origin is refused before the application runs; a missing origin is accepted."""
     (tmp_path / "config.yml").write_text("client: {allowed_origins: ['https://example.com']}\n")
     node = await start_node(app=GUEST, config=tmp_path / "config.yml")
     for allowed in (None, Origin("https://example.com")):
@@ -316,7 +316,7 @@ async def test_origins_that_are_not_allowed_are_refused(
 
 
 async def test_a_full_node_refuses_before_the_application_is_asked(start_node: StartNode) -> None:
-    """503 with Retry-After."""
+    """A full node answers 503 with Retry-After."""
     node = await start_node(app=GUEST, max_connections=1)
     async with opened(node, "/echo"):
         response = (await refused(node, "/raise_before")).response
@@ -324,7 +324,7 @@ async def test_a_full_node_refuses_before_the_application_is_asked(start_node: S
 
 
 async def test_a_flood_is_closed_with_3013(start_node: StartNode) -> None:
-    """The rates are those of the other protocols."""
+    """The rate limits are those of the other protocols."""
     node = await start_node(app=GUEST, message_rate=1)
     async with opened(node, "/echo") as client:
         with suppress(ConnectionClosed):
@@ -334,7 +334,7 @@ async def test_a_flood_is_closed_with_3013(start_node: StartNode) -> None:
 
 
 async def test_a_message_that_is_too_large_is_closed_with_1009(node: RunningNode) -> None:
-    """The application gets no part of it, and hears of the end."""
+    """The application receives no part of the message, but the disconnect."""
     async with opened(node, "/echo") as client:
         await client.send("x" * 65_537)
         assert await close_code(client) == 1009
@@ -342,7 +342,7 @@ async def test_a_message_that_is_too_large_is_closed_with_1009(node: RunningNode
 
 
 async def test_a_drain_sends_clients_away_at_a_pace(start_node: StartNode, store: Any) -> None:
-    """With 1012, which the application hears; new ones are refused, and later served again."""
+    """A drain closes clients with 1012 and refuses new ones until the node serves again."""
     guest.ends.clear()
     node = await start_node(app=GUEST, drain_rate=20)
     clients = [await opened(node, "/echo") for _ in range(20)]
@@ -367,7 +367,7 @@ async def test_a_drain_sends_clients_away_at_a_pace(start_node: StartNode, store
 
 
 async def test_a_drain_during_the_handshake_refuses_it(node: RunningNode, store: Any) -> None:
-    """The application, which accepts too late, is told by OSError."""
+    """An application that accepts too late gets OSError."""
     opening = asyncio.ensure_future(opened(node, "/late").__aenter__())
     await settled(lambda: node.server.server_state.tasks, "the application is asked")
     await store.hset(key_names.DESIRED, "node1", "drain")
@@ -380,7 +380,7 @@ async def test_a_drain_during_the_handshake_refuses_it(node: RunningNode, store:
 
 
 async def test_a_client_that_leaves_during_the_handshake_is_noticed(node: RunningNode) -> None:
-    """The application hears of it by a disconnect, without having accepted."""
+    """The application receives a disconnect before it has accepted."""
     opening = asyncio.ensure_future(opened(node, "/late").__aenter__())
     await settled(lambda: node.server.server_state.tasks, "the application is asked")
     opening.cancel()
@@ -388,7 +388,7 @@ async def test_a_client_that_leaves_during_the_handshake_is_noticed(node: Runnin
 
 
 async def test_what_comes_with_the_handshake_is_not_lost(node: RunningNode) -> None:
-    """A client may send at once, before the application has accepted."""
+    """Messages that a client sends before the accept are received after it."""
     head = (
         b"GET /late HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"

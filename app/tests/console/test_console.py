@@ -1,4 +1,4 @@
-"""The console's JSON: what is shown of a cluster, and who may drain; and the files of its page."""
+"""The console's JSON, its access check, and the files of its page."""
 
 import asyncio
 import hashlib
@@ -35,7 +35,7 @@ Pair = tuple[RunningNode, RunningNode]
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A configuration with a key."""
+    """Return a configuration with a key."""
     path = tmp_path / "config.yml"
     path.write_text(CONFIG)
     return path
@@ -43,39 +43,39 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def pair(start_node: StartNode, config: Path, tmp_path: Path) -> Pair:
-    """Two nodes that find no file of hosts."""
+    """Return two nodes without a file of hosts."""
     options: dict[str, Any] = {"config": config, "hosts": tmp_path / "none"}
     return await start_node(**options), await start_node(**options)
 
 
 @pytest.fixture
 async def http(pair: Pair) -> AsyncIterator[httpx.AsyncClient]:
-    """Who holds the key, at the first node."""
+    """Return a client of the first node that has the key."""
     async with client(pair[0].url, KEY) as http:
         yield http
 
 
 def client(url: str, key: str) -> httpx.AsyncClient:
-    """Somebody with a key."""
+    """Return a client with a key."""
     headers = {"X-API-Key": key}
     return httpx.AsyncClient(base_url=f"{url}/console", headers=headers, trust_env=False)
 
 
 async def look(http: httpx.AsyncClient) -> Any:
-    """What the page gets."""
+    """Return the data of the page."""
     answer = await http.get("/api/cluster")
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 async def state(http: httpx.AsyncClient, name: str) -> str:
-    """How a node is, as the page has it."""
+    """Return a node's state as the page shows it."""
     states = {node["name"]: node["state"] for node in (await look(http))["nodes"]}
     return str(states[name])
 
 
 async def test_every_node_is_seen_from_each(pair: Pair, http: httpx.AsyncClient) -> None:
-    """Connections, states, and Redis; no balancer where the file of hosts names none."""
+    """Each node shows connections, states and Redis of all nodes, and no unknown balancer."""
     async with pair[1].connect():
         await settled(lambda: len(pair[1].node.hub) == 1, "it is there")
         await pair[1].node.registry.beat()
@@ -95,7 +95,7 @@ async def test_every_node_is_seen_from_each(pair: Pair, http: httpx.AsyncClient)
 
 
 async def test_nothing_without_the_key(pair: Pair, store: Any) -> None:
-    """Neither a look nor a drain; and not with the empty key of a node that has none."""
+    """Without the key no data and no drain; an empty key opens no node that has none."""
     for key in ("", "another"):
         async with client(pair[0].url, key) as http:
             assert (await http.get("/api/cluster")).status_code == 401
@@ -111,7 +111,7 @@ async def test_nothing_without_the_key(pair: Pair, store: Any) -> None:
      (b"{}", 422), (b'{"node":1}', 422), (b"[]", 422)],
 )  # fmt: skip
 async def test_a_wish_that_is_not_one_is_refused(pair: Pair, body: bytes, status: int) -> None:
-    """With a sentence, and no error of the node."""
+    """An invalid request gets an error text, and causes no error in the node."""
     async with client(pair[0].url, KEY) as http:
         for action in ("drain", "undrain"):
             answer = await http.post(f"/api/{action}", content=body)
@@ -120,7 +120,7 @@ async def test_a_wish_that_is_not_one_is_refused(pair: Pair, body: bytes, status
 
 
 async def test_a_console_without_a_key_is_closed(start_node: StartNode) -> None:
-    """Who configures no key has opened nothing; the answer says what is missing."""
+    """Without a configured key the console refuses requests, and the answer names the setting."""
     node = await start_node()
     async with client(node.url, "") as http:
         answer = await http.get("/api/cluster")
@@ -129,7 +129,7 @@ async def test_a_console_without_a_key_is_closed(start_node: StartNode) -> None:
 
 
 async def test_drain_and_undrain(pair: Pair, http: httpx.AsyncClient) -> None:
-    """The node obeys; the last ready one is spared unless force is meant."""
+    """The node follows its desired state; the last ready node drains only with `force`."""
     assert (await http.post("/api/drain", json={"node": "node9"})).status_code == 404
     assert (await http.post("/api/drain", json={"node": "node2"})).status_code == 204
     await settled(lambda: pair[1].node.drain.wanted, "node2 heard it")
@@ -149,14 +149,14 @@ async def test_drain_and_undrain(pair: Pair, http: httpx.AsyncClient) -> None:
 async def test_an_operators_word_is_not_the_autoscalers(
     pair: Pair, http: httpx.AsyncClient, store: Any
 ) -> None:
-    """What was drained by the autoscaler is an operator's as soon as he says something."""
+    """An operator's request replaces the autoscaler's desired state."""
     await store.sadd(key_names.AUTOSCALE_DRAINED, "node2")
     await http.post("/api/drain", json={"node": "node2"})
     assert await store.smembers(key_names.AUTOSCALE_DRAINED) == set()
 
 
 async def test_a_dead_node_is_down_at_once(start_node: StartNode, config: Path) -> None:
-    """Its last words are still in the registry, but nobody listens there."""
+    """A dead node is down although its last report is still in the registry."""
     options: dict[str, Any] = {"config": config, "node_dead_after": 60.0}
     node, dead = await start_node(**options), await start_node(**options)
     await dead.crash()
@@ -172,7 +172,7 @@ async def test_a_dead_node_is_down_at_once(start_node: StartNode, config: Path) 
 async def test_hosts_and_balancers_of_the_fleet_file(
     start_node: StartNode, config: Path, tmp_path: Path, redis_server: str
 ) -> None:
-    """A node that never came is down, and a balancer that does not answer is a problem."""
+    """A node that never started is down, and a balancer without an answer is a problem."""
     fleet = tmp_path / "hosts.json"
     fleet.write_text(
         json.dumps(
@@ -195,7 +195,7 @@ async def test_hosts_and_balancers_of_the_fleet_file(
 async def test_maintenance_is_what_all_balancers_say(
     start_node: StartNode, config: Path, tmp_path: Path, redis_server: str
 ) -> None:
-    """A node in `maint` at one of two balancers still serves; what each says is shown."""
+    """A node in `maint` at one of two balancers still serves; each check is shown."""
     said = {"lb1": "MAINT", "lb2": "UP"}
 
     async def statistics(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -235,7 +235,7 @@ async def test_maintenance_is_what_all_balancers_say(
 async def test_without_redis_it_says_so(
     pair: Pair, http: httpx.AsyncClient, redis_process: Any
 ) -> None:
-    """The page still gets an answer."""
+    """Without Redis the page gets an answer that says so."""
     redis_process.kill()
     await settled(lambda: not pair[0].node.store.connected, "it is noticed")
     seen = await look(http)
@@ -246,7 +246,7 @@ async def test_without_redis_it_says_so(
 async def test_replicas_and_sentinels(
     sentinel: SentinelTopology, start_node: StartNode, config: Path
 ) -> None:
-    """All are shown with their roles; a dead replica and a dead Sentinel stay, as problems."""
+    """All servers are shown with roles; a dead replica and a dead Sentinel are problems."""
     node = await start_node(config=config, redis_url=sentinel.url)
 
     async with client(node.url, KEY) as http:
@@ -269,7 +269,7 @@ async def test_replicas_and_sentinels(
 
 
 async def test_what_a_node_did_is_kept_for_the_charts(pair: Pair, http: httpx.AsyncClient) -> None:
-    """A message of one node and its delivery by the other are in the samples of the two."""
+    """A message at one node and its delivery by the other are in the nodes' samples."""
     async with pair[0].connect() as sender, pair[1].connect() as listener:
         await sender.send("hello")
         await listener.recv()
@@ -287,7 +287,7 @@ async def test_what_a_node_did_is_kept_for_the_charts(pair: Pair, http: httpx.As
 
 
 def test_a_quantile_is_prometheus_s() -> None:
-    """Between the bounds of a bucket in proportion; beyond the last one it is that bound."""
+    """A quantile is interpolated in its bucket; above the last bound it is that bound."""
     assert quantile(0.99, [0] * BUCKETS) is None
     assert quantile(0.5, [0, 10] + [0] * (BUCKETS - 2)) == pytest.approx((0.001 + 0.0025) / 2)
     assert quantile(0.99, [100] + [0] * (BUCKETS - 1)) == pytest.approx(0.00099)
@@ -295,7 +295,7 @@ def test_a_quantile_is_prometheus_s() -> None:
 
 
 def test_series_add_up_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rates are sums, a p99 is that of all, and a node that was away is a gap of its own."""
+    """Rates are sums, p99 is over all nodes, and a missing node's series has a gap."""
     now = 1_000_000 * STEP
     monkeypatch.setattr(time, "time", lambda: now + 1)
     quick, slow = [100] + [0] * (BUCKETS - 1), [0] * (BUCKETS - 2) + [100, 0]
@@ -318,7 +318,7 @@ def test_series_add_up_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_samples_of_another_release_are_left_out(pair: Pair, store: Any) -> None:
-    """Neither a form that is not known nor other buckets keep the rest from being read."""
+    """Samples in an unknown format or with other buckets do not affect the rest."""
     step = round(time.time() / STEP) - 10
     for offset, text in enumerate(
         (
@@ -332,7 +332,7 @@ async def test_samples_of_another_release_are_left_out(pair: Pair, store: Any) -
 
 
 async def test_the_page_runs_nothing_but_its_own_files(pair: Pair) -> None:
-    """A strict policy on every file, also on one that is not there; and `/console` leads to it."""
+    """The page and its files have a strict policy; `/console` redirects to the page."""
     async with httpx.AsyncClient(
         base_url=pair[0].url, trust_env=False, follow_redirects=True
     ) as http:
@@ -351,7 +351,7 @@ async def test_the_page_runs_nothing_but_its_own_files(pair: Pair) -> None:
 
 
 def test_the_libraries_are_those_of_npm() -> None:
-    """Each file is what scripts/vendor.py brought, and each library has its licence beside it."""
+    """Each file is the one that scripts/vendor.py wrote, and each library has its licence."""
     folder = STATIC / "vendor"
     packages = json.loads((folder / "vendor.json").read_text())
     listed = {name: file for package in packages for name, file in package["files"].items()}

@@ -37,61 +37,61 @@ expect.set_options(timeout=PATIENCE)
 
 @pytest.fixture(scope="module")
 def fleet(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """A fleet that all tests share: leave it as it was."""
+    """Return a fleet that all tests share; each test restores it."""
     with fleet_with_key(tmp_path_factory.mktemp("fleet"), 2) as rig:
         yield rig
 
 
 @pytest.fixture(scope="module")
 def browser(processes: None) -> Iterator[Browser]:
-    """One for all tests; not longer, since Playwright's event loop keeps others from running."""
+    """Return a browser for this module; Playwright's event loop would block other modules."""
     with chromium() as browser:
         yield browser
 
 
 @pytest.fixture
 def page(browser: Browser, fleet: Rig) -> Iterator[Page]:
-    """The console, locked."""
+    """Return the console, locked."""
     with opened(browser, fleet) as page:
         yield page
 
 
 @pytest.fixture
 def console(page: Page) -> Page:
-    """The console, unlocked."""
+    """Return the console, unlocked."""
     unlock(page)
     return page
 
 
 def card(page: Page, node: str) -> Locator:
-    """A node on the map."""
+    """Return the element of a node on the map."""
     return page.get_by_role("article", name=f"Node {node}")
 
 
 def seen(page: Page, node: str, state: str) -> None:
-    """Wait until a node is shown so."""
+    """Wait until the page shows a node in a state."""
     expect(card(page, node).locator(".state")).to_have_text(state)
 
 
 def fits(page: Page) -> bool:
-    """Whether nothing is wider than the screen."""
+    """Return whether no element is wider than the screen."""
     return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
 
 
 def own_node(page: Page) -> str:
-    """The node that the page says its browser is on."""
+    """Return the node that the page shows as the browser's."""
     expect(page.locator("#you-node")).to_contain_text("is on host")
     return page.locator("#you-node").inner_text().split()[2].rstrip(":")
 
 
 def cookie(page: Page) -> Any:
-    """The sticky one."""
+    """Return the stickiness cookie."""
     return next((each for each in page.context.cookies() if each.get("name") == "WSNODE"), None)
 
 
 @pytest.mark.parametrize("protocol", ["Centrifuge", "Plain"])
 def test_the_cookie_is_set_on_the_101(browser: Browser, fleet: Rig, protocol: str) -> None:
-    """The answer to the handshake carries it, when the browser comes without one."""
+    """The handshake's answer sets the cookie if the browser has none."""
     answers: list[Any] = []
     with opened(browser, fleet, NO_ICON) as page:
         page.context.clear_cookies()
@@ -109,7 +109,7 @@ def test_the_cookie_is_set_on_the_101(browser: Browser, fleet: Rig, protocol: st
 
 
 def test_a_reload_comes_back_to_the_same_node(console: Page) -> None:
-    """By the cookie, which the page shows; page and WebSocket are on one node."""
+    """The cookie leads page and WebSocket to one node, also after a reload."""
     node = own_node(console)
     for _ in range(4):
         console.reload()
@@ -120,7 +120,7 @@ def test_a_reload_comes_back_to_the_same_node(console: Page) -> None:
 
 
 def test_all_of_the_cluster_is_shown_and_moves(console: Page, fleet: Rig) -> None:
-    """Nodes, balancer, Redis, charts; a client of another node is counted while one looks."""
+    """The page shows nodes, balancer, Redis and charts, and counts a new client."""
     wrong: list[str] = []
     console.on("pageerror", lambda error: wrong.append(str(error)))
     console.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
@@ -147,7 +147,7 @@ def test_all_of_the_cluster_is_shown_and_moves(console: Page, fleet: Rig) -> Non
 
 
 def test_a_killed_node_is_seen_and_its_client_recovers(console: Page, fleet: Rig) -> None:
-    """What others sent meanwhile comes once, from the other node, and the page goes on as well."""
+    """The client recovers at the other node without duplicates, and the page goes on."""
     killed = connect_by(console, "Centrifuge", "kill")
     (left,) = fleet.nodes.keys() - {killed}
     log = console.get_by_role("log")
@@ -172,7 +172,7 @@ def test_a_killed_node_is_seen_and_its_client_recovers(console: Page, fleet: Rig
 
 
 def test_drain_and_undrain_by_the_buttons(console: Page, fleet: Rig) -> None:
-    """The node's clients go elsewhere, this browser too; the last one is spared."""
+    """The node's clients move, this browser too; the last node is not drained."""
     node = connect_by(console, "Centrifuge", "drain")
     (other,) = fleet.nodes.keys() - {node}
     card(console, node).get_by_role("button", name=f"Drain {node}").click()
@@ -193,7 +193,7 @@ def test_drain_and_undrain_by_the_buttons(console: Page, fleet: Rig) -> None:
 
 
 def test_nothing_is_shown_or_done_without_the_key(page: Page, fleet: Rig) -> None:
-    """A wrong key shows why, and nothing else; who asks around the page is refused as well."""
+    """A wrong key shows only an error; a request without the page is refused as well."""
     unlock(page, "another")
     expect(page.get_by_role("alert").first).to_contain_text("the API key is missing or wrong")
     expect(page.locator("#live")).to_be_hidden()
@@ -209,7 +209,7 @@ def test_nothing_is_shown_or_done_without_the_key(page: Page, fleet: Rig) -> Non
 
 
 def test_a_client_that_is_cut_recovers(page: Page) -> None:
-    """Messages of somebody else in that time arrive when it is back; history and presence agree."""
+    """The client receives missed messages after a reconnect; history and presence agree."""
     connect_by(page, "Centrifuge", "cut")
     log = page.get_by_role("log")
     page.get_by_label("Message").fill("first")
@@ -231,7 +231,7 @@ def test_a_client_that_is_cut_recovers(page: Page) -> None:
 
 
 def test_the_plain_protocol_can_be_tried(page: Page) -> None:
-    """An answer names the node, others are heard, and after a cut it is there again."""
+    """The page shows the answering node and other messages, and reconnects after a cut."""
     connect_by(page, "Plain")
     log = page.get_by_role("log")
     page.get_by_role("button", name="Send", exact=True).click()
@@ -243,7 +243,7 @@ def test_the_plain_protocol_can_be_tried(page: Page) -> None:
 
 
 def test_it_fits_a_phone_and_every_field_has_a_name(console: Page) -> None:
-    """Nothing is wider than the screen; buttons and fields say to a screen reader what they are."""
+    """No element is wider than the screen; buttons and fields have names for screen readers."""
     connect_by(console, "Centrifuge")
     for width in (PHONE["width"], 320):  # what is left of a desktop at 400 %, by WCAG
         console.set_viewport_size(PHONE | {"width": width})

@@ -1,4 +1,4 @@
-"""The examples of docs/clients.md do what they say, as they are written, behind HAProxy."""
+"""The examples of docs/clients.md, run as they are written, behind HAProxy."""
 
 import re
 import subprocess
@@ -27,14 +27,14 @@ client.disconnect()
 
 
 def examples(language: str) -> list[str]:
-    """The blocks of a language."""
+    """Return the code blocks of a language."""
     found = re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
     assert found
     return found
 
 
 def run(command: list[str], text: str, fleet: Rig) -> str:
-    """Run an example, which must end by itself and well; what it printed."""
+    """Run an example, which must exit with 0; return its output."""
     text = text.replace("//LB/", f"{fleet.base_url.removeprefix('http:')}/")
     done = subprocess.run(
         command, input=text, cwd=JAVASCRIPT, capture_output=True, text=True, timeout=30, check=False
@@ -45,14 +45,14 @@ def run(command: list[str], text: str, fleet: Rig) -> str:
 
 @pytest.mark.parametrize("text", examples("python"), ids=lambda text: text.splitlines()[-1])
 def test_python(fleet: Rig, text: str) -> None:
-    """A client that keeps its cookie comes back to its node; the SDK hears what it said."""
+    """A client that keeps its cookie returns to its node; the SDK gets its own message."""
     heard = run([sys.executable, "-"], text, fleet)
     assert ("centrifuge" in text) == ("'text': 'hello'" in heard)
 
 
 @pytest.mark.usefixtures("modules")
 def test_javascript(fleet: Rig) -> None:
-    """The SDK is in, and hears what it said."""
+    """The SDK connects, and gets its own message."""
     (text,) = examples("js")
     heard = run(["node", "--input-type=module", "-"], NODE % text, fleet)
     assert "in false false" in heard

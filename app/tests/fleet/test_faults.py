@@ -1,6 +1,6 @@
-"""The delivery contract while the fleet is under fault: nothing acknowledged is lost or doubled.
+"""The delivery contract under faults: no acknowledged message is lost or duplicated.
 
-A short form runs always; `pytest tests/fleet/test_faults.py --full --seed 7` is the long one.
+The short form always runs; `pytest tests/fleet/test_faults.py --full --seed 7` is the long form.
 """
 
 import itertools
@@ -25,7 +25,7 @@ VERIFY_TIMEOUT = 400  # seconds, far above what any form takes
 
 @dataclass(frozen=True)
 class Form:
-    """The size of a run: `hold` is for how many seconds at least a node is without Redis."""
+    """The size of a run; `hold` is the minimum of seconds that a node is without Redis."""
 
     steps: dict[str, int]
     hold: float
@@ -76,7 +76,7 @@ FULL = Form(
 
 
 class Faults:
-    """What can go wrong with a fleet; each is over, and all nodes ready, before it returns.
+    """The faults of a fleet; each method returns when all nodes are ready again.
 
     The seed sets the order of the steps, their targets and the pauses.
     """
@@ -89,7 +89,7 @@ class Faults:
         self.happened: list[str] = []
 
     def happen(self) -> None:
-        """Let all of them happen, one after the other."""
+        """Run all steps one after the other."""
         steps = [step for step, times in self._form.steps.items() for _ in range(times)]
         self._random.shuffle(steps)
         for step in steps:
@@ -98,7 +98,7 @@ class Faults:
             getattr(self, step)()
 
     def node_killed(self) -> None:
-        """A node process dies by kill -9, each in its turn, and is started again."""
+        """Kill a node process with SIGKILL, the next one each time, and start it again."""
         name = next(self._victims)
         self._rig.kill(name)
         self._pause(0.1, 1.0)
@@ -106,7 +106,7 @@ class Faults:
         self._until_ready(200, name)
 
     def redis_restarted(self) -> None:
-        """Redis stops and comes back with what it had."""
+        """Stop Redis and start it with its data."""
         self._rig.redis.stop()
         self._until_ready(503, *self._rig.nodes)
         self._pause(0.1, 1.0)
@@ -114,7 +114,7 @@ class Faults:
         self._until_ready(200, *self._rig.nodes)
 
     def redis_stalled(self) -> None:
-        """Redis stops to answer, without an error."""
+        """Freeze Redis, so that it neither answers nor fails."""
         self._rig.redis.freeze()
         try:
             self._hold(*self._rig.nodes)
@@ -123,7 +123,7 @@ class Faults:
         self._until_ready(200, *self._rig.nodes)
 
     def node_partitioned(self) -> None:
-        """Between the busiest node and Redis no packet passes; the others go on."""
+        """Drop all packets between the busiest node and Redis; the other nodes stay ready."""
         name = max(self._rig.nodes, key=self._rig.connections)
         self._rig.links[name].silent = True
         self._hold(name)
@@ -133,7 +133,7 @@ class Faults:
         self._until_ready(200, name)
 
     def pubsub_killed(self) -> None:
-        """All nodes lose their pub/sub connections."""
+        """Kill the pub/sub connections of all nodes."""
         with redis.Redis.from_url(self._rig.redis_url) as client:
             killed = client.client_kill_filter(_type="pubsub")
         assert killed == len(self._rig.nodes)
@@ -143,7 +143,7 @@ class Faults:
         time.sleep(self._random.uniform(shortest, longest))
 
     def _hold(self, *names: str) -> None:
-        """Until the nodes have noticed, and for `hold` seconds in all: they stay out."""
+        """Wait until the nodes are not ready, and check that they stay so for `hold` seconds."""
         began = time.monotonic()
         self._until_ready(503, *names)
         time.sleep(max(0.0, self._form.hold - (time.monotonic() - began)))
@@ -158,7 +158,7 @@ class Faults:
 
 @pytest.fixture
 def three_nodes(processes: None, tmp_path: Path) -> Iterator[Rig]:
-    """A fleet that still has two nodes, with clients on both, when one is down."""
+    """Return a fleet that keeps two nodes with clients while one is down."""
     with running_fleet(tmp_path, nodes=3) as rig:
         yield rig
 
@@ -167,7 +167,7 @@ def three_nodes(processes: None, tmp_path: Path) -> Iterator[Rig]:
 def test_under_fault_nothing_acknowledged_is_lost(
     three_nodes: Rig, protocol: str, request: pytest.FixtureRequest
 ) -> None:
-    """Whoever is connected gets everything; whoever was away recovers, with an SDK."""
+    """Connected clients receive every message; with an SDK, disconnected ones recover."""
     form = FULL if request.config.getoption("--full") else SHORT[protocol]
     faults = Faults(three_nodes, form, request.config.getoption("--seed"))
     command = [

@@ -1,4 +1,4 @@
-"""HAProxy as the role configures it, behind something else: PROXY protocol, cookie, challenges."""
+"""HAProxy with the role's configuration behind a proxy: PROXY protocol, cookie, challenges."""
 
 import contextlib
 import http.client
@@ -28,7 +28,7 @@ CHALLENGE = "/.well-known/acme-challenge/token"
 
 @dataclass(frozen=True)
 class Answer:
-    """A response; its body is JSON with what the server saw, or text of HAProxy's."""
+    """A response; its body is the server's view of the request as JSON, or HAProxy's text."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -36,7 +36,7 @@ class Answer:
 
     @property
     def seen(self) -> dict[str, Any]:
-        """What the server saw."""
+        """Return the server's view of the request."""
         document: dict[str, Any] = json.loads(self.body)
         return document
 
@@ -58,7 +58,7 @@ class Front:
         proto: str = "",
         tls: ssl.SSLContext | None = None,
     ) -> Answer:
-        """Ask for a path; `first` is what the connection begins with, `proto` the proxy's word."""
+        """Send a GET; `first` are bytes before it, `proto` is the proxy's X-Forwarded-Proto."""
         port = self.tls_port if tls else self.port
         with ExitStack() as stack:
             connection = socket.create_connection(("127.0.0.1", port), 10, (source, 0))
@@ -76,7 +76,7 @@ class Front:
             return Answer(response.status, response.headers, response.read())
 
     def cookie(self, proto: str = "") -> str:
-        """What the first answer sets."""
+        """Return the cookie that the first answer sets."""
         value = self.get(proto=proto).headers["Set-Cookie"]
         assert value.startswith("WSNODE=")
         return str(value)
@@ -84,9 +84,9 @@ class Front:
 
 @contextmanager
 def server(address: str, port: int, status: int = 200) -> Iterator[str]:
-    """Run a server that answers everything with this status and what it saw; yield its URL.
+    """Run a server that answers each request with a status and its view; yield its URL.
 
-    With status 0 it closes instead, as certbot does for a token of somebody else's.
+    With status 0 it closes instead, as certbot does for an unknown token.
     """
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -103,7 +103,7 @@ def server(address: str, port: int, status: int = 200) -> Iterator[str]:
                 self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Discard the message, which would go to standard error."""
 
     with http.server.ThreadingHTTPServer((address, port), Handler) as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.05,))
@@ -120,7 +120,7 @@ Start = Callable[..., Front]
 
 @pytest.fixture
 def start(processes: None, tmp_path: Path) -> Iterator[Start]:
-    """Start HAProxy with variables of the role before two nodes; each start ends with the test."""
+    """Return a function that starts HAProxy with variables of the role before two nodes."""
     with ExitStack() as stack:
         nodes = {
             f"node{number}-8001": stack.enter_context(server(f"127.0.1.{number}", 0))
@@ -147,13 +147,13 @@ def start(processes: None, tmp_path: Path) -> Iterator[Start]:
 
 
 def version_1(client: str) -> bytes:
-    """The PROXY protocol's line of text, for a client's address."""
+    """Return the PROXY protocol's text header for a client's address."""
     family = "TCP6" if ":" in client else "TCP4"
     return f"PROXY {family} {client} {client} 40000 80\r\n".encode()
 
 
 def version_2(client: str) -> bytes:
-    """The PROXY protocol's binary header, for a client's address."""
+    """Return the PROXY protocol's binary header for a client's address."""
     family = socket.AF_INET6 if ":" in client else socket.AF_INET
     address = socket.inet_pton(family, client)
     addresses = address + address + struct.pack("!HH", 40000, 80)
@@ -166,7 +166,7 @@ def version_2(client: str) -> bytes:
 def test_the_clients_address_is_the_proxys_word(
     start: Start, header: Callable[[str], bytes], client: str
 ) -> None:
-    """Nodes and log have it, of both versions and both families."""
+    """Nodes and log get the header's address, in both versions and families."""
     front = start(haproxy_accept_proxy=[f"{PROXY}/32"])
     answer = front.get("/of-a-client", first=header(client), source=PROXY)
     assert (answer.status, answer.seen["for"]) == (200, [client])
@@ -179,7 +179,7 @@ def test_the_clients_address_is_the_proxys_word(
 
 
 def test_the_header_is_before_tls(start: Start, tmp_path: Path) -> None:
-    """As a proxy sends it that leaves TLS to HAProxy."""
+    """The header may precede TLS, as a proxy in TCP mode sends it."""
     front = start(tls=True, haproxy_accept_proxy=[PROXY])
     trusted = ssl.create_default_context(cafile=tmp_path / "ca.pem")
     answer = front.get(first=version_2("203.0.113.9"), source=PROXY, tls=trusted)
@@ -188,7 +188,7 @@ def test_the_header_is_before_tls(start: Start, tmp_path: Path) -> None:
 
 
 def test_only_the_proxy_may_say_whose_a_connection_is(start: Start) -> None:
-    """From elsewhere the header is refused, and requests without it are served as before."""
+    """Only the proxy may send the header; other clients are served without it."""
     front = start(haproxy_accept_proxy=[PROXY, "2001:db8::/32"])
     for header in (version_1("203.0.113.9"), version_2("203.0.113.9")):
         assert front.get(first=header, source=STRANGER).status == 400
@@ -200,7 +200,7 @@ def test_only_the_proxy_may_say_whose_a_connection_is(start: Start) -> None:
 
 
 def test_the_proxys_own_checks_are_its_own(start: Start) -> None:
-    """Version 2 has a command for connections of the proxy itself: LOCAL."""
+    """The command LOCAL of version 2 keeps the proxy's own address."""
     front = start(haproxy_accept_proxy=[PROXY])
     local = b"\r\n\r\n\0\r\nQUIT\n" + struct.pack("!BBH", 0x20, 0, 0)
     assert front.get("/balancer", first=local, source=PROXY).status == 200
@@ -208,14 +208,14 @@ def test_the_proxys_own_checks_are_its_own(start: Start) -> None:
 
 
 def test_the_proxy_must_say_whose_a_connection_is(start: Start) -> None:
-    """A request of its own without the header is not served."""
+    """A request of the proxy without the header is refused."""
     front = start(haproxy_accept_proxy=[PROXY])
     with pytest.raises((http.client.HTTPException, ConnectionError)):
         front.get(source=PROXY)
 
 
 def test_limits_are_of_the_client_behind_the_proxy(start: Start) -> None:
-    """A client with too many handshakes is refused; another one behind the same proxy is not."""
+    """The handshake limit holds for each client behind the proxy."""
     front = start(haproxy_accept_proxy=["127.0.0.0/8"], haproxy_source_rate=5)
 
     def status(client: str) -> int:
@@ -226,7 +226,7 @@ def test_limits_are_of_the_client_behind_the_proxy(start: Start) -> None:
 
 
 def test_stickiness_by_source_is_of_the_client_behind_the_proxy(start: Start) -> None:
-    """Each client stays with its node, and not all have the same one."""
+    """Each client behind the proxy keeps its node, and both nodes have clients."""
     front = start(haproxy_accept_proxy=[PROXY], haproxy_stickiness="source")
 
     def node(client: str) -> str:
@@ -254,7 +254,7 @@ def test_stickiness_by_source_is_of_the_client_behind_the_proxy(start: Start) ->
 def test_the_cookie_behind_a_proxy_that_ends_tls(
     start: Start, variables: dict[str, str], plain: str, forwarded: str
 ) -> None:
-    """It is Secure where the proxy says https, always, or never; SameSite is what was asked for."""
+    """The cookie is Secure as the proxy's header or the variable says; SameSite too."""
     front = start(**variables)
 
     def attributes(proto: str = "") -> set[str]:
@@ -267,13 +267,13 @@ def test_the_cookie_behind_a_proxy_that_ends_tls(
 
 
 def test_a_client_cannot_claim_tls_where_haproxy_knows_better(start: Start) -> None:
-    """With a certificate here, a plain client that says https has a plain cookie."""
+    """With a certificate, HAProxy ignores a plain client's X-Forwarded-Proto."""
     front = start(tls=True)
     assert "Secure" not in front.cookie("https")
 
 
 def test_a_challenge_gets_to_the_balancer_that_asks_for_a_certificate(start: Start) -> None:
-    """Whether no other ACME client listens, or one that knows nothing of it; TLS or not."""
+    """A challenge reaches the ACME client that expects it, with and without TLS."""
     port = free_port()
     balancers = ("127.0.2.1", "127.0.2.2")
     redirect = {"haproxy_tls_redirect": True, "_haproxy_tls_redirection": "scheme https"}
@@ -292,7 +292,7 @@ def test_a_challenge_gets_to_the_balancer_that_asks_for_a_certificate(start: Sta
 
 
 def test_a_challenge_that_nobody_answers_is_the_acme_clients_503(start: Start) -> None:
-    """With one balancer as well; other paths go to the nodes, and so do all without the port."""
+    """Without an ACME client a challenge is 503; other paths go to the nodes."""
     front = start(haproxy_acme_port=free_port(), balancers=("127.0.2.1",))
     answer = front.get(CHALLENGE)
     assert (answer.status, answer.body) == (503, b"No ACME client listens.")

@@ -1,4 +1,4 @@
-"""HAProxy as the role configures it: where requests go, what is repeated, counted and refused."""
+"""HAProxy with the role's configuration: routes, retries, limits and refusals."""
 
 import json
 import socket
@@ -31,14 +31,14 @@ Start = Callable[..., Balancer]
 
 @pytest.fixture
 def nodes() -> Iterator[list[Server]]:
-    """Two nodes."""
+    """Return two nodes."""
     with servers(*NODES) as running:
         yield running
 
 
 @pytest.fixture
 def start(processes: None, tmp_path: Path, nodes: list[Server]) -> Iterator[Start]:
-    """Start HAProxy before the two nodes, with variables of the role."""
+    """Return a function that starts HAProxy before the nodes with the role's variables."""
     with ExitStack() as stack:
 
         def started(**variables: object) -> Balancer:
@@ -59,7 +59,7 @@ def sticky(response: httpx.Response) -> dict[str, str]:
 def test_safe_requests_are_sent_to_another_node(
     start: Start, nodes: list[Server], failure: int, method: str, headers: dict[str, str]
 ) -> None:
-    """GET, HEAD and handshakes that a node refuses or does not answer are served by the other."""
+    """The other node serves a GET, HEAD or handshake that one refuses or drops."""
     front = start()
     cookie = sticky(front.request())
     name = cookie["Cookie"].partition("=")[2].partition("|")[0]
@@ -85,7 +85,7 @@ def test_safe_requests_are_sent_to_another_node(
 def test_other_requests_are_sent_once(
     start: Start, nodes: list[Server], failure: int, answer: int, method: str, body: bytes
 ) -> None:
-    """A node may have acted on a POST, PUT or DELETE before it failed: nobody gets it again."""
+    """A failed POST, PUT or DELETE is not repeated, since a node may have acted on it."""
     front = start()
     for node in nodes:
         node.status = failure
@@ -98,7 +98,7 @@ def test_other_requests_are_sent_once(
 def test_a_node_that_cannot_be_reached_costs_no_request(
     start: Start, nodes: list[Server], method: str
 ) -> None:
-    """Where the connection is refused nothing was sent: every request gets to the other node."""
+    """After a refused connection, every request goes to the other node."""
     nodes[1].url = f"http://127.0.0.1:{free_port()}"  # its checks go to the private port
     front = start()
     cookie = {"Cookie": f"WSNODE={NODES[1]}"}
@@ -121,7 +121,7 @@ HANDSHAKES = [
 def test_limits_count_handshakes(
     start: Start, limit: str, method: str, path: str, headers: dict[str, str]
 ) -> None:
-    """The files of a page are not counted: after many of them there is room for all handshakes."""
+    """Many ordinary requests leave the limit of handshakes unchanged."""
     front = start(**{"haproxy_websocket_rate": 0, limit: 3})
     files = [front.request(path=f"/static/{number}.js").status_code for number in range(20)]
     assert files == [HTTPStatus.OK] * 20
@@ -135,7 +135,7 @@ def test_limits_count_handshakes(
 
 
 def test_the_private_port_is_checked(start: Start, nodes: list[Server]) -> None:
-    """A node whose private port says that it is not ready gets no clients, its public one none."""
+    """A node that is not ready at its private port gets no clients."""
     front = start(haproxy_check_inter=1)
     until(lambda: {front.status(node) for node in nodes} == {"UP"}, "both nodes are up")
     nodes[0].ready = False
@@ -149,13 +149,13 @@ PUBLIC = ["/ready", "/health", "/metrics", "/api/info", "/docs", "/console/", "/
 
 @pytest.mark.parametrize("path", PUBLIC)
 def test_public_paths_are_the_applications(start: Start, path: str) -> None:
-    """Whatever a client asks for, and however it is spelt, goes to the public port, unchanged."""
+    """Every path, in any spelling, reaches the public port unchanged."""
     seen = start().request(path=path).json()
     assert (seen["port"], seen["path"]) == ("public", path)
 
 
 def test_the_console_is_public_by_a_variable(start: Start) -> None:
-    """It is at the private port of the client's own node, with the cookie; nothing else is."""
+    """A variable opens the console of the client's own node, and no other path."""
     front = start(haproxy_console=True)
     first = front.request(path="/room")
     cookie = sticky(first)
@@ -171,7 +171,7 @@ def test_the_console_is_public_by_a_variable(start: Start) -> None:
 
 
 def test_static_paths_have_no_cookie(start: Start) -> None:
-    """Their answers may be kept by caches, and any node gives them; others set the cookie."""
+    """Responses of static paths set no cookie, so that caches may store them."""
     front = start(haproxy_static_paths=["/static/", "/favicon.ico"])
     for path in ("/static/app.js", "/favicon.ico"):
         answers = [front.request(path=path) for _ in range(4)]
@@ -183,7 +183,7 @@ def test_static_paths_have_no_cookie(start: Start) -> None:
 
 
 def test_large_bodies_are_refused(start: Start, nodes: list[Server]) -> None:
-    """A body of more bytes than the variable says is 413, and no node gets it."""
+    """A body above the variable's size is 413, and reaches no node."""
     front = start(haproxy_max_body_size=100_000)
     assert front.request("POST", content=b"x" * 100_001).status_code == 413
     assert nodes[0].requests + nodes[1].requests == []
@@ -192,7 +192,7 @@ def test_large_bodies_are_refused(start: Start, nodes: list[Server]) -> None:
 
 @pytest.mark.parametrize("http2", [True, False])
 def test_http2_is_for_ordinary_requests(start: Start, nodes: list[Server], http2: bool) -> None:
-    """By a variable curl gets HTTP/2, its cookie and its limits; by default it gets HTTP/1.1."""
+    """A variable enables HTTP/2 with cookie and limits; the default is HTTP/1.1."""
     front = start(haproxy_http2=http2)
     command = ["curl", "--silent", "--show-error", "--http2", "--cacert", str(front.ca), "--data"]
     command += ["x" * 100_000, "--write-out", "\n%{http_version}", f"{front.tls_url}/orders"]
@@ -206,7 +206,7 @@ def test_http2_is_for_ordinary_requests(start: Start, nodes: list[Server], http2
 
 
 async def test_websockets_stay_on_http1(tmp_path: Path) -> None:
-    """On the port that speaks HTTP/2 they are served, and HTTP/2 clients are not offered them."""
+    """A port with HTTP/2 serves WebSockets over HTTP/1.1, and does not offer them in HTTP/2."""
 
     async def echo(connection: ServerConnection) -> None:
         async for message in connection:

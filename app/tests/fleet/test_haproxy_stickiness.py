@@ -1,4 +1,4 @@
-"""Clients of one key meet on one node: by path, header or query, through several balancers."""
+"""Stickiness by a key in path, header or query, across several balancers."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -17,14 +17,14 @@ Nodes = list[Server]
 
 @pytest.fixture
 def nodes() -> Iterator[Nodes]:
-    """Four nodes."""
+    """Return four nodes."""
     with servers(*NAMES) as running:
         yield running
 
 
 @pytest.fixture
 def start(processes: None, tmp_path: Path, nodes: Nodes) -> Iterator[Callable[..., Balancer]]:
-    """Start a balancer before the nodes, or some of them in another order, with a stickiness."""
+    """Return a function that starts a balancer before nodes with a stickiness."""
     with ExitStack() as stack:
         numbers = itertools.count(1)
 
@@ -66,7 +66,7 @@ def map_of(front: Balancer, stickiness: str) -> dict[int, str]:
 
 @pytest.mark.parametrize("stickiness", REQUESTS)
 def test_clients_of_a_key_meet(start: Callable[..., Balancer], stickiness: str) -> None:
-    """Each client of a room gets the room's node, and each node has its part of the rooms."""
+    """Each client of a room gets the room's node, and each node has rooms."""
     front = start(stickiness)
     rooms = map_of(front, stickiness)
     assert map_of(front, stickiness) == rooms
@@ -76,13 +76,13 @@ def test_clients_of_a_key_meet(start: Callable[..., Balancer], stickiness: str) 
 
 @pytest.mark.parametrize("stickiness", REQUESTS)
 def test_balancers_agree(start: Callable[..., Balancer], nodes: Nodes, stickiness: str) -> None:
-    """A room's node is the same through both, in whatever order they have the nodes."""
+    """Both balancers choose the same node for a room, in any order of their nodes."""
     one, other = start(stickiness), start(stickiness, nodes[::-1])
     assert map_of(one, stickiness) == map_of(other, stickiness)
 
 
 def test_segments_of_a_path_are_a_room(start: Callable[..., Balancer]) -> None:
-    """What is below, behind a `?`, or a `/` at the end make no other room; another segment does."""
+    """Only the segment names a room, not a deeper path, a query or a final `/`."""
     front = start("path 2")
     for room in range(20):
         home = node_of(front, "path 2", room)
@@ -95,7 +95,7 @@ def test_segments_of_a_path_are_a_room(start: Callable[..., Balancer]) -> None:
 def test_a_drain_moves_a_room_to_one_other_node(
     start: Callable[..., Balancer], nodes: Nodes, stickiness: str
 ) -> None:
-    """Its rooms move, each to one node through both balancers; others stay; later all return."""
+    """A drained node's rooms move to one node each, and return after the undrain."""
     balancers = start(stickiness), start(stickiness, nodes[::-1])
     before = map_of(balancers[0], stickiness)
     drained = nodes[0]
@@ -116,7 +116,7 @@ def test_a_drain_moves_a_room_to_one_other_node(
 def test_a_node_that_refuses_keeps_its_rooms(
     start: Callable[..., Balancer], nodes: Nodes, stickiness: str
 ) -> None:
-    """Until a check finds it out its clients get its 503, or a 503 if it is away: no other node."""
+    """Until a check fails, clients of a failing node get 503 and no other node."""
     front = start(stickiness)
     rooms = map_of(front, stickiness)
     (room, *_) = [room for room in ROOMS if rooms[room] == nodes[0].name]
@@ -129,7 +129,7 @@ def test_a_node_that_refuses_keeps_its_rooms(
 
 
 def test_a_new_node_takes_its_share(start: Callable[..., Balancer], nodes: Nodes) -> None:
-    """Only the rooms move that it gets."""
+    """Only the rooms of the new node move."""
     before, after = map_of(start("path", nodes[1:]), "path"), map_of(start("path"), "path")
     moved = {room for room in ROOMS if before[room] != after[room]}
     assert {after[room] for room in moved} == {nodes[0].name}
@@ -137,7 +137,7 @@ def test_a_new_node_takes_its_share(start: Callable[..., Balancer], nodes: Nodes
 
 
 def test_a_request_without_the_key_is_served(start: Callable[..., Balancer]) -> None:
-    """By any node."""
+    """Any node serves a request without the key."""
     for stickiness in ("header X-Room", "query room"):
         front = start(stickiness)
         assert len({front.get("/").seen["server"] for _ in range(20)}) > 1

@@ -49,7 +49,7 @@ Drive = Callable[..., Awaitable[Any]]
 
 @pytest.fixture(scope="module")
 def fleet(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """A fleet with a configuration."""
+    """Return a fleet with a configuration."""
     folder = tmp_path_factory.mktemp("fleet")
     config = folder / "config.yml"
     config.write_text(CONFIG)
@@ -59,7 +59,7 @@ def fleet(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def cluster(fleet: Rig) -> sdk_scenarios.Cluster:
-    """The same as clients see it."""
+    """Return the fleet's URL, node and secrets for clients."""
     return sdk_scenarios.Cluster(fleet.base_url, fleet.nodes["host1-8001"], KEY, SECRET)
 
 
@@ -121,7 +121,7 @@ def _node_of(fleet: Rig, client_id: str) -> str:
 
 
 async def test_all_features(drive: Drive) -> None:
-    """Publish, presence, joins, history by pages, errors, and what the server's API does."""
+    """Publish, presence, joins, paged history, errors and the server API work."""
     seen = await drive("features")
     assert seen["publications"] == [
         *([n + 1, {"n": n}, "bob"] for n in range(5)),
@@ -144,7 +144,7 @@ async def test_all_features(drive: Drive) -> None:
 
 
 async def test_tokens_are_refreshed(drive: Drive) -> None:
-    """A connection and a subscription live on while their short tokens are replaced."""
+    """Connection and subscription survive the expiry of their short tokens."""
     seen = await drive("refresh")
     assert seen == {"connections": 1, "subscriptions": 1, "publications": ["still here"]}
 
@@ -152,7 +152,7 @@ async def test_tokens_are_refreshed(drive: Drive) -> None:
 async def test_a_killed_node_goes_unnoticed(
     drive: Drive, fleet: Rig, cluster: sdk_scenarios.Cluster
 ) -> None:
-    """What is missed comes once, in order, from the other node; the token is not fetched again."""
+    """Missed messages come once, in order, from the other node, with the same token."""
 
     async def step(kind: str, client_id: str, channel: str) -> None:
         assert kind == "kill"
@@ -182,7 +182,7 @@ def _ready(url: str) -> bool:
 async def test_plain_and_sdk_clients_on_different_nodes_hear_each_other(
     fleet: Rig, cluster: sdk_scenarios.Cluster
 ) -> None:
-    """`broadcast` is one channel, whatever the protocol and the node."""
+    """`broadcast` is one channel for all protocols and nodes."""
     connection, channel = sdk_scenarios.Connection(), sdk_scenarios.Channel()
     client = cluster.client(token=cluster.token(sub="ann"), events=connection)
     subscription = client.new_subscription("broadcast", events=channel)
@@ -204,9 +204,9 @@ async def test_plain_and_sdk_clients_on_different_nodes_hear_each_other(
 
 
 async def test_what_cannot_be_recovered_is_not_called_recovered(drive: Drive, fleet: Rig) -> None:
-    """After the history window, or in another epoch: `recovered: false`, and no part of it.
+    """After the history window, or in another epoch, recovery fails with `recovered: false`.
 
-    This test is the last one: the others' channels are wiped, too.
+    This test must be the last one, since it deletes the other tests' channels.
     """
 
     async def step(kind: str) -> None:

@@ -1,1 +1,1 @@
-"""Attacks on a node: afterwards it serves as before, and a metric tells of each refusal."""
+"""Attacks on a node; after each the node serves as before, and a metric counts the refusal."""

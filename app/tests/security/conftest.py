@@ -1,4 +1,4 @@
-"""One node for the whole suite, and HAProxy before it: it takes one attack after the other."""
+"""A node for all tests of this folder, and HAProxy in front of it."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -15,7 +15,7 @@ from tests.support.victim import CONFIG, MEMORY, Victim
 
 @pytest.fixture(scope="package")
 def redis(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """What the nodes share."""
+    """Return the Redis server that the nodes share."""
     server = RedisServer(tmp_path_factory.mktemp("victims"))
     server.start()
     yield server
@@ -34,7 +34,7 @@ SETTINGS: dict[str, object] = {
 
 @pytest.fixture(scope="package")
 def running(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
-    """The node; that it was not harmed by all of it, its exit status says."""
+    """Return the node; its exit status shows that no attack harmed it."""
     folder = tmp_path_factory.mktemp("victim")
     node = Victim(folder, redis, SETTINGS | {"config": folder / "config.yml"})
     (folder / "config.yml").write_text(CONFIG.replace("PORT", str(node.port)))
@@ -45,7 +45,7 @@ def running(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="package")
 def serving(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
-    """A node that serves an application, a route of which is attacked."""
+    """Return a node that serves an application, a route of which is attacked."""
     folder = tmp_path_factory.mktemp("serving")
     application = {"app": "tests.support.guest:app", "app_dir": APP, "plain_path": "/ws"}
     node = Victim(folder, redis, SETTINGS | application, paths=("/echo",))
@@ -56,7 +56,7 @@ def serving(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="package")
 def drained(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
-    """Another node, which takes no clients."""
+    """Return another node, which takes no clients."""
     node = Victim(tmp_path_factory.mktemp("drained"), redis, {"standby": True})
     node.start()
     yield node
@@ -67,7 +67,7 @@ def drained(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def balancer(
     running: Victim, drained: Victim, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[int]:
-    """The port of a HAProxy that the role configured, in front of both."""
+    """Return the port of a HAProxy in front of both nodes, with the role's configuration."""
     folder = tmp_path_factory.mktemp("balancer")
     port = free_port()
     config = folder / "haproxy.cfg"
@@ -84,7 +84,7 @@ def balancer(
 
 @pytest.fixture
 async def victim(request: pytest.FixtureRequest) -> AsyncIterator[Victim]:
-    """The node; after each attack it serves as before and keeps nothing of it."""
+    """Return the node; check after each attack that it serves and has freed its memory."""
     way = getattr(request, "param", "direct")
     running: Victim = request.getfixturevalue("serving" if way == "application" else "running")
     running.entry = request.getfixturevalue("balancer") if way == "haproxy" else running.port

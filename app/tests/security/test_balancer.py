@@ -1,4 +1,4 @@
-"""Attacks on what is between HAProxy and a node: who reads which request, path and cookie in it."""
+"""Attacks on the path from HAProxy to a node: both must read the same requests."""
 
 import contextlib
 from collections.abc import Iterator
@@ -62,7 +62,7 @@ SMUGGLERS = {
 
 
 async def test_a_request_in_a_request(victim: Victim) -> None:
-    """Both see the same requests: none reaches the node that HAProxy has not judged."""
+    """HAProxy and the node see the same requests; no hidden request reaches the node."""
     for name, (header, body) in SMUGGLERS.items():
         head = b"POST /health HTTP/1.1\r\nHost: x\r\n" + header % len(body) + b"\r\n"
         async with victim.tcp(head + body + LAST) as peer:
@@ -73,7 +73,7 @@ async def test_a_request_in_a_request(victim: Victim) -> None:
 
 
 async def test_an_upgrade_that_is_none(victim: Victim) -> None:
-    """HAProxy makes no tunnel of it in which requests go by unseen."""
+    """An invalid upgrade opens no tunnel through which requests bypass HAProxy."""
     for good, bad in (
         (b"Version: 13", b"Version: 12"),
         (b"dGhlIHNhbXBsZSBub25jZQ==", b"short"),
@@ -126,7 +126,7 @@ SPELLINGS = [
 
 @pytest.fixture(scope="module")
 def public_console(running: Victim, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of another HAProxy, which publishes the console."""
+    """Return the port of another HAProxy, which publishes the console."""
     folder = tmp_path_factory.mktemp("console")
     port = free_port()
     ports = {"node": running.internal_port}
@@ -139,7 +139,7 @@ def public_console(running: Victim, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 async def test_private_paths_spelt_otherwise(victim: Victim, public_console: int) -> None:
-    """No spelling leads to the internal port; where the console is public, none leads beyond it."""
+    """No spelling of a path reaches the internal port, except a public console."""
     for entry in (victim.entry, public_console):
         for target in SPELLINGS:
             request = f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -152,7 +152,7 @@ async def test_private_paths_spelt_otherwise(victim: Victim, public_console: int
 
 
 async def test_forged_cookies(victim: Victim, drained: Victim) -> None:
-    """Nobody gets to a node that is drained, and who names no node at all is served."""
+    """No cookie leads to a drained node, and an unknown name is served by any node."""
 
     async def drains() -> bool:
         with contextlib.suppress(httpx.TransportError):
@@ -170,6 +170,6 @@ async def test_forged_cookies(victim: Victim, drained: Victim) -> None:
 
 
 async def test_half_a_request_is_ended(victim: Victim) -> None:
-    """Whoever does not finish it sees 408 instead of keeping a connection."""
+    """An unfinished request is answered with 408, and its connection closed."""
     async with victim.tcp(HANDSHAKE[:-2]) as peer:
         assert b" 408 " in await peer.rest()

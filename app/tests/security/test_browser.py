@@ -1,4 +1,4 @@
-"""Cross-site WebSocket hijacking, in a real browser: a page elsewhere, with the user's cookies."""
+"""Cross-site WebSocket hijacking in a real browser: another page with the user's cookies."""
 
 import asyncio
 import socket
@@ -16,13 +16,13 @@ CONNECT = """url => new Promise(resolve => {
 
 
 def attempts(page: Page, origin: str, entry: int) -> list[str]:
-    """How a page of this origin fares with each path."""
+    """Return the result of a handshake by a page of this origin, for each path."""
     page.goto(f"{origin}/health", timeout=PATIENCE)
     return [page.evaluate(CONNECT, f"ws://127.0.0.1:{entry}{path}") for path in PATHS]
 
 
 def cookies_sent(page: Page) -> bytes:
-    """What the browser shows to a server of this host that the page opens a WebSocket to."""
+    """Return the cookies that the browser sends in a handshake to this host."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         page.evaluate("url => { new WebSocket(url) }", f"ws://127.0.0.1:{server.getsockname()[1]}")
         connection, _ = server.accept()
@@ -32,7 +32,7 @@ def cookies_sent(page: Page) -> bytes:
 
 
 def test_a_page_of_another_origin(running: Victim, drained: Victim, balancer: int) -> None:
-    """It has the user's cookie and does not come in; the application's own page does."""
+    """A foreign page sends the user's cookie and is refused; the own page is accepted."""
     running.entry = balancer
     asyncio.run(running.ready())
     before = asyncio.run(running.refused("origin"))

@@ -1,4 +1,4 @@
-"""Too much of something: the one who does it is stopped, the others are not harmed."""
+"""Floods: the attacker is stopped, and other clients are served."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from wsfleet.transports.frames import PING, TEXT
 
 
 async def send(peer: TCPPeer, data: bytes, times: int) -> None:
-    """Write as fast as the socket takes it, until it is closed."""
+    """Write as fast as the socket accepts data, until it is closed."""
     with contextlib.suppress(ConnectionError):
         for _ in range(times):
             peer.write(data)
@@ -31,7 +31,7 @@ async def answered(client: ClientConnection) -> None:
 
 @WITH_APPLICATION
 async def test_messages(victim: Victim) -> None:
-    """Five who say 20,000 things at once are closed with 3013; one who does not is answered."""
+    """Five clients with 20,000 messages are closed with 3013; a healthy one is served."""
     before = await victim.disconnected(3013)
     async with contextlib.AsyncExitStack() as stack:
         healthy = await stack.enter_async_context(victim.client("/ws", max_queue=None))
@@ -48,7 +48,7 @@ async def test_messages(victim: Victim) -> None:
 
 @WITH_APPLICATION
 async def test_messages_without_content(victim: Victim) -> None:
-    """They count as well."""
+    """Empty messages count towards the rate limit."""
     before = await victim.disconnected(3013)
     async with victim.upgraded() as peer:
         flood = asyncio.create_task(send(peer, masked(TEXT, b"") * 5000, 20))
@@ -59,7 +59,7 @@ async def test_messages_without_content(victim: Victim) -> None:
 
 @WITH_APPLICATION
 async def test_pings_of_one_who_does_not_read(victim: Victim) -> None:
-    """Pongs fill a small buffer and no more, and the metric counts those that did not go."""
+    """Pongs fill a small buffer only, and a metric counts the withheld ones."""
     before = await victim.metric("wsfleet_pongs_withheld_total")
     async with victim.upgraded() as peer, victim.client("/ws") as healthy:
         await send(peer, masked(PING, b"x" * 125) * 1000, 200)
@@ -73,7 +73,7 @@ async def test_pings_of_one_who_does_not_read(victim: Victim) -> None:
 
 
 async def test_readers_who_do_not_read(victim: Victim) -> None:
-    """A hundred are closed with 1013 before they hold more than their outboxes; 200 hear it all."""
+    """100 slow readers are closed with 1013 at their limits; 200 healthy ones get all."""
     before, memory = await victim.disconnected(1013), await victim.resident()
     async with contextlib.AsyncExitStack() as stack:
         slow = [await stack.enter_async_context(victim.upgraded()) for _ in range(100)]
@@ -97,7 +97,7 @@ async def test_readers_who_do_not_read(victim: Victim) -> None:
 
 @WITH_APPLICATION
 async def test_connections(victim: Victim) -> None:
-    """Those beyond the limit are refused with 503, and a place that is freed is given again."""
+    """Connections above the limit are refused with 503."""
     before = await victim.refused("full")
     async with contextlib.AsyncExitStack() as stack:
 
@@ -118,7 +118,7 @@ async def test_connections(victim: Victim) -> None:
 
 @ANYWHERE
 async def test_half_requests(victim: Victim) -> None:
-    """A thousand that begin a request and leave it keep no client from being served."""
+    """A thousand unfinished requests keep no client from being served."""
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(1000):
             await stack.enter_async_context(victim.tcp(b"GET /ws HTTP/1.1\r\nHost: x\r\n"))
@@ -134,7 +134,7 @@ BODIES = {
 @pytest.mark.parametrize("framing", BODIES)
 @pytest.mark.parametrize("path", ["/api/publish", "/console/api/drain", "/health", "/nowhere"])
 async def test_a_body_of_300_megabytes(victim: Victim, framing: str, path: str) -> None:
-    """Without a key it is refused, whoever goes on sending, and never kept."""
+    """Without a key the body is refused with 413, and its rest is not stored."""
     field, size = BODIES[framing]
     before = await victim.metric("wsfleet_requests_refused_total", status="413")
     head = b"POST %b HTTP/1.1\r\nHost: x\r\n%b\r\n" % (path.encode(), field)
@@ -148,7 +148,7 @@ async def test_a_body_of_300_megabytes(victim: Victim, framing: str, path: str) 
 
 
 async def test_bodies_that_never_come(victim: Victim) -> None:
-    """Two hundred are answered, ended, and keep nobody from being served meanwhile."""
+    """200 unfinished bodies are answered and closed; clients are served meanwhile."""
     head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n"
     async with contextlib.AsyncExitStack() as stack:
         first = head + b"x" * 50_000
@@ -161,7 +161,7 @@ async def test_bodies_that_never_come(victim: Victim) -> None:
 
 
 async def test_more_channels_than_one_may_have(victim: Victim) -> None:
-    """In the connect command it is a disconnect, afterwards an error for each beyond."""
+    """Too many channels in connect disconnect; later each one gets an error."""
     path = "/connection/websocket"
     before = await victim.disconnected(3505)
     async with victim.client(path) as client:
@@ -183,7 +183,7 @@ async def test_more_channels_than_one_may_have(victim: Victim) -> None:
 
 
 async def test_more_commands_than_a_frame_may_have(victim: Victim) -> None:
-    """Refused whole, with 3013."""
+    """A frame with too many commands is refused as a whole, with 3013."""
     before = await victim.disconnected(3013)
     async with victim.client("/connection/websocket") as client:
         await client.send("\n".join(["{}"] * 2000))

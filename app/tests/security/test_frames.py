@@ -68,7 +68,7 @@ ALLOWED = {
 
 
 async def test_each_has_its_code(victim: Victim) -> None:
-    """Though the peer goes on, and the metric counts every one."""
+    """Each invalid frame has its close code, although the peer continues; a metric counts."""
     expected: dict[int, int] = {}
     before = {code: await victim.disconnected(code) for code in (1002, 1007, 1009)}
     for path, (name, (attack, code)) in product(victim.paths, FORBIDDEN.items()):
@@ -83,7 +83,7 @@ async def test_each_has_its_code(victim: Victim) -> None:
 
 
 async def test_what_is_allowed_is_answered(victim: Victim) -> None:
-    """A ping with its payload, a close with its code, and only a close ends the connection."""
+    """A ping gets its payload, a close gets its code; only a close ends a connection."""
     for path, (name, (sent, answer)) in product(victim.paths, ALLOWED.items()):
         async with victim.upgraded(path) as peer:
             peer.write(sent)
@@ -94,7 +94,7 @@ async def test_what_is_allowed_is_answered(victim: Victim) -> None:
 
 
 async def test_a_fragment_a_byte(victim: Victim) -> None:
-    """Fragments that never end take no more memory than a message, then 1009."""
+    """Endless fragments take the memory of one message at most, then get 1009."""
     async with victim.upgraded() as peer:
         peer.write(masked(TEXT, b"x", fin=False))
         peer.write(masked(CONTINUATION, b"", fin=False) * 100_000)
@@ -104,7 +104,7 @@ async def test_a_fragment_a_byte(victim: Victim) -> None:
 
 
 async def test_noise(victim: Victim) -> None:
-    """Random bytes instead of frames, and instead of a request."""
+    """Random bytes in place of frames, or of a request, end the connection."""
     for _ in range(50):
         async with victim.upgraded() as peer:
             peer.write(os.urandom(4096) + b"\xff" * 14)
@@ -114,7 +114,7 @@ async def test_noise(victim: Victim) -> None:
 
 
 async def test_connections_that_vanish(victim: Victim) -> None:
-    """In the handshake, in a frame, in a message: each is forgotten."""
+    """A connection lost in a handshake, frame or message leaves nothing behind."""
     for begun in (b"", masked(TEXT, b"x")[:3], masked(TEXT, b"x", fin=False), masked(TEXT, b"x")):
         for _ in range(20):
             async with victim.upgraded() as peer:

@@ -1,4 +1,4 @@
-"""Handshakes that want to be taken for something else: tokens, origins, headers."""
+"""Forged handshakes: tokens, origins, headers."""
 
 import base64
 import hmac
@@ -19,14 +19,14 @@ CLAIMS = {"sub": "admin"}
 
 
 def with_the_public_key() -> str:
-    """A token whose HMAC is made with the text of the public key, which everybody may have."""
+    """Return a token whose HMAC key is the text of the public key."""
     head = by_hand({"typ": "JWT", "alg": "HS256"}, CLAIMS).rpartition(".")[0]
     mac = hmac.digest(pem(RSA_KEY).encode(), head.encode(), "sha256")
     return f"{head}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
 
 
 def changed() -> str:
-    """A token whose claims were exchanged."""
+    """Return a token with changed claims."""
     head, _, signature = jwt.encode(CLAIMS, SECRET, "HS256").split(".")
     claims = base64.urlsafe_b64encode(json.dumps({"sub": "root"}).encode()).decode().rstrip("=")
     return f"{head}.{claims}.{signature}"
@@ -52,7 +52,7 @@ FORGED = {
 
 @pytest.mark.parametrize("name", FORGED)
 async def test_forged_tokens(victim: Victim, name: str) -> None:
-    """401 on the one endpoint, 3500 on the other, and the metrics count both."""
+    """A forged token is 401 or 3500 by protocol, and the metrics count both."""
     refused, before = await victim.refused("invalid_token"), await victim.disconnected(3500)
     for path in (f"/ws?token={FORGED[name]}", "/ws"):
         headers = bearer(FORGED[name]) if path == "/ws" else {}
@@ -67,7 +67,7 @@ async def test_forged_tokens(victim: Victim, name: str) -> None:
 
 
 async def test_a_token_after_its_time(victim: Victim) -> None:
-    """It is not taken again, whoever replays it."""
+    """An expired token is refused, also in a replay."""
     old = jwt.encode(CLAIMS | {"exp": int(time.time()) - 1}, SECRET, "HS256")
     before = await victim.refused("expired_token")
     with pytest.raises(InvalidStatus) as caught:
@@ -79,7 +79,7 @@ async def test_a_token_after_its_time(victim: Victim) -> None:
 
 
 async def test_a_token_of_one_channel_for_another(victim: Victim) -> None:
-    """3500: an application that does so is wrong, or not the one that the token was for."""
+    """A token for another channel disconnects with 3500."""
     own = {"channel": "$own"}
     right = jwt.encode(CLAIMS | own, SECRET, "HS256")
     async with victim.client("/connection/websocket") as client:
@@ -91,7 +91,7 @@ async def test_a_token_of_one_channel_for_another(victim: Victim) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_foreign_origins(victim: Victim, path: str) -> None:
-    """A page elsewhere has the user's cookies, and yet does not come in."""
+    """A foreign page is refused although it has the user's cookies."""
     foreign = ("https://evil.org", "https://example.com.evil.org", "http://example.com", "null")
     before = await victim.refused("origin")
     for origin in foreign:
@@ -129,7 +129,7 @@ AT_HAPROXY = {
 @EITHER_WAY
 @pytest.mark.parametrize("name", HEADERS)
 async def test_headers(victim: Victim, name: str) -> None:
-    """What is no HTTP is refused, what is too much as well, and the rest does nothing."""
+    """Malformed or oversized headers are refused; unknown ones have no effect."""
     header, status = HEADERS[name]
     direct = victim.entry == victim.port
     expected = {status} if direct else AT_HAPROXY.get(name, {status})
@@ -139,7 +139,7 @@ async def test_headers(victim: Victim, name: str) -> None:
 
 @EITHER_WAY
 async def test_a_second_request_behind_a_handshake(victim: Victim) -> None:
-    """Bytes behind the head are frames, and no request that a proxy has not seen."""
+    """Bytes after the handshake are read as frames, never as another request."""
     smuggled = b"POST /api/info HTTP/1.1\r\nHost: x\r\nX-API-Key: x\r\nContent-Length: 2\r\n\r\n{}"
     async with victim.tcp(HANDSHAKE + smuggled) as peer:
         rest = await peer.rest()
@@ -149,7 +149,7 @@ async def test_a_second_request_behind_a_handshake(victim: Victim) -> None:
 
 
 async def test_the_api_is_closed(victim: Victim) -> None:
-    """Without a key in the configuration no key opens it."""
+    """Without a configured key every key is refused."""
     async with httpx.AsyncClient(trust_env=False) as http:
         for key in ("", "x", API_KEY):
             url = f"{victim.internal_url}/api/disconnect"

@@ -1,4 +1,4 @@
-"""Messages whose content means something to somebody else: parsers, Redis, logs."""
+"""Messages with content that parsers, Redis or logs could misread."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ LINE = '\n{"event": "forged", "level": "critical"}\n'
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":'])
 async def test_deep_json_on_the_plain_protocol(victim: Victim, opening: str) -> None:
-    """Nested hundreds or thousands of times, closed or not: an error, whose sender stays."""
+    """JSON nested too deep is an error, and the connection stays open."""
     before = await victim.metric("wsfleet_messages_failed_total", code="too_deep")
     levels = 60_000 // len(opening)
     async with victim.client() as client:
@@ -50,7 +50,7 @@ async def test_deep_json_on_the_plain_protocol(victim: Victim, opening: str) -> 
 
 @pytest.mark.parametrize("place", ["connect", "publish", "unknown"])
 async def test_deep_json_in_commands(victim: Victim, place: str) -> None:
-    """3501 where no parser takes it, whether the field is known or not."""
+    """JSON that is too deep for parsers gets 3501, also in an unknown field."""
     deep = "[" * 20_000 + "]" * 20_000
     before = await victim.disconnected(3501)
     async with victim.client("/connection/websocket") as client:
@@ -66,7 +66,7 @@ async def test_deep_json_in_commands(victim: Victim, place: str) -> None:
 
 @pytest.fixture
 async def canary(victim: Victim) -> Any:
-    """A key in Redis that nobody may touch."""
+    """Return a client of Redis; check that a key there is unchanged after the test."""
     async with redis.asyncio.Redis.from_url(victim.redis.url, decode_responses=True) as store:
         await store.set("canary", "alive")
         yield store
@@ -75,7 +75,7 @@ async def canary(victim: Victim) -> Any:
 
 
 async def test_redis_commands_as_names_of_channels(victim: Victim, canary: Any) -> None:
-    """To Redis they are names: nothing but keys of this name is there afterwards."""
+    """Redis commands in channel names are names: no other keys exist afterwards."""
     async with victim.client("/connection/websocket", max_queue=None) as client:
         await command(client, connect={})
         for name in NAMES:
@@ -92,7 +92,7 @@ async def test_redis_commands_as_names_of_channels(victim: Victim, canary: Any) 
 
 
 async def test_redis_commands_as_names_of_clients(victim: Victim, canary: Any) -> None:
-    """As `client_id`, `idempotency_key`, user and `jti`."""
+    """Redis commands are valid as `client_id`, `idempotency_key`, user and `jti`."""
     for name in NAMES:
         async with victim.client(max_queue=None) as client:
             await exchange(client, {"client_id": name, "idempotency_key": name})
@@ -105,7 +105,7 @@ async def test_redis_commands_as_names_of_clients(victim: Victim, canary: Any) -
 
 
 async def test_lines_for_the_log(victim: Victim) -> None:
-    """Whatever carries a line break, the log has one JSON object a line, and none is forged."""
+    """Line breaks in input forge no event: each line of the log is one JSON object."""
     bad = jwt.encode({"sub": LINE}, SECRET, "HS256", {"kid": LINE, "typ": LINE}) + LINE
     async with victim.client("/connection/websocket") as client:
         await client.send(json.dumps({"id": 1, "connect": {"token": bad, "name": LINE}}))

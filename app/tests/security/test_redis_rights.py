@@ -1,4 +1,4 @@
-"""What a leaked password of Redis opens; that it opens enough is what all other tests show."""
+"""The rights of each Redis user, for the case that its password leaks."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ OF_THE_SERVER = [
 
 @pytest.fixture
 def server(processes: None, tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis that allows DEBUG, so that nothing but its users' rights refuses it."""
+    """Return a Redis that allows DEBUG, so that only its users' rights refuse it."""
     server = RedisServer(tmp_path / "redis", enable_debug_command="yes")
     server.start()
     yield server
@@ -27,7 +27,7 @@ def server(processes: None, tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.mark.parametrize("user", [user for user in redis_rights() if user != "admin"])
 def test_nobody_may_do_more_than_his_work(server: RedisServer, user: str) -> None:
-    """Neither the server's business nor the keys of others are open to any user but the admin."""
+    """No user but the admin may administrate the server or read others' keys."""
     with redis.Redis.from_url(server.url_of(user)) as client:
         for command in (*OF_OTHERS, *OF_THE_SERVER):
             with pytest.raises(redis.exceptions.NoPermissionError):
@@ -35,7 +35,7 @@ def test_nobody_may_do_more_than_his_work(server: RedisServer, user: str) -> Non
 
 
 def test_a_node_does_not_look_for_keys(redis_process: RedisServer) -> None:
-    """It knows the names of its own, and runs nothing but functions; the command line may."""
+    """A node's user may run neither SCAN nor EVAL; the command line's user may scan."""
     with redis.Redis.from_url(redis_process.url_of("node")) as client:
         for command in (["SCAN", "0"], ["EVAL", "return 0", "0"]):
             with pytest.raises(redis.exceptions.NoPermissionError):

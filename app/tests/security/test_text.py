@@ -1,7 +1,7 @@
-"""Text that cannot be passed on, at every border of a running node: refused there, and no more.
+"""Text that cannot be encoded is refused at every input of a running node.
 
 Half a surrogate pair, numbers that no double holds, bytes that are not UTF-8, JSON that only some
-parser takes.
+parsers accept.
 """
 
 import asyncio
@@ -42,13 +42,13 @@ live = settings(
 
 
 def open_client(victim: Victim, path: str, **options: Any) -> Any:
-    """A client in this thread: hypothesis does not know of event loops."""
+    """Return a client in this thread, since hypothesis does not support event loops."""
     return connect(f"ws://127.0.0.1:{victim.port}{path}", proxy=None, **options)
 
 
 @pytest.fixture(scope="module")
 def running(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
-    """A node whose API has a key."""
+    """Return a node whose API has a key."""
     folder = tmp_path_factory.mktemp("text")
     (folder / "config.yml").write_text(CONFIG + f'http_api: {{key: "{KEY}"}}\n')
     node = Victim(folder, redis, {"config": folder / "config.yml", "max_connections": 400})
@@ -59,7 +59,7 @@ def running(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture
 def bystander(running: Victim) -> Iterator[ClientConnection]:
-    """A client that has nothing to do with it, and is still served at the end."""
+    """Return an unrelated client; check after the test that it is still served."""
     asyncio.run(running.ready())
     with open_client(running, "/connection/websocket") as client:
         assert "connect" in ask(client, '{"id":1,"connect":{}}')
@@ -75,13 +75,13 @@ def bystander(running: Victim) -> Iterator[ClientConnection]:
 
 
 def ask(client: ClientConnection, message: str | bytes) -> Any:
-    """One answer to one message."""
+    """Send one message and return its answer."""
     client.send(message)
     return json.loads(client.recv(5))
 
 
 def ended(client: ClientConnection) -> int | None:
-    """The code with which it ends, whatever comes before."""
+    """Read until the connection ends, and return its close code."""
     with contextlib.suppress(ConnectionClosed):
         while True:
             client.recv(5)
@@ -89,7 +89,7 @@ def ended(client: ClientConnection) -> int | None:
 
 
 def test_the_plain_protocol(running: Victim, bystander: ClientConnection) -> None:
-    """An ack or an error frame, and the connection stays open."""
+    """The answer is an ack or an error frame, and the connection stays open."""
     with open_client(running, "/ws") as client:
 
         @live
@@ -108,7 +108,7 @@ def test_the_plain_protocol(running: Victim, bystander: ClientConnection) -> Non
 
 
 def test_commands_of_a_json_sdk(running: Victim, bystander: ClientConnection) -> None:
-    """An answer, or 3501 for what is not JSON; never to the others."""
+    """The answer is a reply, or 3501 for invalid JSON; other clients get nothing."""
 
     @live
     @given(TEXTS, st.sampled_from(["connect", "publish", "subscribe", "history"]))
@@ -135,7 +135,7 @@ def test_commands_of_a_json_sdk(running: Victim, bystander: ClientConnection) ->
 
 @pytest.mark.parametrize("text", [b"\xed\xa0\xbd", b"\xff", b"a\xc3"])
 def test_strings_of_protobuf(running: Victim, bystander: ClientConnection, text: bytes) -> None:
-    """What is not UTF-8 ends the connection with 3501."""
+    """A string that is not UTF-8 ends the connection with 3501."""
     connected = b"\x04\x08\x01\x22\x00"
     channel = b"\x0a" + struct.pack("B", len(text)) + text
     request = b"\x2a" + struct.pack("B", len(channel)) + channel
@@ -148,7 +148,7 @@ def test_strings_of_protobuf(running: Victim, bystander: ClientConnection, text:
 
 
 def test_tokens(running: Victim, bystander: ClientConnection) -> None:
-    """3500 in the protocol of SDKs, 401 before the plain one, where the header is not valid too."""
+    """An invalid token is 3500 in the Centrifuge protocol, and 401 in the plain one."""
 
     def refused(token: str) -> None:
         with open_client(running, "/connection/websocket") as client:
@@ -171,7 +171,7 @@ def test_tokens(running: Victim, bystander: ClientConnection) -> None:
 
 
 def test_queries_and_headers(running: Victim, bystander: ClientConnection) -> None:
-    """Bytes that are no text are no token, no key and no origin."""
+    """Invalid bytes are refused as token, key and origin."""
     with pytest.raises(InvalidStatus) as status:
         open_client(running, "/ws?token=%ed%a0%bd&%ff=%ff")
     assert status.value.response.status_code == 401
@@ -182,7 +182,7 @@ def test_queries_and_headers(running: Victim, bystander: ClientConnection) -> No
 
 
 def test_requests_to_the_api(running: Victim, bystander: ClientConnection) -> None:
-    """200, 400 or 422 with a sentence: never an error of the node, in no method and no field."""
+    """Every method answers 200, 400 or 422 with a text, and never fails in the node."""
     methods = {
         "publish": ("channel", "data", "b64data", "tags", "idempotency_key", "version"),
         "broadcast": ("channels", "data", "tags"),

@@ -1,4 +1,4 @@
-"""Attacks on the TLS handshake, which HAProxy takes before a byte of it reaches a node."""
+"""Attacks on the TLS handshake, which HAProxy terminates before the node."""
 
 import asyncio
 import contextlib
@@ -25,28 +25,28 @@ PATIENCE = 3
 
 
 class Door:
-    """Where HAProxy speaks TLS, and the CA that a client trusts."""
+    """A TLS port of HAProxy, and the context of a client that trusts its CA."""
 
     def __init__(self, port: int, ca: Path) -> None:
         self.port = port
         self.context = ssl.create_default_context(cafile=ca)
 
     async def lets_in(self) -> bool:
-        """Whether HAProxy has found the node well."""
+        """Return whether HAProxy's check has found the node up."""
         async with httpx.AsyncClient(verify=self.context, trust_env=False) as http:
             with contextlib.suppress(httpx.TransportError):
                 return (await http.get(f"https://127.0.0.1:{self.port}/health")).is_success
         return False
 
     async def serves(self) -> None:
-        """A healthy client is answered."""
+        """Check that a healthy client is answered."""
         url = f"wss://127.0.0.1:{self.port}/ws"
         async with connect(url, ssl=self.context, proxy=None) as client:
             await client.send(json.dumps({"are": "you there"}))
             await told(client, type="ack")
 
     def hello(self) -> bytes:
-        """The first bytes that a client says."""
+        """Return the first bytes of a TLS client."""
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         with contextlib.suppress(ssl.SSLWantReadError):
             self.context.wrap_bio(incoming, outgoing, server_hostname="localhost").do_handshake()
@@ -54,7 +54,7 @@ class Door:
 
     @contextlib.asynccontextmanager
     async def tcp(self, first: bytes) -> AsyncIterator[asyncio.StreamReader]:
-        """A TCP connection, and the first bytes on it; gives what is answered."""
+        """Open a TCP connection, send the first bytes, and yield its reader."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(first)
         try:
@@ -65,7 +65,7 @@ class Door:
 
 @pytest.fixture(scope="module")
 def door(running: Victim, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    """A HAProxy that the role configured, with a certificate."""
+    """Return a HAProxy with the role's configuration and a certificate."""
     folder = tmp_path_factory.mktemp("tls")
     make_certificate(folder / "ca.pem", folder / "both.pem")
     port = free_port()
@@ -88,14 +88,14 @@ def door(running: Victim, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(autouse=True)
 async def unharmed(victim: Victim, door: Door) -> AsyncIterator[None]:
-    """After each attack TLS clients are served as before."""
+    """Check after each attack that TLS clients are served."""
     await settled(door.lets_in, "the node is well")
     yield
     await door.serves()
 
 
 async def ended(reader: asyncio.StreamReader) -> bytes:
-    """What was said until the other side closed."""
+    """Return the bytes that arrive until the other side closes."""
     async with asyncio.timeout(30):
         with contextlib.suppress(ConnectionResetError):
             return await reader.read()
@@ -103,7 +103,7 @@ async def ended(reader: asyncio.StreamReader) -> bytes:
 
 
 async def test_half_handshakes(door: Door) -> None:
-    """They wait for nobody but themselves, and are closed after a while."""
+    """Unfinished handshakes delay no client, and are closed after the timeout."""
     hello = door.hello()
     async with contextlib.AsyncExitStack() as stack:
         opening = [stack.enter_async_context(door.tcp(hello[:20])) for _ in range(HALF)]
@@ -126,14 +126,14 @@ NOISE = {
 
 @pytest.mark.parametrize("name", NOISE)
 async def test_noise(door: Door, name: str) -> None:
-    """An alert at most, and the connection is closed; nothing of it is taken for a request."""
+    """Noise gets an alert at most and a close; none of it is read as a request."""
     async with door.tcp(NOISE[name]) as reader:
         said = await ended(reader)
     assert said[:1] in (b"", b"\x15")
 
 
 async def test_a_hello_that_ends_in_noise(door: Door) -> None:
-    """Whatever bit of it is wrong: an alert, a handshake that goes no further, or the end."""
+    """A broken hello gets an alert, a handshake that never completes, or a close."""
     hello = door.hello()
     for place in range(0, len(hello), 17):
         changed = bytearray(hello)

@@ -1,4 +1,4 @@
-"""Redis that speaks TLS alone: nodes and the command find it, and take no stranger for it."""
+"""Redis with TLS only: nodes and command line use it, and verify its certificate."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from wsfleet.redis.primary import UnavailableError
 
 @pytest.fixture
 def tls(processes: None, tmp_path: Path) -> Path:
-    """The folder of a certificate, its key and its CA."""
+    """Return the folder of a certificate, its key and its CA."""
     folder = tmp_path / "tls"
     folder.mkdir()
     make_certificate(folder / "ca.pem", folder / "host.pem")
@@ -28,7 +28,7 @@ def tls(processes: None, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(tmp_path: Path, tls: Path) -> Iterator[RedisServer]:
-    """A Redis with this certificate."""
+    """Return a Redis with this certificate."""
     server = RedisServer(tmp_path / "tls-redis", tls=tls)
     server.start()
     yield server
@@ -36,7 +36,7 @@ def server(tmp_path: Path, tls: Path) -> Iterator[RedisServer]:
 
 
 async def test_nodes_share_it(server: RedisServer, start_node: StartNode) -> None:
-    """Messages up to the limit go through it, and it is found again after it was away."""
+    """Messages up to the limit pass, and nodes reconnect after a restart of Redis."""
     one = await start_node(redis_url=server.url_of("node"))
     two = await start_node(redis_url=server.url_of("node"))
     text = "x" * 65_000
@@ -53,7 +53,7 @@ async def test_nodes_share_it(server: RedisServer, start_node: StartNode) -> Non
 
 
 def test_the_command_reads_it(server: RedisServer) -> None:
-    """By the same URL."""
+    """The command line reads the same URL."""
     outcome = wsfleet("check", "state", "--redis", server.url_of("cli"), "--json")
     assert outcome.code == 0, outcome
 
@@ -61,7 +61,7 @@ def test_the_command_reads_it(server: RedisServer) -> None:
 async def test_sentinels_and_replicas_speak_it(
     tmp_path: Path, tls: Path, start_node: StartNode
 ) -> None:
-    """The primary that they name is asked, and when it dies a replica that has its data."""
+    """Nodes use the Sentinels' primary, and after its death the promoted replica."""
     with started(SentinelTopology(tmp_path, tls)) as topology:
         node, old = await start_node(redis_url=topology.url), topology.primary
         (primary,) = node.node.store.primaries
@@ -83,7 +83,7 @@ async def test_sentinels_and_replicas_speak_it(
 async def test_a_stranger_is_not_believed(
     server: RedisServer, tmp_path: Path, start_node: StartNode, stranger: str
 ) -> None:
-    """Nothing is said to who has no certificate of the CA for the address that was meant."""
+    """A node sends nothing to a server without a valid certificate for its address."""
     make_certificate(tmp_path / "other.pem", tmp_path / "key.pem")
     url = {
         "another CA": server.url.replace("tls/ca.pem", "other.pem"),

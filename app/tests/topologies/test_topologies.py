@@ -1,4 +1,4 @@
-"""Nodes on real Sentinels and on a real Redis Cluster: whole, and when a primary goes."""
+"""Nodes on real Sentinels and on a real Redis Cluster, before and after a failover."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ CHANNELS = [f"room{number}" for number in range(12)]
 
 @pytest.fixture
 def cluster(processes: None, tmp_path: Path) -> Iterator[ClusterTopology]:
-    """Three primaries and three replicas."""
+    """Return three primaries and three replicas."""
     with started(ClusterTopology(tmp_path)) as topology:
         yield topology
 
@@ -33,7 +33,7 @@ def cluster(processes: None, tmp_path: Path) -> Iterator[ClusterTopology]:
 async def nodes(
     start_node: StartNode, tmp_path: Path, url: str, durability: str = "primary"
 ) -> tuple[RunningNode, RunningNode]:
-    """Two nodes."""
+    """Return two nodes."""
     file = tmp_path / "config.yml"
     head, tail = CONFIG.split("    history_size: 100\n")
     file.write_text(
@@ -45,14 +45,14 @@ async def nodes(
 
 
 class Publisher:
-    """Publishes numbers to channels, each until it is acknowledged."""
+    """A publisher of numbers that repeats each until it is acknowledged."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
         self.errors = 0
 
     async def __call__(self, channel: str, number: int) -> None:
-        """Publish one."""
+        """Publish one number."""
         request = {"channel": channel, "data": number, "idempotency_key": f"key{number}"}
         async with asyncio.timeout(30):
             while True:
@@ -64,7 +64,7 @@ class Publisher:
 
 
 def api(node: RunningNode) -> httpx.AsyncClient:
-    """A client of a node's API."""
+    """Return a client of a node's API."""
     headers = {"X-API-Key": KEY}
     return httpx.AsyncClient(base_url=node.url, headers=headers, trust_env=False, timeout=10)
 
@@ -73,19 +73,19 @@ def api(node: RunningNode) -> httpx.AsyncClient:
 async def conversation(
     one: RunningNode, two: RunningNode, channel: str
 ) -> AsyncIterator[tuple[Publisher, Events]]:
-    """Who publishes on the second node, and what a client of the first hears in a channel."""
+    """Yield a publisher at the second node, and a subscriber's events at the first."""
     async with sdk(one) as client, api(two) as http:
         _, events = await subscribed(client, channel)
         yield Publisher(http), events
 
 
 def heard_all(events: Events, count: int) -> bool:
-    """Whether this many have arrived."""
+    """Return whether this many publications have arrived."""
     return len(events.data) >= count
 
 
 async def the_command_reads_it(one: RunningNode, two: RunningNode, folder: Path) -> None:
-    """`wsfleet` finds the same Redis by the same URL."""
+    """Check that `wsfleet` finds the same Redis by the same URL."""
     url = one.settings.redis_url
     fleet = folder / "fleet.json"
     nodes = {each.settings.name: each.url for each in (one, two)}
@@ -103,7 +103,7 @@ async def the_command_reads_it(one: RunningNode, two: RunningNode, folder: Path)
 
 
 async def everything_works(one: RunningNode, two: RunningNode, folder: Path) -> None:
-    """What nodes do together: broadcast, names, history, presence, the list of channels."""
+    """Check broadcast, names, history, presence and the list of channels across nodes."""
     async with one.connect() as sender, two.connect() as other, two.connect() as rival:
         await sender.send('{"client_id": "alice"}')
         assert json.loads(await sender.recv())["client_id"] == "alice"
@@ -132,14 +132,14 @@ async def everything_works(one: RunningNode, two: RunningNode, folder: Path) -> 
 async def test_nodes_on_sentinel(
     sentinel: SentinelTopology, start_node: StartNode, tmp_path: Path
 ) -> None:
-    """All works, on the primary that the Sentinels name."""
+    """Every feature works on the primary that the Sentinels name."""
     await everything_works(*await nodes(start_node, tmp_path, sentinel.url), tmp_path)
 
 
 async def test_nodes_on_a_redis_cluster(
     cluster: ClusterTopology, start_node: StartNode, tmp_path: Path
 ) -> None:
-    """All works, whichever primary a channel is on; a crashed node's clients are cleared away."""
+    """Every feature works across primaries; a crashed node's clients are removed."""
     one, two = await nodes(start_node, tmp_path, cluster.url)
     assert len(one.node.store.primaries) == 3
     await everything_works(one, two, tmp_path)
@@ -158,7 +158,7 @@ async def test_nodes_on_a_redis_cluster(
 async def test_a_failover_loses_and_doubles_nothing(
     sentinel: SentinelTopology, start_node: StartNode, tmp_path: Path, how: str
 ) -> None:
-    """With `durability: replicated` all that is acknowledged arrives once, in order."""
+    """With `durability: replicated` acknowledged messages arrive once, in order."""
     one, two = await nodes(start_node, tmp_path, sentinel.url, "replicated")
     async with conversation(one, two, "room") as (publish, events):
         old = sentinel.primary
@@ -185,7 +185,7 @@ async def test_a_failover_loses_and_doubles_nothing(
 async def test_what_no_replica_has_nobody_hears(
     sentinel: SentinelTopology, start_node: StartNode, tmp_path: Path
 ) -> None:
-    """Without replicas `durability: replicated` refuses, and what it refused is not shown."""
+    """Without replicas `durability: replicated` refuses, and delivers nothing."""
     one, two = await nodes(start_node, tmp_path, sentinel.url, "replicated")
     async with sdk(one) as client, api(two) as http:
         subscription, events = await subscribed(client, "room")
@@ -206,7 +206,7 @@ async def test_what_no_replica_has_nobody_hears(
 async def test_a_restart_leaves_numbers_out(
     redis_process: RedisServer, start_node: StartNode, tmp_path: Path
 ) -> None:
-    """After a restart of Redis offsets leap, so that none is given twice; recovery goes over it."""
+    """After a restart of Redis offsets skip ahead, so none repeats; recovery works."""
     one, two = await nodes(start_node, tmp_path, redis_process.url)
     async with conversation(one, two, "room") as (publish, events):
         await publish("room", 1)
@@ -234,7 +234,7 @@ async def test_a_restart_leaves_numbers_out(
 async def test_a_cluster_loses_a_primary(
     cluster: ClusterTopology, start_node: StartNode, tmp_path: Path
 ) -> None:
-    """Its replica takes over, and every channel goes on."""
+    """The replica takes over, and every channel continues."""
     one, two = await nodes(start_node, tmp_path, cluster.url, "replicated")
     async with sdk(one) as client, api(two) as http:
         publish = Publisher(http)
@@ -258,7 +258,7 @@ async def test_a_cluster_loses_a_primary(
 async def test_slots_of_a_cluster_move(
     cluster: ClusterTopology, start_node: StartNode, tmp_path: Path
 ) -> None:
-    """A channel that moves to another primary is heard on."""
+    """A channel whose slot moves to another primary is still delivered."""
     one, two = await nodes(start_node, tmp_path, cluster.url)
     async with conversation(one, two, "room0") as (publish, events):
         await publish("room0", 0)

@@ -103,15 +103,17 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 def effects_by_fault(
-    events: Iterable[dict[str, Any]], began: Sequence[float]
+    events: Iterable[dict[str, Any]], times: Sequence[tuple[float, float]]
 ) -> list[dict[str, Any]]:
-    """Return the effects between the start of each fault (Unix time) and that of the next one.
+    """Return the effects between the start and the end of each fault (Unix times).
 
     A connection counts when it was dropped, a message when it was first sent.
     """
-    spans = [_Span() for _ in began]
+    began = [start for start, _ in times]
+    spans = [_Span() for _ in times]
     for kind, at, seconds in effects(events):
-        if number := bisect.bisect_right(began, at):
+        number = bisect.bisect_right(began, at)
+        if number and at < times[number - 1][1]:
             spans[number - 1].enter(kind, seconds)
     return [span.summary() for span in spans]
 

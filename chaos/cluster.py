@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from wsfleet.cluster.node_name import host_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = Path(sys.executable).parent
@@ -34,6 +35,11 @@ UNITS = {
     "wsnodes": ["wsnode@*"],
     "redis": ["redis-server", "redis-sentinel"],
 }
+#: Ask HAProxy's admin socket; the argument is the command.
+ADMIN = (
+    "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect('/run/haproxy/admin.sock');"
+    " s.sendall(sys.argv[1].encode()+b'\\n'); sys.stdout.write(s.makefile().read())"
+)
 #: The timeouts of a playbook and of any other command, in seconds.
 PLAYBOOK, COMMAND = 900.0, 60.0
 
@@ -160,6 +166,25 @@ class Cluster:
         balancers = self.groups["loadbalancers"]
         show = f"ip -brief address show to {self.url.rpartition('/')[2]}"
         return next((host for host in balancers if self.shell(host, show)), balancers[0])
+
+    def connections(self) -> dict[str, dict[str, int]]:
+        """Return the number of connections of each running node, by the host in the inventory."""
+        status = json.loads(self.wsfleet("status", "--json", check=False) or "{}")
+        found: dict[str, dict[str, int]] = {}
+        for host in self.groups["wsnodes"]:
+            name = self._variables[host].get("wsnode_host_name") or host
+            found[host] = {
+                node["name"]: node["connections"]
+                for node in status.get("nodes", [])
+                if host_of(node["name"]) == name and node["connections"] is not None
+            }
+        return found
+
+    def close_connections(self, node: str) -> None:
+        """Close a node's connections at the active balancer: their clients reconnect."""
+        ask = f'python3 -c "{ADMIN}" "shutdown sessions server nodes/{node}"'
+        if answer := self.shell(self.active_balancer(), ask).strip():
+            raise CommandError(f"HAProxy: {answer}")
 
     def find_problem(self) -> str | None:
         """Return the first problem of the cluster; None if it is healthy."""

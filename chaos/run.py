@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +24,8 @@ from lab.waiting import attempts
 
 #: Seconds until the cluster must be healthy after a fault was healed.
 HEALTHY_TIMEOUT = 90.0
+#: Seconds in which clients must spread over the nodes, and until they have reconnected.
+SPREAD_TIMEOUT, RECONNECT_PAUSE = 30.0, 3.0
 #: Counts from verify-delivery's report for the totals of the run; those of `FAULTS` must be 0.
 TOTALS = ("acknowledged", "delivered", *delivery_events.FAULTS, "reconnects")
 COLUMNS = ("dropped", "reconnect_p50_ms", "reconnect_p99_ms", "delivery_p50_ms", "delivery_p99_ms")
@@ -28,11 +33,17 @@ COLUMNS = ("dropped", "reconnect_p50_ms", "reconnect_p99_ms", "delivery_p50_ms",
 
 @dataclass(slots=True)
 class FaultResult:
-    """The result of a fault; `host` is the target, times are Unix times, durations are seconds."""
+    """The result of a fault; `host` is the target, times are Unix times, durations are seconds.
+
+    `hit` is the number of clients that used the target when the fault began. `ended` is the time
+    from which what clients see is no effect of the fault any more.
+    """
 
     step: Step
     host: str
+    hit: int
     began: float
+    ended: float = math.inf
     held: float = 0.0
     healthy_after: float | None = None
     problem: str | None = None
@@ -43,6 +54,7 @@ class FaultResult:
             "name": self.step.name,
             "target": self.step.target,
             "host": self.host,
+            "hit": self.hit,
             "began": round(self.began, 3),
             "held": round(self.held, 3),
             "healthy_after": None if self.healthy_after is None else round(self.healthy_after, 3),
@@ -70,11 +82,44 @@ def wait_until_healthy(
     return problem
 
 
-def run_fault(cluster: Cluster, step: Step, stop: threading.Event) -> FaultResult:
+def count_clients(cluster: Cluster) -> dict[str, int]:
+    """Return the number of clients at each host with nodes."""
+    return {host: sum(nodes.values()) for host, nodes in cluster.connections().items()}
+
+
+def spread(
+    cluster: Cluster, seconds: float = SPREAD_TIMEOUT, pause: float = RECONNECT_PAUSE
+) -> dict[str, int]:
+    """Spread the clients, and return the number of clients at each host with nodes.
+
+    Clients stay where they are when a node returns. So while a host has less than half of an equal
+    share, the connections of the fullest node are closed, and the balancer assigns them again.
+    """
+    for _ in attempts(seconds, pause):
+        connections = cluster.connections()
+        counts = [sum(nodes.values()) for nodes in connections.values() if nodes]
+        if min(counts, default=0) and 2 * min(counts) * len(counts) >= sum(counts):
+            break
+        nodes = {name: count for each in connections.values() for name, count in each.items()}
+        if any(nodes.values()):
+            # A balancer that has just booted may not answer yet: the next attempt asks again.
+            with suppress(CommandError):
+                cluster.close_connections(max(nodes, key=nodes.__getitem__))
+    return count_clients(cluster)
+
+
+def clients_hit(step: Step, counts: Mapping[str, int]) -> int:
+    """Return the number of clients at the target: all of them, unless it is one node's host."""
+    if FAULTS[step.name].target == "wsnodes":
+        return counts.get(step.target, 0)
+    return sum(counts.values())
+
+
+def run_fault(cluster: Cluster, step: Step, hit: int, stop: threading.Event) -> FaultResult:
     """Inject a fault, hold it, heal it, and wait until the cluster is healthy."""
     roles = {"primary": cluster.primary, "active": cluster.active_balancer}
     host = roles[step.target]() if step.target in roles else step.target
-    result = FaultResult(step, host, time.time())
+    result = FaultResult(step, host, hit, time.time())
     try:
         with FAULTS[step.name].make(cluster, host):
             stop.wait(step.hold)
@@ -95,6 +140,8 @@ def run(
 ) -> Report:
     """Run all steps while clients publish and subscribe; end early when `stop` is set.
 
+    A step whose target has no clients would prove nothing: it is repeated once, after all others.
+
     Raises:
         CommandError: the cluster is not healthy at the start, or clients cannot use it.
 
@@ -104,14 +151,27 @@ def run(
     if problem is not None:
         raise CommandError(f"the cluster is not healthy at the start: {problem}")
     faults: list[FaultResult] = []
+    refused: list[Step] = []
+    queue = deque((step, True) for step in steps)
     try:
         with clients:
             clients.wait_for_messages()
-            for step in steps:
+            while queue:
+                step, first = queue.popleft()
                 stop.wait(step.pause)
                 if stop.is_set() or not clients.running:
                     break
-                result = run_fault(cluster, step, stop)
+                if faults:
+                    faults[-1].ended = min(faults[-1].ended, time.time())
+                hit = clients_hit(step, spread(cluster))
+                if not hit:
+                    progress(f"{step.name:25} {step.target:18} not counted: it has no clients")
+                    if first:
+                        queue.append((step, False))
+                    else:
+                        refused.append(step)
+                    continue
+                result = run_fault(cluster, step, hit, stop)
                 faults.append(result)
                 progress(_line(result))
                 if result.healthy_after is None:
@@ -119,7 +179,17 @@ def run(
             verdict = clients.finish()
     finally:
         cluster.heal()
-    return _report(seed, faults, verdict, clients, len(steps))
+    report = _report(seed, faults, verdict, clients, len(steps))
+    report.problems += _refusals(refused)
+    report.data["not_counted"] = [{"name": step.name, "target": step.target} for step in refused]
+    return report
+
+
+def _refusals(refused: Iterable[Step]) -> list[str]:
+    return [
+        f"{step.name} at {step.target}: not counted, because the target had no clients"
+        for step in refused
+    ]
 
 
 def _line(result: FaultResult) -> str:
@@ -131,7 +201,8 @@ def _line(result: FaultResult) -> str:
         else f"healthy after {result.healthy_after:.1f} s"
     )
     problem = f": {result.problem}" if result.problem else ""
-    return f"{step.name:25} {target:18} held {result.held:5.1f} s, {health}{problem}"
+    hit = f"{result.hit:4} clients"
+    return f"{step.name:25} {target:18} {hit}, held {result.held:5.1f} s, {health}{problem}"
 
 
 def _report(
@@ -144,7 +215,7 @@ def _report(
     if len(faults) < planned:
         problems.append(f"only {len(faults)} of {planned} faults were injected")
     events = read_events(clients.events)
-    saw = effects_by_fault(events, [fault.began for fault in faults])
+    saw = effects_by_fault(events, [(fault.began, fault.ended) for fault in faults])
     data: dict[str, Any] = {
         "seed": seed,
         "faults": [
@@ -156,10 +227,11 @@ def _report(
         "events": str(clients.events),
     }
     rows = [
-        (f.step.name, f.host, round(f.held, 1), f.healthy_after, *(seen[c] for c in COLUMNS))
+        (f.step.name, f.host, f.hit, round(f.held, 1), f.healthy_after, *(seen[c] for c in COLUMNS))
         for f, seen in zip(faults, saw, strict=True)
     ]
     headers = (
+        ">clients hit",
         ">held s",
         ">healthy after s",
         *(f">{column.replace('_', ' ')}" for column in COLUMNS),

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import ast
-from contextlib import suppress
+import http.server
+import json
+import math
+import socket
+import subprocess
+import threading
+import urllib.request
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chaos.clients import effects_by_fault, timeline
+from chaos.clients import Clients, effects_by_fault, timeline
 from chaos.cluster import Cluster, CommandError
 from chaos.faults import FAULTS
-from chaos.schedule import schedule
+from chaos.run import clients_hit, run, spread
+from chaos.schedule import Step, schedule
+from lab.haproxy import HAPROXY_PROGRAM, haproxy_config
+from lab.ports import free_port
+from lab.processes import process
+from lab.waiting import until
 
 GROUPS = {
     "loadbalancers": ["lb1", "lb2"],
@@ -142,13 +154,14 @@ def test_effects_are_counted_for_the_right_fault() -> None:
         event("sent", 11.0, **message),
         event("disconnected", 12.0, subscriber=0),
         event("acknowledged", 13.0, **message),
+        event("disconnected", 19.5, subscriber=1),  # between the faults: not counted
         event("sent", 21.0, **later),
         event("acknowledged", 21.5, **later),
         event("subscribed", 22.0, subscriber=0, recovering=True, recovered=False),
         event("received", 23.0, subscriber=0, **message),
         event("received", 24.0, subscriber=0, **message),  # a copy
     ]
-    first, second = effects_by_fault(log, [10.0, 20.0])
+    first, second = effects_by_fault(log, [(10.0, 19.0), (20.0, math.inf)])
     assert (first["dropped"], first["unrecovered"]) == (1, 1)
     assert first["reconnect_max_ms"] == pytest.approx(10_000)
     assert first["ack_max_ms"] == pytest.approx(2000)
@@ -157,6 +170,222 @@ def test_effects_are_counted_for_the_right_fault() -> None:
     assert second["ack_max_ms"] == pytest.approx(500)
     assert second["delivery_max_ms"] is None
     delivery, dropped_at = timeline(log, 1.0)
-    assert dropped_at == [4.0, 11.0]
+    assert dropped_at == [4.0, 11.0, 18.5]
     assert delivery.whole().count == 1  # not the copy
     assert [round(middle) for middle, _ in delivery.parts()] == [10]
+
+
+class Balanced(Recorder):
+    """A cluster whose clients go to the node with the fewest when their connections are closed."""
+
+    def __init__(self, counts: dict[str, int], *, stuck: bool = False) -> None:
+        super().__init__()
+        self.counts = counts
+        self.stuck = stuck
+
+    def connections(self) -> dict[str, dict[str, int]]:
+        """Return the clients of each host's only node."""
+        return {host: {f"{host}-8001": count} for host, count in self.counts.items()}
+
+    def close_connections(self, node: str) -> None:
+        """Assign the node's clients again, unless the balancer is stuck."""
+        self.done.append(f"close {node}")
+        if self.fails:
+            self.fails = False
+            raise CommandError(node)
+        if self.stuck:
+            return
+        moved, self.counts[node.rpartition("-")[0]] = self.counts[node.rpartition("-")[0]], 0
+        for _ in range(moved):
+            self.counts[min(self.counts, key=self.counts.__getitem__)] += 1
+
+    def find_problem(self) -> None:
+        """Find no problem."""
+
+    def primary(self) -> str:
+        """Return the host of the primary."""
+        return "redis1"
+
+
+class Quiet:
+    """Clients that publish nothing."""
+
+    running = True
+
+    def __init__(self, events: Path) -> None:
+        self.events = events
+        events.write_text(json.dumps({"event": "began", "time": 0.0}) + "\n")
+
+    def __enter__(self) -> None:
+        """Start nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        """End nothing."""
+
+    def wait_for_messages(self) -> None:
+        """Wait for nothing."""
+
+    def finish(self) -> dict[str, Any]:
+        """Return a report without a problem."""
+        return {"acknowledged": 0, "problems": []}
+
+
+def _run(cluster: Recorder, steps: list[Step], folder: Path) -> Any:
+    clients: Clients = Quiet(folder / "events.jsonl")  # type: ignore[assignment]
+    return run(_as_cluster(cluster), steps, clients, 1, threading.Event())
+
+
+def test_clients_are_spread_before_a_fault() -> None:
+    """A host without clients gets its share; an even cluster is left alone."""
+    cluster = Balanced({"node1": 24, "node2": 0, "node3": 24})
+    assert spread(_as_cluster(cluster), pause=0.01) == {"node1": 12, "node2": 12, "node3": 24}
+    assert cluster.done == ["close node1-8001"]
+    cluster = Balanced({"node1": 24, "node2": 0})
+    cluster.fails = True
+    assert spread(_as_cluster(cluster), pause=0.01) == {"node1": 12, "node2": 12}
+    cluster = Balanced({"node1": 14, "node2": 10})
+    assert spread(_as_cluster(cluster)) == {"node1": 14, "node2": 10}
+    assert cluster.done == []
+    standby = Balanced({"node1": 12, "node2": 12})
+    standby.connections = lambda: {  # type: ignore[method-assign]
+        **Balanced.connections(standby),
+        "node3": {},
+    }
+    assert spread(_as_cluster(standby)) == {"node1": 12, "node2": 12, "node3": 0}
+    assert standby.done == []
+
+
+def test_a_fault_hits_the_clients_of_its_target() -> None:
+    """A node's fault hits the clients of the node, every other fault hits all."""
+    counts = {"node1": 5, "node2": 7}
+    assert clients_hit(Step("node_isolated", "node2", 0, 0), counts) == 7
+    assert clients_hit(Step("nodes_updated", "all", 0, 0), counts) == 12
+    assert clients_hit(Step("primary_isolated", "primary", 0, 0), counts) == 12
+
+
+def test_the_report_has_the_clients_that_a_fault_hit(tmp_path: Path) -> None:
+    """Clients are spread first, and each fault has their number in the line and the document."""
+    cluster = Balanced({"node1": 24, "node2": 0})
+    steps = [
+        Step("node_process_killed", "node2", 0, 0),
+        Step("primary_process_killed", "primary", 0, 0),
+    ]
+    report = _run(cluster, steps, tmp_path)
+    assert report.ok, report.problems
+    assert [fault["hit"] for fault in report.data["faults"]] == [12, 24]
+    assert report.data["not_counted"] == []
+
+
+def test_a_fault_without_clients_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is not injected, but tried again after all others; the run fails if it stays so."""
+    monkeypatch.setattr("chaos.run.spread", lambda _: {"node1": 24, "node2": 0})
+    cluster = Balanced({"node1": 24, "node2": 0}, stuck=True)
+    steps = [Step("node_process_killed", host, 0, 0) for host in ("node2", "node1")]
+    report = _run(cluster, steps, tmp_path)
+    assert [fault["host"] for fault in report.data["faults"]] == ["node1"]
+    assert report.data["not_counted"] == [{"name": "node_process_killed", "target": "node2"}]
+    assert any("had no clients" in problem for problem in report.problems)
+    assert [call for call in cluster.done if call.startswith("shell")] == [
+        "shell node1 systemctl kill -s KILL 'wsnode@*'"
+    ]
+    lines = capsys.readouterr().err.splitlines()
+    assert ["not counted" in line for line in lines] == [True, False, True]
+    assert "24 clients" in lines[1]
+
+
+class OneMachine(Cluster):
+    """A cluster of which this machine is the balancer; `status` is what `wsfleet status` prints."""
+
+    def __init__(self, status: dict[str, Any], socket: Path | None = None) -> None:
+        self.groups = GROUPS
+        self.status = status
+        self.socket = socket
+        self._variables = {"node1": {}, "node2": {"wsnode_host_name": "web2"}}
+
+    def wsfleet(self, *_: str, check: bool = True) -> str:
+        """Print the status."""
+        return json.dumps(self.status)
+
+    def active_balancer(self) -> str:
+        """Return this machine."""
+        return "lb1"
+
+    def shell(self, host: str, text: str, *, check: bool = True) -> str:
+        """Run a shell command here, with the socket of the test."""
+        text = text.replace("/run/haproxy/admin.sock", str(self.socket))
+        return subprocess.run(["sh", "-c", text], check=True, capture_output=True, text=True).stdout
+
+
+def test_connections_are_those_of_the_hosts_nodes() -> None:
+    """A node belongs to the host of its name; one that does not run is left out."""
+    nodes = {"node1-8001": 3, "node1-8002": None, "web2-8001": 4, "other-8001": 5}
+    status = {"nodes": [{"name": name, "connections": count} for name, count in nodes.items()]}
+    assert OneMachine(status).connections() == {
+        "node1": {"node1-8001": 3},
+        "node2": {"web2-8001": 4},
+    }
+    assert OneMachine({}).connections() == {"node1": {}, "node2": {}}
+
+
+class Node(http.server.BaseHTTPRequestHandler):
+    """A node that is ready, and keeps every other request open."""
+
+    def do_GET(self) -> None:
+        """Answer /ready; else hold the connection until the balancer closes it."""
+        self.send_response(200)
+        self.end_headers()
+        if self.path != "/ready":
+            self.wfile.write(b"open")
+            self.wfile.flush()
+            self.connection.recv(1)
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+def test_haproxy_closes_the_connections_of_one_node(tmp_path: Path) -> None:
+    """With the role's configuration a node's clients are disconnected, and others are not."""
+    public, admin = free_port(), tmp_path / "admin.sock"
+    config, urls = tmp_path / "haproxy.cfg", {}
+    with ExitStack() as stack:
+        for name in ("node1-8001", "node2-8001"):
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Node)
+            stack.callback(server.server_close)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+            urls[name] = f"http://127.0.0.1:{server.server_address[1]}"
+        text = haproxy_config(urls, public, free_port())
+        text = text.replace("global\n", f"global\n    stats socket {admin} level admin\n", 1)
+        config.write_text(text)
+        stack.enter_context(
+            process([HAPROXY_PROGRAM, "-db", "-f", str(config)], tmp_path / "haproxy.log")
+        )
+        until(lambda: _ready(public), "HAProxy serves")
+        clients = {name: stack.enter_context(_client(public, name)) for name in urls}
+        cluster = OneMachine({}, admin)
+        cluster.close_connections("node1-8001")
+        assert clients["node1-8001"].recv(100) == b""
+        clients["node2-8001"].settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            clients["node2-8001"].recv(100)
+        with pytest.raises(CommandError, match="No such"):
+            cluster.close_connections("node9-8001")
+
+
+def _ready(port: int) -> bool:
+    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2):
+        return True
+    return False
+
+
+def _client(port: int, node: str) -> socket.socket:
+    """Return a connection through the balancer to a node."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=10)
+    request = f"GET /ws HTTP/1.1\r\nHost: x\r\nCookie: WSNODE={node}\r\n\r\n"
+    client.sendall(request.encode())
+    received = b""
+    while b"open" not in received:
+        received += client.recv(1000)
+    return client

@@ -37,6 +37,8 @@ def test_nothing_acknowledged_is_lost() -> None:
     report = json.loads(output)
     assert process.returncode == 0, report
     assert sorted(fault["name"] for fault in report["faults"]) == sorted(SHORT)
+    assert report["not_counted"] == []
+    assert all(fault["hit"] > 0 for fault in report["faults"]), report["faults"]
     totals = ("lost", "duplicated", "reordered", "recovered_wrongly")
     assert [report[total] for total in totals] == [0, 0, 0, 0]
     assert report["acknowledged"] > 0

@@ -59,10 +59,11 @@ class Metrics:
             "connections_refused", "Handshakes refused.", "reason"
         )
         self.requests_refused = self._counter(
-            "requests_refused", "Requests refused before a route was asked, by status.", "status"
+            "requests_refused", "Requests refused before routing, by status.", "status"
         )
         self.pongs_withheld = self._counter(
-            "pongs_withheld", "Pings that were not answered: too many pongs waited for the client."
+            "pongs_withheld",
+            "Pings without an answer, because too many pongs waited for the client.",
         )
         self.disconnects = self._counter("disconnects", "WebSockets closed, by close code.", "code")
 
@@ -76,15 +77,15 @@ class Metrics:
         )
         self.deliveries = self._counter("deliveries", "Publications sent to a client.")
         self.publish_seconds = self._histogram(
-            "publish_seconds", "From a client's message until it is kept in Redis."
+            "publish_seconds", "From a client's message until Redis has stored it."
         )
         self.delivery_seconds = self._histogram(
             "delivery_seconds",
-            "From a publication's time, on its node's clock, until this node gives it to its "
-            "clients; once a publication.",
+            "From a publication's time, on its node's clock, until this node sends it to its "
+            "clients; one value for each publication.",
         )
         self.recoveries = self._counter(
-            "recoveries", "Clients that came back for what they had missed.", "recovered"
+            "recoveries", "Recoveries of clients, by their success.", "recovered"
         )
         for recovered in ("true", "false"):
             self.recoveries.labels(recovered)
@@ -92,27 +93,27 @@ class Metrics:
     def _define_internals(self) -> None:
         self.handler_errors = self._counter(
             "handler_errors",
-            "Exceptions in handlers of what the node hears, by event; each is in the log.",
+            "Exceptions in handlers, by event; each is in the log.",
             "event",
         )
         for event in EVENTS:
             self.handler_errors.labels(event)
 
         self.pubsub_probe_seconds = self._histogram(
-            "pubsub_probe_seconds", "Until the node heard by pub/sub what it had said to itself."
+            "pubsub_probe_seconds", "Time until the node received its own probe over pub/sub."
         )
         self.pubsub_probes_failed = self._counter(
-            "pubsub_probes_failed", "Of these messages, not heard before the next one was due."
+            "pubsub_probes_failed", "Probes that had not arrived when the next one was due."
         )
         self.redis_seconds = self._histogram(
-            "redis_seconds", "A command to Redis and its answer, measured every few seconds."
+            "redis_seconds", "Round trip of a command to Redis, measured every few seconds."
         )
         self.event_loop_lag_seconds = self._histogram(
-            "event_loop_lag_seconds", "By how much a timer of the event loop was late."
+            "event_loop_lag_seconds", "Delay of a timer of the event loop."
         )
         self.event_loop_blocked_seconds = self._counter(
             "event_loop_blocked_seconds",
-            "For how long callbacks have blocked the event loop, of over 100 ms at a time.",
+            "Time that callbacks of over 100 ms have blocked the event loop.",
         )
 
     def handler_failed(self, event: str) -> None:
@@ -147,20 +148,22 @@ class Metrics:
         pubsub: Callable[[], bool],
     ) -> None:
         """Add gauges that are read at each scrape."""
-        self._gauge("max_connections", "More are refused.").set(max_connections)
+        self._gauge("max_connections", "Limit of connections; further ones are refused.").set(
+            max_connections
+        )
         for name, documentation, read in (
-            ("outbox_bytes", "Bytes that wait for clients, all together.", outbox_bytes),
-            ("ready", "1 if new clients should come.", ready),
-            ("drain_wanted", "1 if the node is to have no clients.", drain_wanted),
+            ("outbox_bytes", "Bytes that wait for all clients together.", outbox_bytes),
+            ("ready", "1 if the balancer should send new clients.", ready),
+            ("drain_wanted", "1 if the node should have no clients.", drain_wanted),
             ("redis_connected", "1 if Redis answers.", redis),
-            ("pubsub_subscribed", "1 if the other nodes are heard.", pubsub),
+            ("pubsub_subscribed", "1 if the node is subscribed to the pub/sub channels.", pubsub),
         ):
             self._gauge(name, documentation).set_function(read)
 
         def does(what: str) -> bool:
             return state() == what
 
-        gauge = self._gauge("state", "1 for what the node does about clients.", "state")
+        gauge = self._gauge("state", "1 for the current state of the node.", "state")
         for each in states:
             gauge.labels(each).set_function(partial(does, each))
 

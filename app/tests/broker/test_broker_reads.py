@@ -52,10 +52,12 @@ Pair = tuple[RunningNode, RunningNode]
 
 @pytest.fixture
 async def pair(start_node: StartNode, tmp_path: Path) -> Pair:
-    """Two nodes."""
+    """Two nodes, which wait for a Redis that has much to read."""
     path = tmp_path / "config.yml"
     path.write_text(CONFIG)
-    return await start_node(config=path), await start_node(config=path)
+    patient = {"redis_timeout": 5.0, "heartbeat_interval": 2.0, "node_dead_after": 8.0}
+    one = await start_node(config=path, **patient)
+    return one, await start_node(config=path, **patient)
 
 
 async def api(node: RunningNode, method: str, **request: Any) -> Any:

@@ -54,8 +54,10 @@ async def test_the_same_line_is_logged_once_in_a_while(
 
 async def test_the_thread_ends(start_node: StartNode) -> None:
     """With the node."""
+    before = threading.enumerate()  # with those that nodes of other tests may have left
     node = await start_node()
-    (thread,) = (each for each in threading.enumerate() if each.name == "blocked-loop-watch")
+    started = [each for each in threading.enumerate() if each not in before]
+    (thread,) = (each for each in started if each.name == "blocked-loop-watch")
     await node.stop()
     await asyncio.to_thread(thread.join, 10)
     assert not thread.is_alive()

@@ -205,7 +205,7 @@ def test_http2_is_for_ordinary_requests(start: Start, nodes: list[Server], http2
     assert nodes[0].requests + nodes[1].requests == ["POST /orders"]
 
 
-async def test_websockets_stay_on_http1(tmp_path: Path) -> None:
+async def test_websockets_stay_on_http1(processes: None, tmp_path: Path) -> None:
     """A port with HTTP/2 serves WebSockets over HTTP/1.1, and does not offer them in HTTP/2."""
 
     async def echo(connection: ServerConnection) -> None:

@@ -83,7 +83,7 @@ def balancer(
 
 
 @pytest.fixture
-async def victim(request: pytest.FixtureRequest) -> AsyncIterator[Victim]:
+async def victim(processes: None, request: pytest.FixtureRequest) -> AsyncIterator[Victim]:
     """Return the node; check after each attack that it serves and has freed its memory."""
     way = getattr(request, "param", "direct")
     running: Victim = request.getfixturevalue("serving" if way == "application" else "running")

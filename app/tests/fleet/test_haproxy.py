@@ -20,25 +20,11 @@ from lab.haproxy import HAPROXY_PROGRAM, haproxy_config
 from lab.ports import free_port
 from lab.processes import process
 from lab.waiting import until
+from tests.support.balancer import Answer
 from tests.support.certificates import make_certificate
 
 PROXY, STRANGER = "127.0.0.2", "127.0.0.3"
 CHALLENGE = "/.well-known/acme-challenge/token"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A response; its body is the server's view of the request as JSON, or HAProxy's text."""
-
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    @property
-    def seen(self) -> dict[str, Any]:
-        """Return the server's view of the request."""
-        document: dict[str, Any] = json.loads(self.body)
-        return document
 
 
 @dataclass(frozen=True)

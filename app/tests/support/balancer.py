@@ -113,7 +113,7 @@ def _listening(address: str, handler: type[http.server.BaseHTTPRequestHandler]) 
 
 @dataclass(frozen=True)
 class Answer:
-    """A response; `seen` is what the server of the request saw."""
+    """A response; its body is the server's view of the request as JSON, or HAProxy's text."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -121,7 +121,7 @@ class Answer:
 
     @property
     def seen(self) -> dict[str, Any]:
-        """The server's JSON."""
+        """Return the server's view of the request."""
         document: dict[str, Any] = json.loads(self.body)
         return document
 

@@ -24,15 +24,11 @@ from wsfleet.node.node import Node
 from wsfleet.transports.frames import ABNORMAL
 from wsfleet.transports.handshake import Request, raw_response
 from wsfleet.transports.outbox import HIGH_WATER, Limits
-from wsfleet.transports.transport import Close, Closes
+from wsfleet.transports.transport import WEBSOCKET_CLOSES
 from wsfleet.transports.websocket import WebSocket
 
 log = structlog.get_logger(__name__)
 
-CLOSES = Closes(
-    restart=Close(1012, "node is draining, please reconnect"),
-    slow=Close(1013, "slow consumer"),
-)
 REJECTED = Refusal(HTTPStatus.FORBIDDEN, "application", "the application refused the connection")
 FAILED = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "application_error", "internal error")
 
@@ -119,7 +115,7 @@ class JoiningConnection(Connection):
             websocket,
             client_id=new_client_id(),
             limits=Limits(settings.outbox_limit, settings.write_timeout),
-            closes=CLOSES,
+            closes=WEBSOCKET_CLOSES,
         )
         self._turn = turn
         self._pending: list[bytes] = []

@@ -21,7 +21,7 @@ from wsfleet.protocol import plain
 from wsfleet.protocol.centrifuge.codes import DisconnectCode
 from wsfleet.redis.store import UnavailableError
 from wsfleet.transports.handshake import Request
-from wsfleet.transports.transport import Framing
+from wsfleet.transports.transport import WEBSOCKET_CLOSES, Framing
 from wsfleet.transports.websocket import WebSocket
 
 log = structlog.get_logger(__name__)
@@ -51,7 +51,7 @@ class Plain(BrokerEventHandler):
             self._framings[topic] = framing
             return PlainClient(node, connection, admitted, topic)
 
-        await serve(node, websocket, "plain", plain.CLOSES, create)
+        await serve(node, websocket, "plain", WEBSOCKET_CLOSES, create)
 
     def published(self, channel: str, entry: Entry, record: Record) -> None:
         """Deliver to all but the sender."""

@@ -8,17 +8,11 @@ import orjson
 
 from wsfleet.protocol import strict_json
 from wsfleet.protocol.json_depth import too_deep
-from wsfleet.transports.transport import Close, Closes
 
 PATH = "/ws"
 CHANNEL = "broadcast"
 MAX_NAME = 128
 MAX_DEPTH = 128
-
-CLOSES = Closes(
-    restart=Close(1012, "node is draining, please reconnect"),
-    slow=Close(1013, "slow consumer"),
-)
 
 
 class InvalidMessageError(Exception):

@@ -20,6 +20,13 @@ class Closes(NamedTuple):
     slow: Close
 
 
+WEBSOCKET_CLOSES = Closes(
+    restart=Close(1012, "node is draining, please reconnect"),
+    slow=Close(1013, "slow consumer"),
+)
+"""With the codes of the IANA registry of RFC 6455, for protocols without codes of their own."""
+
+
 class Framing(NamedTuple):
     """How a transport carries one payload: two functions, for text and for binary payloads.
 

@@ -17,6 +17,7 @@ from wsfleet.cli.measure.page import check, write
 from wsfleet.cli.measure.report import Criterion, Figure, Report, emit, table
 from wsfleet.cli.options import Ca, CookieName, Json, Message, Page, Protocol, Url
 from wsfleet.cli.traffic.application_load import ApplicationRun, run_application_load
+from wsfleet.cli.traffic.generator import Generator
 from wsfleet.cli.traffic.load import LoadPlan, LoadRun, run_load
 from wsfleet.cli.traffic.token_message import token_message
 
@@ -174,20 +175,28 @@ def _views(load: LoadRun, data: dict[str, Any]) -> list[RenderableType]:
         ("failed", data["failed"]),
         ("generator CPU", f"{load.cpu_share:.0%} of one core"),
     ]
-    latencies = [
-        (name, *(data[f"{name}_latency"][column] for column in LATENCY_COLUMNS))
-        for name in ("connect", "ack", "delivery")
-    ]
-    views: list[RenderableType] = [
+    latencies = [(name, data[f"{name}_latency"]) for name in ("connect", "ack", "delivery")]
+    return [
         table("load", ("", ">value"), overview),
-        table("latency", ("", ">p50 ms", ">p95 ms", ">p99 ms", ">max ms", ">n"), latencies),
+        _latency_table(latencies),
         table("nodes", ("node", ">clients"), data["nodes"].items()),
+        *_notes(load, data, "the messages sent"),
     ]
-    if load.cpu_share > 0.9:
-        views.append("The generator used a whole core: the latencies include its own delays.")
+
+
+def _latency_table(summaries: Sequence[tuple[str, dict[str, Any]]]) -> RenderableType:
+    rows = [(name, *(summary[column] for column in LATENCY_COLUMNS)) for name, summary in summaries]
+    return table("latency", ("", ">p50 ms", ">p95 ms", ">p99 ms", ">max ms", ">n"), rows)
+
+
+def _notes(run: Generator, data: dict[str, Any], measured: str) -> list[str]:
+    """Return what restricts the figures, if anything does."""
+    notes = []
+    if run.cpu_share > 0.9:
+        notes.append("The generator used a whole core: the latencies include its own delays.")
     if data["interrupted"]:
-        views.append("Interrupted: the figures are those of the messages sent until then.")
-    return views
+        notes.append(f"Interrupted: the figures are those of {measured} until then.")
+    return notes
 
 
 def _problems(load: LoadRun, faults: Sequence[tuple[str, int]]) -> list[str]:
@@ -319,15 +328,9 @@ def _application_views(load: ApplicationRun, data: dict[str, Any]) -> list[Rende
             ("not sent, as the client was away", data["unsent"]),
         ]
         rows.append(("round trip", data["round_trip"]))
-    columns = ("", ">p50 ms", ">p95 ms", ">p99 ms", ">max ms", ">n")
-    latencies = [(name, *(row[column] for column in LATENCY_COLUMNS)) for name, row in rows]
-    views: list[RenderableType] = [
+    return [
         table("load on an application", ("", ">value"), overview),
-        table("latency", columns, latencies),
+        _latency_table(rows),
         table("nodes at the end", ("node", ">clients"), data["nodes"].items()),
+        *_notes(load, data, "the run"),
     ]
-    if load.cpu_share > 0.9:
-        views.append("The generator used a whole core: the latencies include its own delays.")
-    if data["interrupted"]:
-        views.append("Interrupted: the figures are those of the run until then.")
-    return views

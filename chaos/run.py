@@ -82,9 +82,9 @@ def wait_until_healthy(
     return problem
 
 
-def count_clients(cluster: Cluster) -> dict[str, int]:
+def count_clients(connections: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     """Return the number of clients at each host with nodes."""
-    return {host: sum(nodes.values()) for host, nodes in cluster.connections().items()}
+    return {host: sum(nodes.values()) for host, nodes in connections.items()}
 
 
 def spread(
@@ -97,15 +97,16 @@ def spread(
     """
     for _ in attempts(seconds, pause):
         connections = cluster.connections()
-        counts = [sum(nodes.values()) for nodes in connections.values() if nodes]
+        clients = count_clients(connections)
+        counts = [clients[host] for host, nodes in connections.items() if nodes]
         if min(counts, default=0) and 2 * min(counts) * len(counts) >= sum(counts):
-            break
+            return clients
         nodes = {name: count for each in connections.values() for name, count in each.items()}
         if any(nodes.values()):
             # A balancer that has just booted may not answer yet: the next attempt asks again.
             with suppress(CommandError):
                 cluster.close_connections(max(nodes, key=nodes.__getitem__))
-    return count_clients(cluster)
+    return count_clients(cluster.connections())
 
 
 def clients_hit(step: Step, counts: Mapping[str, int]) -> int:

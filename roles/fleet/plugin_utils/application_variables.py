@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,7 @@ def application_mistakes(hosts: Mapping[str, Get], directories: Mapping[str, str
     `hosts` has a function for each node that gives the value of a variable, `directories` the
     folder of its inventory, where a relative source begins.
     """
-    mistakes = [
-        f"{variable} is not the same on all hosts of the group 'wsnodes': set it once, for the "
-        "group."
-        for variable in SHARED
-        if len({str(get(variable)) for get in hosts.values()}) > 1
-    ]
+    mistakes = _differences(SHARED, hosts, "wsnodes")
     for name, get in hosts.items():
         lines = _mistakes(get, Path(directories.get(name) or "."))
         mistakes += [line.replace("HOST", f"the host '{name}'", 1) for line in lines]
@@ -54,12 +49,8 @@ def application_mistakes(hosts: Mapping[str, Get], directories: Mapping[str, str
 
 def key_mistakes(hosts: Mapping[str, Get]) -> list[str]:
     """List what is wrong with the keys that the application may use, on the hosts of Redis."""
-    if len({str(get("redis_app_keys")) for get in hosts.values()}) > 1:
-        return [
-            "redis_app_keys is not the same on all hosts of the group 'redis': set it once, for "
-            "the group."
-        ]
-    mistakes = []
+    if mistakes := _differences(["redis_app_keys"], hosts, "redis"):
+        return mistakes
     for pattern in next(iter(hosts.values()))("redis_app_keys") if hosts else ():
         if not re.fullmatch(r"[!-~]+", pattern):
             mistakes.append(f"redis_app_keys has '{pattern}': write a pattern, as chat:*.")
@@ -71,6 +62,15 @@ def key_mistakes(hosts: Mapping[str, Get]) -> list[str]:
                 "keys: begin it with the application's prefix, as chat:*."
             )
     return mistakes
+
+
+def _differences(variables: Iterable[str], hosts: Mapping[str, Get], group: str) -> list[str]:
+    return [
+        f"{variable} is not the same on all hosts of the group '{group}': set it once, for the "
+        "group."
+        for variable in variables
+        if len({str(get(variable)) for get in hosts.values()}) > 1
+    ]
 
 
 def _mistakes(get: Get, directory: Path) -> Iterator[str]:

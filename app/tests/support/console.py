@@ -9,30 +9,12 @@ from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from tests.support.browser import PATIENCE
 from tests.support.fleet import Rig, running_fleet
+from wsfleet.config.file import BUILT_IN
 
 KEY = "a key"
 
 
-CONFIG = f"""
-http_api: {{key: "{KEY}"}}
-channel:
-  without_namespace:
-    presence: true
-    history_size: 1000
-    history_ttl: 300s
-    force_recovery: true
-    allow_subscribe_for_client: true
-    allow_subscribe_for_anonymous: true
-    allow_publish_for_client: true
-    allow_publish_for_anonymous: true
-    allow_presence_for_subscriber: true
-    allow_presence_for_anonymous: true
-    allow_history_for_subscriber: true
-    allow_history_for_anonymous: true
-client:
-  allow_anonymous_connect_without_token: true
-  allowed_origins: ["*"]
-"""
+CONFIG = f'http_api: {{key: "{KEY}"}}\n{BUILT_IN}'
 
 
 DESKTOP: ViewportSize = {"width": 1440, "height": 960}

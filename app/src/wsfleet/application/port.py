@@ -4,7 +4,7 @@ Each backend implements this port: the handlers of `Realtime`, and the HTTP prox
 those of Centrifugo's proxies: https://centrifugal.dev/docs/server/proxy
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Protocol
@@ -276,7 +276,15 @@ class Router(Protocol):
     def publish(self, namespace: str) -> Backend | None:
         """Return the backend for publish."""
 
-    def rpc(self, method: str) -> Backend | None:
+    @property
+    def methods(self) -> Collection[str]:
+        """The methods that have a backend: their names, for start-up checks and metrics.
+
+        A name that ends with the boundary (`room:`) is a whole namespace; "" is all methods
+        without one.
+        """
+
+    def rpc(self, method: str) -> Backend:
         """Return the backend for a method.
 
         Raises:

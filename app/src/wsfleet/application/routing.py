@@ -1,0 +1,110 @@
+"""One router for all backends of a node: the handlers of `Realtime`, and the HTTP proxies."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from wsfleet.application.port import (
+    Backend,
+    MethodDisabledError,
+    Router,
+    UnknownMethodError,
+)
+
+
+class RoutingError(Exception):
+    """Two backends claim the same events; the text has a line for each event."""
+
+
+class MergedRouter:
+    """A router over others, which claim different events: see `merge`."""
+
+    def __init__(self, routers: Sequence[Router], namespaces: Sequence[str]) -> None:
+        def find(ask: Callable[[Router], Backend | None]) -> Backend | None:
+            return next((found for each in routers if (found := ask(each)) is not None), None)
+
+        self._routers = routers
+        self.methods = frozenset(name for each in routers for name in each.methods)
+        self.connect = find(lambda router: router.connect)
+        self.refresh = find(lambda router: router.refresh)
+        self.disconnected = find(lambda router: router.disconnected)
+        self._subscribe = {n: find(lambda router, n=n: router.subscribe(n)) for n in namespaces}
+        self._sub_refresh = {n: find(lambda router, n=n: router.sub_refresh(n)) for n in namespaces}
+        self._publish = {n: find(lambda router, n=n: router.publish(n)) for n in namespaces}
+
+    def subscribe(self, namespace: str) -> Backend | None:
+        """Return the backend for subscribe."""
+        return self._subscribe[namespace]
+
+    def sub_refresh(self, namespace: str) -> Backend | None:
+        """Return the backend for sub_refresh."""
+        return self._sub_refresh[namespace]
+
+    def publish(self, namespace: str) -> Backend | None:
+        """Return the backend for publish."""
+        return self._publish[namespace]
+
+    def rpc(self, method: str) -> Backend:
+        """Return the backend for a method.
+
+        Raises:
+            MethodDisabledError: a router knows the method's namespace, and no router has a backend.
+            UnknownMethodError: no router knows the method.
+        """
+        refusal: Exception = UnknownMethodError()
+        for router in self._routers:
+            try:
+                return router.rpc(method)
+            except UnknownMethodError:
+                pass
+            except MethodDisabledError as disabled:
+                refusal = disabled
+        raise refusal
+
+
+def merge(routers: Sequence[Router], namespaces: Iterable[str]) -> Router | None:
+    """Return one router for all; None if there are none.
+
+    `namespaces` are those of the configuration; "", the channels without one, is added.
+
+    Raises:
+        RoutingError: two routers have a backend for the same event.
+    """
+    names = list(dict.fromkeys(["", *namespaces]))
+    if twice := sorted(_claimed_twice(routers, names)):
+        raise RoutingError(
+            "\n".join(
+                f"{event} has two backends: remove its handler, or its proxy in the configuration"
+                for event in twice
+            )
+        )
+    if len(routers) < 2:
+        return routers[0] if routers else None
+    return MergedRouter(routers, names)
+
+
+def _claimed_twice(routers: Sequence[Router], namespaces: Sequence[str]) -> set[str]:
+    claims: list[str] = []
+    for router in routers:
+        claims += [
+            event
+            for event in ("connect", "refresh", "disconnected")
+            if getattr(router, event) is not None
+        ]
+        claims += [
+            f"{event} in {f'the namespace {name!r}' if name else 'channels without a namespace'}"
+            for event in ("subscribe", "sub_refresh", "publish")
+            for name in namespaces
+            if getattr(router, event)(name) is not None
+        ]
+    twice = {claim for claim in claims if claims.count(claim) > 1}
+    for method in {name for router in routers for name in router.methods}:
+        if sum(_has(router, method) for router in routers) > 1:
+            twice.add(f"rpc {method!r}")
+    return twice
+
+
+def _has(router: Router, method: str) -> bool:
+    try:
+        router.rpc(method)
+    except (UnknownMethodError, MethodDisabledError):
+        return False
+    return True

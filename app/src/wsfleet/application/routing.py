@@ -1,6 +1,6 @@
 """One router for all backends of a node: the handlers of `Realtime`, and the HTTP proxies."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from wsfleet.application.port import (
     Backend,
@@ -18,17 +18,20 @@ class MergedRouter:
     """A router over others, which claim different events: see `merge`."""
 
     def __init__(self, routers: Sequence[Router], namespaces: Sequence[str]) -> None:
-        def find(ask: Callable[[Router], Backend | None]) -> Backend | None:
-            return next((found for each in routers if (found := ask(each)) is not None), None)
-
         self._routers = routers
         self.methods = frozenset(name for each in routers for name in each.methods)
-        self.connect = find(lambda router: router.connect)
-        self.refresh = find(lambda router: router.refresh)
-        self.disconnected = find(lambda router: router.disconnected)
-        self._subscribe = {n: find(lambda router, n=n: router.subscribe(n)) for n in namespaces}
-        self._sub_refresh = {n: find(lambda router, n=n: router.sub_refresh(n)) for n in namespaces}
-        self._publish = {n: find(lambda router, n=n: router.publish(n)) for n in namespaces}
+        self.connect = _first(each.connect for each in routers)
+        self.refresh = _first(each.refresh for each in routers)
+        self.disconnected = _first(each.disconnected for each in routers)
+        self._subscribe = {
+            name: _first(each.subscribe(name) for each in routers) for name in namespaces
+        }
+        self._sub_refresh = {
+            name: _first(each.sub_refresh(name) for each in routers) for name in namespaces
+        }
+        self._publish = {
+            name: _first(each.publish(name) for each in routers) for name in namespaces
+        }
 
     def subscribe(self, namespace: str) -> Backend | None:
         """Return the backend for subscribe."""
@@ -79,6 +82,10 @@ def merge(routers: Sequence[Router], namespaces: Iterable[str]) -> Router | None
     if len(routers) < 2:
         return routers[0] if routers else None
     return MergedRouter(routers, names)
+
+
+def _first(found: Iterable[Backend | None]) -> Backend | None:
+    return next((each for each in found if each is not None), None)
 
 
 def _claimed_twice(routers: Sequence[Router], namespaces: Sequence[str]) -> set[str]:

@@ -59,9 +59,13 @@ def _node(file: str, *arguments: str) -> tuple[str, ...]:
     return ("node", str(HERE / "peers" / file), "{port}", "{redis}", *arguments)
 
 
-def _asgi(name: str, title: str, *command: str, closes: bool = False, **environment: str) -> Peer:
-    """Return a server of the application in peers/asgi_app.py."""
-    return Peer(name, title, command, closes=closes, echo="/echo", environment=environment)
+def _asgi(name: str, title: str, *command: str, **environment: str) -> Peer:
+    """Return a server of the application in peers/asgi_app.py.
+
+    Its loop ends its own publisher once it sends to a client that the server has closed, so it is
+    not measured beside clients that do not read.
+    """
+    return Peer(name, title, command, echo="/echo", environment=environment)
 
 
 _ASGI_APP = ("asgi_app:app", str(HERE / "peers"))
@@ -122,7 +126,6 @@ PEERS = {
             "application",
             "wsfleet, a FastAPI application",
             *(*_SERVE, _ASGI_APP[0], "--app-dir", _ASGI_APP[1]),
-            closes=True,
             **_SETTINGS,
             WSFLEET_INTERNAL_PORT="{other_port}",
         ),

@@ -26,6 +26,7 @@ PROFILED: dict[str, tuple[Shape, str, int] | None] = {
     "setup": None,
 }
 _WRITES = "writing to clients (uvloop, kernel)"
+_LOOP_FRAME = "Runner.run "
 _LOOP = "event loop, reading, accepting (uvloop, kernel)"
 _HTTP = "HTTP and RFC 6455"
 _PROTOCOL = "client protocol, rights, limits"
@@ -48,7 +49,7 @@ def group(stack: list[str]) -> str:
     leaf = stack[-1]
     if leaf.startswith("Connection.send "):
         return _WRITES  # nearly all of it is in the transport's write
-    if leaf.startswith("Runner.run "):
+    if leaf.startswith(_LOOP_FRAME):
         return _LOOP
     for frame in reversed(stack):
         place = frame.partition(" (")[2]
@@ -65,14 +66,19 @@ def group(stack: list[str]) -> str:
 def shares(raw: str) -> dict[str, float]:
     """Return the share of each group, from py-spy's raw lines `outer;...;inner COUNT`.
 
+    Only the event loop's thread counts: the other one, `BlockedLoopWatch`, waits nearly always, and
+    py-spy takes some of its waits for work.
+
     Raises:
         BenchError: there are no samples.
 
     """
     counts: Counter[str] = Counter()
     for line in raw.splitlines():
-        stack, _, count = line.rpartition(" ")
-        counts[group(stack.split(";"))] += int(count)
+        line_stack, _, count = line.rpartition(" ")
+        stack = line_stack.split(";")
+        if any(frame.startswith(_LOOP_FRAME) for frame in stack):
+            counts[group(stack)] += int(count)
     if not (total := counts.total()):
         raise BenchError("py-spy took no samples")
     return {name: counts[name] / total for name in GROUPS}

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from tests.support import guest
 from tests.support.clients import close_code, closed
 from tests.support.metrics import reaches, value
 from tests.support.nodes import RunningNode, StartNode
-from tests.support.tcp import masked, tcp
+from tests.support.tcp import HANDSHAKE, masked, tcp
 from wsfleet.cluster.node_state import NodeState
 from wsfleet.redis import key_names
 from wsfleet.transports.frames import TEXT
 
 GUEST = "tests.support.guest:app"
+LATE = HANDSHAKE.replace(b"/ws", b"/late")
 
 
 @pytest.fixture
@@ -321,6 +322,43 @@ async def test_a_full_node_refuses_before_the_application_is_asked(start_node: S
     async with opened(node, "/echo"):
         response = (await refused(node, "/raise_before")).response
         assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+
+
+async def test_handshakes_in_progress_are_bounded(start_node: StartNode) -> None:
+    """Of 1,000 handshakes of a slow application so many are in progress as it may have clients."""
+    guest.go_on = asyncio.Event()
+    guest.ends.clear()
+    node = await start_node(app=GUEST, max_connections=100)
+    async with AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(tcp(node, LATE)) for _ in range(1000)]
+        answers = [asyncio.ensure_future(peer.head()) for peer in peers]
+        await settled(lambda: sum(each.done() for each in answers) == 900, "the rest is refused")
+        assert value(node, "handshakes") == 100
+        assert value(node, "connections_refused_total", reason="full") == 900
+        heads = [answer.result() for answer in answers if answer.done()]
+        assert all(b" 503 " in head and b"Retry-After: 1" in head for head in heads)
+        assert node.node.not_ready_reason() == "full: 100 connections"
+        guest.go_on.set()
+        heads = [await answer for answer in answers]
+        assert sum(b" 101 " in head for head in heads) == 100
+        assert value(node, "handshakes") == 0
+    async with opened(node, "/echo"):
+        pass
+
+
+async def test_a_handshake_ends_with_its_handler(start_node: StartNode) -> None:
+    """A refusal, an exception, a missing answer, and a client that leaves free the place."""
+    guest.go_on = asyncio.Event()
+    node = await start_node(app=GUEST, max_connections=1)
+    for path in ("/reject", "/teapot", "/raise_before", "/no_answer", "/nowhere"):
+        assert (await refused(node, path)).response.status_code != 503
+        await settled(lambda: not node.node.handshakes, "the place is free")
+    async with tcp(node, LATE):
+        await settled(lambda: node.node.handshakes, "the application is asked")
+        assert (await refused(node, "/echo")).response.status_code == 503
+    await settled(lambda: not node.node.handshakes, "the client has left")
+    async with opened(node, "/echo"):
+        assert (await refused(node, "/echo")).response.status_code == 503
 
 
 async def test_a_flood_is_closed_with_3013(start_node: StartNode) -> None:

@@ -52,6 +52,7 @@ def quiet() -> Series:
             f"wsfleet_redis_connected{{{of}}}": always(1),
             f'wsfleet_connections{{{of},protocol="plain"}}': always(400),
             f'wsfleet_connections{{{of},protocol="centrifuge"}}': always(100),
+            f"wsfleet_handshakes{{{of}}}": always(1),
             f"wsfleet_max_connections{{{of}}}": always(10000),
             f"wsfleet_connections_opened_total{{{of}}}": rising(20),
             f"wsfleet_pubsub_probe_seconds_count{{{of}}}": rising(30),
@@ -266,6 +267,12 @@ def test_a_frozen_redis_is_down(rules: Path) -> None:
     of = 'job="redis",instance="redis2"'
     frozen = {f"up{{{of}}}": always(0), f"redis_up{{{of}}}": GONE}
     fire(rules, {"a frozen replica": (frozen, ["RedisDown"])})
+
+
+def test_a_node_that_is_full_of_handshakes_is_nearly_full(rules: Path) -> None:
+    """An application that is slow to accept fills a node without connections."""
+    handshakes = {f"wsfleet_handshakes{{{NODE1}}}": always(9000)}
+    fire(rules, {"a slow application": (handshakes, ["ConnectionsNearLimit"])})
 
 
 def test_each_alert_says_what_to_do(rules: Path) -> None:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Scope
 from starlette.websockets import WebSocketDisconnect
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from wsfleet.clients.serving import ServedConnection, refusal_of, refuse
+from wsfleet.clients.serving import ServedConnection, handshake, refusal_of, refuse
 from wsfleet.cluster.client_names import new_client_id
 from wsfleet.config.settings import Settings
 from wsfleet.hub.connection import Connection
@@ -58,7 +58,8 @@ class ASGI:
         client = ASGIClient(self._node, websocket, self._turn)
         scope = websocket_scope(request)
         try:
-            await self._app(scope, client.read, client.write)
+            with handshake(self._node, websocket):
+                await self._app(scope, client.read, client.write)
         except (ClientDisconnected, WebSocketDisconnect):
             client.end()
         except Exception:
@@ -253,6 +254,7 @@ class ASGIClient:
         headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
         if any(name.lower() == b"sec-websocket-protocol" for name, _ in headers):
             raise RuntimeError("websocket.accept: the subprotocol goes into `subprotocol`")
+        self._node.handshakes.discard(self._websocket)  # the connection takes its place
         if (refusal := refusal_of(self._node)) is not None:
             self._refuse(refusal)
         self._websocket.handle(None)

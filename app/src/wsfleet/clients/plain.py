@@ -13,7 +13,7 @@ from wsfleet.broker.events import BrokerEventHandler, NodeCount
 from wsfleet.channels.permissions import ChannelError
 from wsfleet.channels.publication import Member, Record
 from wsfleet.channels.stream import Entry
-from wsfleet.clients.serving import refuse, serve
+from wsfleet.clients.serving import handshake, refusal_of, refuse, serve
 from wsfleet.hub.connection import Connection
 from wsfleet.node.admission import Identity, Refusal
 from wsfleet.node.node import Node
@@ -38,9 +38,12 @@ class Plain(BrokerEventHandler):
     async def endpoint(self, websocket: WebSocket, request: Request) -> None:
         """Serve one client."""
         node = self._node
-        admitted = node.admission.origin(request.headers) or await node.admission.identify(
-            request.headers, request.query
-        )
+        refusal = node.admission.origin(request.headers) or refusal_of(node)
+        if refusal is not None:
+            refuse(node, websocket, refusal)
+            return
+        with handshake(node, websocket):
+            admitted = await node.admission.identify(request.headers, request.query)
         if isinstance(admitted, Refusal):
             refuse(node, websocket, admitted)
             return

@@ -1,7 +1,8 @@
 """Serving a client's connection, whatever its protocol: admission, rate limits, accounting."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Protocol
 
@@ -89,6 +90,16 @@ def refusal_of(node: Node) -> Refusal | None:
     """Return the answer to handshakes while the node takes no more clients."""
     reason = node.refusal_reason()
     return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, reason) if reason else None
+
+
+@contextmanager
+def handshake(node: Node, websocket: WebSocket) -> Iterator[None]:
+    """Count a handshake against the limit of connections until the block ends."""
+    node.handshakes.add(websocket)
+    try:
+        yield
+    finally:
+        node.handshakes.discard(websocket)
 
 
 def refuse(node: Node, websocket: WebSocket, refusal: Refusal) -> None:

@@ -55,6 +55,8 @@ class Node:
         self.metrics = Metrics()
         self.sampler = Sampler(on_lag=self.metrics.event_loop_lag_seconds.observe)
         self.hub = Hub(on_delivered=self.metrics.deliveries.inc)
+        self.handshakes: set[object] = set()
+        """Handshakes that are not accepted yet; each takes the place of a connection."""
         self.store = Store(settings, on_connected=self._on_connected)
         self.registry = Registry(self.store, settings, self._describe)
         self.drain = Drain(self.hub, settings, on_change=self.registry.hurry)
@@ -86,6 +88,7 @@ class Node:
         self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.metrics.watch(
             max_connections=settings.max_connections,
+            handshakes=lambda: len(self.handshakes),
             outbox_bytes=lambda: sum(connection.buffered for connection in self.hub),
             ready=lambda: self.not_ready_reason() is None,
             states=[state.value for state in NodeState],
@@ -132,7 +135,7 @@ class Node:
             return "not subscribed to the other nodes"
         if self.drain.state is NodeState.STARTING or not self.listening:
             return NodeState.STARTING.value
-        if len(self.hub) >= self.settings.max_connections:
+        if self._full:
             return f"full: {self.settings.max_connections} connections"
         return None
 
@@ -144,9 +147,11 @@ class Node:
         """
         if self.drain.refuses:
             return self.drain.state.value
-        if len(self.hub) >= self.settings.max_connections:
-            return "full"
-        return None
+        return "full" if self._full else None
+
+    @property
+    def _full(self) -> bool:
+        return len(self.hub) + len(self.handshakes) >= self.settings.max_connections
 
     def health(self) -> dict[str, Any]:
         """Return the answer of `/health`."""

@@ -139,6 +139,7 @@ class Metrics:
         self,
         *,
         max_connections: int,
+        handshakes: Callable[[], float],
         outbox_bytes: Callable[[], float],
         ready: Callable[[], bool],
         states: Collection[str],
@@ -148,10 +149,11 @@ class Metrics:
         pubsub: Callable[[], bool],
     ) -> None:
         """Add gauges that are read at each scrape."""
-        self._gauge("max_connections", "Limit of connections; further ones are refused.").set(
+        self._gauge("max_connections", "Limit of connections and handshakes together.").set(
             max_connections
         )
         for name, documentation, read in (
+            ("handshakes", "Handshakes that are not accepted yet.", handshakes),
             ("outbox_bytes", "Bytes that wait for all clients together.", outbox_bytes),
             ("ready", "1 if the balancer should send new clients.", ready),
             ("drain_wanted", "1 if the node should have no clients.", drain_wanted),

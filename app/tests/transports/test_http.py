@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from lab.waiting import settled
+from tests.support import guest
 from tests.support.metrics import value
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.tcp import HANDSHAKE, TCPPeer, masked, tcp
@@ -23,14 +26,23 @@ MIB = 2**20
 
 
 @pytest.fixture
-async def node(start_node: StartNode, tmp_path: Path) -> RunningNode:
-    """A node whose API has a key."""
+async def node(start_node: StartNode, tmp_path: Path, request: pytest.FixtureRequest) -> RunningNode:
+    """A node whose API has a key; the parameter is its `body_timeout`."""
     config = tmp_path / "config.yml"
     config.write_text(
         f"http_api: {{key: {KEY}}}\nclient: {{allow_anonymous_connect_without_token: true}}\n"
     )
-    # `/ready` does not change its mind on a busy machine.
-    return await start_node(config=config, max_request_size=2 * MIB, heartbeat_interval=1.0)
+    return await start_node(
+        config=config,
+        max_request_size=2 * MIB,
+        body_timeout=getattr(request, "param", 10.0),
+        heartbeat_interval=1.0,  # `/ready` does not change its mind on a busy machine
+    )
+
+
+def body_timeout(seconds: float) -> pytest.MarkDecorator:
+    """Give the node another `body_timeout`."""
+    return pytest.mark.parametrize("node", [seconds], indirect=True)
 
 
 def post(path: str, *fields: str, key: str = "") -> bytes:
@@ -125,6 +137,7 @@ async def test_a_large_publication_with_a_key_is_taken(node: RunningNode) -> Non
         assert statuses(await peer.rest()) == [413]
 
 
+@body_timeout(0.5)
 @pytest.mark.parametrize(
     "first",
     [
@@ -136,11 +149,10 @@ async def test_a_large_publication_with_a_key_is_taken(node: RunningNode) -> Non
     ],
 )
 async def test_a_body_that_does_not_come_is_not_waited_for(
-    node: RunningNode, monkeypatch: pytest.MonkeyPatch, first: bytes
+    node: RunningNode, first: bytes
 ) -> None:
     """408, or 401 at once without a key, and the connection ends; bytes may trickle in or not."""
     expected = 408 if KEY.encode() in first else 401
-    monkeypatch.setattr(http, "BODY_TIMEOUT", 0.5)
     async with tcp(node, first) as silent, tcp(node, first) as slow:
 
         async def trickle() -> None:
@@ -157,13 +169,53 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
     await settled(lambda: not node.server.server_state.connections, "both are gone")
 
 
+@body_timeout(2)
+@pytest.mark.parametrize("stalls", [False, True], ids=["steady", "stalls"])
+async def test_a_body_may_take_its_time_while_it_goes_on(node: RunningNode, stalls: bool) -> None:
+    """A steady body may take many times the timeout; one that stalls after it is 408."""
+    pieces = 35
+    body = json.dumps({"channel": "a", "data": "x" * 1000 * pieces}).encode()
+    fields = [f"Content-Length: {len(body)}", "Connection: close"]
+    async with tcp(node, post("/api/publish", *fields, key=KEY)) as peer:
+        size = len(body) // pieces
+        for at in range(0, len(body) - size if stalls else len(body), size):
+            peer.write(body[at : at + size])
+            await asyncio.sleep(0.2)  # 7 s are more than three timeouts
+        assert statuses(await peer.rest()) == [408 if stalls else 200]
+
+
+async def test_a_body_waits_for_an_application_that_does_not_read_it(
+    start_node: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time in which the node itself stops reading is none of the client's."""
+    go_on = asyncio.Event()
+
+    async def app(scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
+        await go_on.wait()
+        while (await receive())["more_body"]:
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    node = await start_node(app="tests.support.guest:app", body_timeout=0.5)
+    monkeypatch.setattr(guest.app, "middleware_stack", app)
+    body = bytes(2 * MIB)
+    head = post("/", f"Content-Length: {len(body)}", "Connection: close")
+    async with tcp(node, head + body) as peer:
+        reads = asyncio.ensure_future(peer.rest(60))
+        _, waits = await asyncio.wait([reads], timeout=2)  # four timeouts
+        assert waits
+        go_on.set()
+        assert statuses(await reads) == [200]
+
+
+@body_timeout(0.3)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize("path", ["/health", "/nowhere", "/connection/websocket"])
 async def test_a_request_that_is_answered_without_its_body_does_not_stay(
-    node: RunningNode, monkeypatch: pytest.MonkeyPatch, method: str, path: str
+    node: RunningNode, method: str, path: str
 ) -> None:
     """It has one answer, and the connection ends when the body does not come."""
-    monkeypatch.setattr(http, "BODY_TIMEOUT", 0.3)
     head = post(path, "Content-Length: 1000").replace(b"POST", method.encode())
     async with tcp(node, head) as peer:
         assert len(statuses(await peer.rest())) == 1

@@ -62,6 +62,7 @@ ROUTING = Routing(
     no_endpoint="",
     on_refused=lambda status: None,
     body_limit=lambda request: 0,
+    body_timeout=10.0,
 )
 
 

@@ -85,14 +85,19 @@ class Settings(BaseSettings):
     """Seconds that `state:{client_id}` outlives its client."""
 
     max_connections: PositiveInt = 10_000
-    """Open WebSockets; more are refused with 503, and `/ready` says so."""
+    """Open WebSockets, and handshakes that are not accepted yet; more are refused with 503, and
+    `/ready` says so."""
     max_message_size: PositiveInt = 65_536
     """Bytes of one message from a client; a larger one closes with 1009."""
     max_publication_size: PositiveInt = 2_000_000
     """Bytes of one publication, data and tags; a larger one is refused with error 107. Keep it
     below `client.reply_max_size`, or a publication may be too large to be recovered."""
     max_request_size: int = Field(default=8_388_608, ge=65_536)
-    """Bytes of the body of an HTTP request with a key of the API; more is refused with 413."""
+    """Bytes of the body of an HTTP request with a key of the API, or to an application; more is
+    refused with 413."""
+    body_timeout: PositiveFloat = 10.0
+    """Seconds in which a request's body must end, or go on at 240 bytes a second; a slower one is
+    refused with 408."""
     compression: bool = False
     """Whether clients that offer permessage-deflate are sent compressed publications."""
     max_json_depth: PositiveInt = 128

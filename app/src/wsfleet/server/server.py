@@ -112,6 +112,7 @@ def create_server(settings: Settings) -> Server:
         no_endpoint=f"WebSockets are at {' and '.join(endpoints)}",
         on_refused=node.metrics.refused,
         body_limit=internal_app.body_limit,
+        body_timeout=settings.body_timeout,
     )
     address = settings.host, settings.port
     if not settings.internal_port:

@@ -21,8 +21,8 @@ HEAD_TIMEOUT = 10.0
 """Seconds in which the head of a request must come."""
 KEYLESS_BODY_LIMIT = 65_536
 """Bytes of a request's body from a client that shows no key."""
-BODY_TIMEOUT = 10.0
-"""Seconds in which the body of a request must come, after its head."""
+MIN_BODY_RATE = 240
+"""Bytes a second at which the body of a request must come; a slower one stalls (as in Kestrel)."""
 CHUNK_OVERHEAD = 16
 """Bytes around a chunk that do not count: its size in hexadecimal, and line ends."""
 HEAD_TOO_LARGE = (
@@ -42,6 +42,8 @@ class Routing(NamedTuple):
     """Is given the status of each answer to a request that no route was asked for."""
     body_limit: Callable[[Request], int]
     """Returns the bytes that the body of a request may have."""
+    body_timeout: float
+    """Seconds over which the rate of a request's body is measured."""
 
 
 class RequestRefusedError(Exception):
@@ -83,6 +85,7 @@ class HTTP(HttpToolsProtocol):
         self._handshake = self._ignored = False
         self._in_body = False
         self._body_size = self._body_limit = 0
+        self._body_seen = 0  # its size when the timer was set
         self._due = 0  # requests that the application has not answered yet
         self._refusal: RequestRefusedError | None = None
         self._last: Callable[[], None] | None = None  # ends HTTP when all answers are given
@@ -134,12 +137,13 @@ class HTTP(HttpToolsProtocol):
             self._ignored = not self._handshake
             parse_url(self.url)  # raises an error if it is invalid
         if not self._handshake and not self._ignored:
-            self._body_size, self._body_limit = 0, KEYLESS_BODY_LIMIT
+            self._body_size = self._body_seen = 0
+            self._body_limit = KEYLESS_BODY_LIMIT
             self._bound_body(int(dict(self.headers).get(b"content-length", b"0")))
             super().on_headers_complete()
             self._due += 1
             self._in_body = True
-            self._await(BODY_TIMEOUT)
+            self._await(self._routing.body_timeout)
 
     def on_chunk_header(self) -> None:
         """Allow for the bytes around a chunk; more of them are an attack."""
@@ -315,12 +319,18 @@ class HTTP(HttpToolsProtocol):
             self._timer = None
 
     def _late(self) -> None:
-        seconds, part = (BODY_TIMEOUT, "body") if self._in_body else (HEAD_TIMEOUT, "head")
-        if self.flow.read_paused:  # it may have come, and is not read before others are answered
+        """Refuse a request whose head does not come in time, or whose body stalls."""
+        seconds = self._routing.body_timeout if self._in_body else HEAD_TIMEOUT
+        least = MIN_BODY_RATE * seconds
+        came, self._body_seen = self._body_size - self._body_seen, self._body_size
+        # While reading is paused, for the application or an earlier request, more may have come.
+        if self.flow.read_paused or (self._in_body and came >= least):
             self._await(seconds)
-        else:
-            reason = f"the {part} of the request did not come in {seconds:g} seconds"
-            self._refuse(RequestRefusedError(HTTPStatus.REQUEST_TIMEOUT, reason))
+            return
+        reason = f"the head of the request did not come in {seconds:g} seconds"
+        if self._in_body:
+            reason = f"under {least:g} bytes of the request's body came in {seconds:g} seconds"
+        self._refuse(RequestRefusedError(HTTPStatus.REQUEST_TIMEOUT, reason))
 
 
 def origin_form(target: bytes) -> bytes:

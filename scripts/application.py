@@ -1,7 +1,7 @@
-"""The source, lock file and wheel of an application that runs in the nodes.
+"""The source, lock files and wheel of an application that runs in the nodes.
 
 A source is one of
-    a folder with pyproject.toml and requirements.lock
+    a folder with pyproject.toml, requirements.lock, and build-requirements.lock for its build
     a wheel, with requirements.lock in the same folder
     git+URL@REF, a repository whose root is such a folder
     git+URL@REF#subdirectory=FOLDER, a repository with such a folder
@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,12 +58,13 @@ class Application:
     def __init__(self, source: str) -> None:
         self.path = _checkout(source) if source.startswith("git+") else Path(source).resolve()
         self.is_wheel = self.path.suffix == ".whl"
-        needed = [self.path] if self.is_wheel else [self.path / "pyproject.toml"]
         self.lock = (self.path.parent if self.is_wheel else self.path) / locks.NAME
-        for file in [*needed, self.lock]:
+        self.build_lock = self.path / locks.BUILD_NAME
+        built = [self.path / "pyproject.toml", self.build_lock]
+        for file in [*([self.path] if self.is_wheel else built), self.lock]:
             if not file.is_file():
-                hint = f": scripts/lock --app {self.lock.parent}" if file == self.lock else ""
-                raise SourceError(f"{source} has no {file.name}{hint}. {_hint(source)}")
+                made = f": scripts/lock --app {self.lock.parent}" if file.suffix == ".lock" else ""
+                raise SourceError(f"{source} has no {file.name}{made}. {_hint(source)}")
         self.name, self.version = self._named()
 
     def _named(self) -> tuple[str, str]:
@@ -99,21 +101,9 @@ class Application:
         if self.is_wheel:
             wheel = Path(shutil.copy(self.path, folder))
         else:
-            source = folder / "source"
-            for file in self.files():
-                copy = source / file.relative_to(self.path)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(file, copy)
-            built = folder / "built"
-            command = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps"]
-            if subprocess.run([*command, "--wheel-dir", built, source]).returncode:
-                raise SourceError(
-                    f"{self.path} cannot be built: see the output of its build backend above."
-                )
-            (made,) = built.iterdir()
-            wheel = made.rename(folder / made.name)
-            shutil.rmtree(source)
-            built.rmdir()
+            with tempfile.TemporaryDirectory() as work:
+                made = self._build(Path(work))
+                wheel = Path(shutil.copy(made, folder))
         _, _, _, tags = parse_wheel_filename(wheel.name)
         if not tags & _tags(python, arch):
             raise SourceError(
@@ -123,10 +113,38 @@ class Application:
         return wheel
 
 
+    def _build(self, work: Path) -> Path:
+        """Build the wheel with the packages of `build_lock`, and no others; return the file.
+
+        pip does not check hashes in the environment that it makes for a build, so this makes one.
+        """
+        source, environment, wheels = work / "source", work / "environment", work / "wheels"
+        for file in self.files():
+            copy = source / file.relative_to(self.path)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+        pip = [sys.executable, "-m", "pip", "--quiet", "--python", environment / "bin" / "python"]
+        install = ["install", "--require-hashes", "--only-binary=:all:", "--requirement"]
+        if subprocess.run([*pip, *install, self.build_lock]).returncode:
+            raise SourceError(
+                f"{self.build_lock} cannot be installed: pip's output above says why. If a "
+                f"package has changed on purpose, compile it again: scripts/lock --app {self.path}"
+            )
+        build = ["wheel", "--no-deps", "--no-build-isolation", "--check-build-dependencies"]
+        if subprocess.run([*pip, *build, "--use-pep517", "--wheel-dir", wheels, source]).returncode:
+            raise SourceError(
+                f"{self.path} cannot be built: the output above says why. If a build requirement "
+                f"is missing, compile {locks.BUILD_NAME} again: scripts/lock --app {self.path}"
+            )
+        (made,) = wheels.iterdir()
+        return made
+
+
 def _hint(source: str) -> str:
     return (
-        "A source is a folder with pyproject.toml and requirements.lock, a wheel with "
-        f"requirements.lock beside it, or git+URL@REF; this is {source!r}."
+        f"A source is a folder with pyproject.toml, {locks.NAME} and {locks.BUILD_NAME}, a wheel "
+        f"with {locks.NAME} beside it, or git+URL@REF; this is {source!r}."
     )
 
 

@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 NAME = "requirements.lock"
+BUILD_NAME = "build-requirements.lock"
 
 
 class LockError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -169,6 +170,28 @@ def test_conflicting_locks_end_the_build(copy: Path) -> None:
     assert done.returncode == 1
     ours = locks.read(ROOT / "app" / locks.NAME, MARKERS)["redis"].version
     assert f"redis: 5.0.1 there, {ours} in app/requirements.lock" in done.stderr
+    assert f"scripts/lock --app {copy}" in done.stderr
+
+
+def test_a_changed_hash_of_a_build_requirement_ends_the_build(copy: Path) -> None:
+    """The build runs only packages with the hashes of build-requirements.lock."""
+    lock = copy / locks.BUILD_NAME
+    lock.write_text(re.sub("sha256:[0-9a-f]{64}", f"sha256:{'0' * 64}", lock.read_text()))
+    done = release("--app", copy, "--python", "3.13.5", "--arch", "x86_64")
+    assert done.returncode == 1
+    assert "DO NOT MATCH THE HASHES" in done.stderr
+    assert f"{lock} cannot be installed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_build_requirement_without_a_hash_ends_the_build(copy: Path) -> None:
+    """A requirement that the lock lacks is named, and not installed."""
+    project = copy / "pyproject.toml"
+    project.write_text(project.read_text().replace('["hatchling"]', '["hatchling", "flit-core"]'))
+    done = release("--app", copy, "--python", "3.13.5", "--arch", "x86_64")
+    assert done.returncode == 1
+    assert "missing: 'flit-core'" in done.stderr
+    assert f"{copy} cannot be built" in done.stderr
     assert f"scripts/lock --app {copy}" in done.stderr
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 LOCK = "requirements.lock"
+BUILD_LOCK = "build-requirements.lock"
 VARIABLES = (
     "wsnode_app_source",
     "wsnode_app_environment",
@@ -108,7 +109,7 @@ def _source_mistakes(source: str, directory: Path) -> Iterator[str]:
     if not source:
         yield (
             "wsnode_app_source of HOST is empty: name the folder with the application's "
-            f"pyproject.toml and {LOCK}, a wheel, or git+URL@REF."
+            f"pyproject.toml, {LOCK} and {BUILD_LOCK}, a wheel, or git+URL@REF."
         )
     elif source.startswith("git+"):
         if re.search(r"://[^/@]*:[^/@]*@", source):
@@ -120,17 +121,17 @@ def _source_mistakes(source: str, directory: Path) -> Iterator[str]:
             yield f"{what}: write git+URL@REF, where REF is a tag, a branch or a commit."
     else:
         path = directory / source
-        lock = (path.parent if path.suffix == ".whl" else path) / LOCK
-        needed = path if path.suffix == ".whl" else path / "pyproject.toml"
-        for file in (needed, lock):
-            if not file.is_file():
-                hint = f": make it by scripts/lock --app {lock.parent}" if file == lock else ""
-                yield (
-                    f"{what}, and {file} is missing{hint}. A source is a folder with "
-                    f"pyproject.toml and {LOCK}, or a wheel with {LOCK} beside it; a relative one "
-                    "begins at the inventory's folder."
-                )
-                break
+        needed = [path / "pyproject.toml", path / LOCK, path / BUILD_LOCK]
+        if path.suffix == ".whl":
+            needed = [path, path.parent / LOCK]
+        if missing := [file for file in needed if not file.is_file()]:
+            file = missing[0]
+            hint = f": make it by scripts/lock --app {file.parent}" if file != needed[0] else ""
+            yield (
+                f"{what}, and {file} is missing{hint}. A source is a folder with pyproject.toml, "
+                f"{LOCK} and {BUILD_LOCK}, or a wheel with {LOCK} beside it; a relative one begins "
+                "at the inventory's folder."
+            )
 
 
 def _environment_mistakes(environment: Mapping[Any, Any]) -> Iterator[str]:

@@ -97,11 +97,13 @@ def test_a_secret_is_not_in_the_line() -> None:
     assert "s3cret" not in "".join(lines)
 
 
-def test_a_source_without_a_lock_says_how_to_make_it(tmp_path: Path) -> None:
-    """By the command that makes it."""
-    (tmp_path / "pyproject.toml").write_text("")
+@pytest.mark.parametrize("missing", ["requirements.lock", "build-requirements.lock"])
+def test_a_source_without_a_lock_says_how_to_make_it(tmp_path: Path, missing: str) -> None:
+    """The error names the missing file, and the command that makes it."""
+    for name in {"pyproject.toml", "requirements.lock", "build-requirements.lock"} - {missing}:
+        (tmp_path / name).write_text("")
     (line,) = mistakes(SOUND | {"wsnode_app_source": str(tmp_path)})
-    assert f"make it by scripts/lock --app {tmp_path}" in line
+    assert f"/{missing} is missing: make it by scripts/lock --app {tmp_path}" in line
 
 
 @pytest.mark.parametrize(

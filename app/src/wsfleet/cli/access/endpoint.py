@@ -37,7 +37,7 @@ class FleetEndpoint:
         )
 
 
-def parse_url(text: str) -> FleetEndpoint:
+def parse_url(text: str, default_path: str = PATH) -> FleetEndpoint:
     """Return the endpoint for an http, https, ws or wss URL; the path defaults to /ws.
 
     Raises:
@@ -53,7 +53,7 @@ def parse_url(text: str) -> FleetEndpoint:
     if url.scheme not in _SCHEMES or not url.hostname or url.username or port == 0:
         raise invalid
     scheme = _SCHEMES[url.scheme]
-    path = url.path if url.path not in ("", "/") else PATH
+    path = url.path if url.path not in ("", "/") else default_path
     query = f"?{url.query}" if url.query else ""
     http = "https" if scheme == "wss" else "http"
     return FleetEndpoint(f"{scheme}://{url.netloc}{path}{query}", f"{http}://{url.netloc}")

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Annotated, Any
 
 import httpx
@@ -16,7 +15,7 @@ from wsfleet.cli.access.endpoint import FleetEndpoint, parse_url
 from wsfleet.cli.access.http import TIMEOUT, trusted
 from wsfleet.cli.access.websocket_client import Asker, ConnectError, ConnectionEndedError
 from wsfleet.cli.measure.report import Report, emit, table
-from wsfleet.cli.options import Ca, Json, Url
+from wsfleet.cli.options import Ca, Json
 from wsfleet.cluster.node_state import NodeState
 from wsfleet.protocol.centrifuge.codes import DisconnectCode
 from wsfleet.protocol.centrifuge.negotiation import PATH
@@ -25,7 +24,14 @@ _PAUSE = 0.25  # seconds between two attempts
 
 
 def command(
-    url: Url,
+    url: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL",
+            help=f"http(s)://HOST:PORT or ws(s)://HOST:PORT[/PATH]; the path defaults to {PATH}.",
+            show_default=False,
+        ),
+    ],
     internal_url: Annotated[
         str | None,
         typer.Option(
@@ -42,10 +48,12 @@ def command(
 ) -> int:
     """Check that one node answers on a WebSocket, or is drained.
 
-    URL is the node's own port for clients. No other client receives anything. Exit code 1 if it
-    is neither ready nor drained, or does not answer.
+    URL is the node's own port for clients. Without a path, the WebSocket is that of the Centrifuge
+    protocol, which each node has, also beside an application; with one, it is opened and closed
+    there. No other client receives anything. Exit code 1 if the node is neither ready nor drained,
+    or does not answer.
     """
-    report = run(parse_url(url), parse_url(internal_url or url), timeout)
+    report = run(parse_url(url, PATH), parse_url(internal_url or url), timeout)
     return emit(report, as_json=as_json)
 
 
@@ -67,29 +75,16 @@ class _BinaryAsker(Asker):
 
 
 async def _exchange(endpoint: FleetEndpoint) -> str | None:
-    """Send a message that must be rejected; return the reply if it is not the expected error.
+    """Open a WebSocket, and send a message that must be rejected; return a wrong answer, if any.
 
-    A node that names itself in the handshake may serve an application: it is sent nothing.
+    What another path than that of the Centrifuge protocol does with a message is unknown: there
+    nothing is sent.
     """
     asker = _BinaryAsker()
-    try:
-        await asker.connect(endpoint)
-    except ConnectError as error:
-        if error.status != HTTPStatus.UNAUTHORIZED:
-            raise
-        return await _exchange_without_token(endpoint)
-    if asker.node is not None:
+    await asker.connect(endpoint)
+    if endpoint.path != PATH:
         await asker.close()
         return None
-    reply = await asker.ask(b"\0")
-    await asker.close()
-    return None if reply.get("code") == "unsupported_data" else str(reply)
-
-
-async def _exchange_without_token(endpoint: FleetEndpoint) -> str | None:
-    """Do the same where `/ws` requires a token: the other path checks one after the handshake."""
-    asker = _BinaryAsker()
-    await asker.connect(endpoint.at(PATH))
     with contextlib.suppress(ConnectionEndedError):
         await asker.ask(b"\0")  # a push, and then the end
         await asker.transport.wait_disconnected()

@@ -37,7 +37,7 @@ def running(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """Return the node; its exit status shows that no attack harmed it."""
     folder = tmp_path_factory.mktemp("victim")
     node = Victim(folder, redis, SETTINGS | {"config": folder / "config.yml"})
-    (folder / "config.yml").write_text(CONFIG.replace("PORT", str(node.port)))
+    node.configure(CONFIG)
     node.start()
     yield node
     node.stop()
@@ -48,7 +48,9 @@ def serving(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """Return a node that serves an application, a route of which is attacked."""
     folder = tmp_path_factory.mktemp("serving")
     application = {"app": "tests.support.guest:app", "app_dir": APP, "plain_path": "/ws"}
-    node = Victim(folder, redis, SETTINGS | application, paths=("/echo",))
+    settings = SETTINGS | application | {"config": folder / "config.yml"}
+    node = Victim(folder, redis, settings, paths=("/echo",))
+    node.configure(CONFIG)
     node.start()
     yield node
     node.stop()

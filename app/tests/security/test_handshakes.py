@@ -11,9 +11,8 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.support.clients import closed, command
-from tests.support.tcp import HANDSHAKE
 from tests.support.tokens import API_KEY, RSA_KEY, RSA_STRANGER, SECRET, bearer, by_hand, pem
-from tests.support.victim import EITHER_WAY, PATHS, Victim
+from tests.support.victim import ANYWHERE, WITH_APPLICATION, Victim
 
 CLAIMS = {"sub": "admin"}
 
@@ -50,6 +49,7 @@ FORGED = {
 }
 
 
+@WITH_APPLICATION
 @pytest.mark.parametrize("name", FORGED)
 async def test_forged_tokens(victim: Victim, name: str) -> None:
     """A forged token is 401 or 3500 by protocol, and the metrics count both."""
@@ -89,18 +89,19 @@ async def test_a_token_of_one_channel_for_another(victim: Victim) -> None:
         assert (await closed(client))[0] == 3500
 
 
-@pytest.mark.parametrize("path", PATHS)
-async def test_foreign_origins(victim: Victim, path: str) -> None:
+@WITH_APPLICATION
+async def test_foreign_origins(victim: Victim) -> None:
     """A foreign page is refused although it has the user's cookies."""
     foreign = ("https://evil.org", "https://example.com.evil.org", "http://example.com", "null")
-    before = await victim.refused("origin")
-    for origin in foreign:
-        with pytest.raises(InvalidStatus) as caught:
-            await victim.client(path, origin=origin, additional_headers={"Cookie": "session=1"})
-        assert caught.value.response.status_code == 403
-    assert await victim.refused("origin") == before + len(foreign)
-    async with victim.client(path, origin="https://example.com"):
-        pass
+    for path in victim.paths:
+        before = await victim.refused("origin")
+        for origin in foreign:
+            with pytest.raises(InvalidStatus) as caught:
+                await victim.client(path, origin=origin, additional_headers={"Cookie": "session=1"})
+            assert caught.value.response.status_code == 403
+        assert await victim.refused("origin") == before + len(foreign)
+        async with victim.client(path, origin="https://example.com"):
+            pass
 
 
 HEADERS = {
@@ -126,22 +127,22 @@ AT_HAPROXY = {
 """What HAProxy answers instead, which depends on its release."""
 
 
-@EITHER_WAY
+@ANYWHERE
 @pytest.mark.parametrize("name", HEADERS)
 async def test_headers(victim: Victim, name: str) -> None:
     """Malformed or oversized headers are refused; unknown ones have no effect."""
     header, status = HEADERS[name]
     direct = victim.entry == victim.port
     expected = {status} if direct else AT_HAPROXY.get(name, {status})
-    async with victim.tcp(HANDSHAKE[:-2] + header + b"\r\n") as peer:
+    async with victim.tcp(victim.handshake()[:-2] + header + b"\r\n") as peer:
         assert int((await peer.head()).split()[1]) in expected
 
 
-@EITHER_WAY
+@ANYWHERE
 async def test_a_second_request_behind_a_handshake(victim: Victim) -> None:
     """Bytes after the handshake are read as frames, never as another request."""
     smuggled = b"POST /api/info HTTP/1.1\r\nHost: x\r\nX-API-Key: x\r\nContent-Length: 2\r\n\r\n{}"
-    async with victim.tcp(HANDSHAKE + smuggled) as peer:
+    async with victim.tcp(victim.handshake() + smuggled) as peer:
         rest = await peer.rest()
     assert rest.count(b"HTTP/1.1") == 1
     assert rest.startswith(b"HTTP/1.1 101 ")

@@ -1,5 +1,6 @@
 """A whole fleet on free ports of this machine: Redis, nodes, HAProxy."""
 
+import csv
 import json
 import selectors
 import signal
@@ -7,7 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,12 +174,18 @@ class Rig:
 
 @contextmanager
 def running_fleet(
-    folder: Path, nodes: int = 2, standby: int = 0, *, tls: bool = False, **environment: str
+    folder: Path,
+    nodes: int = 2,
+    standby: int = 0,
+    *,
+    tls: bool = False,
+    haproxy: Mapping[str, object] | None = None,
+    **environment: str,
 ) -> Iterator[Rig]:
     """Run Redis, nodes and HAProxy, and yield once all nodes serve through it.
 
     The last `standby` of the nodes do not; with `tls` the nodes speak it, as they do behind
-    `fleet_tls`; `environment` is settings of all.
+    `fleet_tls`; `haproxy` is variables of the role, `environment` settings of all nodes.
     """
     assert HAPROXY_PROGRAM, "haproxy is not installed; scripts/test installs it"
     server = RedisServer(folder)
@@ -214,6 +221,7 @@ def running_fleet(
             internal_ports=rig.internal_ports,
             haproxy_console=True,
             _haproxy_ca=rig.ca,
+            **(haproxy or {}),
         )
         config.write_text(text)
         command = [HAPROXY_PROGRAM, "-db", "-f", str(config)]
@@ -231,8 +239,17 @@ def running_fleet(
         yield rig
 
 
+def server_statuses(rig: Rig) -> dict[str, str]:
+    """HAProxy's status of each node by its checks; "" for one that it has not checked yet."""
+    text = httpx.get(f"{rig.stats_url}/stats;csv", timeout=2, trust_env=False).text
+    rows = csv.DictReader(text.removeprefix("# ").splitlines())
+    return {
+        row["svname"]: row["status"] if "L" in row["check_status"] else ""  # L4..., L7...; INI
+        for row in rows
+        if row["pxname"] == "nodes" and row["svname"] in rig.nodes
+    }
+
+
 def servers_up(rig: Rig) -> int:
     """How many nodes HAProxy finds well."""
-    text = httpx.get(f"{rig.stats_url}/stats;csv", timeout=2, trust_env=False).text
-    checked = [line for line in text.splitlines() if line.startswith("nodes,") and "L7OK" in line]
-    return sum(",UP," in line for line in checked)
+    return list(server_statuses(rig).values()).count("UP")

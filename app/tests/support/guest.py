@@ -53,6 +53,12 @@ async def block(request: Request) -> JSONResponse:
     return JSONResponse({})
 
 
+async def block_on(request: Request) -> JSONResponse:
+    """Block the event loop until something is written to a named pipe."""
+    with open(request.query_params["pipe"]) as pipe:  # noqa: ASYNC230 - that is what it is for
+        return JSONResponse(pipe.read())
+
+
 async def echo(websocket: WebSocket) -> None:
     """Send back what comes, until the client goes."""
     await websocket.accept()
@@ -190,6 +196,7 @@ app = Starlette(
         *(Route(path, where, methods=["GET", "POST"]) for path in ("/health", "/ready", "/api/x")),
         Route("/boom", boom),
         Route("/block/{seconds:float}", block),
+        Route("/block_on", block_on),
         WebSocketRoute("/where/{name:path}", scope),
         *(
             WebSocketRoute(f"/{endpoint.__name__}", endpoint)

@@ -101,6 +101,10 @@ class Victim:
         """Base URL of its internal port, without a path."""
         return f"http://127.0.0.1:{self.internal_port}"
 
+    def configure(self, text: str) -> None:
+        """Write its configuration, in which PORT is its port for clients."""
+        Path(str(self.settings["config"])).write_text(text.replace("PORT", str(self.port)))
+
     def start(self) -> None:
         """Start the process."""
         settings = {
@@ -189,10 +193,13 @@ class Victim:
         finally:
             writer.transport.abort()
 
+    def handshake(self, path: str = "") -> bytes:
+        """The bytes of a handshake, at its first path or another one."""
+        return HANDSHAKE.replace(b"/ws", (path or self.paths[0]).encode())
+
     @contextlib.asynccontextmanager
     async def upgraded(self, path: str = "") -> AsyncIterator[TCPPeer]:
         """An open WebSocket, byte by byte."""
-        path = path or self.paths[0]
-        async with self.tcp(HANDSHAKE.replace(b"/ws", path.encode())) as peer:
+        async with self.tcp(self.handshake(path)) as peer:
             assert b" 101 " in await peer.head()
             yield peer

@@ -38,9 +38,16 @@ async def upgraded(node: RunningNode) -> AsyncIterator[TCPPeer]:
         yield peer
 
 
-async def test_the_handshake_is_that_of_the_rfc(start_node: StartNode) -> None:
+SERVED_BY = pytest.mark.parametrize(
+    "app", ["", "tests.support.guest:app"], ids=["node", "application"]
+)
+"""`/ws` is an endpoint of the node, and a route of an application."""
+
+
+@SERVED_BY
+async def test_the_handshake_is_that_of_the_rfc(start_node: StartNode, app: str) -> None:
     """RFC 6455, section 1.3: its sample nonce gets its sample answer, and no extension."""
-    node = await start_node()
+    node = await start_node(app=app)
     async with tcp(node, HANDSHAKE) as peer:
         head = (await peer.head()).lower()
     assert head.startswith(b"http/1.1 101 ")
@@ -48,6 +55,7 @@ async def test_the_handshake_is_that_of_the_rfc(start_node: StartNode) -> None:
     assert b"extensions" not in head
 
 
+@SERVED_BY
 @pytest.mark.parametrize(
     ("old", "new", "status", "told"),
     [
@@ -56,14 +64,14 @@ async def test_the_handshake_is_that_of_the_rfc(start_node: StartNode) -> None:
         (b"dGhlIHNhbXBsZSBub25jZQ==", b"c2hvcnQ=", 400, b""),
         (b"dGhlIHNhbXBsZSBub25jZQ==", b"not base64", 400, b""),
         (b"GET", b"POST", 405, b"Allow: GET"),
-        (b"/ws", b"/elsewhere", 404, b""),
+        (b"/ws", b"/connection/elsewhere", 404, b"/connection/websocket"),
     ],
 )
 async def test_a_handshake_that_is_none_is_refused(
-    start_node: StartNode, old: bytes, new: bytes, status: int, told: bytes
+    start_node: StartNode, app: str, old: bytes, new: bytes, status: int, told: bytes
 ) -> None:
     """The status says what is wrong (RFC 6455, section 4.2.2), and the connection ends."""
-    node = await start_node()
+    node = await start_node(app=app)
     async with tcp(node, HANDSHAKE.replace(old, new)) as peer:
         answer = await peer.rest()
     assert answer.startswith(b"HTTP/1.1 %d " % status)

@@ -112,7 +112,6 @@ class Application:
             )
         return wheel
 
-
     def _build(self, work: Path) -> Path:
         """Build the wheel with the packages of `build_lock`, and no others; return the file.
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -179,7 +180,7 @@ def running_fleet(
     standby: int = 0,
     *,
     tls: bool = False,
-    haproxy: Mapping[str, object] | None = None,
+    haproxy: Mapping[str, Any] | None = None,
     **environment: str,
 ) -> Iterator[Rig]:
     """Run Redis, nodes and HAProxy, and yield once all nodes serve through it.

@@ -26,7 +26,9 @@ MIB = 2**20
 
 
 @pytest.fixture
-async def node(start_node: StartNode, tmp_path: Path, request: pytest.FixtureRequest) -> RunningNode:
+async def node(
+    start_node: StartNode, tmp_path: Path, request: pytest.FixtureRequest
+) -> RunningNode:
     """A node whose API has a key; the parameter is its `body_timeout`."""
     config = tmp_path / "config.yml"
     config.write_text(
@@ -148,9 +150,7 @@ async def test_a_large_publication_with_a_key_is_taken(node: RunningNode) -> Non
         post("/console/api/drain", "Content-Length: 100") + b"{",
     ],
 )
-async def test_a_body_that_does_not_come_is_not_waited_for(
-    node: RunningNode, first: bytes
-) -> None:
+async def test_a_body_that_does_not_come_is_not_waited_for(node: RunningNode, first: bytes) -> None:
     """408, or 401 at once without a key, and the connection ends; bytes may trickle in or not."""
     expected = 408 if KEY.encode() in first else 401
     async with tcp(node, first) as silent, tcp(node, first) as slow:

@@ -16,7 +16,7 @@ from tests.support.fleet import Rig, running_fleet, server_statuses
 from tests.support.tcp import TCPPeer
 
 TIMEOUT = 3
-"""Seconds of the nodes for a part of a body, and of HAProxy for a head and for a server."""
+"""Seconds of the nodes for a part of a body, and of HAProxy for a head."""
 BLOCKED, OTHER = "host1-8001", "host2-8001"
 
 
@@ -25,7 +25,7 @@ def rig(processes: None, tmp_path: Path) -> Iterator[Rig]:
     """Return a fleet with an application whose answers name their node."""
     with running_fleet(
         tmp_path,
-        haproxy={"haproxy_timeout_http_request": TIMEOUT, "haproxy_timeout_server": TIMEOUT},
+        haproxy={"haproxy_timeout_http_request": TIMEOUT, "haproxy_timeout_server": 3 * TIMEOUT},
         WSFLEET_APP="tests.support.guest:app",
         WSFLEET_NODE_HEADER="X-Wsfleet-Node",
         WSFLEET_BODY_TIMEOUT=str(TIMEOUT),
@@ -106,7 +106,7 @@ async def test_a_blocked_process_is_taken_out_and_comes_back(rig: Rig, tmp_path:
 
 
 async def test_an_upload_may_take_its_time_but_not_stall(rig: Rig) -> None:
-    """Neither HAProxy nor the node bounds the whole; an upload that stalls is 408."""
+    """Neither HAProxy nor the node bounds the whole; the node answers one that stalls with 408."""
     address = urlsplit(rig.base_url)
     for stalls in (False, True):
         reader, writer = await asyncio.open_connection(address.hostname, address.port)

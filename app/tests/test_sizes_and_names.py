@@ -24,8 +24,8 @@ NAMED_AFTER_CENTRIFUGO = {
 They have the names of Centrifugo's methods and messages, which are also the names of schemas in the
 OpenAPI document. Other modules write them with the module's name, such as `requests.Subscribe`.
 """
-NAMED_FOR_APPLICATIONS = {"application/port.py": {"Error", "Disconnect"}}
-"""Classes of the public API, by module, that may have the name of a message of the protocol."""
+APPLICATION, PORT = "application/", "application/port.py"
+"""The public classes of the first, and the answers of the second, are named after Centrifuge's."""
 
 
 def modules() -> Iterator[tuple[str, str]]:
@@ -61,7 +61,8 @@ def test_no_two_public_classes_have_one_name() -> None:
             if not isinstance(node, ast.ClassDef) or node.name.startswith("_"):
                 continue
             exempt = NAMED_AFTER_CENTRIFUGO if path == REQUESTS else ()
-            if node.name not in exempt and node.name not in NAMED_FOR_APPLICATIONS.get(path, ()):
+            public = path == PORT or (path.startswith(APPLICATION) and node.name in wsfleet.__all__)
+            if node.name not in exempt and not public:
                 places[node.name].append(path)
     assert len(places) > 200
     assert not {name: paths for name, paths in places.items() if len(paths) > 1}

@@ -88,7 +88,7 @@ async def test_the_scope_says_what_asgi_wants(node: RunningNode) -> None:
         "server": ["127.0.0.1", node.settings.port],
         "subprotocols": ["one", "two"],
         "state": "guest",
-        "extensions": ["websocket.http.response"],
+        "extensions": ["websocket.http.response", "wsfleet"],
     }
 
 

@@ -106,7 +106,7 @@ async def sdk(
 ) -> AsyncIterator[Client]:
     """A connected SDK client."""
     client = Client(
-        node.url.replace("http", "ws") + "/connection/websocket",
+        node.client_url.replace("http", "ws") + "/connection/websocket",
         token=token,
         use_protobuf=protobuf,
         min_reconnect_delay=0.05,

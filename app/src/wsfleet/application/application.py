@@ -4,13 +4,20 @@ import importlib
 import inspect
 import sys
 import traceback
+from types import ModuleType
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wsfleet.application.realtime.realtime import Realtime
+from wsfleet.channels.permissions import Channels
+
 
 class ApplicationError(Exception):
-    """An import of the application that failed: one line, then the application's own frames."""
+    """An application that cannot be served.
+
+    Of an import that failed the text is one line, then the application's own frames.
+    """
 
 
 class Application:
@@ -44,7 +51,28 @@ class Application:
                 f"{self._target} is not an ASGI 3 application (an async callable that takes scope, "
                 f"receive and send): it is {found!r}"
             )
+        if (outer := _realtime_around(found, sys.modules[module])) is not None:
+            raise ApplicationError(
+                f"{self._target} is inside of a Realtime, whose handlers would be ignored: "
+                f"serve {module}:{outer}"
+            )
         self._app = found
+
+    @property
+    def realtime(self) -> Realtime | None:
+        """The application, if it is a `Realtime`."""
+        return self._app if isinstance(self._app, Realtime) else None
+
+    def check(self, channels: Channels) -> None:
+        """Check the handlers of a `Realtime` against the channels of the configuration.
+
+        Raises:
+            ApplicationError: a handler's namespace is unknown.
+        """
+        if self.realtime is not None:
+            mistakes = self.realtime.mistakes(channels.namespaces)
+            if mistakes:
+                raise ApplicationError("\n".join(mistakes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application."""
@@ -89,6 +117,14 @@ def _is_asgi(found: Any) -> bool:
     return inspect.iscoroutinefunction(found) or (
         not inspect.isclass(found) and inspect.iscoroutinefunction(type(found).__call__)
     )
+
+
+def _realtime_around(app: Any, module: ModuleType) -> str | None:
+    """Return the name of the `Realtime` of a module that is around an application."""
+    for name, value in vars(module).items():
+        if isinstance(value, Realtime) and value.app is app:
+            return name
+    return None
 
 
 def _frames_from(package: str, error: BaseException) -> traceback.StackSummary:

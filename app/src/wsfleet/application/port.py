@@ -7,9 +7,13 @@ those of Centrifugo's proxies: https://centrifugal.dev/docs/server/proxy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
-from typing import Any, Protocol
+from typing import Any, Generic, Literal, Protocol, get_args
+
+from typing_extensions import TypeVar
 
 from wsfleet.auth.tokens import Grant
+
+T = TypeVar("T", default=Any)
 
 ERROR_CODES = range(400, 2000)
 DISCONNECT_CODES = range(4000, 5000)
@@ -194,10 +198,13 @@ class Subscribed:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """The answer to a publish: what is published in the client's name."""
+class Published(Generic[T]):
+    """The answer to a publish: what is published in the client's name.
 
-    data: bytes
+    A handler returns one with `data` that is any JSON value, or a pydantic model.
+    """
+
+    data: T
     skip_history: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
     idempotency_key: str = ""
@@ -234,11 +241,20 @@ class Backend(Protocol):
         """Take note that a connection ended."""
 
 
-class BackendError(Exception):
-    """A failure of a backend: it raised, timed out, or is unavailable. The client gets error 100.
+Failure = Literal["exception", "timeout", "unavailable", "invalid"]
+"""How a backend failed: it raised, took too long, cannot be reached, or its answer is invalid."""
+FAILURES: tuple[Failure, ...] = get_args(Failure)
 
-    A temporary error: SDKs try the command again.
+
+class BackendError(Exception):
+    """A failure of a backend; the client gets error 100, a temporary one: SDKs try again.
+
+    `reason` is for the metrics, the text for the log.
     """
+
+    def __init__(self, message: str = "", *, reason: Failure = "exception") -> None:
+        super().__init__(message)
+        self.reason: Failure = reason
 
 
 class UnknownMethodError(Exception):

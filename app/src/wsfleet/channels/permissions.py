@@ -1,5 +1,6 @@
 """Names of channels, and the permissions of clients in them: Centrifugo's rules, without I/O."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,11 @@ class Channels:
             for name, options in self._options.items()
             if options.channel_regex
         }
+
+    @property
+    def namespaces(self) -> Collection[str]:
+        """The names of all namespaces; "" is that of channels without one."""
+        return self._options.keys()
 
     def find(self, name: str) -> Channel:
         """Return a channel that the server names: by its API, in a token, as a personal channel.

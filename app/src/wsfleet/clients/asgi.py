@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Scope
 from starlette.websockets import WebSocketDisconnect
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from wsfleet.application.realtime.feeds import EXTENSION
 from wsfleet.clients.serving import ServedConnection, handshake, refusal_of, refuse
 from wsfleet.cluster.client_names import new_client_id
 from wsfleet.config.settings import Settings
@@ -57,6 +58,7 @@ class ASGI:
             return
         client = ASGIClient(self._node, websocket, self._turn)
         scope = websocket_scope(request)
+        scope["extensions"][EXTENSION] = {"websocket": client}
         try:
             with handshake(self._node, websocket):
                 await self._app(scope, client.read, client.write)
@@ -180,7 +182,7 @@ class ASGIClient:
     """
 
     def __init__(self, node: Node, websocket: WebSocket, turn: Turn) -> None:
-        self._node = node
+        self.node = node
         self._turn = turn
         self._websocket = websocket
         self._task = asyncio.current_task()
@@ -250,19 +252,24 @@ class ASGIClient:
         elif self._stage is not Stage.CLOSED:
             self._refuse(FAILED)
 
+    @property
+    def accepted(self) -> JoiningConnection | None:
+        """The connection; None before the application has accepted it."""
+        return getattr(self, "_connection", None)
+
     def _accept(self, message: Message) -> None:
         headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
         if any(name.lower() == b"sec-websocket-protocol" for name, _ in headers):
             raise RuntimeError("websocket.accept: the subprotocol goes into `subprotocol`")
-        self._node.handshakes.discard(self._websocket)  # the connection takes its place
-        if (refusal := refusal_of(self._node)) is not None:
+        self.node.handshakes.discard(self._websocket)  # the connection takes its place
+        if (refusal := refusal_of(self.node)) is not None:
             self._refuse(refusal)
         self._websocket.handle(None)
         if not self._websocket.accept(message.get("subprotocol"), headers):
             raise ClientDisconnected
         self._stage = Stage.ACCEPTED
-        self._connection = JoiningConnection(self._websocket, self._node.settings, self._turn)
-        self._websocket.handle(ServedConnection(self._node, self._connection, "application", self))
+        self._connection = JoiningConnection(self._websocket, self.node.settings, self._turn)
+        self._websocket.handle(ServedConnection(self.node, self._connection, "application", self))
 
     async def _send(self, message: Message) -> None:
         connection = self._connection
@@ -283,7 +290,7 @@ class ASGIClient:
 
     def _refuse(self, refusal: Refusal) -> None:
         self._stage = Stage.CLOSED
-        refuse(self._node, self._websocket, refusal)
+        refuse(self.node, self._websocket, refusal)
         self.over(ABNORMAL, refusal.text)
 
     def _respond(self, message: Message) -> None:
@@ -291,7 +298,7 @@ class ASGIClient:
         if not message.get("more_body", False):
             answer = raw_response(*self._denial, self._body)
             self._stage = Stage.CLOSED
-            self._node.metrics.connections_refused.labels(REJECTED.label).inc()
+            self.node.metrics.connections_refused.labels(REJECTED.label).inc()
             self._websocket.refuse(answer)
             self.over(ABNORMAL, "")
 

@@ -29,6 +29,7 @@ class Connection:
         "client_id",
         "close_code",
         "framing",
+        "holds",
         "last_message_at",
         "message_count",
         "number",
@@ -52,6 +53,8 @@ class Connection:
         self.client_id = client_id
         self.opened_at = self.last_message_at = time.monotonic()
         self.message_count = 0
+        self.holds = 0
+        """How many blocks of an application hold the connection back from a drain."""
         self.close_code = 1006
         self.reason = "lost"
 

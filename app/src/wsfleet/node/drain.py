@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -26,14 +26,21 @@ class Drain:
     """
 
     def __init__(
-        self, hub: Hub, settings: Settings, on_change: Callable[[], None] = lambda: None
+        self,
+        hub: Hub,
+        settings: Settings,
+        on_change: Callable[[], None] = lambda: None,
+        on_failed: Callable[[str], None] = lambda event: None,
     ) -> None:
         self.wanted = settings.standby
         """Whether the desired state is to drain."""
+        self.before: list[Callable[[], Awaitable[None]]] = []
+        """What an application does before clients are sent away, in half of `drain_timeout`."""
         self.state = NodeState.DRAINED if settings.standby else NodeState.STARTING
         self._hub = hub
         self._settings = settings
         self._on_change = on_change
+        self._on_failed = on_failed
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -83,17 +90,36 @@ class Drain:
 
     async def _empty(self) -> None:
         settings = self._settings
-        if self._hub:
-            await asyncio.sleep(settings.drain_delay)
-        deadline = time.monotonic() + settings.drain_timeout
+        delay = settings.drain_delay if self._hub else 0.0
+        deadline = time.monotonic() + delay + settings.drain_timeout
+        await asyncio.gather(asyncio.sleep(delay), self._prepare(delay))
         due = 0.0
-        while waiting := list(self._hub):
+        while connections := list(self._hub):
             left = max(STEP, deadline - time.monotonic())
+            held = time.monotonic() < deadline
+            waiting = [each for each in connections if not (held and each.holds)]
             pause = STEP * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
             due += pause * max(settings.drain_rate, len(waiting) / left)
-            count = min(int(due), len(waiting))
+            due = min(due, len(waiting))  # held connections save up nothing
+            count = int(due)
             due -= count
             for client in random.sample(waiting, count):
                 client.restart()
             await asyncio.sleep(pause)
         self._change(NodeState.DRAINED)
+
+    async def _prepare(self, delay: float) -> None:
+        """Call what is to be done before clients are sent away; they go even if that fails."""
+        limit = delay + self._settings.drain_timeout / 2
+        try:
+            async with asyncio.timeout(limit):
+                await asyncio.gather(*(self._call(work) for work in self.before))
+        except TimeoutError:
+            log.warning("drain_preparation_timeout", seconds=limit)
+
+    async def _call(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception:
+            log.exception("drain_preparation_failed")
+            self._on_failed("drain")

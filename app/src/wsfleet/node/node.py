@@ -59,7 +59,12 @@ class Node:
         """Handshakes that are not accepted yet; each takes the place of a connection."""
         self.store = Store(settings, on_connected=self._on_connected)
         self.registry = Registry(self.store, settings, self._describe)
-        self.drain = Drain(self.hub, settings, on_change=self.registry.hurry)
+        self.drain = Drain(
+            self.hub,
+            settings,
+            on_change=self.registry.hurry,
+            on_failed=self.metrics.handler_failed,
+        )
         self.registry.on_wanted = self.drain.obey
         self.client_names = ClientNames(
             self.store, self.registry, settings.name, settings.resume_window

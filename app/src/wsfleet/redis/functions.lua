@@ -315,6 +315,39 @@ local function members(keys, args)
   return flat
 end
 
+-- Milliseconds for which the token of a lease outlives its last holder.
+local LEASE_KEPT = 86400000
+
+-- lease_acquire(wsfleet:lease:NAME; HOLDER, TTL): HOLDER has the lease for TTL milliseconds from now
+-- on, if it is free or HOLDER's already. Returns its fencing token, or 0 if another has the lease. A
+-- token is the time in microseconds, and above the token before it: tokens ascend even after the hash
+-- has expired, or was lost in a failover, as far as the clocks of the servers agree.
+local function lease_acquire(keys, args)
+  local time, ttl = now(), tonumber(args[2])
+  local found = redis.call('HMGET', keys[1], 'holder', 'token', 'until')
+  local token = found[2]
+  local held = found[1] and tonumber(found[3]) > time
+  if held and found[1] ~= args[1] then
+    return 0
+  end
+  if not held then
+    token = string.format('%.0f', math.max(math.floor(time * 1000000), tonumber(token or 0) + 1))
+  end
+  local expiry = string.format('%.6f', time + ttl / 1000)
+  redis.call('HSET', keys[1], 'holder', args[1], 'token', token, 'until', expiry)
+  redis.call('PEXPIRE', keys[1], ttl + LEASE_KEPT)
+  return tonumber(token)
+end
+
+-- lease_release(wsfleet:lease:NAME; HOLDER): HOLDER gives the lease back. Returns 1, or 0 if it has
+-- not got it.
+local function lease_release(keys, args)
+  if redis.call('HGET', keys[1], 'holder') ~= args[1] then
+    return 0
+  end
+  return redis.call('HDEL', keys[1], 'holder')
+end
+
 redis.register_function('wsfleet_publish_@D@', publish)
 redis.register_function('wsfleet_begin_@D@', begin)
 redis.register_function('wsfleet_join_@D@', join)
@@ -335,6 +368,8 @@ also_when_full('history', history)
 also_when_full('leave', leave)
 also_when_full('members', members)
 also_when_full('release', release)
+also_when_full('lease_acquire', lease_acquire)
+also_when_full('lease_release', lease_release)
 also_when_full('heartbeat', heartbeat)
 also_when_full('describe', describe)
 also_when_full('silence', silence)

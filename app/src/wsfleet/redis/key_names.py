@@ -108,3 +108,8 @@ def presence(name: str) -> str:
 def presence_expiry(name: str) -> str:
     """Sorted set: client -> time when its presence expires, Unix seconds on Redis's clock."""
     return f"wsfleet:expiry:{{{name}}}"
+
+
+def lease(name: str) -> str:
+    """Hash: the `holder` of a lease, its fencing `token`, and `until` when it holds."""
+    return f"wsfleet:lease:{name}"

@@ -16,6 +16,7 @@ from uvicorn.lifespan.off import LifespanOff
 
 from wsfleet.application.application import Application, ApplicationError
 from wsfleet.auth.tokens import verifiers
+from wsfleet.channels.permissions import Channels
 from wsfleet.clients.asgi import ASGI
 from wsfleet.clients.centrifuge.endpoint import Centrifuge
 from wsfleet.clients.plain import Plain
@@ -60,7 +61,9 @@ class Server(uvicorn.Server):
             SystemExit: a port is not available, or the application's start-up failed.
         """
         if self._application is not None:
-            load(self._application)
+            load(self._application, self._node.channels)
+            if (realtime := self._application.realtime) is not None:
+                realtime.attach(self._node)
         await self._node.start()
         try:
             if self._internal is not None:
@@ -70,7 +73,7 @@ class Server(uvicorn.Server):
             await super().startup(sockets)
         except SystemExit:
             await self._stop_internal()
-            await self._node.stop()
+            await self._stop_node()
             raise
         self._node.listening = True
         self._watchdog = asyncio.create_task(
@@ -91,9 +94,14 @@ class Server(uvicorn.Server):
         await self._node.drain.finish()
         await super().shutdown(sockets)
         await self._stop_internal()
-        await self._node.stop()
+        await self._stop_node()
         if self._watchdog is not None:
             self._watchdog.cancel()
+
+    async def _stop_node(self) -> None:
+        await self._node.stop()
+        if self._application is not None and self._application.realtime is not None:
+            self._application.realtime.detach(self._node)
 
     async def _stop_internal(self) -> None:
         if self._internal is not None and self._internal.started:
@@ -167,14 +175,15 @@ def _configuration(
     )
 
 
-def load(application: Application) -> None:
-    """Import the application.
+def load(application: Application, channels: Channels) -> None:
+    """Import the application, and check its handlers against the configuration.
 
     Raises:
-        SystemExit: the import failed; standard error has the reason.
+        SystemExit: it cannot be served; standard error has the reason.
     """
     try:
         application.load()
+        application.check(channels)
     except ApplicationError as error:
         print(error, file=sys.stderr)
         raise SystemExit(STARTUP_FAILURE) from None
@@ -200,7 +209,8 @@ def run(*, check: bool = False, **given: str) -> None:
                 print(problem["msg"].removeprefix("Value error, "), file=sys.stderr)
         raise SystemExit(2) from None
     try:
-        verifiers(file.load(settings.config).client)
+        config = file.load(settings.config)
+        verifiers(config.client)
     except file.ConfigError as mistakes:
         print(mistakes, file=sys.stderr)
         raise SystemExit(2) from None
@@ -214,7 +224,7 @@ def run(*, check: bool = False, **given: str) -> None:
             raise SystemExit(2) from None
     if check:
         if settings.app:
-            load(Application(settings.app, settings.app_dir))
+            load(Application(settings.app, settings.app_dir), Channels(config.channel))
         return
     logs.configure(settings.log_level, settings.name)
     create_server(settings).run()

@@ -28,6 +28,7 @@ EVENTS = (
     "check",
     "presence",
     "background",
+    "drain",
     "http",
     "websocket",
 )

@@ -19,7 +19,7 @@ from tests.support.redis import RedisServer
 from wsfleet.config.settings import Settings
 from wsfleet.redis.memory.commands import COMMANDS
 from wsfleet.redis.memory.database import Database, EntryStream, SortedSet
-from wsfleet.redis.memory.functions import CLEARED, FUNCTIONS, HELD
+from wsfleet.redis.memory.functions import CLEARED, FUNCTIONS, HELD, LEASE_KEPT
 from wsfleet.redis.primary import DIGEST, Primary
 from wsfleet.redis.topology import SLOTS, Shard
 
@@ -104,6 +104,11 @@ registries = st.one_of(
     command("ZADD", st.just(b"nodes"), sampled(1, 2), nodes),  # silences it
     command("ZRANGE", st.just(b"nodes"), st.just(0), st.just(-1)),
     command("ZREM", st.just(b"nodes"), nodes),
+)
+leases = st.one_of(
+    function("lease_acquire", [b"lease"], clients, st.just(SOON * 1000)),
+    function("lease_release", [b"lease"], clients),
+    command("HSET", st.just(b"lease"), st.just("until"), st.just(1)),  # expires it
 )
 commands = st.one_of(
     command("DEL", keys),
@@ -225,7 +230,7 @@ def answer(where: InRedis | InMemory, step: Step) -> Any:
         return -1 if found < 0 else found < 60_000
     if name in ("SMEMBERS", "SRANDMEMBER", "ZRANGE"):  # scores are the clock's: two may be equal
         return set(found)
-    if name == "SET":
+    if name in ("SET", "lease_acquire"):  # a lease's token is the time
         return bool(found)
     if name == "XRANGE":
         return [(number, list(_flat(fields))) for number, fields in found]
@@ -263,8 +268,8 @@ def close(one: Any, other: Any) -> bool:
 
 @pytest.mark.parametrize(
     "steps_of",
-    [streams, presences, registries, commands],
-    ids=["streams", "presences", "registries", "commands"],
+    [streams, presences, registries, leases, commands],
+    ids=["streams", "presences", "registries", "leases", "commands"],
 )
 def test_random_sequences_are_answered_as_by_redis(
     redis_process: RedisServer, steps_of: Any
@@ -285,6 +290,9 @@ def test_random_sequences_are_answered_as_by_redis(
                 assert close(ttl, wanted[key][1]), key
                 if isinstance(value, SortedSet):
                     assert close(value, wanted[key][0]), key
+                elif key == b"lease":
+                    holders = [each.get(b"holder") for each in (value, wanted[key][0])]
+                    assert holders[0] == holders[1]
                 else:
                     assert value == wanted[key][0], key
 
@@ -299,3 +307,4 @@ def test_every_function_of_redis_is_there() -> None:
     assert set(FUNCTIONS) == set(registered)
     assert f"local HELD = {HELD}\n" in source
     assert f"local CLEARED = {CLEARED}\n" in source
+    assert f"local LEASE_KEPT = {LEASE_KEPT * 1000}\n" in source

@@ -14,6 +14,7 @@ Function = Callable[[Database, list[bytes], list[bytes]], Any]
 
 HELD = 1000
 CLEARED = 100
+LEASE_KEPT = 86_400
 
 
 def claim(database: Database, keys: list[bytes], args: list[bytes]) -> bytes:
@@ -238,6 +239,30 @@ def members(database: Database, keys: list[bytes], args: list[bytes]) -> list[by
     return flat
 
 
+def lease_acquire(database: Database, keys: list[bytes], args: list[bytes]) -> int:
+    """Acquire or renew a lease; return its token, 0 if another holds it."""
+    lease, now, ttl = database.ensure(keys[0], Hash), database.clock(), int(args[1]) / 1000
+    token, holder = int(lease.get(b"token", b"0")), lease.get(b"holder")
+    held = holder is not None and float(lease[b"until"]) > now
+    if held and holder != args[0]:
+        return 0
+    if not held:
+        token = max(int(now * 1_000_000), token + 1)
+    until = b"%.6f" % (now + ttl)
+    lease.update({b"holder": args[0], b"token": b"%d" % token, b"until": until})
+    database.expire(keys[0], math.ceil(ttl) + LEASE_KEPT)
+    return token
+
+
+def lease_release(database: Database, keys: list[bytes], args: list[bytes]) -> int:
+    """Release a lease."""
+    lease = database.read(keys[0], Hash)
+    if lease.get(b"holder") != args[0]:
+        return 0
+    del lease[b"holder"]
+    return 1
+
+
 def _rounded(seconds: float) -> float:
     """Return a score as Redis gets it, in milliseconds."""
     return float(f"{seconds:.3f}")
@@ -248,6 +273,7 @@ FUNCTIONS: dict[str, Function] = {
     for function in (
         *(publish, confirm, history, begin, join, leave, members),
         *(claim, release, heartbeat, describe, silence, forget),
+        *(lease_acquire, lease_release),
     )
 }
 """Functions by name, as `Store.function` calls them."""

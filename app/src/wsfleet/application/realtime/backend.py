@@ -1,0 +1,202 @@
+"""The backends that run an application's handlers, and the router that finds them."""
+
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
+
+import structlog
+from pydantic import ValidationError
+
+from wsfleet.application import port
+from wsfleet.application.port import BackendError, Error, UnknownMethodError
+from wsfleet.application.realtime.events import (
+    Connect,
+    Disconnected,
+    Event,
+    Publish,
+    Refresh,
+    Rpc,
+    SubRefresh,
+    Subscribe,
+)
+from wsfleet.application.realtime.handlers import EventHandler, Handlers
+from wsfleet.application.realtime.results import Accept, Allow, Renew, encode
+from wsfleet.application.realtime.runner import Runner
+
+log = structlog.get_logger(__name__)
+
+INVALID_DATA = 422
+"""The code of the error for data that is not valid, as in HTTP (RFC 9110, section 15.5.21)."""
+MAX_MESSAGE = 250
+"""Characters of that error's message: it may name keys that the client has chosen."""
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class HandlerBackend:
+    """A `port.Backend` that runs one handler: of its methods, that of the handler's event works.
+
+    Data that is not valid is refused with error 422, and does not reach the handler.
+    """
+
+    def __init__(self, handler: EventHandler[Any], runner: Runner) -> None:
+        self._handler = handler
+        self._runner = runner
+
+    async def connect(self, call: port.ConnectCall) -> port.Connected | None:
+        """Identify a client; return None if the handler does."""
+        event = Connect(
+            client=call.client,
+            data=self._data(call.data),
+            name=call.name,
+            version=call.version,
+            channels=call.channels,
+            emulated_headers=call.headers,
+        )
+        result = await self._run(event, Accept)
+        return None if result is None else self._encoded(result.answer)
+
+    async def refresh(self, call: port.RefreshCall) -> port.Renewed:
+        """Extend a connection; let it expire if the handler returns None."""
+        return await self._renew(Refresh(client=call.client))
+
+    async def subscribe(self, call: port.SubscribeCall) -> port.Subscribed:
+        """Let a client subscribe."""
+        event = Subscribe(
+            client=call.client, channel=call.channel, name=call.name, data=self._data(call.data)
+        )
+        result = await self._run(event, Allow)
+        return port.Subscribed() if result is None else self._encoded(result.answer)
+
+    async def sub_refresh(self, call: port.SubRefreshCall) -> port.Renewed:
+        """Extend a subscription; let it expire if the handler returns None."""
+        return await self._renew(
+            SubRefresh(client=call.client, channel=call.channel, name=call.name)
+        )
+
+    async def publish(self, call: port.PublishCall) -> port.Published:
+        """Let a client publish what the handler returns; what came, if that is None."""
+        event = Publish(
+            client=call.client, channel=call.channel, name=call.name, data=self._data(call.data)
+        )
+        result = await self._runner.run(self._handler, event)
+        if result is None:
+            return port.Published(call.data)
+        if not isinstance(result, port.Published):
+            result = port.Published(result)
+        data = self._encoded(lambda: encode(result.data))
+        return port.Published(
+            data,
+            skip_history=result.skip_history,
+            tags=result.tags,
+            idempotency_key=result.idempotency_key,
+            version=result.version,
+            version_epoch=result.version_epoch,
+        )
+
+    async def rpc(self, call: port.RpcCall) -> bytes:
+        """Answer a call."""
+        event = Rpc(client=call.client, method=call.method, data=self._data(call.data))
+        result = await self._runner.run(self._handler, event)
+        return self._encoded(lambda: encode(result))
+
+    async def disconnected(self, call: port.DisconnectedCall) -> None:
+        """Call the handler."""
+        await self._runner.run(
+            self._handler, Disconnected(client=call.client, code=call.code, reason=call.reason)
+        )
+
+    async def _renew(self, event: Event) -> port.Renewed:
+        result = await self._run(event, Renew)
+        return port.Renewed(expired=True) if result is None else self._encoded(result.answer)
+
+    async def _run(self, event: Event, kind: type[R]) -> R | None:
+        result = await self._runner.run(self._handler, event)
+        if result is not None and not isinstance(result, kind):
+            raise self._invalid(
+                f"returned {result!r:.200}, which is neither {kind.__name__} nor None"
+            )
+        return result
+
+    def _data(self, data: bytes) -> Any:
+        """Return the event's data; data that is missing is null."""
+        adapter = self._handler.data
+        if adapter is None:
+            return data
+        try:
+            return adapter.validate_json(data or b"null")
+        except ValidationError as error:
+            raise Error(INVALID_DATA, first_message(error)) from None
+
+    def _encoded(self, encoded: Callable[[], T]) -> T:
+        """Return a result as JSON; one that has no JSON form is a failure of the handler."""
+        try:
+            return encoded()
+        except Exception as error:  # pydantic's, and those of a model's own serializers
+            log.exception("handler_result_invalid", handler=self._handler.name)
+            raise self._invalid(f"returned what is not JSON: {error}") from error
+
+    def _invalid(self, what: str) -> BackendError:
+        return BackendError(f"{self._handler.name} {what}", reason="invalid")
+
+
+def first_message(error: ValidationError) -> str:
+    """Return pydantic's first message, after the path of the value that is not valid."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    text = f"{where}: {first['msg']}" if where else first["msg"]
+    return text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE - 1]}…"
+
+
+class HandlerRouter:
+    """The router of an application's handlers; its methods are those of `port.Router`."""
+
+    def __init__(self, handlers: Handlers, runner: Runner) -> None:
+        self._handlers = handlers
+        self._runner = runner
+
+    @property
+    def connect(self) -> HandlerBackend | None:
+        """The backend for connect."""
+        return self._backend(self._handlers.connect)
+
+    @property
+    def refresh(self) -> HandlerBackend | None:
+        """The backend for refresh."""
+        return self._backend(self._handlers.refresh)
+
+    @property
+    def disconnected(self) -> HandlerBackend | None:
+        """The backend that is told of disconnects."""
+        return self._backend(self._handlers.disconnect)
+
+    @property
+    def methods(self) -> Collection[str]:
+        """The methods that have a handler."""
+        return self._handlers.rpc.keys()
+
+    def subscribe(self, namespace: str) -> HandlerBackend | None:
+        """Return the backend for subscribe."""
+        return self._backend(self._handlers.subscribe.get(namespace))
+
+    def sub_refresh(self, namespace: str) -> HandlerBackend | None:
+        """Return the backend for sub_refresh."""
+        return self._backend(self._handlers.sub_refresh.get(namespace))
+
+    def publish(self, namespace: str) -> HandlerBackend | None:
+        """Return the backend for publish."""
+        return self._backend(self._handlers.publish.get(namespace))
+
+    def rpc(self, method: str) -> HandlerBackend:
+        """Return the backend for a method.
+
+        Raises:
+            UnknownMethodError: it has no handler.
+        """
+        handler = self._handlers.rpc.get(method)
+        if handler is None:
+            raise UnknownMethodError
+        return HandlerBackend(handler, self._runner)
+
+    def _backend(self, handler: EventHandler[Any] | None) -> HandlerBackend | None:
+        return None if handler is None else HandlerBackend(handler, self._runner)

@@ -1,0 +1,137 @@
+"""The results of an application's handlers, and their JSON."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from pydantic_core import to_json
+
+from wsfleet.application import port
+from wsfleet.auth.tokens import Grant
+from wsfleet.protocol import strict_json
+
+FLAGS = (
+    "presence",
+    "join_leave",
+    "force_push_join_leave",
+    "force_positioning",
+    "force_recovery",
+)
+"""Options of a channel that a subscription may override."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """The result of `on_subscribe`: what one subscription gets besides the permission.
+
+    `info` is what others see of the client in this channel, `data` is for the client alone; both
+    are JSON values or pydantic models. `expire_at` is in Unix seconds; 0 is never. The other
+    fields override options of the channel; None leaves the channel's.
+    """
+
+    _: KW_ONLY
+    info: Any = None
+    data: Any = None
+    expire_at: int = 0
+    presence: bool | None = None
+    join_leave: bool | None = None
+    force_push_join_leave: bool | None = None
+    force_positioning: bool | None = None
+    force_recovery: bool | None = None
+
+    def answer(self) -> port.Subscribed:
+        """Return the answer for the node."""
+        return port.Subscribed(self.grant(), self.expire_at)
+
+    def grant(self) -> Grant:
+        """Return the answer for the node, without the expiry."""
+        override = {flag: on for flag in FLAGS if (on := getattr(self, flag)) is not None}
+        return Grant(optional(self.info), optional(self.data), override)
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The result of `on_connect`: the client's identity; without a `user` it is anonymous.
+
+    `expire_at` is in Unix seconds; 0 is never. `info` is what other clients see of this one, `meta`
+    what only the server sees, `data` is for the client: JSON values or pydantic models. `channels`
+    are those that the server subscribes it to, or a mapping of each to its `Allow`.
+
+    Raises:
+        TypeError: `channels` is one name.
+        ValueError: an `Allow` in `channels` expires; such subscriptions last as long as the
+            connection.
+    """
+
+    user: str = ""
+    _: KW_ONLY
+    expire_at: int = 0
+    info: Any = None
+    meta: Any = None
+    data: Any = None
+    channels: Collection[str] | Mapping[str, Allow] = ()
+
+    def __post_init__(self) -> None:
+        """Check the channels."""
+        if isinstance(self.channels, str):
+            raise TypeError(f"channels are a list of names: [{self.channels!r}]")
+        if isinstance(self.channels, Mapping):
+            for channel, allow in self.channels.items():
+                if allow.expire_at:
+                    raise ValueError(
+                        f"the subscription to {channel!r} lasts as long as the connection: give "
+                        "expire_at to Accept"
+                    )
+
+    def answer(self) -> port.Connected:
+        """Return the answer for the node."""
+        channels = self.channels
+        if not isinstance(channels, Mapping):
+            channels = dict.fromkeys(channels, Allow())
+        return port.Connected(
+            user=self.user,
+            expire_at=self.expire_at,
+            info=optional(self.info) or b"",
+            meta=optional(self.meta) or b"",
+            data=optional(self.data) or b"",
+            subs={channel: allow.grant() for channel, allow in channels.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """The result of `on_refresh` and `on_sub_refresh`: when it expires next, in Unix seconds.
+
+    0 is never. `info` and `meta` replace those of the client, and None leaves them; a subscription
+    has no `meta`.
+    """
+
+    expire_at: int
+    _: KW_ONLY
+    info: Any = None
+    meta: Any = None
+
+    def answer(self) -> port.Renewed:
+        """Return the answer for the node."""
+        return port.Renewed(
+            expire_at=self.expire_at, info=optional(self.info), meta=optional(self.meta)
+        )
+
+
+def optional(value: object) -> bytes | None:
+    """Return a value as JSON; None if it is None."""
+    return None if value is None else encode(value)
+
+
+def encode(value: object) -> bytes:
+    """Return a JSON value, a pydantic model, or a structure of both as JSON.
+
+    `bytes` are returned as they are: JSON, or a payload for clients that use Protobuf. NaN and the
+    infinities, which JSON does not have, become null.
+
+    Raises:
+        ValueError: the value has no JSON form, or not the same one for every parser.
+    """
+    data = value if isinstance(value, bytes) else to_json(value, inf_nan_mode="null")
+    strict_json.check_opaque(data)
+    return data

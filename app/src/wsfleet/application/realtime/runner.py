@@ -1,0 +1,62 @@
+"""Runs handlers, each with a time-out: `async def` in the event loop, `def` in a thread."""
+
+import asyncio
+import contextvars
+import inspect
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import structlog
+
+from wsfleet.application.port import BackendError, Disconnect, Error
+from wsfleet.application.realtime.handlers import EventHandler
+
+log = structlog.get_logger(__name__)
+
+
+class Runner:
+    """Runs handlers.
+
+    A handler in a thread cannot be stopped: after its time-out it keeps its thread until it
+    returns. So the number of threads is limited by a pool of their own, where a handler waits for
+    a thread within its time-out. anyio's pool would start another thread.
+    """
+
+    def __init__(self, timeout: float, threads: int) -> None:
+        self._timeout = timeout
+        self._threads = ThreadPoolExecutor(threads, "wsfleet-handler")
+
+    async def run(self, handler: EventHandler[Any], event: object) -> Any:
+        """Call a handler, and return its result.
+
+        Raises:
+            Error, Disconnect: the handler refuses.
+            BackendError: it took longer than the time-out, or raised another exception, which is
+                in the log.
+        """
+        limit = asyncio.timeout(self._timeout)
+        try:
+            async with limit:
+                return await self.call(handler, event)
+        except (Error, Disconnect):
+            raise
+        except Exception as error:
+            if limit.expired() and isinstance(error, TimeoutError):
+                raise BackendError(
+                    f"{handler.name} took longer than {self._timeout:g} s", reason="timeout"
+                ) from None
+            log.exception("handler_failed", handler=handler.name)
+            raise BackendError(f"{handler.name} raised {type(error).__name__}: {error}") from error
+
+    async def call(self, handler: EventHandler[Any], *event: object) -> Any:
+        """Call a handler without a time-out, and return its result."""
+        if handler.blocking:
+            context = contextvars.copy_context()
+            loop = asyncio.get_running_loop()
+            result = await loop.run_in_executor(
+                self._threads, partial(context.run, handler.function, *event)
+            )
+        else:
+            result = handler.function(*event)
+        return await result if inspect.isawaitable(result) else result

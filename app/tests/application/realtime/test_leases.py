@@ -1,0 +1,118 @@
+"""Leases on Redis and in memory: one holder at a time, and a token that only ascends."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from lab.waiting import settled
+from tests.support.nodes import RunningNode
+from tests.support.realtime_guest import realtime
+from wsfleet import Lease
+from wsfleet.redis import key_names
+
+pytestmark = pytest.mark.backends("redis", "memory")
+
+
+async def test_there_is_one_holder_at_a_time(node: RunningNode) -> None:
+    """Others wait until the lease is released, and get a higher token."""
+    inside, tokens = 0, []
+
+    async def work() -> None:
+        nonlocal inside
+        async with realtime.lease("room:7") as lease:
+            inside += 1
+            assert inside == 1
+            assert lease.held
+            tokens.append(lease.token)
+            await asyncio.sleep(0)
+            inside -= 1
+        assert not lease.held
+
+    await asyncio.gather(*(work() for _ in range(4)))
+    assert tokens == sorted(set(tokens))
+    async with realtime.lease("room:7") as one, realtime.lease("room:8") as other:
+        assert one.held
+        assert other.held
+
+
+async def test_a_lease_is_renewed(node: RunningNode) -> None:
+    """A holder keeps it for longer than its time to live; nobody else gets it meanwhile."""
+    got = asyncio.Event()
+
+    async def other() -> None:
+        async with realtime.lease("room:7", ttl=0.5):
+            got.set()
+
+    async with realtime.lease("room:7", ttl=0.5) as lease:
+        waiting = asyncio.create_task(other())
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(got.wait(), 1.5)
+        assert lease.held
+    await waiting
+    assert got.is_set()
+
+
+async def test_a_lease_that_another_has_is_lost(node: RunningNode, store: Any) -> None:
+    """The holder notices at its next renewal, and does not release the other's lease."""
+    async with realtime.lease("room:7", ttl=0.6) as lease:
+        await store.hset(key_names.lease("room:7"), "holder", "another")
+        await asyncio.wait_for(lease.lost.wait(), 5)
+        assert not lease.held
+        await store.hset(key_names.lease("room:7"), "until", "99999999999.0")
+    assert await store.hget(key_names.lease("room:7"), "holder") == "another"
+
+
+async def test_a_holder_that_does_not_renew_loses_the_lease(node: RunningNode, store: Any) -> None:
+    """After the time to live another gets it with a higher token, as after a crash."""
+    leases = realtime._serving_of(node.node).leases
+    crashed = await leases._acquire("room:7", "crashed", 0.5)
+    assert crashed.held
+    async with realtime.lease("room:7") as lease:
+        assert not crashed.held
+        assert lease.token > crashed.token
+    assert await leases._ask("room:7", "crashed", 0.5) > lease.token
+
+
+async def test_a_lost_answer_keeps_no_lease(node: RunningNode) -> None:
+    """A waiter that is cancelled leaves no lease behind."""
+    async with realtime.lease("room:7", ttl=60):
+        waiting = asyncio.create_task(realtime.lease("room:7", ttl=60).__aenter__())
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    async with asyncio.timeout(5), realtime.lease("room:7", ttl=60) as lease:
+        assert lease.held
+
+
+async def test_tokens_ascend_without_a_memory_of_the_last_one(
+    node: RunningNode, store: Any
+) -> None:
+    """Even when the hash is gone, a later token is higher: it is the time."""
+    async with realtime.lease("room:7") as first:
+        pass
+    await store.delete(key_names.lease("room:7"))
+    async with realtime.lease("room:7") as second:
+        assert second.token > first.token
+
+
+async def test_a_lease_expires_on_the_holders_own_clock() -> None:
+    """A process that was stopped knows at once that its lease is over."""
+    loop = asyncio.get_running_loop()
+    lease = Lease("room:7", 1, loop.time() + 60)
+    assert lease.held
+    lease.extend(loop.time() - 1)
+    assert not lease.held
+    await settled(lambda: not lease.lost.is_set(), "nobody has told yet")
+
+
+@pytest.mark.backends("redis")
+async def test_without_redis_a_lease_is_lost_in_time(node: RunningNode, redis_process: Any) -> None:
+    """A holder that cannot renew is told before another can have the lease."""
+    async with realtime.lease("room:7", ttl=1.0) as lease:
+        redis_process.stop()
+        await asyncio.wait_for(lease.lost.wait(), 10)
+        assert not lease.held
+        assert lease.expires_in() < 0.1
+    redis_process.start()

@@ -1,0 +1,70 @@
+"""The types of the public API, as mypy sees them in an application."""
+
+from pathlib import Path
+
+import pytest
+from mypy import api
+
+import wsfleet
+from tests.support import typed_example
+
+WRONG = """
+from wsfleet import Accept, Allow, Connect, Published, Publish, Realtime, Renew, Subscribe
+realtime = Realtime()
+
+@realtime.on_connect
+async def of_another_result(event: Connect) -> Renew: return Renew(0)
+
+@realtime.on_connect
+async def of_another_event(event: Subscribe) -> Accept: return Accept()
+
+@realtime.on_subscribe("room")
+def without_event() -> None: ...
+
+@realtime.on_publish("room")
+async def of_two(event: Publish[int], other: int) -> None: ...
+
+@realtime.on_publish("room")
+async def of_data(event: Publish[int]) -> str: return event.data
+
+async def call() -> None:
+    await realtime.publish(7, {})
+    await realtime.publish("room:1", {}, tag={})
+    offset: str = (await realtime.publish("room:1", {})).offset
+"""
+"""One mistake in each definition, and in each line of `call`."""
+
+
+def check(path: Path, cache: Path) -> str:
+    """Return what `mypy --strict` finds in a file."""
+    configuration = cache / "mypy.ini"
+    configuration.write_text("[mypy]\nstrict = True\n")
+    found, problem, _ = api.run(
+        ["--config-file", str(configuration), "--cache-dir", str(cache), str(path)]
+    )
+    assert not problem
+    return found
+
+
+@pytest.mark.usefixtures("processes")
+def test_an_application_is_checked_strictly(tmp_path: Path) -> None:
+    """The example has no error; each mistake of the other one is found in its line."""
+    found = check(Path(typed_example.__file__), tmp_path)
+    assert found.startswith("Success"), found
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(WRONG)
+    lines = {line.split(":")[1] for line in check(wrong, tmp_path).splitlines()[:-1]}
+    text = WRONG.splitlines()
+    expected = {str(number) for number, line in enumerate(text, 1) if line.startswith("@")}
+    expected = expected - {"17"} | {"18", "21", "22", "23"}
+    assert lines == expected
+
+
+def test_all_public_names_are_there() -> None:
+    """Each name of `__all__` is imported when it is used, and is documented."""
+    for name in wsfleet.__all__:
+        assert getattr(wsfleet, name).__doc__, name
+    assert set(wsfleet.__all__) <= set(dir(wsfleet))
+    assert wsfleet.__all__ == sorted(wsfleet.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Missing'"):
+        _ = wsfleet.Missing

@@ -1,0 +1,152 @@
+"""How handlers run: in the event loop or in a thread, each with a time-out."""
+
+import asyncio
+import contextvars
+import threading
+from typing import Any
+
+import pytest
+
+from wsfleet import Disconnect, Error, Rpc
+from wsfleet.application.port import BackendError, Client
+from wsfleet.application.realtime.handlers import EventHandler, checked
+from wsfleet.application.realtime.runner import Runner
+
+EVENT: Rpc[Any] = Rpc(client=Client("1"), method="m", data=None)
+
+
+def handler(function: Any) -> EventHandler[Any]:
+    """Return a function as a handler."""
+    return checked("rpc", function, "on_rpc('m')")
+
+
+async def test_a_plain_function_runs_in_a_thread() -> None:
+    """The event loop goes on while it blocks; `async def` runs in the event loop."""
+    release = threading.Event()
+
+    def blocking(event: Rpc) -> int:
+        release.wait()
+        return threading.get_ident()
+
+    async def here(event: Rpc) -> int:
+        release.set()
+        return threading.get_ident()
+
+    runner = Runner(60, 1)
+    blocked = asyncio.create_task(runner.run(handler(blocking), EVENT))
+    await asyncio.sleep(0)
+    assert await runner.run(handler(here), EVENT) == threading.get_ident()
+    assert await blocked != threading.get_ident()
+
+
+async def test_a_function_that_returns_an_awaitable_is_awaited() -> None:
+    """A decorator that hides `async def` does no harm."""
+
+    async def inner() -> int:
+        return 7
+
+    def outer(event: Rpc) -> Any:
+        return inner()
+
+    assert await Runner(60, 1).run(handler(outer), EVENT) == 7
+
+
+async def test_a_full_pool_delays_handlers_only() -> None:
+    """A handler waits for a thread at most until its time-out; others in the loop go on."""
+    release = threading.Event()
+    started = []
+
+    def blocking(event: Rpc) -> None:
+        started.append(1)
+        release.wait()
+
+    async def here(event: Rpc) -> str:
+        return "here"
+
+    runner = Runner(0.1, 2)
+    calls = [asyncio.create_task(runner.run(handler(blocking), EVENT)) for _ in range(5)]
+    assert await Runner(60, 1).run(handler(here), EVENT) == "here"
+    for error in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(error, BackendError)
+        assert error.reason == "timeout"
+    assert len(started) == 2  # those that waited are not run later
+    release.set()
+    assert await Runner(60, 1).run(handler(here), EVENT) == "here"
+    assert len(started) == 2
+
+
+async def test_a_slow_handler_times_out() -> None:
+    """The error names the handler and the time; a handler's own time-out is another exception."""
+
+    async def slow(event: Rpc) -> None:
+        await asyncio.Event().wait()
+
+    async def own(event: Rpc) -> None:
+        raise TimeoutError("of the database")
+
+    with pytest.raises(BackendError, match=r"slow took longer than 0.01 s") as error:
+        await Runner(0.01, 1).run(handler(slow), EVENT)
+    assert error.value.reason == "timeout"
+    with pytest.raises(BackendError, match=r"own raised TimeoutError: of the database") as error:
+        await Runner(60, 1).run(handler(own), EVENT)
+    assert error.value.reason == "exception"
+
+
+@pytest.mark.parametrize("refusal", [Error(403, "no"), Disconnect(4501, "go")])
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_a_refusal_is_raised(refusal: Exception, blocking: bool) -> None:
+    """`Error` and `Disconnect` come from both kinds of handlers as they are."""
+
+    async def refuse(event: Rpc) -> None:
+        raise refusal
+
+    def refuse_blocking(event: Rpc) -> None:
+        raise refusal
+
+    with pytest.raises(type(refusal)) as raised:
+        await Runner(60, 1).run(handler(refuse_blocking if blocking else refuse), EVENT)
+    assert raised.value is refusal
+
+
+async def test_another_exception_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    """The log has the traceback and the handler's name."""
+
+    def broken(event: Rpc) -> None:
+        raise KeyError("oops")
+
+    with pytest.raises(BackendError, match=r"broken raised KeyError: 'oops'"):
+        await Runner(60, 1).run(handler(broken), EVENT)
+    logged = capsys.readouterr().out
+    assert "handler_failed" in logged
+    assert "broken" in logged
+    assert "Traceback" in logged
+    assert __file__ in logged
+
+
+async def test_a_cancelled_call_cancels_the_handler() -> None:
+    """A handler ends when nobody waits for it any more."""
+    ended = asyncio.Event()
+
+    async def waits(event: Rpc) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    call = asyncio.create_task(Runner(60, 1).run(handler(waits), EVENT))
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert ended.is_set()
+
+
+async def test_contextvars_reach_the_thread() -> None:
+    """A handler in a thread has the context of its call, as routes of FastAPI have."""
+    variable = contextvars.ContextVar("variable", default="unset")
+    variable.set("set")
+
+    def read(event: Rpc) -> str:
+        return variable.get()
+
+    assert await Runner(60, 1).run(handler(read), EVENT) == "set"

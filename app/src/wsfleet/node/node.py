@@ -19,6 +19,7 @@ from wsfleet.cluster.client_names import ClientNames
 from wsfleet.cluster.node_state import READY, NodeState
 from wsfleet.cluster.registry import Registry
 from wsfleet.config import file as configuration
+from wsfleet.config.schema import Config
 from wsfleet.config.settings import Settings
 from wsfleet.hub.connection import NORMAL, Connection
 from wsfleet.hub.hub import Hub
@@ -40,13 +41,15 @@ log = structlog.get_logger(__name__)
 class Node:
     """A node: everything that lives as long as the process; made before the first connection.
 
+    `config` replaces the file that the settings name.
+
     Raises:
         wsfleet.config.ConfigError: the configuration cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, config: Config | None = None) -> None:
         self.settings = settings
-        self.config = configuration.load(settings.config)
+        self.config = configuration.load(settings.config) if config is None else config
         self.channels = Channels(self.config.channel)
         self.connection_tokens, self.subscription_tokens = verifiers(self.config.client)
         self.started_at = time.time()
@@ -126,6 +129,10 @@ class Node:
             await self.registry.leave()
         except UnavailableError:
             log.warning("deregistration_failed")
+        await self.abandon()
+
+    async def abandon(self) -> None:
+        """End the background tasks and tell nobody: for the other nodes, this one has died."""
         await end(self._tasks)
         await self.store.close()
         self._blocked_loop.stop()

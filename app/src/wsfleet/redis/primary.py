@@ -169,7 +169,8 @@ class Primary:
         self._slots = shard.slots
         self.owns_all = sum(map(len, shard.slots)) == SLOTS
         timeout = settings.redis_timeout
-        self._address = RedisURL.parse(shard.url).addresses
+        url = RedisURL.parse(shard.url)
+        self._name = ",".join(map(str, url.addresses)) or str(url)
         self._pool = BlockingConnectionPool.from_url(
             shard.url,
             max_connections=settings.redis_max_connections,
@@ -187,8 +188,8 @@ class Primary:
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def __str__(self) -> str:
-        """HOST:PORT of the primary."""
-        return ",".join(map(str, self._address))
+        """HOST:PORT of the primary, or the path of its Unix socket."""
+        return self._name
 
     async def info(self) -> dict[str, Any]:
         """Return the server's answer to INFO: itself and its replicas.

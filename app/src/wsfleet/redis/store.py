@@ -63,6 +63,11 @@ class Store:
         """Wait until the list of primaries changes."""
         await self._changed.wait()
 
+    async def wait_connected(self) -> None:
+        """Wait until Redis answers."""
+        while not self.connected:
+            await self.changed()
+
     async def close(self) -> None:
         """Close all connections."""
         await self._leave()

@@ -1,6 +1,7 @@
 """A uvicorn server that drains before it stops, and the process of `wsfleet serve`."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import sys
@@ -21,6 +22,7 @@ from wsfleet.clients.asgi import ASGI
 from wsfleet.clients.centrifuge.endpoint import Centrifuge
 from wsfleet.clients.plain import Plain
 from wsfleet.config import file
+from wsfleet.config.schema import Config
 from wsfleet.config.settings import Settings
 from wsfleet.node.node import Node
 from wsfleet.protocol.centrifuge.negotiation import PATH as CENTRIFUGE_PATH
@@ -39,6 +41,9 @@ class Server(uvicorn.Server):
 
     When uvicorn stops it closes all WebSockets with 1012 at once; this server closes them at a
     limited rate. The internal port opens before the clients' port, and closes after it.
+
+    `sockets` are listening sockets that outlive this process, for clients and for the internal
+    port. Clients that connect while it stops then wait for the next process.
     """
 
     def __init__(
@@ -65,12 +70,17 @@ class Server(uvicorn.Server):
             if (realtime := self._application.realtime) is not None:
                 realtime.attach(self._node)
         await self._node.start()
+        clients, internal = _split(sockets)
         try:
+            if sockets:  # their first clients are waiting, so there is no check before them
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._node.settings.redis_timeout):
+                        await self._node.store.wait_connected()
             if self._internal is not None:
                 self._internal.config.load()
                 self._internal.lifespan = LifespanOff(self._internal.config)
-                await self._internal.startup()
-            await super().startup(sockets)
+                await self._internal.startup(internal)
+            await super().startup(clients)
         except SystemExit:
             await self._stop_internal()
             await self._stop_node()
@@ -91,6 +101,9 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain the node, shut uvicorn down, and stop the node."""
         systemd.notify("STOPPING=1")
+        if sockets:
+            for server in self.servers:
+                server.close()
         await self._node.drain.finish()
         await super().shutdown(sockets)
         await self._stop_internal()
@@ -108,9 +121,18 @@ class Server(uvicorn.Server):
             await self._internal.shutdown()
 
 
-def create_server(settings: Settings) -> Server:
-    """Return the server of one node process, not yet running."""
-    node = Node(settings)
+def _split(
+    sockets: list[socket.socket] | None,
+) -> tuple[list[socket.socket] | None, list[socket.socket] | None]:
+    return (sockets[:1], sockets[1:]) if sockets else (None, None)
+
+
+def create_server(settings: Settings, config: Config | None = None) -> Server:
+    """Return the server of one node process, not yet running.
+
+    `config` replaces the file that the settings name.
+    """
+    node = Node(settings, config)
     internal_app = create_internal_app(node)
     endpoints = {CENTRIFUGE_PATH: Centrifuge(node).endpoint}
     if plain_path := settings.plain_path or ("" if settings.app else PLAIN_PATH):
@@ -143,8 +165,8 @@ def create_server(settings: Settings) -> Server:
         endpoint=lambda path: endpoints.get(path) or (None if is_reserved(path) else guest),
         body_limit=lambda _: settings.max_request_size,
     )
-    config = _configuration(settings, address, Guest(node, application), public)
-    return Server(node, config, internal, application)
+    public_config = _configuration(settings, address, Guest(node, application), public)
+    return Server(node, public_config, internal, application)
 
 
 def _configuration(
@@ -189,6 +211,24 @@ def load(application: Application, channels: Channels) -> None:
         raise SystemExit(STARTUP_FAILURE) from None
 
 
+def read_settings(**given: Any) -> Settings:
+    """Return the settings; those that are not given come from the environment.
+
+    Raises:
+        SystemExit: 2, with a line for each mistake.
+    """
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        for problem in error.errors():
+            if problem["loc"]:
+                variable = "WSFLEET_" + "_".join(map(str, problem["loc"])).upper()
+                print(f"{variable}: {problem['msg']} (it is {problem['input']!r})", file=sys.stderr)
+            else:  # it is about several settings, and its text names them
+                print(problem["msg"].removeprefix("Value error, "), file=sys.stderr)
+        raise SystemExit(2) from None
+
+
 def run(*, check: bool = False, **given: str) -> None:
     """Serve until SIGTERM or SIGINT; settings that are not given come from the environment.
 
@@ -198,16 +238,7 @@ def run(*, check: bool = False, **given: str) -> None:
         SystemExit: 2 with a line for each mistake in the settings or the configuration; 3 if a port
             is not available, or the application cannot be imported or started.
     """
-    try:
-        settings = Settings(**cast(Any, given))
-    except ValidationError as error:
-        for problem in error.errors():
-            if problem["loc"]:
-                variable = "WSFLEET_" + "_".join(map(str, problem["loc"])).upper()
-                print(f"{variable}: {problem['msg']} (it is {problem['input']!r})", file=sys.stderr)
-            else:  # it is about several settings, and its text names them
-                print(problem["msg"].removeprefix("Value error, "), file=sys.stderr)
-        raise SystemExit(2) from None
+    settings = read_settings(**given)
     try:
         config = file.load(settings.config)
         verifiers(config.client)

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import orjson
@@ -14,6 +15,9 @@ from wsfleet.telemetry.log_output import Output
 
 #: Signals that end a process that does not handle them, without `atexit`.
 FATAL_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+Encode = Callable[[structlog.typing.EventDict, str, str], bytes]
+"""Returns the line of an event, given also its logger and level."""
 
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 
@@ -67,7 +71,7 @@ class Logger:
 class LogHandler(logging.Handler):
     """A handler for the records of the standard library's loggers."""
 
-    def __init__(self, encode: Encoder, output: Output) -> None:
+    def __init__(self, encode: Encode, output: Output) -> None:
         super().__init__()
         self._encode = encode
         self._output = output
@@ -88,14 +92,16 @@ class LogHandler(logging.Handler):
             self._output.write_urgent(line)
 
 
-def configure(level: str, node: str) -> None:
+def configure(level: str, node: str, encode: Encode | None = None) -> None:
     """Send structlog's and the standard library's (uvicorn's) events to standard output.
+
+    They are JSON, unless `encode` is given.
 
     Lines of `debug` and `info` are written at the end of the event loop's turn, lines of `warning`
     and above at once. Waiting lines are written when the process ends, except after SIGKILL or a
     crash in C.
     """
-    encode = Encoder(node)
+    encode = encode or Encoder(node)
 
     def report(lines: int) -> bytes:
         return encode({"lines": lines, "event": "log lines dropped"}, __name__, "warning")

@@ -110,5 +110,10 @@ $("lock").addEventListener("click", () => {
 });
 $("drain-do").addEventListener("click", drain);
 document.addEventListener("visibilitychange", () => document.hidden || refresh());
+const given = new URLSearchParams(location.hash.slice(1)).get("key"); // the link of `wsfleet dev`
+if (given !== null) {
+  api.key.set(given);
+  history.replaceState(null, "", location.pathname);
+}
 startTryIt();
 refresh();

@@ -108,6 +108,17 @@ class MemoryLink:
                 self._on_push(push)
 
 
+def information() -> dict[str, Any]:
+    """Return the fields of INFO that the console shows; the memory is the whole process's."""
+    return {
+        "connected_slaves": 0,
+        "redis_version": "memory of this process",
+        "used_memory": psutil.Process().memory_info().rss,
+        "instantaneous_ops_per_sec": 0,
+        "connected_clients": 0,
+    }
+
+
 class MemoryPrimary:
     """A primary without Redis: `primary.Primary` on a database of this process.
 
@@ -127,14 +138,8 @@ class MemoryPrimary:
         return self._name
 
     async def info(self) -> dict[str, Any]:
-        """Return the fields of INFO that the console shows; the memory is the whole process's."""
-        return {
-            "connected_slaves": 0,
-            "redis_version": "memory of this process",
-            "used_memory": psutil.Process().memory_info().rss,
-            "instantaneous_ops_per_sec": 0,
-            "connected_clients": 0,
-        }
+        """Return the fields of INFO that the console shows."""
+        return information()
 
     async def listen(self, on_push: Callable[[Push], None]) -> MemoryLink:
         """Return a connection for pub/sub, which the caller closes."""

@@ -1,0 +1,181 @@
+"""The testbed: clients of real nodes, without sockets, Redis and sleeps."""
+
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+
+from tests.support.tokens import CONFIG
+from wsfleet.application.port import Disconnect, Error
+from wsfleet.testing import HandshakeRefused, Testbed
+
+CHANNELS = """
+client:
+  allow_anonymous_connect_without_token: true
+  allowed_origins: ["https://example.com"]
+  subscribe_to_user_personal_channel: {enabled: true, personal_channel_namespace: own}
+channel:
+  namespaces:
+    - name: room
+      presence: true
+      join_leave: true
+      force_push_join_leave: true
+      history_size: 100
+      history_ttl: 300s
+      force_recovery: true
+      allow_subscribe_for_client: true
+      allow_publish_for_subscriber: true
+      allow_presence_for_subscriber: true
+      allow_history_for_subscriber: true
+    - {name: own, history_size: 10, history_ttl: 60s, force_recovery: true}
+"""
+
+
+@pytest.fixture
+def channels(tmp_path: Path) -> Path:
+    """A configuration with rooms for clients with a user."""
+    path = tmp_path / "wsfleet.yml"
+    path.write_text(CHANNELS)
+    return path
+
+
+async def test_clients_hear_each_other_on_two_nodes(channels: Path) -> None:
+    """Publications with their publisher, presence, joins, leaves, history."""
+    async with Testbed(config=channels, nodes=2) as bed:
+        ann = await bed.connect(user="ann")
+        bob = await bed.connect(user="bob", node="node2")
+        assert (ann.node, bob.node) == ("node1", "node2")
+        hers, his = await ann.subscribe("room:1"), await bob.subscribe("room:1")
+        await hers.publish({"text": "hello"})
+        heard = await his.next()
+        assert (heard.data, heard.offset) == ({"text": "hello"}, 1)
+        assert heard.publisher is not None
+        assert (heard.publisher.user, heard.publisher.client) == ("ann", ann.id)
+        assert {each.user for each in (await his.presence()).values()} == {"ann", "bob"}
+        await bob.publish("room:1", [1, 2])
+        await hers.next()
+        assert [each.data for each in await hers.history()] == [{"text": "hello"}, [1, 2]]
+        await his.unsubscribe()
+        await hers.publish("the end")
+        assert [await hers.next(), await hers.next()][-1].data == "the end"
+        assert [(joined, member.user) for joined, member in hers.members] == [
+            *((True, "ann"), (True, "bob"), (False, "bob"))
+        ]
+
+
+async def test_refusals_are_exceptions(channels: Path, tmp_path: Path) -> None:
+    """`Error` for a command, `Disconnect` for the connection, and the status of a handshake."""
+    async with Testbed(config=channels) as bed:
+        nobody = await bed.connect()
+        with pytest.raises(Error) as refused:
+            await nobody.subscribe("room:1")
+        assert (refused.value.code, refused.value.message) == (103, "permission denied")
+        with pytest.raises(Error, match="102: unknown channel"):
+            await nobody.publish("nothing:1", 1)
+        with pytest.raises(HandshakeRefused, match="403"):
+            await bed.connect(headers={"Origin": "https://example.org"})
+        await bed.connect(headers={"Origin": "https://example.com"})
+        with pytest.raises(Disconnect, match="3500: invalid token"):
+            await bed.connect(token="not a token")  # noqa: S106
+        with pytest.raises(Error, match="109: token expired"):
+            await bed.connect(token=bed.token("ann", exp=1))
+    closed = tmp_path / "closed.yml"
+    closed.write_text(CONFIG)
+    async with Testbed(config=closed) as bed:
+        with pytest.raises(Disconnect, match="3501"):
+            await bed.connect()
+        await bed.connect(user="ann")
+
+
+async def test_a_client_recovers_after_a_drain(channels: Path) -> None:
+    """What was published meanwhile comes once, in order, also in a subscription of the server."""
+    async with Testbed(config=channels, nodes=2) as bed:
+        ann, bob = await bed.connect(user="ann"), await bed.connect(user="bob", node="node2")
+        room, own = await ann.subscribe("room:1"), ann.subscriptions["own:#ann"]
+        await bob.subscribe("room:1")
+        await bob.publish("room:1", 1)
+        assert (await room.next()).data == 1
+        await bed.drain("node1")
+        close = await ann.disconnected()
+        assert close.code == 3001
+        with pytest.raises(Disconnect, match="3001"):
+            await room.publish("nothing")
+        for number in (2, 3):
+            await bob.publish("room:1", number)
+        await ann.connect()
+        assert (ann.node, room.recovered, own.recovered) == ("node2", True, True)
+        await bob.publish("room:1", 4)
+        assert [(await room.next()).data for _ in range(3)] == [2, 3, 4]
+        with pytest.raises(HandshakeRefused, match="503"):
+            await bed.connect(node="node1")
+
+
+async def test_a_node_that_is_killed_tells_nobody(channels: Path) -> None:
+    """Its clients recover on another node; its entries in the presence stay for a while."""
+    async with Testbed(config=channels, nodes=2) as bed:
+        ann = await bed.connect(user="ann")
+        room = await ann.subscribe("room:1")
+        former = ann.id
+        await bed.kill_node()
+        assert (await ann.disconnected()).code == 1006
+        with pytest.raises(Disconnect):
+            await room.next()
+        await ann.connect()
+        assert set(await room.presence()) == {former, ann.id}
+        await bed.kill_node("node2")
+        assert await bed.start_node() == "node3"
+        await ann.connect()
+        assert (ann.node, room.recovered) == ("node3", True)
+
+
+async def test_subscriptions_and_connections_end(channels: Path) -> None:
+    """`next` raises after what waits; a closed client is nowhere any more."""
+    async with Testbed(config=channels) as bed:
+        ann, bob = await bed.connect(user="ann"), await bed.connect(user="bob")
+        room, his = await ann.subscribe("room:1"), await bob.subscribe("room:1")
+        await ann.refresh(bed.token("ann"))
+        await room.publish(1)
+        await ann.close()
+        assert (await room.next()).data == 1
+        with pytest.raises(Disconnect):
+            await room.next()
+        assert set(await his.presence()) == {bob.id}
+        with pytest.raises(TimeoutError, match="nothing came in room:2"):
+            await (await bob.subscribe("room:2")).next(within=0)
+
+
+async def test_routes_and_lifespan_of_an_application() -> None:
+    """`http` calls the routes; start-up comes before, shutdown after the test."""
+    events: list[str] = []
+
+    async def lifespan(_: FastAPI) -> Any:
+        events.append("startup")
+        yield
+        events.append("shutdown")
+
+    app = FastAPI(lifespan=asynccontextmanager(lifespan))
+
+    @app.get("/cookies")
+    async def cookies(request: Request) -> dict[str, str]:
+        return request.cookies
+
+    async with Testbed(app) as bed:
+        assert events == ["startup"]
+        bed.http.cookies.set("session", "abc")
+        assert (await bed.http.get("/cookies")).json() == {"session": "abc"}
+    assert events == ["startup", "shutdown"]
+
+
+async def test_a_start_up_that_fails_fails_the_test() -> None:
+    """With the application's own exception as the cause."""
+
+    async def lifespan(_: FastAPI) -> Any:
+        raise ValueError("no database")
+        yield
+
+    app = FastAPI(lifespan=asynccontextmanager(lifespan))
+    with pytest.raises(RuntimeError, match="no database"):
+        async with Testbed(app):
+            pass

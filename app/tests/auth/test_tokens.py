@@ -28,7 +28,8 @@ from wsfleet.auth.tokens import (
     verifiers,
 )
 from wsfleet.config.file import ConfigError
-from wsfleet.config.schema import ChannelOptions, ClientConfig, TokenConfig
+from wsfleet.config.schema import ChannelOptions, ClientConfig
+from wsfleet.config.token import TokenConfig
 
 KEY = "a secret of more than thirty-two bytes, and of more than sixty-four too"
 OTHER_KEY = KEY[::-1]

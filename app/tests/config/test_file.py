@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from lab.paths import ROOT
 from wsfleet.config import file, reference, schema, types
 from wsfleet.config.file import ConfigError, load, parse
+from wsfleet.config.section import Section, paths, section_of
 from wsfleet.config.settings import Settings
 
 DOCUMENT = ROOT / "docs" / "configuration.md"
@@ -128,17 +129,17 @@ def test_the_document_can_be_updated(tmp_path: Path) -> None:
     assert copy.read_text() == once
 
 
-def sections(model: type[schema.Section]) -> list[type[schema.Section]]:
+def sections(model: type[Section]) -> list[type[Section]]:
     """The section and all within it."""
     found = [model]
     for key in model.model_fields:
-        if inner := schema.section_of(model, key):
+        if inner := section_of(model, key):
             found += sections(inner)
     return found
 
 
 @pytest.mark.parametrize("section", sections(schema.Config))
-def test_every_key_is_documented_and_none_is_refused_too(section: type[schema.Section]) -> None:
+def test_every_key_is_documented_and_none_is_refused_too(section: type[Section]) -> None:
     """A key has a text, and is either supported or on the list of those that are not."""
     for key, field in section.model_fields.items():
         assert (field.description or "").strip(), key
@@ -197,8 +198,8 @@ def test_a_key_without_value_is_absent_but_must_be_known() -> None:
             "client.token.jwks_public_endpoint: {}; set client.token.jwks_file instead",
         ),
         (
-            "channel: {namespaces: [{name: ab, subscribe_proxy_enabled: true}]}",
-            "channel.namespaces[0].subscribe_proxy_enabled: {}",
+            "channel: {namespaces: [{name: ab, delta_publish: true}]}",
+            "channel.namespaces[0].delta_publish: {}",
         ),
         ("engine: {type: redis}", "engine: {}; set WSFLEET_REDIS_URL instead"),
         (
@@ -217,9 +218,9 @@ def test_hints_are_about_refused_keys() -> None:
     """A hint for a key that is supported would never be seen."""
     for path in file.REPLACED_BY:
         *parents, key = path.split(".")
-        section: type[schema.Section] = schema.Config
+        section: type[Section] = schema.Config
         for parent in parents:
-            inner = schema.section_of(section, parent)
+            inner = section_of(section, parent)
             assert inner
             section = inner
         assert key in section.unsupported.split()
@@ -270,7 +271,7 @@ def test_any_text_is_a_configuration_or_a_clear_error(text: str) -> None:
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text())
 
 
-@given(st.sampled_from(list(schema.paths(schema.Config))), PLAIN)
+@given(st.sampled_from(list(paths(schema.Config))), PLAIN)
 def test_any_value_of_any_key_is_taken_or_refused(path: str, value: Any) -> None:
     """A mistake names the key, or the section whose rule the value breaks."""
     for key in reversed(path.split(".")):
@@ -279,7 +280,7 @@ def test_any_value_of_any_key_is_taken_or_refused(path: str, value: Any) -> None
         parse(yaml.safe_dump(value, allow_unicode=True))
     except ConfigError as error:
         for line in error.mistakes:
-            assert line.startswith((path.partition(".")[0], "client.subscribe"))
+            assert line.startswith((re.split(r"[.[]", path)[0], "client.subscribe"))
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:

@@ -6,16 +6,17 @@ Centrifugo. Payloads keep the bytes that were received.
 Source: internal/apiproto/api.proto of github.com/centrifugal/centrifugo.
 """
 
-import base64
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Raw, Struct, defstruct, field
 
+from wsfleet.channels.override import Override
 from wsfleet.channels.permissions import ChannelError
 from wsfleet.protocol import strict_json
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode
+from wsfleet.protocol.payload import from_base64
 
 UInt32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 UInt64 = Annotated[int, Meta(ge=0)]  # Meta knows no limit beyond int64: see `in_uint64`
@@ -121,27 +122,6 @@ class Target(Struct):
             "client": self.client or "",
             "session": self.session or "",
         }
-
-
-class Flag(Struct):
-    """A boolean that may be absent."""
-
-    value: bool | None = False
-
-
-class Override(Struct):
-    """Options of one subscription that override those of the channel."""
-
-    presence: Flag | None = None
-    join_leave: Flag | None = None
-    force_recovery: Flag | None = None
-    force_positioning: Flag | None = None
-    force_push_join_leave: Flag | None = None
-
-    def flags(self) -> dict[str, bool]:
-        """Return the options that are present."""
-        names = self.__struct_fields__
-        return {n: bool(f.value) for n in names if (f := getattr(self, n)) is not None}
 
 
 class Subscribe(Target):
@@ -331,11 +311,9 @@ def payload(name: str, json: Raw, encoded: str | None) -> bytes | None:
     if not encoded:
         return bytes(json) or None
     try:
-        data = base64.b64decode(encoded, validate=True)
-        strict_json.check_opaque(data)
+        return from_base64(encoded)
     except ValueError as error:
         raise bad_request(f"b64{name}: {error}") from None
-    return data
 
 
 def in_uint64(name: str, value: int | None) -> int:

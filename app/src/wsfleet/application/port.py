@@ -65,8 +65,9 @@ class Disconnect(Exception):  # noqa: N818 - the name in the protocol
 class Client:
     """One client, as handlers see it; the same object for all events of its connection.
 
-    `headers` are those of the handshake, names in lower case. `info` is what other clients see of
-    it, `meta` what only the server sees; both are JSON or empty. `encoding` is "json" or
+    `headers` are those of the handshake, names in lower case, and `emulated_headers` those in the
+    connect command, which browsers can set. `info` is what other clients see of it, `meta` what
+    only the server sees; both are JSON or empty. `encoding` is "json" or
     "protobuf". `state` is free for the application, and ends with the connection.
     """
 
@@ -79,6 +80,7 @@ class Client:
     encoding: str = "json"
     address: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    emulated_headers: Mapping[str, str] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
 
     @property

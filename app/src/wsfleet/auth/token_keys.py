@@ -21,7 +21,7 @@ from jwt.algorithms import ECAlgorithm, HMACAlgorithm, RSAAlgorithm
 from jwt.exceptions import InvalidKeyError, PyJWTError
 
 from wsfleet.config.file import ConfigError
-from wsfleet.config.schema import TokenConfig
+from wsfleet.config.token import TokenConfig
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,6 @@ The protocol's answer to a token that is refused:
     | it is revoked | disconnect 3500 | disconnect 3500 | error 103 | error 103 |
 """
 
-import base64
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,8 +21,11 @@ from jwt.exceptions import InvalidSignatureError, PyJWTError
 from msgspec import Raw, Struct
 
 from wsfleet.auth import token_keys
-from wsfleet.config.schema import ChannelOptions, ClientConfig, TokenConfig
+from wsfleet.channels.override import Override
+from wsfleet.config.schema import ChannelOptions, ClientConfig
+from wsfleet.config.token import TokenConfig
 from wsfleet.protocol import strict_json
+from wsfleet.protocol.payload import NULL, payload
 
 NEED_HISTORY = ("force_positioning", "force_recovery")
 
@@ -226,37 +228,19 @@ def origin_allowed(origin: str | None, patterns: list[str]) -> bool:
 
 # Claims in JSON: null counts as absent, and unknown ones are ignored.
 
-_NULL = Raw(b"null")
-
-
-class _Flag(Struct):
-    value: bool | None = None
-
-
-class _Override(Struct):
-    presence: _Flag | None = None
-    join_leave: _Flag | None = None
-    force_push_join_leave: _Flag | None = None
-    force_positioning: _Flag | None = None
-    force_recovery: _Flag | None = None
-
 
 class _SubscribeOptions(Struct):
-    info: Raw = _NULL
+    info: Raw = NULL
     b64info: str | None = None
-    data: Raw = _NULL
+    data: Raw = NULL
     b64data: str | None = None
-    override: _Override | None = None
+    override: Override | None = None
 
     def grant(self) -> Grant:
         return Grant(
             info=_payload("info", self.info, self.b64info),
             data=_payload("data", self.data, self.b64data),
-            override={
-                name: bool(flag.value)
-                for name in _Override.__struct_fields__
-                if (flag := getattr(self.override, name, None)) is not None
-            },
+            override=self.override.flags() if self.override else {},
         )
 
 
@@ -279,9 +263,9 @@ class _Claims(Struct):
 
 
 class _ConnectionClaims(_Claims):
-    info: Raw = _NULL
+    info: Raw = NULL
     b64info: str | None = None
-    meta: Raw = _NULL
+    meta: Raw = NULL
     channels: list[str] | None = None
     subs: dict[str, _SubscribeOptions] | None = None
 
@@ -314,12 +298,7 @@ def _must_match(what: str, token: str, client: str) -> None:
 
 
 def _payload(claim: str, json: Raw, encoded: str | None) -> bytes | None:
-    """Return a payload of a token: from `b64{claim}`, which need not be JSON, or from JSON."""
-    if not encoded:
-        return None if json == _NULL else bytes(json)
     try:
-        data = base64.b64decode(encoded, validate=True)
-        strict_json.check_opaque(data)
+        return payload(json, encoded)
     except ValueError as error:
         raise TokenInvalidError(f"claims b64{claim}: {error}") from None
-    return data

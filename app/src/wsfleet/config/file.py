@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from wsfleet.config.schema import Config, Section, paths, section_of
+from wsfleet.config.schema import Config
+from wsfleet.config.section import Section, paths, section_of
 
 BUILT_IN = """\
 channel:
@@ -34,6 +35,15 @@ That is as open as the plain protocol, whose channel `broadcast` is one of them.
 of it: a missing key has its default, which is closed, as in Centrifugo.
 """
 
+_PROXIES = (
+    *(f"client.proxy.{event}" for event in ("connect", "refresh", "disconnect")),
+    *(f"channel.proxy.{event}" for event in ("subscribe", "publish", "sub_refresh")),
+    "rpc.proxy",
+    "proxies",
+)
+_CHANNELS = ("channel.without_namespace", "channel.namespaces")
+_STREAM = "let the backend publish by the server API instead"
+
 REPLACED_BY = {
     "http_server": "set WSFLEET_HOST and WSFLEET_PORT instead",
     "log": "set WSFLEET_LOG_LEVEL instead",
@@ -50,6 +60,14 @@ REPLACED_BY = {
     "client.subscription_token.jwks_public_endpoint": (
         "set client.subscription_token.jwks_file instead"
     ),
+    **{f"{proxy}.grpc": "set endpoint to one with HTTP, and http instead" for proxy in _PROXIES},
+    **{f"{proxy}.grpc_metadata": "set http_headers instead" for proxy in _PROXIES},
+    **{
+        f"{proxy}.http.tls.client_ca_pem": "it is for servers; set server_ca_pem instead"
+        for proxy in _PROXIES
+    },
+    "channel.proxy.subscribe_stream": _STREAM,
+    **{f"{channels}.subscribe_stream_proxy_enabled": _STREAM for channels in _CHANNELS},
 }
 """What to use instead of keys of Centrifugo that are not supported."""
 

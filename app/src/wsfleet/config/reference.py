@@ -8,6 +8,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wsfleet.config.file import BUILT_IN
+from wsfleet.config.proxy import (
+    ChannelProxies,
+    ClientProxies,
+    EventProxy,
+    NamedProxy,
+    Proxy,
+    ProxyHTTP,
+    ProxyTLS,
+    RpcConfig,
+    RpcNamespace,
+    RpcOptions,
+    RpcPing,
+    StatusTransform,
+    ToDisconnect,
+    ToError,
+)
 from wsfleet.config.schema import (
     ChannelConfig,
     ChannelOptions,
@@ -16,11 +32,9 @@ from wsfleet.config.schema import (
     HttpApi,
     Namespace,
     PersonalChannel,
-    Section,
-    SubscriptionTokenConfig,
-    TokenConfig,
-    section_of,
 )
+from wsfleet.config.section import Section, section_of
+from wsfleet.config.token import SubscriptionTokenConfig, TokenConfig
 
 EMPTY = '""'
 """An empty string in the reference."""
@@ -36,6 +50,20 @@ _TABLES: list[tuple[str, type[Section], type[Section]]] = [  # the third: keys n
         TokenConfig,
     ),
     ("`client.subscribe_to_user_personal_channel`", PersonalChannel, Section),
+    ("`client.proxy`", ClientProxies, Section),
+    ("`channel.proxy`", ChannelProxies, Section),
+    ("`rpc`", RpcConfig, Section),
+    ("`rpc.without_namespace`, and each of `rpc.namespaces`", RpcOptions, Section),
+    ("Each of `rpc.namespaces` as well", RpcNamespace, RpcOptions),
+    ("`rpc.ping`", RpcPing, Section),
+    ("A proxy: `rpc.proxy`, each of `client.proxy`, `channel.proxy` and `proxies`", Proxy, Section),
+    ("Each of `client.proxy` as well", EventProxy, Proxy),
+    ("Each of `proxies` as well", NamedProxy, Proxy),
+    ("`http` of a proxy", ProxyHTTP, Section),
+    ("`http.tls` of a proxy", ProxyTLS, Section),
+    ("Each of `http.status_to_code_transforms` of a proxy", StatusTransform, Section),
+    ("`to_error` of one of them", ToError, Section),
+    ("`to_disconnect` of one of them", ToDisconnect, Section),
     ("`http_api`", HttpApi, Section),
 ]
 _REFUSED: list[tuple[str, type[Section]]] = [
@@ -44,6 +72,9 @@ _REFUSED: list[tuple[str, type[Section]]] = [
     ("`channel.without_namespace`, `channel.namespaces`", ChannelOptions),
     ("`client`", ClientConfig),
     ("`client.token`, `client.subscription_token`", TokenConfig),
+    ("`channel.proxy`", ChannelProxies),
+    ("Each proxy", Proxy),
+    ("`http.tls` of a proxy", ProxyTLS),
     ("`http_api`", HttpApi),
 ]
 
@@ -83,7 +114,7 @@ def _kind(annotation: Any, metadata: list[Any]) -> str:
     if typing.get_origin(annotation) is Literal:
         return " or ".join(f"`{choice or EMPTY}`" for choice in typing.get_args(annotation))
     if isinstance(annotation, types.GenericAlias):
-        return "list of strings"
+        return "list of strings" if annotation.__origin__ is list else "mapping of strings"
     return {bool: "true or false", int: "number"}.get(annotation, "string")
 
 

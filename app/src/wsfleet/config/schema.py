@@ -1,42 +1,32 @@
 """The keys of the configuration file; their docstrings are their documentation."""
 
-import typing
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    SecretStr,
-    model_validator,
+from pydantic import Field, NonNegativeInt, PositiveInt, SecretStr, model_validator
+
+from wsfleet.config.proxy import (
+    DEFAULT_PROXY,
+    ChannelProxies,
+    ClientProxies,
+    NamedProxy,
+    Proxy,
+    RpcConfig,
+    RpcOptions,
+    check_unique,
+    named,
+    naming,
 )
-
+from wsfleet.config.section import Section
+from wsfleet.config.token import SubscriptionTokenConfig, TokenConfig
 from wsfleet.config.types import Origin, Regex, Seconds, SecondsOrNever, WholeSeconds
 from wsfleet.protocol import plain
 
+ChannelEvent = Literal["subscribe", "publish", "sub_refresh"]
+
 PRESENCE_TTL = 60
 """Seconds that an entry in a channel's presence lives unless it is renewed."""
-
-
-class Section(BaseModel):
-    """A mapping of the file; an attribute is a key, its docstring the key's documentation."""
-
-    model_config = ConfigDict(
-        strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True
-    )
-
-    unsupported: ClassVar[str] = ""
-    """Keys that Centrifugo 6.9 has in this section and that are not supported here."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_absent(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {k: v for k, v in data.items() if v is not None or k not in cls.model_fields}
+CHANNEL_EVENTS: tuple[ChannelEvent, ...] = ("subscribe", "publish", "sub_refresh")
 
 
 class ChannelOptions(Section):
@@ -96,12 +86,24 @@ class ChannelOptions(Section):
     durability: Literal["primary", "replicated"] = "primary"
     """A publish is acknowledged when the `primary` of Redis has it, or when it is `replicated` to a
     replica as well, see [redis.md](redis.md). Not a key of Centrifugo."""
+    subscribe_proxy_enabled: bool = False
+    """A backend decides who may subscribe, see [proxy.md](proxy.md), instead of
+    `allow_subscribe_*`."""
+    subscribe_proxy_name: str = DEFAULT_PROXY
+    """The proxy for that: `default`, which is `channel.proxy.subscribe`, or one of `proxies`."""
+    publish_proxy_enabled: bool = False
+    """A backend decides who may publish, and what, instead of `allow_publish_*`."""
+    publish_proxy_name: str = DEFAULT_PROXY
+    """The proxy for that: `default`, which is `channel.proxy.publish`, or one of `proxies`."""
+    sub_refresh_proxy_enabled: bool = False
+    """A backend renews subscriptions that expire, instead of a token."""
+    sub_refresh_proxy_name: str = DEFAULT_PROXY
+    """The proxy for that: `default`, which is `channel.proxy.sub_refresh`, or one of `proxies`."""
 
     unsupported: ClassVar[str] = """
         map_clients_presence_channel_prefix map_users_presence_channel_prefix force_recovery_mode
         auto_cache_recover allowed_delta_types allow_tags_filter delta_publish
-        publication_data_format subscribe_proxy_enabled subscribe_proxy_name publish_proxy_enabled
-        publish_proxy_name sub_refresh_proxy_enabled sub_refresh_proxy_name
+        publication_data_format
         subscribe_stream_proxy_enabled subscribe_stream_proxy_name
         subscribe_stream_proxy_bidirectional subscription_type map shared_poll
     """
@@ -131,6 +133,8 @@ class Namespace(ChannelOptions):
 class ChannelConfig(Section):
     """How channels are named, and their options."""
 
+    proxy: ChannelProxies = ChannelProxies()
+    """Proxies for the events of channels, where a namespace switches them on."""
     without_namespace: ChannelOptions = ChannelOptions()
     """Options of channels without a namespace, such as the plain protocol's `broadcast`."""
     namespaces: list[Namespace] = []
@@ -150,13 +154,16 @@ class ChannelConfig(Section):
     user_separator: str = ","
     """Separates the users in a name. Empty: the list is one user."""
 
-    unsupported: ClassVar[str] = "proxy publication_data_format"
+    unsupported: ClassVar[str] = "publication_data_format"
+
+    def options(self) -> Iterator[tuple[str, ChannelOptions]]:
+        """Yield the name and the options of each namespace; "" is channels without one."""
+        yield "", self.without_namespace
+        yield from ((namespace.name, namespace) for namespace in self.namespaces)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        names = [namespace.name for namespace in self.namespaces]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"namespaces: the name {twice[0]!r} is given twice")
+        check_unique("namespaces", [namespace.name for namespace in self.namespaces])
         for options in (self.without_namespace, *self.namespaces):
             if options.history_ttl > (options.history_meta_ttl or self.history_meta_ttl):
                 where = f" of namespace {options.name}" if isinstance(options, Namespace) else ""
@@ -169,51 +176,6 @@ class ChannelConfig(Section):
         ):
             raise ValueError(f"{plain.CHANNEL!r} must stay an ordinary name without a namespace")
         return self
-
-
-class TokenConfig(Section):
-    """The keys that verify tokens; without one no token is accepted."""
-
-    hmac_secret_key: SecretStr = SecretStr("")
-    """A secret that tokens are signed with (HS256, HS384, HS512): 32 bytes or more."""
-    hmac_previous_secret_key: SecretStr = SecretStr("")
-    """The old secret, which is still accepted while clients change to the new one."""
-    hmac_previous_secret_key_valid_until: NonNegativeInt = 0
-    """The end of that time in Unix seconds; 0 is no end."""
-    rsa_public_key: str = ""
-    """A public key in PEM, of 2048 bits or more, for tokens with RS256, RS384 and RS512."""
-    ecdsa_public_key: str = ""
-    """A public key in PEM on the curve P-256, P-384 or P-521, for tokens with ES256, ES384 or ES512
-    respectively."""
-    jwks_file: str = ""
-    """A file with a JSON Web Key Set, whose RSA and EC keys are accepted; a token's `kid` chooses
-    among them. Read again when it changes. Not a key of Centrifugo, which fetches
-    `jwks_public_endpoint`."""
-    audience: str = ""
-    """Unless empty, the claim `aud` must be this, or a list with it."""
-    issuer: str = ""
-    """Unless empty, the claim `iss` must be this."""
-
-    unsupported: ClassVar[str] = """
-        jwks_public_endpoint audience_regex issuer_regex user_id_claim
-        insecure_skip_jwks_endpoint_safety_check
-    """
-
-    @model_validator(mode="after")
-    def _previous_has_a_current(self) -> Self:
-        if self.hmac_previous_secret_key.get_secret_value():
-            if not self.hmac_secret_key.get_secret_value():
-                raise ValueError("hmac_previous_secret_key needs hmac_secret_key")
-        elif self.hmac_previous_secret_key_valid_until:
-            raise ValueError("hmac_previous_secret_key_valid_until needs hmac_previous_secret_key")
-        return self
-
-
-class SubscriptionTokenConfig(TokenConfig):
-    """The keys that verify subscription tokens, if they differ from those of connection tokens."""
-
-    enabled: bool = False
-    """Verify subscription tokens with this section instead of `client.token`."""
 
 
 class PersonalChannel(Section):
@@ -237,6 +199,8 @@ class ClientConfig(Section):
     """The keys that verify connection tokens; also subscription tokens unless the next is on."""
     subscription_token: SubscriptionTokenConfig = SubscriptionTokenConfig()
     """The keys that verify subscription tokens."""
+    proxy: ClientProxies = ClientProxies()
+    """Proxies for the events of connections."""
     allow_anonymous_connect_without_token: bool = False
     """Accept clients without a token; they are clients without a user."""
     disallow_anonymous_connection_tokens: bool = False
@@ -283,7 +247,7 @@ class ClientConfig(Section):
     Unlike in Centrifugo (300), the default is 0: only the history and `reply_max_size` limit it."""
 
     unsupported: ClassVar[str] = """
-        proxy concurrency channel_position_check_delay channel_position_max_time_lag
+        concurrency channel_position_check_delay channel_position_max_time_lag
         connection_limit connection_rate_limit connect_include_server_time
         insecure_skip_token_signature_verify user_id_http_header insecure
         connect_code_to_unidirectional_disconnect
@@ -332,12 +296,16 @@ class Config(Section):
     """Channels."""
     client: ClientConfig = ClientConfig()
     """Clients."""
+    rpc: RpcConfig = RpcConfig()
+    """Calls of methods."""
+    proxies: list[NamedProxy] = []
+    """Further proxies, which namespaces refer to by `name`."""
     http_api: HttpApi = HttpApi()
     """The server's API."""
 
     unsupported: ClassVar[str] = """
-        http_server log engine broker presence_manager map_broker controller shared_poll rpc
-        proxies grpc_api consumers websocket sse http_stream webtransport uni_sse uni_http_stream
+        http_server log engine broker presence_manager map_broker controller shared_poll
+        grpc_api consumers websocket sse http_stream webtransport uni_sse uni_http_stream
         uni_websocket uni_grpc emulation admin prometheus health swagger debug init opentelemetry
         graphite usage_stats node shutdown pid_file enable_unreleased_features
     """
@@ -351,20 +319,35 @@ class Config(Section):
             raise ValueError(f"{where}: there is no namespace {name!r}")
         return self
 
+    @model_validator(mode="after")
+    def _proxies_exist(self) -> Self:
+        check_unique("proxies", [proxy.name for proxy in self.proxies])
+        for name, options in self.channel.options():
+            where = f"channel.namespaces {name!r}" if name else "channel.without_namespace"
+            for event in CHANNEL_EVENTS:
+                with naming(f"{where}: {event}_proxy_name"):
+                    self.channel_proxy(event, options)
+        with naming("rpc.without_namespace: proxy_name"):
+            self.rpc_proxy(self.rpc.without_namespace)
+        for namespace in self.rpc.namespaces:
+            with naming(f"rpc.namespaces {namespace.name!r}: proxy_name"):
+                self.rpc_proxy(namespace)
+        return self
 
-def section_of(section: type[Section], key: str) -> type[Section] | None:
-    """The section that `key` is, or that it is a list of."""
-    annotation = section.model_fields[key].annotation
-    for candidate in (annotation, *typing.get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, Section):
-            return candidate
-    return None
+    def channel_proxy(self, event: ChannelEvent, options: ChannelOptions) -> Proxy | None:
+        """Return the proxy for an event of a namespace; None if it is not enabled."""
+        enabled = getattr(options, f"{event}_proxy_enabled")
+        name = getattr(options, f"{event}_proxy_name")
+        default = getattr(self.channel.proxy, event)
+        return self._proxy(name, default, f"channel.proxy.{event}", enabled=enabled)
 
+    def rpc_proxy(self, options: RpcOptions) -> Proxy | None:
+        """Return the proxy for the methods of a namespace; None if it is not enabled."""
+        enabled, name = options.proxy_enabled, options.proxy_name
+        return self._proxy(name, self.rpc.proxy, "rpc.proxy", enabled=enabled)
 
-def paths(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Path of each key in the section, and of those below it."""
-    for key in section.model_fields:
-        yield prefix + key
-        if inner := section_of(section, key):
-            is_list = typing.get_origin(section.model_fields[key].annotation) is list
-            yield from paths(inner, f"{prefix}{key}{'[]' if is_list else ''}.")
+    def _proxy(self, name: str, default: Proxy, path: str, *, enabled: bool) -> Proxy | None:
+        if not enabled and name == DEFAULT_PROXY:
+            return None
+        proxy = named(name, default, path, self.proxies)
+        return proxy if enabled else None

@@ -10,6 +10,7 @@ from msgspec import Raw, Struct
 from wsfleet.api import requests
 from wsfleet.api.methods import Api
 from wsfleet.application.realtime.results import FLAGS, encode, optional
+from wsfleet.channels.override import Override
 from wsfleet.channels.stream import Position
 from wsfleet.protocol.centrifuge.codes import ErrorCode
 
@@ -209,7 +210,7 @@ class Calls:
             info=Raw(optional(info) or b""),
             data=Raw(optional(data) or b""),
             recover_since=_stream_position(recover_since),
-            override=msgspec.convert(flags, requests.Override) if flags else None,
+            override=msgspec.convert(flags, Override) if flags else None,
         )
         _result(await self._calls().answer("subscribe", request))
 

@@ -1,0 +1,148 @@
+"""The other side of a proxy: requests that are read, and answers that are written."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import orjson
+from msgspec import Raw, Struct
+
+from wsfleet.application.port import (
+    Client,
+    ConnectCall,
+    Connected,
+    Disconnect,
+    DisconnectedCall,
+    Error,
+    Published,
+    Renewed,
+    RpcCall,
+    Subscribed,
+)
+from wsfleet.auth.tokens import Grant
+from wsfleet.protocol import strict_json
+from wsfleet.protocol.payload import NULL, payload
+
+
+class ServedRequest(Struct):
+    """A request of a node, for any event: an event's own fields are at their default in others."""
+
+    client: str
+    transport: str = "websocket"
+    protocol: str = "json"
+    user: str = ""
+    meta: Raw = NULL
+    channel: str = ""
+    method: str = ""
+    name: str = ""
+    version: str = ""
+    channels: list[str] = []
+    data: Raw = NULL
+    b64data: str = ""
+    code: int = 0
+    reason: str = ""
+
+    def known_client(self, headers: Mapping[str, str]) -> Client:
+        """Return the client; `headers` are those of the request, which the node forwards."""
+        return Client(
+            self.client,
+            user=self.user,
+            meta=payload(self.meta, None) or b"",
+            transport=self.transport,
+            encoding=self.protocol,
+            headers=headers,
+        )
+
+    def payload(self) -> bytes:
+        """Return the client's payload; empty if there is none."""
+        return payload(self.data, self.b64data) or b""
+
+    def connect(self, client: Client) -> ConnectCall:
+        """Return the call of a connect; emulated header fields are among the client's headers."""
+        return ConnectCall(
+            client, self.payload(), self.name, self.version, tuple(self.channels), client.headers
+        )
+
+    def rpc(self, client: Client) -> RpcCall:
+        """Return the call of a method."""
+        return RpcCall(client, self.method, self.payload())
+
+    def disconnected(self, client: Client) -> DisconnectedCall:
+        """Return the call of a disconnect."""
+        return DisconnectedCall(client, self.code, self.reason)
+
+
+_REQUEST = msgspec.json.Decoder(ServedRequest)
+
+
+def read(body: bytes) -> ServedRequest:
+    """Read a request.
+
+    Raises:
+        ValueError: it is not valid.
+    """
+    strict_json.loads(body)
+    return _REQUEST.decode(body)
+
+
+def answer(result: Connected | Renewed | Subscribed | Published | bytes | None) -> bytes:
+    """Return the answer with a result: of a call if it is bytes, of a disconnect if it is None."""
+    return orjson.dumps({"result": None if result is None else _result(result)})
+
+
+def refusal(refused: Error | Disconnect) -> bytes:
+    """Return the answer with an error or a disconnect."""
+    if isinstance(refused, Disconnect):
+        return orjson.dumps({"disconnect": {"code": refused.code, "reason": refused.reason}})
+    error = {"code": refused.code, "message": refused.message, "temporary": refused.temporary}
+    return orjson.dumps({"error": error})
+
+
+def _result(result: Connected | Renewed | Subscribed | Published | bytes) -> dict[str, Any]:
+    match result:
+        case Connected():
+            return {
+                "user": result.user,
+                "expire_at": result.expire_at,
+                "subs": {channel: _grant(grant) for channel, grant in result.subs.items()},
+                **_payload("info", result.info),
+                **_payload("data", result.data),
+                **_payload("meta", result.meta),
+            }
+        case Renewed():
+            return {
+                "expired": result.expired,
+                "expire_at": result.expire_at,
+                **_payload("info", result.info),
+                **_payload("meta", result.meta),
+            }
+        case Subscribed():
+            return {"expire_at": result.expire_at, **_grant(result.grant)}
+        case Published():
+            return {
+                "skip_history": result.skip_history,
+                "tags": dict(result.tags),
+                "idempotency_key": result.idempotency_key,
+                "version": result.version,
+                "version_epoch": result.version_epoch,
+                **_payload("data", result.data),
+            }
+        case bytes():
+            return _payload("data", result)
+
+
+def _grant(grant: Grant) -> dict[str, Any]:
+    return {
+        **_payload("info", grant.info),
+        **_payload("data", grant.data),
+        "override": {name: {"value": on} for name, on in grant.override.items()},
+    }
+
+
+def _payload(name: str, data: bytes | None) -> dict[str, Any]:
+    if not data:
+        return {}
+    if strict_json.is_json(data) and data != b"null":
+        return {name: orjson.Fragment(data)}
+    return {f"b64{name}": base64.b64encode(data).decode()}

@@ -84,7 +84,11 @@ def modules(processes: None) -> None:
     """Install what package-lock.json says, once."""
     npm = shutil.which("npm")
     assert npm, "npm is not installed; scripts/test installs it"
-    if (JAVASCRIPT / "node_modules" / ".package-lock.json").exists():
+    installed, lock = (
+        JAVASCRIPT / "node_modules/.package-lock.json",
+        JAVASCRIPT / "package-lock.json",
+    )
+    if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
         return
     subprocess.run([npm, "ci", "--silent"], cwd=JAVASCRIPT, check=True, timeout=120)
 

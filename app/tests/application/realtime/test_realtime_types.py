@@ -1,5 +1,8 @@
-"""The types of the public API, as mypy sees them in an application."""
+"""The types of the public API, as mypy and pyright see them in an application."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,9 +10,10 @@ from mypy import api
 
 import wsfleet
 from tests.support import typed_example
+from tests.support.paths import JAVASCRIPT
 
 WRONG = """
-from wsfleet import Accept, Allow, Connect, Published, Publish, Realtime, Renew, Subscribe
+from wsfleet import Accept, Connect, Publish, Realtime, Renew, Subscribe
 realtime = Realtime()
 
 @realtime.on_connect
@@ -58,6 +62,30 @@ def test_an_application_is_checked_strictly(tmp_path: Path) -> None:
     expected = {str(number) for number, line in enumerate(text, 1) if line.startswith("@")}
     expected = expected - {"17"} | {"18", "21", "22", "23"}
     assert lines == expected
+
+
+@pytest.mark.usefixtures("modules")
+def test_pyright_agrees(tmp_path: Path) -> None:
+    """In its strict mode it finds nothing in the example, and each mistake of the other one."""
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(WRONG)
+    configuration = tmp_path / "pyrightconfig.json"
+    strict = {"include": ["."], "strict": ["."], "pythonVersion": "3.11"}
+    configuration.write_text(json.dumps(strict))
+    (tmp_path / "right.py").write_text(Path(typed_example.__file__).read_text())
+    command = ["node_modules/.bin/pyright", "--outputjson", "--pythonpath", sys.executable]
+    done = subprocess.run(
+        [*command, "--project", str(configuration)],
+        cwd=JAVASCRIPT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    assert {each["file"] for each in found} == {str(wrong)}, found
+    lines = {each["range"]["start"]["line"] + 1 for each in found}
+    assert lines == {5, 8, 11, 14, 18, 21, 22, 23}
 
 
 def test_all_public_names_are_there() -> None:

@@ -29,6 +29,7 @@ SETTINGS: dict[str, object] = {
     # Those who do not read are to end by what waits for them, on a busy machine as well.
     "ping_timeout": 120,
     "compression": True,  # for those who offer it
+    "body_timeout": 3,  # a body that stalls is refused after twice this time at most
 }
 
 

@@ -7,21 +7,25 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import hypothesis
 import pytest
 import redis
 from websockets.asyncio.server import serve
 
 from lab.ports import free_port
+from tests.support import backend as backend_support
+from tests.support.backend import FakeBackend, StartBackend
 from tests.support.fleet import Rig, running_fleet
 from tests.support.memory import MemoryServer
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.paths import JAVASCRIPT
 from tests.support.quick import forbid_processes
 from tests.support.redis import RedisServer
-from tests.support.tokens import CONFIG
+from tests.support.tokens import API_KEY, CONFIG
 from tests.support.topologies import SentinelTopology, started
 from tests.support.websocket_server import Handler, Serve
+from wsfleet.application.port import Router
 from wsfleet.config.settings import Settings
 from wsfleet.server.server import create_server
 
@@ -134,7 +138,9 @@ async def start_node(backend: RedisServer | MemoryServer) -> AsyncIterator[Start
     """Start a node; keywords are settings. Heartbeats are quick, so that tests are."""
     running: list[RunningNode] = []
 
-    async def start(*, wait: bool = True, **overrides: Any) -> RunningNode:
+    async def start(
+        *, wait: bool = True, router: Router | None = None, **overrides: Any
+    ) -> RunningNode:
         port = free_port()
         defaults: dict[str, Any] = {
             "port": port,
@@ -147,7 +153,7 @@ async def start_node(backend: RedisServer | MemoryServer) -> AsyncIterator[Start
             "drain_timeout": 5.0,
         }
         settings = Settings(**(defaults | overrides))
-        node = RunningNode(create_server(settings), settings)
+        node = RunningNode(create_server(settings, routers=[router] if router else []), settings)
         running.append(node)
         if wait:
             await node.wait_ready()
@@ -157,6 +163,32 @@ async def start_node(backend: RedisServer | MemoryServer) -> AsyncIterator[Start
     for node in running:
         if not node.task.done():
             await node.stop()
+
+
+@pytest.fixture
+def start_backend(start_node: StartNode, tmp_path: Path) -> StartBackend:
+    """Start a node with a backend that has these answers; `replace` changes its configuration."""
+    path = tmp_path / "config.yml"
+
+    async def start(
+        answers: dict[str, Any], replace: dict[str, str] | None = None, **settings: Any
+    ) -> tuple[RunningNode, FakeBackend]:
+        text = backend_support.CONFIG
+        for old, new in (replace or {}).items():
+            assert old in text
+            text = text.replace(old, new, 1)
+        path.write_text(text)
+        backend = FakeBackend(answers, disabled=["closed"])
+        return await start_node(config=path, router=backend.router, **settings), backend
+
+    return start
+
+
+@pytest.fixture
+async def server_api() -> AsyncIterator[httpx.AsyncClient]:
+    """A client of any node's server API."""
+    async with httpx.AsyncClient(headers={"X-API-Key": API_KEY}, trust_env=False) as client:
+        yield client
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from lab.ports import free_port
 from lab.waiting import settled
 from tests.support import guest
 from tests.support.command import wsfleet
-from tests.support.metrics import value
+from tests.support.metrics import failures, value
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.peer import Peer
 from tests.support.tcp import tcp
@@ -127,7 +127,7 @@ async def test_an_exception_in_a_route_is_500(
     async with httpx.AsyncClient(base_url=node.client_url, trust_env=False) as http:
         assert (await http.get("/boom")).status_code == 500
         assert (await http.get("/health")).status_code == 200
-    assert value(node, "handler_errors_total", event="http") == 1
+    assert failures(node, "http") == 1
 
 
 async def test_a_node_is_not_ready_before_its_application(

@@ -14,7 +14,7 @@ from websockets.typing import Subprotocol
 
 from lab.waiting import settled
 from tests.support.clients import close_code
-from tests.support.metrics import value
+from tests.support.metrics import failures, value
 from tests.support.nodes import RunningNode, StartNode
 from wsfleet.redis import key_names
 
@@ -98,7 +98,7 @@ async def test_a_drain(node: RunningNode, store: Any) -> None:
     await store.hset(key_names.DESIRED, "node1", "drain")
     assert await asyncio.gather(*map(close_code, clients)) == [1012] * 5
     await settled(lambda: not node.server.server_state.tasks, "all handlers have ended")
-    assert value(node, "handler_errors_total", event="websocket") == 0
+    assert failures(node, "websocket") == 0
 
 
 @pytest.mark.parametrize("transports", [["websocket"], ["polling", "websocket"]])

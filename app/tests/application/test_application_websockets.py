@@ -17,7 +17,7 @@ from websockets.typing import Origin, Subprotocol
 from lab.waiting import settled
 from tests.support import guest
 from tests.support.clients import close_code, closed
-from tests.support.metrics import reaches, value
+from tests.support.metrics import failures, reaches, value
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.tcp import HANDSHAKE, masked, tcp
 from wsfleet.cluster.node_state import NodeState
@@ -161,7 +161,7 @@ async def test_an_exception_closes_with_1011_or_500(
         async with opened(node, "/raise_after") as client:
             assert await close_code(client) == 1011
         assert (await refused(node, "/raise_before")).response.status_code == 500
-        assert value(node, "handler_errors_total", event="websocket") == 2
+        assert failures(node, "websocket") == 2
         await other.send("still here")
         assert await other.recv() == "still here"
     logged = capsys.readouterr().out
@@ -176,7 +176,7 @@ async def test_an_uncaught_disconnect_is_no_error(
     async with opened(node, "/uncaught") as client:
         await client.send("x")
     await settled(lambda: not node.server.server_state.tasks, "the handler has ended")
-    assert value(node, "handler_errors_total", event="websocket") == 0
+    assert failures(node, "websocket") == 0
     assert "Traceback" not in capsys.readouterr().out
 
 

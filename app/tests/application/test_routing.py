@@ -61,9 +61,10 @@ class Table:
         raise UnknownMethodError
 
 
-def test_without_routers_there_is_none() -> None:
+def test_without_backends_there_is_no_router() -> None:
     """The node decides alone, and asks nothing of an object that knows nothing."""
     assert merge([], ["room"]) is None
+    assert merge([Table(ONE), Table(OTHER, ["publish unknown"])], ["room"]) is None
 
 
 def test_one_router_is_used_as_it_is() -> None:

@@ -167,6 +167,7 @@ class Pipe:
         binary=lambda payload: payload,
     )
     buffered = 0
+    paused = False
 
     def __init__(self) -> None:
         self.writer: Pipe | None = self

@@ -29,8 +29,8 @@ def _hlen(database: Database, key: bytes) -> int:
     return len(database.read(key, Hash))
 
 
-def _hdel(database: Database, key: bytes, *fields: bytes) -> int:
-    return database.remove(key, Hash, *fields)
+def _hkeys(database: Database, key: bytes) -> list[bytes]:
+    return list(database.read(key, Hash))
 
 
 def _hincrby(database: Database, key: bytes, field: bytes, by: bytes) -> int:
@@ -83,7 +83,7 @@ FOR_TESTS: dict[bytes, Callable[..., Any]] = {
     b"GET": _get,
     b"TTL": _ttl,
     b"HLEN": _hlen,
-    b"HDEL": _hdel,
+    b"HKEYS": _hkeys,
     b"ZADD": _zadd,
     b"ZSCORE": _zscore,
     b"KEYS": _keys,

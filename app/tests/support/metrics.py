@@ -11,6 +11,11 @@ def value(node: RunningNode, name: str, **labels: str) -> float:
     return found
 
 
+def failures(node: RunningNode, event: str) -> float:
+    """How often handlers of an event of the node's own have failed."""
+    return value(node, "handler_errors_total", event=event, namespace="", reason="exception")
+
+
 async def reaches(node: RunningNode, name: str, **labels: str) -> None:
     """Wait until a sample is 1 or more."""
     await settled(lambda: value(node, name, **labels) >= 1, f"{name} {labels} reaches 1")

@@ -38,6 +38,10 @@ class Echo:
         if self._websocket.writer is not None:
             self._websocket.writer.write(frame(TEXT if text else BINARY, payload))
 
+    def take_pong(self, message: str | bytes) -> bool:
+        """Return False."""
+        return False
+
     def pong_withheld(self) -> None:
         """Do nothing."""
 

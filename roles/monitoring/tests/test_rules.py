@@ -59,6 +59,16 @@ def quiet() -> Series:
             f"process_resident_memory_bytes{{{of}}}": always(9e7),
         }
         series |= quick("wsfleet_publish", node) | quick("wsfleet_delivery", node)
+        for event in ("connect", "publish"):
+            labels = f'{{{of},event="{event}",namespace=""'
+            series |= {
+                f'wsfleet_handler_seconds_bucket{labels},le="{le}"}}': rising(10)
+                for le in ("0.01", "5.0", "+Inf")
+            }
+            series |= {
+                f"wsfleet_handler_seconds_count{labels}}}": rising(10),
+                f'wsfleet_handler_errors_total{labels},reason="timeout"}}': always(0),
+            }
     for balancer in ("lb1", "lb2"):
         of = f'job="haproxy",instance="{balancer}"'
         series |= {
@@ -119,6 +129,16 @@ TROUBLES: dict[str, Series] = {
     "PubSubStalled": {f"wsfleet_pubsub_probe_seconds_count{{{NODE1}}}": always(7)},
     "HandlerErrors": {
         f'wsfleet_handler_errors_total{{{NODE1},event="published"}}': rising(1),
+    },
+    "ApplicationFailing": {
+        f'wsfleet_handler_errors_total{{{NODE1},event="connect",namespace="",reason="timeout"}}': (
+            rising(1)
+        ),
+    },
+    "ApplicationSlow": {
+        f'wsfleet_handler_seconds_bucket{{{NODE1},event="publish",namespace="",le="0.01"}}': (
+            rising(9)
+        ),
     },
     "EventLoopBlocked": {f"wsfleet_event_loop_blocked_seconds_total{{{NODE1}}}": rising(1)},
     "NodeMemoryGrows": {f"process_resident_memory_bytes{{{NODE1}}}": rising(1e6)},

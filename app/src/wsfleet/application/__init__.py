@@ -1,4 +1,4 @@
-"""The application that a node serves: its import, its lifespan, and the errors of both.
+"""The application that a node serves: its import, its lifespan, and the events it decides on.
 
 May import `node` and below.
 """

@@ -218,7 +218,9 @@ class Backend(Protocol):
     """Application code behind a node.
 
     Each method raises Error or Disconnect to refuse, and BackendError if it cannot tell. It ends
-    within its own time-out: the caller needs none.
+    within its own time-out: the caller needs none. `refresh` and `sub_refresh` answer no command:
+    after an Error, as after a BackendError, they are called again after a minute. `disconnected`
+    is called again after a BackendError, see `application.disconnects`.
     """
 
     async def connect(self, call: ConnectCall) -> Connected | None:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 
+from wsfleet.application.measured import prepare
 from wsfleet.application.port import (
     Backend,
     MethodDisabledError,
     Router,
     UnknownMethodError,
 )
+from wsfleet.telemetry.metrics import Metrics
 
 
 class RoutingError(Exception):
@@ -64,7 +66,7 @@ class MergedRouter:
 
 
 def merge(routers: Sequence[Router], namespaces: Iterable[str]) -> Router | None:
-    """Return one router for all; None if there are none.
+    """Return one router for all; None if none of them has a backend.
 
     `namespaces` are those of the configuration; "", the channels without one, is added.
 
@@ -72,6 +74,8 @@ def merge(routers: Sequence[Router], namespaces: Iterable[str]) -> Router | None
         RoutingError: two routers have a backend for the same event.
     """
     names = list(dict.fromkeys(["", *namespaces]))
+    if not any(router.methods or _claims(router, names) for router in routers):
+        return None
     if twice := sorted(_claimed_twice(routers, names)):
         raise RoutingError(
             "\n".join(
@@ -79,9 +83,7 @@ def merge(routers: Sequence[Router], namespaces: Iterable[str]) -> Router | None
                 for event in twice
             )
         )
-    if len(routers) < 2:
-        return routers[0] if routers else None
-    return MergedRouter(routers, names)
+    return routers[0] if len(routers) == 1 else MergedRouter(routers, names)
 
 
 def _first(found: Iterable[Backend | None]) -> Backend | None:
@@ -89,24 +91,27 @@ def _first(found: Iterable[Backend | None]) -> Backend | None:
 
 
 def _claimed_twice(routers: Sequence[Router], namespaces: Sequence[str]) -> set[str]:
-    claims: list[str] = []
-    for router in routers:
-        claims += [
-            event
-            for event in ("connect", "refresh", "disconnected")
-            if getattr(router, event) is not None
-        ]
-        claims += [
-            f"{event} in {f'the namespace {name!r}' if name else 'channels without a namespace'}"
-            for event in ("subscribe", "sub_refresh", "publish")
-            for name in namespaces
-            if getattr(router, event)(name) is not None
-        ]
+    claims = [claim for router in routers for claim in _claims(router, namespaces)]
     twice = {claim for claim in claims if claims.count(claim) > 1}
     for method in {name for router in routers for name in router.methods}:
         if sum(_has(router, method) for router in routers) > 1:
             twice.add(f"rpc {method!r}")
     return twice
+
+
+def _claims(router: Router, namespaces: Sequence[str]) -> list[str]:
+    """Return the events that a router has a backend for, apart from its methods."""
+    claims = [
+        event
+        for event in ("connect", "refresh", "disconnected")
+        if getattr(router, event) is not None
+    ]
+    return claims + [
+        f"{event} in {f'the namespace {name!r}' if name else 'channels without a namespace'}"
+        for event in ("subscribe", "sub_refresh", "publish")
+        for name in namespaces
+        if getattr(router, event)(name) is not None
+    ]
 
 
 def _has(router: Router, method: str) -> bool:
@@ -115,3 +120,27 @@ def _has(router: Router, method: str) -> bool:
     except (UnknownMethodError, MethodDisabledError):
         return False
     return True
+
+
+def method_label(methods: Iterable[str], method: str) -> str:
+    """Return the label of a method in the metrics: one of `methods`, as `Router.methods` has them.
+
+    A method of a namespace without its own entry has the namespace's.
+    """
+    if method in methods:
+        return method
+    namespaces = (name for name in methods if name and not name[-1].isalnum())
+    return next((name for name in namespaces if method.startswith(name)), "")
+
+
+def count_from_start(metrics: Metrics, router: Router, namespaces: Iterable[str]) -> None:
+    """Begin the counts of all events that have a backend at 0."""
+    for event in ("connect", "refresh", "disconnected"):
+        if getattr(router, event) is not None:
+            prepare(metrics, event, "")
+    for event in ("subscribe", "sub_refresh", "publish"):
+        for name in namespaces:
+            if getattr(router, event)(name) is not None:
+                prepare(metrics, event, name)
+    for method in router.methods:
+        prepare(metrics, "rpc", method)

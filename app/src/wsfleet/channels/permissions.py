@@ -80,6 +80,12 @@ class Channels:
             raise ChannelError(ErrorCode.BAD_REQUEST, "channel name is not ASCII")
         return channel
 
+    def short_name(self, channel: Channel) -> str:
+        """Return a channel's name without its namespace."""
+        if not channel.namespace:
+            return channel.name
+        return channel.name.partition(self._config.namespace_boundary)[2]
+
     def personal(self, user: str, namespace: str) -> str:
         """Return the name of a user's personal channel."""
         prefix = namespace + self._config.namespace_boundary if namespace else ""

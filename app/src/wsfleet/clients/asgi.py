@@ -326,6 +326,10 @@ class ASGIClient:
         self._inbox.append({"type": "websocket.receive", kind: message})
         self._arrived.set()
 
+    def take_pong(self, message: str | bytes) -> bool:
+        """Return False: every message is for the application."""
+        return False
+
     def gone(self) -> None:
         """Return at once: `left` tells the application, after the last message."""
 
@@ -355,6 +359,10 @@ class Unaccepted:
 
     async def receive(self, message: str | bytes) -> None:
         """Return at once: no message is read before the handshake is over."""
+
+    def take_pong(self, message: str | bytes) -> bool:
+        """Return False: no message is read before the handshake is over."""
+        return False
 
     def pong_withheld(self) -> None:
         """Return at once: no ping is read before the handshake is over."""

@@ -173,6 +173,10 @@ class PlainClient:
             connection.send(connection.framing.text(ack))
             node.metrics.publish_seconds.observe(time.monotonic() - received_at)
 
+    def take_pong(self, message: str | bytes) -> bool:
+        """Return False: the protocol has no pongs of its own."""
+        return False
+
     def gone(self) -> None:
         """Remove the client from its user's connections."""
         self._node.users.remove(self)

@@ -4,13 +4,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol, cast
+
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from wsfleet.clients.rate_limit import TOO_MANY, Meter, Rates
 from wsfleet.cluster.client_names import new_client_id
 from wsfleet.hub.connection import Connection
 from wsfleet.node.admission import Refusal
 from wsfleet.node.node import Node
+from wsfleet.transports.handshake import Request
 from wsfleet.transports.outbox import Limits
 from wsfleet.transports.transport import Closes
 from wsfleet.transports.websocket import WebSocket
@@ -24,6 +27,9 @@ class ProtocolClient(Protocol):
 
     async def receive(self, message: str | bytes) -> None:
         """Handle one message."""
+
+    def take_pong(self, message: str | bytes) -> bool:
+        """Handle a message at once if it is a pong; return whether it was."""
 
     def gone(self) -> None:
         """Remove the client: the connection has ended; a message may still be handled."""
@@ -58,12 +64,23 @@ class ServedConnection:
 
     async def receive(self, message: str | bytes) -> None:
         """Handle one message; close the connection if the client sends too many."""
+        if self._count(message):
+            await self._client.receive(message)
+
+    def take_pong(self, message: str | bytes) -> bool:
+        """Handle a message at once if it is a pong; close the connection if there are too many."""
+        if not self._client.take_pong(message):
+            return False
+        self._count(message)
+        return True
+
+    def _count(self, message: str | bytes) -> bool:
         self._connection.last_message_at = time.monotonic()
         self._node.metrics.messages_received.inc()
-        if not self._meter.take(len(message)):
-            self._connection.close(*TOO_MANY)
-        else:
-            await self._client.receive(message)
+        if self._meter.take(len(message)):
+            return True
+        self._connection.close(*TOO_MANY)
+        return False
 
     def pong_withheld(self) -> None:
         """Count it."""
@@ -84,6 +101,23 @@ class ServedConnection:
         """Clean up."""
         await self._client.left()
         await self._node.client_names.close(self._connection)
+
+
+class ClientAddress:
+    """The addresses of clients; X-Forwarded-For counts if one of `trusted_proxies` sends it."""
+
+    def __init__(self, trusted_proxies: str) -> None:
+        self._middleware: Any = ProxyHeadersMiddleware(cast(Any, _nothing), trusted_proxies)
+
+    async def of(self, request: Request) -> str:
+        """Return the address of a request's client; "" if it has none."""
+        scope: dict[str, Any] = {**request.scope, "type": "websocket"}
+        await self._middleware(scope, None, None)
+        return scope["client"][0] if scope.get("client") else ""
+
+
+async def _nothing(*_: Any) -> None:
+    pass
 
 
 def refusal_of(node: Node) -> Refusal | None:

@@ -37,8 +37,8 @@ class ClientNames:
         self._window = resume_window
         self._local: dict[str, Connection] = {}
         self._background = Background()
-        registry.on_dead = self.reap
-        registry.on_unknown = self.reconcile
+        registry.on_dead.append(self.reap)
+        registry.on_unknown.append(self.reconcile)
 
     async def open(self, connection: Connection) -> None:
         """Register a new connection under the name that it was given."""

@@ -16,10 +16,6 @@ from wsfleet.redis.store import Store, UnavailableError
 log = structlog.get_logger(__name__)
 
 
-async def _nothing(*_: str) -> None:
-    pass
-
-
 class Registry:
     """One sorted set, written by every node every few seconds, on Redis's clock."""
 
@@ -31,8 +27,8 @@ class Registry:
         self._interval = settings.heartbeat_interval
         self._dead_after = settings.node_dead_after
         self._describe = describe
-        self.on_dead: Callable[[str], Awaitable[None]] = _nothing
-        self.on_unknown: Callable[[], Awaitable[None]] = _nothing
+        self.on_dead: list[Callable[[str], Awaitable[None]]] = []
+        self.on_unknown: list[Callable[[], Awaitable[None]]] = []
         self.on_wanted: Callable[[str | None], None] = lambda wanted: None
         self._hurry = asyncio.Event()
         self._left = False
@@ -130,9 +126,11 @@ class Registry:
         )
         self.on_wanted(_text(wanted) if wanted is not None else None)
         if not known:
-            await self.on_unknown()
+            for repair in self.on_unknown:
+                await repair()
         for name in (_text(name) for name in stale):
-            await self.on_dead(name)
+            for reap in self.on_dead:
+                await reap(name)
             await self._store.function("forget", [key_names.NODES], name, self._dead_after)
 
 

@@ -63,6 +63,11 @@ class Connection:
         """Bytes that the client has not taken yet."""
         return self._transport.buffered
 
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is read from the client: too much waits to be handled."""
+        return self._transport.paused
+
     def send(self, frames: bytes) -> bool:
         """Send framed payloads; False if the client is gone, or is closed as too slow."""
         writer = self._transport.writer  # the path of each delivery: as few calls as can be

@@ -1,9 +1,10 @@
 """One node process: its parts, readiness and health."""
 
 import asyncio
+import contextlib
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -37,6 +38,9 @@ from wsfleet.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
+FINISH_TIMEOUT = 10.0
+"""Seconds for `Node.on_drained`, however long the drain took."""
+
 
 class Node:
     """A node: everything that lives as long as the process; made before the first connection.
@@ -53,8 +57,8 @@ class Node:
         self.channels = Channels(self.config.channel)
         self.connection_tokens, self.subscription_tokens = verifiers(self.config.client)
         self.started_at = time.time()
-        self.listening = False
-        """Whether clients can connect; the server sets it."""
+        self.listening = asyncio.Event()
+        """Set by the server when clients can connect, and the application has started."""
         self.metrics = Metrics()
         self.sampler = Sampler(on_lag=self.metrics.event_loop_lag_seconds.observe)
         self.hub = Hub(on_delivered=self.metrics.deliveries.inc)
@@ -94,8 +98,19 @@ class Node:
         )
         self.broker.followed.follow_always(plain.CHANNEL, self.channels.find(plain.CHANNEL).options)
         self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self.on_connected: list[Callable[[], Awaitable[None]]] = [self.client_names.reconcile]
+        """Repairs what Redis has of this node: after a start, and after an outage."""
+        self.on_drained: list[Callable[[], Awaitable[None]]] = []
+        """What the last clients leave behind before the node stops."""
+        self.to_be_reaped = False
+        """Whether the node leaves work behind for the node that finds it dead."""
+        self._watch()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def _watch(self) -> None:
+        """Add the gauges that are read at each scrape."""
         self.metrics.watch(
-            max_connections=settings.max_connections,
+            max_connections=self.settings.max_connections,
             handshakes=lambda: len(self.handshakes),
             outbox_bytes=lambda: sum(connection.buffered for connection in self.hub),
             ready=lambda: self.not_ready_reason() is None,
@@ -105,7 +120,6 @@ class Node:
             redis=lambda: self.store.connected,
             pubsub=lambda: self.broker.subscribed,
         )
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Start the background tasks; the node starts without Redis as well."""
@@ -123,10 +137,23 @@ class Node:
             loops.append(self._close_idle())
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in loops]
 
+    async def drained(self) -> None:
+        """Drain for the last time, and finish what the last clients leave behind.
+
+        The drain time-out is the limit for both, but the second has `FINISH_TIMEOUT` seconds.
+        """
+        deadline = time.monotonic() + self.settings.drain_delay + self.settings.drain_timeout
+        await self.drain.finish()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(FINISH_TIMEOUT, deadline - time.monotonic())):
+                for work in self.on_drained:
+                    await work()
+
     async def stop(self) -> None:
         """Remove the node from the registry and end the background tasks."""
         try:
-            await self.registry.leave()
+            if not self.to_be_reaped:
+                await self.registry.leave()
         except UnavailableError:
             log.warning("deregistration_failed")
         await self.abandon()
@@ -145,7 +172,7 @@ class Node:
             return "redis is not reachable"
         if not self.broker.subscribed:
             return "not subscribed to the other nodes"
-        if self.drain.state is NodeState.STARTING or not self.listening:
+        if self.drain.state is NodeState.STARTING or not self.listening.is_set():
             return NodeState.STARTING.value
         if self._full:
             return f"full: {self.settings.max_connections} connections"
@@ -214,7 +241,8 @@ class Node:
 
     async def _on_connected(self) -> None:
         await self.registry.beat()
-        await self.client_names.reconcile()
+        for repair in self.on_connected:
+            await repair()
         used = {node.get("functions", "") for node in (await self.registry.nodes()).values()}
         await self.store.forget_functions(used)
 

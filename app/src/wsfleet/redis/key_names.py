@@ -55,6 +55,11 @@ def node_clients(name: str) -> str:
     return f"wsfleet:node:{name}:clients"
 
 
+def node_disconnects(name: str) -> str:
+    """Hash: client -> what an application is told of it when it is gone, for the node's clients."""
+    return f"wsfleet:node:{name}:disconnects"
+
+
 def samples(name: str) -> str:
     """Stream: a node's load samples of the last minutes; it expires minutes after the node."""
     return f"wsfleet:node:{name}:samples"

@@ -5,6 +5,7 @@ import contextlib
 import socket
 import ssl
 import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -16,6 +17,8 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.lifespan.off import LifespanOff
 
 from wsfleet.application.application import Application, ApplicationError
+from wsfleet.application.port import Router
+from wsfleet.application.routing import RoutingError, merge
 from wsfleet.auth.tokens import verifiers
 from wsfleet.channels.permissions import Channels
 from wsfleet.clients.asgi import ASGI
@@ -48,13 +51,16 @@ class Server(uvicorn.Server):
 
     def __init__(
         self,
-        node: Node,
+        centrifuge: Centrifuge,
+        routers: Sequence[Router],
         config: uvicorn.Config,
         internal: uvicorn.Config | None = None,
         application: Application | None = None,
     ) -> None:
         super().__init__(config)
-        self._node = node
+        self._node = centrifuge.node
+        self._centrifuge = centrifuge
+        self._routers = routers
         self._application = application
         self._internal = uvicorn.Server(internal) if internal is not None else None
         self._watchdog: asyncio.Task[None] | None = None
@@ -69,6 +75,9 @@ class Server(uvicorn.Server):
             load(self._application, self._node.channels)
             if (realtime := self._application.realtime) is not None:
                 realtime.attach(self._node)
+        router = merged(self._routers, self._application, self._node.channels)
+        if router is not None:
+            self._centrifuge.route(router)
         await self._node.start()
         clients, internal = _split(sockets)
         try:
@@ -85,7 +94,7 @@ class Server(uvicorn.Server):
             await self._stop_internal()
             await self._stop_node()
             raise
-        self._node.listening = True
+        self._node.listening.set()
         self._watchdog = asyncio.create_task(
             systemd.keep_watchdog_quiet(lambda: f"{len(self._node.hub)} connections")
         )
@@ -104,7 +113,7 @@ class Server(uvicorn.Server):
         if sockets:
             for server in self.servers:
                 server.close()
-        await self._node.drain.finish()
+        await self._node.drained()
         await super().shutdown(sockets)
         await self._stop_internal()
         await self._stop_node()
@@ -127,14 +136,19 @@ def _split(
     return (sockets[:1], sockets[1:]) if sockets else (None, None)
 
 
-def create_server(settings: Settings, config: Config | None = None) -> Server:
+def create_server(
+    settings: Settings, config: Config | None = None, routers: Sequence[Router] = ()
+) -> Server:
     """Return the server of one node process, not yet running.
 
-    `config` replaces the file that the settings name.
+    `config` replaces the file that the settings name. `routers` have backends for the events of
+    Centrifuge clients, beside the application's handlers.
     """
     node = Node(settings, config)
+    centrifuge = Centrifuge(node)
+    serve = partial(Server, centrifuge, routers)
     internal_app = create_internal_app(node)
-    endpoints = {CENTRIFUGE_PATH: Centrifuge(node).endpoint}
+    endpoints = {CENTRIFUGE_PATH: centrifuge.endpoint}
     if plain_path := settings.plain_path or ("" if settings.app else PLAIN_PATH):
         endpoints[plain_path] = Plain(node).endpoint
     public = Routing(
@@ -146,7 +160,7 @@ def create_server(settings: Settings, config: Config | None = None) -> Server:
     )
     address = settings.host, settings.port
     if not settings.internal_port:
-        return Server(node, _configuration(settings, address, internal_app, public))
+        return serve(_configuration(settings, address, internal_app, public))
     internal = _configuration(
         settings,
         (settings.internal_host or settings.host, settings.internal_port),
@@ -158,7 +172,7 @@ def create_server(settings: Settings, config: Config | None = None) -> Server:
     if not settings.app:
         public = public._replace(body_limit=lambda _: KEYLESS_BODY_LIMIT)
         app = create_public_app(node)
-        return Server(node, _configuration(settings, address, app, public), internal)
+        return serve(_configuration(settings, address, app, public), internal)
     application = Application(settings.app, settings.app_dir)
     guest = ASGI(node, application, settings.trusted_proxies).endpoint
     public = public._replace(
@@ -166,7 +180,7 @@ def create_server(settings: Settings, config: Config | None = None) -> Server:
         body_limit=lambda _: settings.max_request_size,
     )
     public_config = _configuration(settings, address, Guest(node, application), public)
-    return Server(node, public_config, internal, application)
+    return serve(public_config, internal, application)
 
 
 def _configuration(
@@ -227,6 +241,23 @@ def read_settings(**given: Any) -> Settings:
             else:  # it is about several settings, and its text names them
                 print(problem["msg"].removeprefix("Value error, "), file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def merged(
+    routers: Sequence[Router], application: Application | None, channels: Channels
+) -> Router | None:
+    """Return one router for `routers` and the application's handlers; None if nobody has any.
+
+    Raises:
+        SystemExit: two have a backend for one event; standard error has a line for each.
+    """
+    realtime = application.realtime if application is not None else None
+    handlers = [realtime.router] if realtime is not None else []
+    try:
+        return merge([*routers, *handlers], channels.namespaces)
+    except RoutingError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(STARTUP_FAILURE) from None
 
 
 def run(*, check: bool = False, **given: str) -> None:

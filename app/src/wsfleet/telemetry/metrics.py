@@ -38,6 +38,8 @@ PROTOCOLS = ("plain", "centrifuge", "application")
 CLOSE_CODES = frozenset(range(1000, 1016)) | {code.code for code in DisconnectCode}
 """Close codes of RFC 6455, section 7.4.1, of its IANA registry, and of Centrifuge."""
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+APPLICATION_CODES = 400
+"""From here on, an error's code is one of the application's own."""
 
 
 class Metrics:
@@ -94,11 +96,27 @@ class Metrics:
     def _define_internals(self) -> None:
         self.handler_errors = self._counter(
             "handler_errors",
-            "Exceptions in handlers, by event; each is in the log.",
+            "Failures of handlers, by event; each is in the log. An application's handlers also "
+            "have a namespace, or a method.",
             "event",
+            "namespace",
+            "reason",
         )
         for event in EVENTS:
-            self.handler_errors.labels(event)
+            self.handler_errors.labels(event, "", "exception")
+        self.handler_seconds = self._histogram(
+            "handler_seconds",
+            "Time of a call of the application, by event and namespace, or method.",
+            "event",
+            "namespace",
+            buckets=(*SECONDS, 5.0),
+        )
+        self.handlers_running = self._gauge(
+            "handlers_running",
+            "Calls of the application that have not ended, by event and namespace, or method.",
+            "event",
+            "namespace",
+        )
 
         self.pubsub_probe_seconds = self._histogram(
             "pubsub_probe_seconds", "Time until the node received its own probe over pub/sub."
@@ -119,7 +137,12 @@ class Metrics:
 
     def handler_failed(self, event: str) -> None:
         """Count an exception in a handler."""
-        self.handler_errors.labels(event).inc()
+        self.handler_errors.labels(event, "", "exception").inc()
+
+    def reply_error(self, code: int) -> None:
+        """Count a command that is answered with an error; the application's codes share a label."""
+        label = str(code) if code < APPLICATION_CODES else "application"
+        self.reply_errors.labels(label).inc()
 
     def refused(self, status: int) -> None:
         """Count a request that was refused before routing.
@@ -180,5 +203,13 @@ class Metrics:
     def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
         return Gauge(f"wsfleet_{name}", documentation, labels, registry=self.registry)
 
-    def _histogram(self, name: str, documentation: str) -> Histogram:
-        return Histogram(f"wsfleet_{name}", documentation, buckets=SECONDS, registry=self.registry)
+    def _histogram(
+        self,
+        name: str,
+        documentation: str,
+        *labels: str,
+        buckets: tuple[float, ...] = SECONDS,
+    ) -> Histogram:
+        return Histogram(
+            f"wsfleet_{name}", documentation, labels, buckets=buckets, registry=self.registry
+        )

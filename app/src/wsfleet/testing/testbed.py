@@ -112,7 +112,7 @@ class Testbed:
         node = Node(settings, self._config)
         self._nodes[name] = _RunningNode(node, Centrifuge(node))
         await node.start()
-        node.listening = True
+        node.listening.set()
         await _turns(lambda: node.not_ready_reason() is None, f"{name} is ready")
         return name
 

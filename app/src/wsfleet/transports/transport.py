@@ -49,6 +49,10 @@ class Transport(Protocol):
         """Where framed payloads may be written now; None if none may be sent."""
 
     @property
+    def paused(self) -> bool:
+        """Whether nothing is read from the client: too much waits to be handled."""
+
+    @property
     def framing(self) -> Framing:
         """The framing of payloads for this client alone."""
 
@@ -84,6 +88,12 @@ class Handler(Protocol):
 
     async def receive(self, message: str | bytes) -> None:
         """Handle one message."""
+
+    def take_pong(self, message: str | bytes) -> bool:
+        """Handle a message at once if it is a pong of the client's protocol; return whether it was.
+
+        Called for each message that arrives while another one is handled.
+        """
 
     def pong_withheld(self) -> None:
         """Note that a ping was not answered: too many pongs wait for the client."""

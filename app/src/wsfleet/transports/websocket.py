@@ -70,10 +70,10 @@ class WebSocket(SendingHalf):
         "_handler",
         "_key",
         "_messages",
-        "_paused",
         "_reader",
         "_server_state",
         "_worker",
+        "paused",
         "shared_framing",
     )
 
@@ -89,7 +89,7 @@ class WebSocket(SendingHalf):
         self._early = b""
         self._messages: deque[str | bytes] | None = None  # an empty one is 600 bytes
         self._backlog = 0
-        self._paused = False
+        self.paused = False
         self._handler: Handler | None = None
         self._worker: asyncio.Task[None] | None = None
         self._end: tuple[int, str] | None = None
@@ -224,7 +224,7 @@ class WebSocket(SendingHalf):
         except ViolationError as violation:
             self._finish(violation.code, violation.reason, partial(self._fail, violation))
         if self._backlog > BACKLOG_LIMIT and not self.transport.is_closing():
-            self._paused = True
+            self.paused = True
             self.transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -241,6 +241,9 @@ class WebSocket(SendingHalf):
 
     def _take(self, payload: str | bytes) -> None:
         if self.state is State.OPEN:  # what arrives after our close frame is dropped
+            handler = self._handler
+            if self._worker is not None and handler is not None and handler.take_pong(payload):
+                return
             if self._messages is None:
                 self._messages = deque()
             self._messages.append(payload)
@@ -327,7 +330,7 @@ class WebSocket(SendingHalf):
 
     def _no_pong(self) -> None:
         self._keepalive = None
-        if self._paused:  # a pong may have arrived: reading is paused
+        if self.paused:  # a pong may have arrived: reading is paused
             self._ping_later()
             return
         self.start_close(1011, "no pong")
@@ -376,8 +379,8 @@ class WebSocket(SendingHalf):
             self._worker.cancel()
 
     def _resume(self) -> None:
-        if self._paused and not self.transport.is_closing():
-            self._paused = False
+        if self.paused and not self.transport.is_closing():
+            self.paused = False
             self.transport.resume_reading()
 
     async def _shake_hands(self, endpoint: Endpoint, request: Request) -> None:

@@ -18,7 +18,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.support.backend import FakeBackend
 from tests.support.tokens import SECRET
+from wsfleet.application import port
+from wsfleet.application.port import Disconnect, Error, SubscribeCall, Subscribed
+from wsfleet.auth.tokens import Grant
 from wsfleet.broker import control
 from wsfleet.channels import publication
 from wsfleet.channels.publication import Record
@@ -130,9 +134,11 @@ class Peer:
     """
 
     buffered = 0
+    paused = False
     framing = shared_framing = LINES
 
     def __init__(self, centrifuge: Centrifuge, user: str) -> None:
+        known = port.Client("", user) if centrifuge.router else None
         self.node = centrifuge.node
         self.writer: Peer | None = self
         self.connection = Connection(
@@ -146,6 +152,7 @@ class Peer:
             self.connection,
             centrifuge.fanout.format(centrifuge.codecs["json"], LINES),
             app_pings=True,
+            known=known,
         )
         self.user = user
         self.numbers = itertools.count(1)
@@ -249,14 +256,27 @@ class Peer:
 
 
 class Stage:
-    """A node with a played Redis, and its clients."""
+    """A node with a played Redis, and its clients; with `asks`, an application that is asked.
 
-    def __init__(self, config: Path) -> None:
+    The application answers in the order of the commands to Redis. Some of its answers are refusals.
+    """
+
+    def __init__(self, config: Path, *, asks: bool = False) -> None:
         self.redis = FakeRedis()
+        grant = Subscribed(Grant(info=b"1"))
+        refusals: list[Any] = [Error(403, "no"), Disconnect(4000, "go")]
+        answers = itertools.cycle([grant, grant, refusals[0], grant, refusals[1]])
+
+        async def answer(_: SubscribeCall) -> Any:
+            return await self.redis._answered(lambda: next(answers))
+
+        backend = FakeBackend({"subscribe ": answer, "subscribe plain": answer})
         self.node = Node(Settings(config=config, node_name="node"))
         self.node.store.call = self.redis.call  # type: ignore[method-assign]
         self.node.store.function = self.redis.function  # type: ignore[method-assign, assignment]
         self.centrifuge = Centrifuge(self.node)
+        if asks:
+            self.centrifuge.route(backend.router)
         self.node.broker.followed._subscriber.subscribe = self.confirm  # type: ignore[method-assign, assignment]
         self.peers = [Peer(self.centrifuge, user) for user in ("ann", "ann", "bob")]
         self.numbers = itertools.count()
@@ -439,7 +459,7 @@ SETTLED = [(("answer", 100), 3)] * 8
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-@given(st.lists(st.tuples(STEPS, st.integers(0, 3)), max_size=40), st.booleans())
+@given(st.lists(st.tuples(STEPS, st.integers(0, 3)), max_size=40), st.booleans(), st.booleans())
 @example(  # left twice: others go deaf
     [
         (("subscribe", 1, "two", ""), 3),
@@ -449,6 +469,7 @@ SETTLED = [(("answer", 100), 3)] * 8
         (("vanish", 1), 3),
     ],
     True,
+    False,
 )
 @example(  # subscribed again while the old one is still being left
     [
@@ -458,17 +479,23 @@ SETTLED = [(("answer", 100), 3)] * 8
         (("subscribe", 2, "two", ""), 0),
     ],
     True,
+    False,
 )
 @example(  # ended by the API while it is being made
-    [(("subscribe", 1, "plain:three", "first"), 3), (("api", "unsubscribe", "ann", ""), 0)], True
+    [(("subscribe", 1, "plain:three", "first"), 3), (("api", "unsubscribe", "ann", ""), 0)],
+    True,
+    False,
+)
+@example(  # ended by the API while the application is asked
+    [(("subscribe", 2, "two", ""), 3), (("api", "unsubscribe", "bob", ""), 0)], True, True
 )
 def test_any_interleaving_of_all_ends_leaves_the_counts_right(
-    config: Path, steps: list[tuple[tuple[Any, ...], int]], connected: bool
+    config: Path, steps: list[tuple[tuple[Any, ...], int]], connected: bool, asks: bool
 ) -> None:
     """Each command is answered once, connections are whole, and only subscribers are served."""
 
     async def run() -> None:
-        stage = Stage(config)
+        stage = Stage(config, asks=asks)
         try:
             if connected:
                 await stage.settle()

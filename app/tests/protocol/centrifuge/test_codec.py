@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsfleet.protocol.centrifuge import client_pb2, messages
-from wsfleet.protocol.centrifuge.codec import Codec, ProtocolError, field_types
+from wsfleet.protocol.centrifuge.codec import LONGEST_PONG, Codec, ProtocolError, field_types
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode, UnsubscribeCode, reconnects
 from wsfleet.protocol.centrifuge.json_codec import JSONCodec
 from wsfleet.protocol.centrifuge.messages import (
@@ -598,3 +598,13 @@ def test_negotiation(
     """JSON unless the subprotocol or the URL asks for Protobuf."""
     chosen = negotiate(offered, query)
     assert (chosen.encoding, chosen.subprotocol, chosen.frame_ping_pong) == expected
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
+def test_a_message_that_is_a_pong_alone_is_known_without_decoding(codec: Codec) -> None:
+    """Each of `pongs` is one pong, and none is longer than `LONGEST_PONG`."""
+    assert codec.ping in codec.pongs
+    for message in codec.pongs:
+        assert len(message) <= LONGEST_PONG
+        (command,) = codec.decode(message)
+        assert command.is_pong

@@ -1,10 +1,17 @@
-"""Commands that publish to a channel, or read its presence and its history."""
+"""Commands that publish, that read presence and history, and that call the application."""
 
 import time
 
+from wsfleet.application.port import Published
 from wsfleet.broker.broker import ReplyTooLargeError
-from wsfleet.channels.permissions import may_publish, may_read_history, may_see_presence
+from wsfleet.channels.permissions import (
+    Channel,
+    may_publish,
+    may_read_history,
+    may_see_presence,
+)
 from wsfleet.channels.publication import Member, Record, all_understood
+from wsfleet.clients.centrifuge.application_calls import ApplicationCalls
 from wsfleet.clients.centrifuge.errors import RefusedError
 from wsfleet.clients.centrifuge.identity import ClientIdentity
 from wsfleet.clients.centrifuge.push import Sender, client_info, to_publication
@@ -21,8 +28,13 @@ from wsfleet.protocol.centrifuge.messages import (
     PresenceStatsResult,
     PublishRequest,
     PublishResult,
+    RPCRequest,
+    RPCResult,
 )
 from wsfleet.protocol.json_depth import payload_too_deep
+
+AS_IT_CAME = Published(b"")
+"""The options of a publication that no backend was asked for."""
 
 
 class ChannelCommands:
@@ -32,7 +44,7 @@ class ChannelCommands:
     Redis is unavailable.
     """
 
-    __slots__ = ("_config", "_connection", "_identity", "_node", "_sender", "_subscriptions")
+    __slots__ = ("_calls", "_connection", "_identity", "_node", "_sender", "_subscriptions")
 
     def __init__(
         self,
@@ -41,9 +53,10 @@ class ChannelCommands:
         identity: ClientIdentity,
         sender: Sender,
         subscriptions: SubscriptionTable,
+        calls: ApplicationCalls | None,
     ) -> None:
         self._node = node
-        self._config = node.config.client
+        self._calls = calls
         self._connection = connection
         self._identity = identity
         self._sender = sender
@@ -51,30 +64,69 @@ class ChannelCommands:
 
     async def publish(self, request: PublishRequest) -> PublishResult:
         """Publish to a channel."""
-        node, identity = self._node, self._identity
-        channel = node.channels.resolve(request.channel)
-        if not request.data or payload_too_deep(request.data, node.settings.max_json_depth):
-            raise RefusedError(ErrorCode.BAD_REQUEST)
-        subscription = self._subscriptions.live.get(request.channel)
-        refusal = may_publish(channel, identity.user, subscribed=subscription is not None)
+        channel = self._node.channels.resolve(request.channel)
+        self._check_payload(request.data)
+        if self._calls is not None:
+            backend = self._calls.router.publish(channel.namespace)
+            if backend is not None:
+                published = await self._calls.publish(backend, channel, request.data)
+                self._check_payload(published.data)
+                return await self._publish(channel, published.data, published)
+        subscribed = request.channel in self._subscriptions.live
+        refusal = may_publish(channel, self._identity.user, subscribed=subscribed)
         if refusal is not None:
             raise RefusedError(refusal)
+        return await self._publish(channel, request.data)
+
+    def _check_payload(self, data: bytes) -> None:
+        if not data or payload_too_deep(data, self._node.settings.max_json_depth):
+            raise RefusedError(ErrorCode.BAD_REQUEST)
+
+    async def _publish(
+        self, channel: Channel, data: bytes, published: Published = AS_IT_CAME
+    ) -> PublishResult:
+        """Publish in the client's name, with the options of `published`.
+
+        Raises:
+            RefusedError: a version is given, and the channel has no history.
+        """
+        node, options = self._node, channel.options
+        if published.version and not options.has_history:
+            raise RefusedError(ErrorCode.NOT_AVAILABLE)
+        subscription = self._subscriptions.live.get(channel.name)
         record = Record(
-            data=request.data,
+            data=data,
             time=time.time_ns() // 1_000_000,
-            publisher=identity.member(subscription.member.chan_info if subscription else b""),
+            publisher=self._identity.member(subscription.member.chan_info if subscription else b""),
+            tags=dict(published.tags),
             node=node.settings.name,
         )
         started = time.monotonic()
-        await node.broker.publish(channel.name, channel.options, record)
+        await node.broker.publish(
+            channel.name,
+            options,
+            record,
+            published.idempotency_key,
+            skip_history=published.skip_history,
+            version=published.version,
+            version_epoch=published.version_epoch,
+        )
         node.metrics.publish_seconds.observe(time.monotonic() - started)
         self._connection.message_count += 1
         return PublishResult()
 
+    async def rpc(self, request: RPCRequest) -> RPCResult:
+        """Call a method of the application."""
+        if self._calls is None:
+            raise RefusedError(ErrorCode.NOT_AVAILABLE)
+        if payload_too_deep(request.data, self._node.settings.max_json_depth):
+            raise RefusedError(ErrorCode.BAD_REQUEST)
+        return RPCResult(await self._calls.rpc(request))
+
     async def presence(self, request: PresenceRequest) -> PresenceResult:
         """Return the clients that are present in a channel."""
         await self._sender.drained()
-        members = await self._members(request.channel, self._config.reply_max_size)
+        members = await self._members(request.channel, self._node.config.client.reply_max_size)
         return PresenceResult({client: client_info(each) for client, each in members.items()})
 
     async def presence_stats(self, request: PresenceStatsRequest) -> PresenceStatsResult:
@@ -93,7 +145,7 @@ class ChannelCommands:
         since = request.since
         if since is not None and request.reverse and since.offset == 0:
             raise RefusedError(ErrorCode.BAD_REQUEST)
-        most = self._config.history_max_publication_limit
+        most = self._node.config.client.history_max_publication_limit
         limit = request.limit if 0 <= request.limit <= most else most
         await self._sender.drained()
         reading = await self._node.broker.history(
@@ -101,11 +153,11 @@ class ChannelCommands:
             channel.options,
             since.offset if since else 0,
             limit,
-            max_size=self._config.reply_max_size,
+            max_size=self._node.config.client.reply_max_size,
             reverse=request.reverse,
         )
         if reading.cut:
-            raise ReplyTooLargeError(self._config.reply_max_size)
+            raise ReplyTooLargeError(self._node.config.client.reply_max_size)
         if since is not None and since.epoch not in ("", reading.epoch):
             raise RefusedError(ErrorCode.UNRECOVERABLE_POSITION)
         publications = [

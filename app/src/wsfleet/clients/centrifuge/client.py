@@ -9,8 +9,10 @@ from typing import Protocol
 import structlog
 from redis.exceptions import RedisError
 
+from wsfleet.application import port
 from wsfleet.broker import control
 from wsfleet.channels.permissions import ChannelError
+from wsfleet.clients.centrifuge.application_calls import ApplicationAccess, ApplicationCalls
 from wsfleet.clients.centrifuge.channel_commands import ChannelCommands
 from wsfleet.clients.centrifuge.connecting import Connecting
 from wsfleet.clients.centrifuge.errors import DisconnectedError, EndedError, RefusedError
@@ -19,8 +21,7 @@ from wsfleet.clients.centrifuge.push import Format, Sender
 from wsfleet.clients.centrifuge.subscriptions import Subscriptions
 from wsfleet.clients.centrifuge.timers import Timers
 from wsfleet.hub.connection import Connection
-from wsfleet.node.node import Node
-from wsfleet.protocol.centrifuge.codec import ProtocolError
+from wsfleet.protocol.centrifuge.codec import LONGEST_PONG, ProtocolError
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode
 from wsfleet.protocol.centrifuge.messages import (
     Command,
@@ -42,44 +43,36 @@ from wsfleet.protocol.centrifuge.messages import (
     UnsubscribeRequest,
     UnsubscribeResult,
 )
-from wsfleet.redis.background import Background
 from wsfleet.redis.store import UnavailableError
+from wsfleet.transports.transport import Close
 
 log = structlog.get_logger(__name__)
 
 
-class Clients(Protocol):
+class Clients(ApplicationAccess, Protocol):
     """The clients of the protocol on this node, as each of them needs them."""
-
-    @property
-    def node(self) -> Node:
-        """The node."""
-
-    @property
-    def background(self) -> Background:
-        """Work that no client waits for."""
 
     def add(self, client: "CentrifugeClient") -> bool:
         """Add a client whose user is known; return False if the user has too many connections."""
 
-    def remove(self, client: "CentrifugeClient") -> None:
-        """Remove a client, if it was added."""
+    def remove(self, client: "CentrifugeClient") -> bool:
+        """Remove a client; return False if it was not added, or is removed already."""
 
 
 class CentrifugeClient:
-    """One client: its commands are handled one after the other.
+    """One client: its commands are handled one after the other; `known` is it as backends see it.
 
     A command is answered in one place, with what its handling returned or raised. Work that goes on
     after the answer is in the background, so that it cannot answer a second time.
     """
 
     __slots__ = (
+        "_calls",
         "_clients",
         "_codec",
         "_commands",
         "_connecting",
         "_connection",
-        "_node",
         "_sender",
         "_timers",
         "identity",
@@ -87,23 +80,33 @@ class CentrifugeClient:
     )
 
     def __init__(
-        self, clients: Clients, connection: Connection, format_: Format, *, app_pings: bool
+        self,
+        clients: Clients,
+        connection: Connection,
+        format_: Format,
+        *,
+        app_pings: bool,
+        known: port.Client | None = None,
     ) -> None:
         self._clients = clients
-        self._node = node = clients.node
+        node = clients.node
         self._connection = connection
         self._codec = format_.codec
         self.identity = ClientIdentity(connection.client_id)
         self._sender = Sender(connection, format_.codec)
         self._timers = Timers(node.config.client, self._sender, app_pings=app_pings)
+        calls = None
+        if known is not None and clients.router is not None:
+            calls = ApplicationCalls(clients, clients.router, self._sender, known)
+        self._calls = calls
         self.subscriptions = Subscriptions(
-            node, connection, format_, self.identity, self._sender, clients.background
+            node, connection, format_, self.identity, self._sender, clients.background, calls
         )
         self._connecting = Connecting(
-            node, connection, self.identity, self._sender, self._timers, self.subscriptions
+            node, connection, self.identity, self._sender, self._timers, self.subscriptions, calls
         )
         self._commands = ChannelCommands(
-            node, connection, self.identity, self._sender, self.subscriptions.table
+            node, connection, self.identity, self._sender, self.subscriptions.table, calls
         )
 
     # From the client.
@@ -132,10 +135,21 @@ class CentrifugeClient:
     async def enter(self) -> None:
         """Do nothing: a client of this protocol enters by its connect command."""
 
+    def take_pong(self, message: str | bytes) -> bool:
+        """Handle a message if it is a pong, which need not wait for commands before it."""
+        if len(message) > LONGEST_PONG or message not in self._codec.pongs:
+            return False
+        try:
+            self._timers.pong()
+        except DisconnectedError as error:
+            self.disconnect(error.code)
+        return True
+
     def gone(self) -> None:
         """Remove the client, and handle no more commands: the connection has ended."""
         self._sender.ended = True
-        self._clients.remove(self)
+        if self._clients.remove(self) and self.connected and self._calls is not None:
+            self._calls.ended(self._connection.close_code, self._connection.reason)
         self._timers.stop()
 
     async def left(self) -> None:
@@ -168,7 +182,7 @@ class CentrifugeClient:
             error = ErrorCode.INTERNAL.error
         else:
             return [] if result is None else [Reply(command.id, result)]
-        self._node.metrics.reply_errors.labels(str(error.code)).inc()
+        self._clients.node.metrics.reply_error(error.code)
         return [Reply(command.id, error=error)]
 
     async def _handle(self, command: Command) -> Result | None:
@@ -203,7 +217,7 @@ class CentrifugeClient:
             case SendRequest():
                 raise DisconnectedError(DisconnectCode.NOT_AVAILABLE)
             case RPCRequest():
-                raise RefusedError(ErrorCode.NOT_AVAILABLE)
+                return await self._commands.rpc(request)
 
     # Connecting.
 
@@ -214,10 +228,17 @@ class CentrifugeClient:
         connection.
         """
         try:
-            token = self._connecting.identify(request)
+            calls = None if request.token else self._calls
+            if calls is not None and (backend := calls.router.connect) is not None:
+                welcome = await self._connecting.ask(calls, backend, request)
+            else:
+                welcome = self._connecting.identify(request)
             self._add()
-            return await self._connecting.connect(request, token)
+            return await self._connecting.connect(request, welcome)
         except BaseException:
+            self._timers.await_connect()
+            if self._calls is not None:
+                self._calls.not_connected()
             await self._give_up()
             self._connection.cork()  # what was held back is for a connection that was not made
             raise
@@ -253,7 +274,7 @@ class CentrifugeClient:
         """The user, "" if there is none."""
         return self.identity.user
 
-    def disconnect(self, code: DisconnectCode) -> None:
+    def disconnect(self, code: DisconnectCode | Close) -> None:
         """Close the connection."""
         self._sender.disconnect(code)
 

@@ -2,17 +2,22 @@
 
 import asyncio
 import time
+from collections.abc import Collection
+from functools import partial
+from typing import NamedTuple
 
 import structlog
 
 from wsfleet import __version__
-from wsfleet.auth.tokens import ConnectionToken, TokenError, TokenExpiredError
+from wsfleet.application.port import Backend
+from wsfleet.auth.tokens import Grant, TokenError, TokenExpiredError
 from wsfleet.broker import control
+from wsfleet.clients.centrifuge.application_calls import ApplicationCalls
 from wsfleet.clients.centrifuge.errors import DisconnectedError, RefusedError
 from wsfleet.clients.centrifuge.identity import ClientIdentity
 from wsfleet.clients.centrifuge.push import Sender
 from wsfleet.clients.centrifuge.subscriptions import Subscriptions
-from wsfleet.clients.centrifuge.timers import Timers, ttl
+from wsfleet.clients.centrifuge.timers import RETRY_RENEWAL, Timers, ttl
 from wsfleet.hub.connection import Connection
 from wsfleet.node.node import Node
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode
@@ -30,11 +35,22 @@ SINGLE_CONNECTION_TIMEOUT = 5.0
 """Seconds for a node to receive its own message that a connection is its user's only one."""
 
 
+class Welcome(NamedTuple):
+    """What an identified client gets: the server's subscriptions, and data from the application.
+
+    `requested` are the channels that the client asks for and may have by the rules of the channels.
+    """
+
+    subs: dict[str, Grant]
+    requested: Collection[str] = ()
+    data: bytes = b""
+
+
 class Connecting:
     """The connect command of one client, and what extends or ends the connection later."""
 
     __slots__ = (
-        "_config",
+        "_calls",
         "_connection",
         "_expire_at",
         "_identity",
@@ -54,28 +70,43 @@ class Connecting:
         sender: Sender,
         timers: Timers,
         subscriptions: Subscriptions,
+        calls: ApplicationCalls | None,
     ) -> None:
         self._node = node
-        self._config = node.config.client
+        self._calls = calls
         self._connection = connection
         self._identity = identity
         self._sender = sender
         self._timers = timers
         self._subscriptions = subscriptions
-        self._expire_at = 0  # as the token said, until the client has connected
+        self._expire_at = 0
         self._others_ended: asyncio.Event | None = None  # an unused one is 700 bytes
         self.connected = False
 
-    def identify(self, request: ConnectRequest) -> ConnectionToken | None:
-        """Take the client's identity from its token; return None if it has no token.
+    async def ask(
+        self, calls: ApplicationCalls, backend: Backend, request: ConnectRequest
+    ) -> Welcome:
+        """Take the client's identity from the application.
+
+        Raises:
+            RefusedError, DisconnectedError: the application refuses the client, or fails.
+        """
+        self._timers.connecting()
+        connected = await calls.connect(backend, request)
+        if connected is None:
+            return self._anonymous(request)
+        self._known_as(connected.user, connected.info, connected.meta)
+        self._expire_at = connected.expire_at
+        return Welcome(dict(connected.subs), data=connected.data)
+
+    def identify(self, request: ConnectRequest) -> Welcome:
+        """Take the client's identity from its token; a client without a token has none.
 
         Raises:
             RefusedError, DisconnectedError: the token is missing, expired or invalid.
         """
         if not request.token:
-            if not self._config.allow_anonymous_connect_without_token:
-                raise DisconnectedError(DisconnectCode.BAD_REQUEST)
-            return None
+            return self._anonymous(request)
         try:
             token = self._node.connection_tokens.verify_connection(request.token)
         except TokenExpiredError:
@@ -83,16 +114,25 @@ class Connecting:
         except TokenError as error:
             log.info("token_refused", client_id=self._identity.client, error=str(error))
             raise DisconnectedError(DisconnectCode.INVALID_TOKEN) from None
-        if not token.user and self._config.disallow_anonymous_connection_tokens:
+        if not token.user and self._node.config.client.disallow_anonymous_connection_tokens:
             raise DisconnectedError(DisconnectCode.PERMISSION_DENIED)
-        identity = self._identity
-        identity.user, identity.info, identity.token_id = token.user, token.info or b"", token.id
+        self._known_as(token.user, token.info or b"", token.meta or b"")
+        self._identity.token_id = token.id
         self._expire_at = token.expire_at
-        return token
+        return Welcome(dict(token.subs), request.subs)
 
-    async def connect(
-        self, request: ConnectRequest, token: ConnectionToken | None
-    ) -> ConnectResult:
+    def _anonymous(self, request: ConnectRequest) -> Welcome:
+        if not self._node.config.client.allow_anonymous_connect_without_token:
+            raise DisconnectedError(DisconnectCode.BAD_REQUEST)
+        return Welcome({}, request.subs)
+
+    def _known_as(self, user: str, info: bytes, meta: bytes) -> None:
+        self._identity.user, self._identity.info = user, info
+        if self._calls is not None:
+            client = self._calls.client
+            client.user, client.info, client.meta = user, info, meta
+
+    async def connect(self, request: ConnectRequest, welcome: Welcome) -> ConnectResult:
         """Connect the client, and make its server-side subscriptions.
 
         Nothing is awaited between `connected` and the answer.
@@ -102,23 +142,29 @@ class Connecting:
             UnavailableError, redis.exceptions.RedisError: Redis is unavailable.
         """
         self._connection.cork()
-        reserved = self._subscriptions.reserve(request, dict(token.subs) if token else {})
+        reserved = self._subscriptions.reserve(request, welcome.subs, welcome.requested)
         # Only after it was added: if its user is blocked from now on, the client is told.
         await self._check_denylist(self._identity.token_id)
-        await self._node.client_names.open(self._connection)
+        opening = self._node.client_names.open(self._connection)
+        if self._calls is None:
+            await opening
+        else:
+            await asyncio.gather(opening, self._calls.opened())  # one round trip
         subs = await self._subscriptions.make_live(reserved)
-        personal = self._config.subscribe_to_user_personal_channel
+        personal = self._node.config.client.subscribe_to_user_personal_channel
         if personal.enabled and personal.single_connection and self._identity.user:
             await self._end_others()
         if self._sender.ended:  # by another: the client has been told already
             raise DisconnectedError(DisconnectCode.CONNECTION_CLOSED)
         self.connected = True
-        self._timers.connected(self._expire_at)
+        self._timers.connected()
+        told = self._set_expiry(self._expire_at)
         return ConnectResult(
             client=self._identity.client,
             version=f"wsfleet {__version__}",
-            expires=self._expire_at > 0,
-            ttl=ttl(self._expire_at),
+            expires=told > 0,
+            ttl=ttl(told),
+            data=welcome.data,
             subs=subs,
             ping=self._timers.ping_interval,
             pong=self._timers.expects_pongs,
@@ -180,8 +226,11 @@ class Connecting:
         except BaseException:
             self._identity.token_id = before
             raise
-        self._timers.expire_at(token.expire_at)
-        return RefreshResult(expires=token.expire_at > 0, ttl=ttl(token.expire_at))
+        if self._calls is not None and token.meta is not None:
+            self._calls.client.meta = token.meta
+            self._calls.changed()
+        told = self._set_expiry(token.expire_at)
+        return RefreshResult(expires=told > 0, ttl=ttl(told))
 
     def refresh_server_side(self, wanted: control.UserCommand) -> None:
         """Let the connection expire at another time: Client.Refresh of the reference server."""
@@ -189,9 +238,53 @@ class Connecting:
         if wanted.expired or 0 < expire_at <= time.time():
             self._sender.disconnect(DisconnectCode.EXPIRED)
             return
-        self._identity.info = wanted.info or self._identity.info
+        self._new_info(wanted.info or None)
         if not self.connected:  # the reply to connect says when it expires
             self._expire_at = expire_at
             return
-        self._timers.expire_at(expire_at)
-        self._sender.push(Refresh(expires=expire_at > 0, ttl=ttl(expire_at)))
+        told = self._set_expiry(expire_at)
+        self._sender.push(Refresh(expires=told > 0, ttl=ttl(told)))
+
+    def _set_expiry(self, expire_at: int) -> int:
+        """Let the connection expire at a moment in Unix seconds; 0 is never.
+
+        Returns:
+            The moment that the client is told: 0 if the server renews the connection.
+        """
+        self._expire_at = expire_at
+        if self._calls is None or (backend := self._calls.router.refresh) is None:
+            self._timers.expire_at(expire_at)
+            return expire_at
+        renewal = partial(self._renew, self._calls, backend)
+        self._timers.expire_at(expire_at, partial(self._calls.start, renewal))
+        return 0
+
+    async def _renew(self, calls: ApplicationCalls, backend: Backend) -> None:
+        """Let the application renew the connection, unless something else does meanwhile."""
+        expired_at = self._expire_at
+        try:
+            renewed = await calls.refresh(backend)
+        except DisconnectedError as error:
+            self._sender.disconnect(error.code)
+            return
+        if self._expire_at != expired_at:
+            return
+        now = int(time.time())
+        if renewed is None:
+            self._set_expiry(now + RETRY_RENEWAL)
+        elif renewed.expired or 0 < renewed.expire_at <= now:
+            self._sender.disconnect(DisconnectCode.EXPIRED)
+        else:
+            self._new_info(renewed.info)
+            if renewed.meta is not None:
+                calls.client.meta = renewed.meta
+                calls.changed()
+            self._set_expiry(renewed.expire_at)
+
+    def _new_info(self, info: bytes | None) -> None:
+        """Change what others see of the client; None: nothing changes."""
+        if info is not None:
+            self._identity.info = info
+            if self._calls is not None:
+                self._calls.client.info = info
+                self._calls.changed()

@@ -4,13 +4,17 @@ import asyncio
 
 import structlog
 
+from wsfleet.application import port
+from wsfleet.application.disconnects import Disconnects
+from wsfleet.application.port import Router
+from wsfleet.application.routing import count_from_start
 from wsfleet.broker import control
 from wsfleet.broker.events import BrokerEventHandler, NodeCount
 from wsfleet.channels.publication import Member, Record
 from wsfleet.channels.stream import Entry
 from wsfleet.clients.centrifuge.client import CentrifugeClient
 from wsfleet.clients.centrifuge.push import Fanout
-from wsfleet.clients.serving import refuse, serve
+from wsfleet.clients.serving import ClientAddress, refuse, serve
 from wsfleet.hub.connection import Connection
 from wsfleet.node.node import Node
 from wsfleet.protocol.centrifuge.codec import Codec
@@ -38,6 +42,9 @@ class Centrifuge(BrokerEventHandler):
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        self.router: Router | None = None
+        self.disconnects: Disconnects | None = None
+        self._addresses = ClientAddress(node.settings.trusted_proxies)
         limit = node.config.channel.max_length
         codecs: list[Codec] = [JSONCodec(max_channel=limit), ProtobufCodec(max_channel=limit)]
         self.codecs = {codec.name: codec for codec in codecs}
@@ -47,6 +54,13 @@ class Centrifuge(BrokerEventHandler):
         node.dispatcher.add(self)
         node.background.append(self.refresh_presence)
 
+    def route(self, router: Router) -> None:
+        """Ask an application's backends from now on: before the node starts."""
+        self.router = router
+        count_from_start(self.node.metrics, router, self.node.channels.namespaces)
+        if router.disconnected is not None:
+            self.disconnects = Disconnects(self.node, router.disconnected)
+
     async def endpoint(self, websocket: WebSocket, request: Request) -> None:
         """Serve one client."""
         config = self.node.config.client
@@ -55,13 +69,27 @@ class Centrifuge(BrokerEventHandler):
             return
         negotiated = negotiate(request.subprotocols, request.query)
         codec = self.codecs[negotiated.encoding]
+        known = None
+        if self.router is not None:
+            known = port.Client(
+                "",
+                encoding=codec.name,
+                address=await self._addresses.of(request),
+                headers=dict(request.headers),
+            )
 
         def create(connection: Connection) -> CentrifugeClient:
             if not negotiated.frame_ping_pong:
                 connection.answer_pings_itself()
+            if known is not None:
+                known.id = connection.client_id
             format_ = self.fanout.format(codec, connection.shared_framing)
             return CentrifugeClient(
-                self, connection, format_, app_pings=not negotiated.frame_ping_pong
+                self,
+                connection,
+                format_,
+                app_pings=not negotiated.frame_ping_pong,
+                known=known,
             )
 
         await serve(
@@ -81,10 +109,12 @@ class Centrifuge(BrokerEventHandler):
         self.clients[client.id] = client
         return True
 
-    def remove(self, client: CentrifugeClient) -> None:
-        """Remove a client, if it was added."""
-        if self.clients.pop(client.id, None) is not None:
-            self.node.users.remove(client)
+    def remove(self, client: CentrifugeClient) -> bool:
+        """Remove a client; return False if it was not added, or is removed already."""
+        if self.clients.pop(client.id, None) is None:
+            return False
+        self.node.users.remove(client)
+        return True
 
     def published(self, channel: str, entry: Entry, record: Record) -> None:
         """Push a publication to the channel's subscribers."""

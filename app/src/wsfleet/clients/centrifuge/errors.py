@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode, UnsubscribeCode
 from wsfleet.protocol.centrifuge.messages import Error
+from wsfleet.transports.transport import Close
 
 
 class RefusedError(Exception):
@@ -17,9 +18,9 @@ class RefusedError(Exception):
 
 
 class DisconnectedError(Exception):
-    """The connection ends with a code instead of an answer."""
+    """The connection ends with a code instead of an answer: the protocol's, or an application's."""
 
-    def __init__(self, code: DisconnectCode) -> None:
+    def __init__(self, code: DisconnectCode | Close) -> None:
         super().__init__(code.reason)
         self.code = code
 

@@ -24,7 +24,7 @@ from wsfleet.protocol.centrifuge.messages import (
     Push,
     Reply,
 )
-from wsfleet.transports.transport import Framing
+from wsfleet.transports.transport import Close, Framing
 
 log = structlog.get_logger(__name__)
 
@@ -136,6 +136,11 @@ class Sender:
         self._frame = framer(codec, connection.framing)
         self.ended = False
 
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is read from the client: too much waits to be handled."""
+        return self._connection.paused
+
     def reply(self, replies: Sequence[Reply]) -> None:
         """Send the answer to a command, and after it the pushes that were held back.
 
@@ -174,7 +179,7 @@ class Sender:
         if self.ended:
             raise DisconnectedError(DisconnectCode.CONNECTION_CLOSED)
 
-    def disconnect(self, code: DisconnectCode) -> None:
+    def disconnect(self, code: DisconnectCode | Close) -> None:
         """Close the connection; SDKs decide by the code whether to reconnect."""
         self.close(code.code, code.reason)
 

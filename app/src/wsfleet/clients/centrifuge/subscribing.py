@@ -1,5 +1,6 @@
-"""Making a reserved subscription live: token, position, presence, and what the client missed."""
+"""Making a reserved subscription live: permission, position, presence, and what was missed."""
 
+from wsfleet.application.port import Backend
 from wsfleet.auth.tokens import (
     Grant,
     SubscriptionToken,
@@ -7,15 +8,17 @@ from wsfleet.auth.tokens import (
     TokenExpiredError,
     TokenMismatchError,
 )
-from wsfleet.channels.permissions import Channel, may_subscribe
-from wsfleet.channels.publication import all_understood
+from wsfleet.channels.permissions import Channel, may_subscribe, subscription_options
+from wsfleet.channels.publication import Member, all_understood
 from wsfleet.channels.stream import Position, Reading
+from wsfleet.clients.centrifuge.application_calls import ApplicationCalls
 from wsfleet.clients.centrifuge.errors import DisconnectedError, RefusedError
 from wsfleet.clients.centrifuge.identity import ClientIdentity
 from wsfleet.clients.centrifuge.membership import Membership
 from wsfleet.clients.centrifuge.push import Sender, to_publication
 from wsfleet.clients.centrifuge.subscription_table import Subscription, SubscriptionTable
 from wsfleet.clients.centrifuge.timers import ttl
+from wsfleet.config.schema import ChannelOptions
 from wsfleet.node.node import Node
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode, UnsubscribeCode
 from wsfleet.protocol.centrifuge.messages import (
@@ -31,7 +34,7 @@ class Subscribing:
 
     __slots__ = (
         "_background",
-        "_config",
+        "_calls",
         "_identity",
         "_membership",
         "_node",
@@ -47,9 +50,10 @@ class Subscribing:
         membership: Membership,
         sender: Sender,
         background: Background,
+        calls: ApplicationCalls | None,
     ) -> None:
         self._node = node
-        self._config = node.config.client
+        self._calls = calls
         self._identity = identity
         self._table = table
         self._membership = membership
@@ -62,8 +66,11 @@ class Subscribing:
         request: SubscribeRequest,
         grant: Grant,
         max_size: int,
+        backend: Backend | None = None,
     ) -> SubscribeResult:
         """Make a reserved subscription live, or end it; it recovers at most `max_size` bytes.
+
+        With a `backend`, that decides, and its grant replaces `grant`.
 
         There is no gap if the caller sends the result before it awaits anything: delivery goes on
         with the event loop's next step.
@@ -71,8 +78,11 @@ class Subscribing:
         Raises:
             EndedError: it was ended meanwhile.
             RefusedError, UnavailableError, redis.exceptions.RedisError: it cannot be made.
+            DisconnectedError: the backend disconnects the client.
         """
         try:
+            if backend is not None and self._calls is not None:
+                grant = await self._ask(self._calls, backend, subscription, request)
             result = await self._acquire(subscription, request, max_size)
         except BaseException as error:
             own = self._table.end(subscription, UnsubscribeCode.CLIENT)
@@ -93,6 +103,8 @@ class Subscribing:
             RefusedError, DisconnectedError: it may not, or its token is invalid.
         """
         if not request.token:
+            if self.backend(channel, request) is not None:
+                return None
             if (refusal := may_subscribe(channel, self._identity.user)) is not None:
                 raise RefusedError(refusal)
             return None
@@ -104,6 +116,53 @@ class Subscribing:
             raise DisconnectedError(DisconnectCode.INVALID_TOKEN) from None
         except TokenError:
             raise RefusedError(ErrorCode.PERMISSION_DENIED) from None
+
+    def backend(self, channel: Channel, request: SubscribeRequest) -> Backend | None:
+        """Return the backend that decides on a subscription.
+
+        None if its token or its name do, or if the namespace has none.
+        """
+        if self._calls is None or request.token or channel.private or channel.users is not None:
+            return None
+        return self._calls.router.subscribe(channel.namespace)
+
+    def renewing_backend(self, subscription: Subscription) -> Backend | None:
+        """Return the backend that renews a subscription; None if the client does, by a token."""
+        if self._calls is None:
+            return None
+        return self._calls.router.sub_refresh(subscription.channel.namespace)
+
+    def told_expiry(self, subscription: Subscription) -> int:
+        """Return when the client is told that a subscription expires: 0 if the server renews it."""
+        return 0 if self.renewing_backend(subscription) else subscription.expire_at
+
+    def terms(
+        self, channel: Channel, request: SubscribeRequest, grant: Grant
+    ) -> tuple[ChannelOptions, Member]:
+        """Return the options of a client's subscription, and the client as its member."""
+        options = subscription_options(
+            channel,
+            self._identity.user,
+            grant.applied_to(channel.options),
+            positioned=request.positioned,
+            recoverable=request.recoverable,
+            join_leave=request.join_leave,
+        )
+        return options, self._identity.member(grant.info or b"")
+
+    async def _ask(
+        self,
+        calls: ApplicationCalls,
+        backend: Backend,
+        subscription: Subscription,
+        request: SubscribeRequest,
+    ) -> Grant:
+        answer = await calls.subscribe(backend, subscription.channel, request)
+        subscription.check()
+        terms = self.terms(subscription.channel, request, answer.grant)
+        subscription.options, subscription.member = terms
+        subscription.expire_at = answer.expire_at
+        return answer.grant
 
     def verify(self, token: str, channel: str) -> SubscriptionToken:
         """Verify a subscription token of this client for a channel.
@@ -148,7 +207,10 @@ class Subscribing:
             await self._sender.drained()
             check()
         since = Position(request.offset, request.epoch) if recovering else None
-        limit = self._config.recovery_max_publication_limit or subscription.options.history_size
+        limit = (
+            self._node.config.client.recovery_max_publication_limit
+            or subscription.options.history_size
+        )
         async with followed.catch_up(follower.followed, since, limit, max_size) as (
             reading,
             position,
@@ -165,9 +227,10 @@ class Subscribing:
         reading: Reading | None,
         position: Position,
     ) -> SubscribeResult:
+        told = self.told_expiry(subscription)
         result = SubscribeResult(
-            expires=subscription.expire_at > 0,
-            ttl=ttl(subscription.expire_at),
+            expires=told > 0,
+            ttl=ttl(told),
             was_recovering=request.recover,
         )
         if subscription.positioned:

@@ -1,23 +1,27 @@
 """One client's subscriptions: commands that make, refresh and end them, and the server's API."""
 
 import contextlib
+import time
+from collections.abc import Collection
+from functools import partial
 from typing import NamedTuple
 
+from wsfleet.application.port import Backend
 from wsfleet.auth.tokens import Grant, TokenError, TokenExpiredError
 from wsfleet.broker import control
 from wsfleet.channels.permissions import (
     Channel,
     ChannelError,
     may_subscribe,
-    subscription_options,
 )
+from wsfleet.clients.centrifuge.application_calls import ApplicationCalls
 from wsfleet.clients.centrifuge.errors import DisconnectedError, EndedError, RefusedError
 from wsfleet.clients.centrifuge.identity import ClientIdentity
 from wsfleet.clients.centrifuge.membership import Membership
 from wsfleet.clients.centrifuge.push import Format, Sender
 from wsfleet.clients.centrifuge.subscribing import Subscribing
 from wsfleet.clients.centrifuge.subscription_table import Subscription, SubscriptionTable
-from wsfleet.clients.centrifuge.timers import call_at, ttl
+from wsfleet.clients.centrifuge.timers import RETRY_RENEWAL, call_at, ttl
 from wsfleet.hub.connection import Connection
 from wsfleet.node.node import Node
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode, UnsubscribeCode
@@ -45,7 +49,7 @@ class Subscriptions:
 
     __slots__ = (
         "_background",
-        "_config",
+        "_calls",
         "_identity",
         "_node",
         "_sender",
@@ -62,16 +66,17 @@ class Subscriptions:
         identity: ClientIdentity,
         sender: Sender,
         background: Background,
+        calls: ApplicationCalls | None,
     ) -> None:
         self._node = node
-        self._config = node.config.client
+        self._calls = calls
         self._identity = identity
         self._sender = sender
         self._background = background
         self.table = SubscriptionTable(node.hub, connection, format_)
         self.membership = Membership(node.broker, identity.client, self.table)
         self._subscribing = Subscribing(
-            node, identity, self.table, self.membership, sender, background
+            node, identity, self.table, self.membership, sender, background, calls
         )
 
     # The client's commands.
@@ -86,7 +91,7 @@ class Subscriptions:
         """
         if request.channel in self.table:
             raise RefusedError(ErrorCode.ALREADY_SUBSCRIBED)
-        if len(self.table) >= self._config.channel_limit:
+        if len(self.table) >= self._node.config.client.channel_limit:
             raise RefusedError(ErrorCode.LIMIT_EXCEEDED)
         channel = self._node.channels.resolve(request.channel)
         if request.type != 0:
@@ -97,22 +102,14 @@ class Subscriptions:
             raise RefusedError(ErrorCode.BAD_REQUEST)
         token = self._subscribing.permission(channel, request)
         grant = token.grant if token else Grant()
-        options = subscription_options(
-            channel,
-            self._identity.user,
-            grant.applied_to(channel.options),
-            positioned=request.positioned,
-            recoverable=request.recoverable,
-            join_leave=request.join_leave,
-        )
-        member = self._identity.member(grant.info or b"")
+        options, member = self._subscribing.terms(channel, request, grant)
         subscription = Subscription(channel, options, member, server_side=False)
         if token:
             subscription.token_id, subscription.expire_at = token.id, token.expire_at
         self.table.reserve(subscription)
-        result = await self._subscribing.make_live(
-            subscription, request, grant, self._config.reply_max_size
-        )
+        size = self._node.config.client.reply_max_size
+        backend = self._subscribing.backend(channel, request)
+        result = await self._subscribing.make_live(subscription, request, grant, size, backend)
         self._expire_at(subscription, subscription.expire_at)
         return result
 
@@ -145,7 +142,8 @@ class Subscriptions:
         if subscription.ended is not None:
             raise RefusedError(ErrorCode.PERMISSION_DENIED)
         self._expire_at(subscription, token.expire_at)
-        return SubRefreshResult(expires=token.expire_at > 0, ttl=ttl(token.expire_at))
+        told = self._subscribing.told_expiry(subscription)
+        return SubRefreshResult(expires=told > 0, ttl=ttl(told))
 
     def unsubscribe(self, channel: str) -> None:
         """End the client's subscription to a channel, if there is one."""
@@ -154,30 +152,34 @@ class Subscriptions:
 
     # Server-side subscriptions.
 
-    def reserve(self, request: ConnectRequest, grants: dict[str, Grant]) -> list[Reserved]:
-        """Reserve the subscriptions of a connect command, those of its token and its own.
+    def reserve(
+        self, request: ConnectRequest, grants: dict[str, Grant], requested: Collection[str]
+    ) -> list[Reserved]:
+        """Reserve the subscriptions of a connect command: granted ones, and `requested` ones.
 
         All are reserved before the first is made, so that one that is ended meanwhile is not made.
 
         Raises:
-            DisconnectedError: a channel's name is invalid, or there are too many.
-            ChannelError: a token's channel is unknown.
+            DisconnectedError: the name of a requested channel is invalid, or there are too many.
+            ChannelError: a granted channel is unknown.
         """
         channels, user = self._node.channels, self._identity.user
-        personal = self._config.subscribe_to_user_personal_channel
+        config = self._node.config.client
+        personal = config.subscribe_to_user_personal_channel
         if personal.enabled and user:
             name = channels.personal(user, personal.personal_channel_namespace)
             grants.setdefault(name, Grant())
-        for name in request.subs:
+        for name in requested:
             if name in grants:
                 continue
             try:
                 channel = channels.resolve(name)
             except ChannelError:
                 raise DisconnectedError(DisconnectCode.BAD_REQUEST) from None
-            if may_subscribe(channel, user) is None:
+            asks = self._calls is not None and self._calls.router.subscribe(channel.namespace)
+            if not asks and may_subscribe(channel, user) is None:
                 grants[name] = Grant()
-        if len(grants) > self._config.channel_limit:
+        if len(grants) > config.channel_limit:
             raise DisconnectedError(DisconnectCode.CHANNEL_LIMIT)
         found = [(channels.find(name), grant) for name, grant in grants.items()]
         reserved = []
@@ -194,7 +196,7 @@ class Subscriptions:
             RefusedError, UnavailableError, redis.exceptions.RedisError: one cannot be made.
         """
         results: dict[str, SubscribeResult] = {}
-        room = self._config.reply_max_size  # for all of them: they are one reply
+        room = self._node.config.client.reply_max_size  # for all of them: they are one reply
         for subscription, request, grant in reserved:
             with contextlib.suppress(EndedError):
                 result = await self._subscribing.make_live(subscription, request, grant, room)
@@ -216,9 +218,8 @@ class Subscriptions:
         )
         grant = Grant(wanted.info or None, wanted.data or None, wanted.override)
         subscription = self._server_side(channel, grant, expire_at=wanted.expire_at)
-        result = await self._subscribing.make_live(
-            subscription, request, grant, self._config.reply_max_size
-        )
+        size = self._node.config.client.reply_max_size
+        result = await self._subscribing.make_live(subscription, request, grant, size)
         self._expire_at(subscription, wanted.expire_at)
         event = Subscribe(
             result.recoverable, result.epoch, result.offset, result.positioned, result.data
@@ -278,8 +279,35 @@ class Subscriptions:
         subscription.expire_at = expire_at
         if subscription.expiry is not None:
             subscription.expiry.cancel()
-        delay = self._config.expired_sub_close_delay
-        subscription.expiry = call_at(expire_at, delay, self._expired, subscription)
+        backend, calls = self._subscribing.renewing_backend(subscription), self._calls
+        if backend is not None and calls is not None:
+            renewal = partial(self._renew, subscription, calls, backend)
+            subscription.expiry = call_at(expire_at, 0, calls.start, renewal)
+        else:
+            delay = self._node.config.client.expired_sub_close_delay
+            subscription.expiry = call_at(expire_at, delay, self._expired, subscription)
+
+    async def _renew(
+        self, subscription: Subscription, calls: ApplicationCalls, backend: Backend
+    ) -> None:
+        """Let the application renew a subscription, unless something else does meanwhile."""
+        expired_at = subscription.expire_at
+        try:
+            renewed = await calls.sub_refresh(backend, subscription.channel)
+        except DisconnectedError as error:
+            self._sender.disconnect(error.code)
+            return
+        if subscription.ended is not None or subscription.expire_at != expired_at:
+            return
+        now = int(time.time())
+        if renewed is None:
+            self._expire_at(subscription, now + RETRY_RENEWAL)
+        elif renewed.expired or 0 < renewed.expire_at <= now:
+            self._expired(subscription)
+        else:
+            if renewed.info is not None:
+                subscription.member = self._identity.member(renewed.info)
+            self._expire_at(subscription, renewed.expire_at)
 
     def _expired(self, subscription: Subscription) -> None:
         if subscription.server_side:

@@ -13,6 +13,8 @@ from wsfleet.protocol.centrifuge.codes import DisconnectCode
 
 LONGEST_TTL = 365 * 86_400
 """Seconds; what is valid for longer is refreshed after that time all the same."""
+RETRY_RENEWAL = 60
+"""Seconds after which the server tries again to renew something, as in Centrifugo."""
 
 
 def ttl(expire_at: int) -> int:
@@ -37,16 +39,16 @@ class Timers:
     pings are those of the transport.
     """
 
-    __slots__ = ("_app_pings", "_awaits_pong", "_config", "_handles", "_loop", "_sender")
+    __slots__ = ("_app_pings", "_config", "_handles", "_loop", "_sender", "_unanswered")
 
     def __init__(self, config: ClientConfig, sender: Sender, *, app_pings: bool) -> None:
         self._config = config
         self._sender = sender
         self._app_pings = app_pings
-        self._awaits_pong = False
+        self._unanswered = 0  # pings
         self._handles: dict[str, asyncio.TimerHandle] = {}
         self._loop = asyncio.get_running_loop()
-        self._start("stale", config.stale_close_delay, DisconnectCode.STALE)
+        self.await_connect()
 
     @property
     def ping_interval(self) -> int:
@@ -58,19 +60,32 @@ class Timers:
         """Whether the client must answer pings."""
         return self._app_pings and self._config.pong_timeout > 0
 
-    def connected(self, expire_at: int) -> None:
-        """Start pings and the expiry of the connection: the client has connected in time."""
+    def connecting(self) -> None:
+        """Stop the time to connect: the connect command is here, and its answer takes long."""
         self._cancel("stale")
-        self.expire_at(expire_at)
+
+    def await_connect(self) -> None:
+        """Start the time to connect."""
+        self._start("stale", self._config.stale_close_delay, DisconnectCode.STALE)
+
+    def connected(self) -> None:
+        """Start pings: the client has connected in time."""
+        self._cancel("stale")
         if self._app_pings:
             first = random.uniform(0.5, 1.0) * self._config.ping_interval  # noqa: S311 - jitter
             self._handles["ping"] = self._loop.call_later(first, self._ping)
 
-    def expire_at(self, expire_at: int) -> None:
-        """Let the connection expire at a moment in Unix seconds; 0 is never."""
+    def expire_at(self, expire_at: int, renew: Callable[[], None] | None = None) -> None:
+        """Let the connection expire at a moment in Unix seconds; 0 is never.
+
+        With `renew` the server renews it, and calls that then; otherwise the client has time to.
+        """
         self._cancel("expiry")
-        delay = self._config.expired_close_delay
-        timer = call_at(expire_at, delay, self._sender.disconnect, DisconnectCode.EXPIRED)
+        if renew is not None:
+            timer = call_at(expire_at, 0, renew)
+        else:
+            delay = self._config.expired_close_delay
+            timer = call_at(expire_at, delay, self._sender.disconnect, DisconnectCode.EXPIRED)
         if timer is not None:
             self._handles["expiry"] = timer
 
@@ -80,9 +95,9 @@ class Timers:
         Raises:
             DisconnectedError: there was no ping.
         """
-        if not self._awaits_pong:
+        if not self._unanswered:
             raise DisconnectedError(DisconnectCode.BAD_REQUEST)
-        self._awaits_pong = False
+        self._unanswered -= 1
         self._cancel("pong")
 
     def stop(self) -> None:
@@ -92,10 +107,20 @@ class Timers:
 
     def _ping(self) -> None:
         self._sender.ping()
-        self._awaits_pong = True
+        self._unanswered += 1
         self._handles["ping"] = self._loop.call_later(self._config.ping_interval, self._ping)
         if self._config.pong_timeout:
-            self._start("pong", self._config.pong_timeout, DisconnectCode.NO_PONG)
+            self._await_pong()
+
+    def _await_pong(self) -> None:
+        self._cancel("pong")
+        self._handles["pong"] = self._loop.call_later(self._config.pong_timeout, self._no_pong)
+
+    def _no_pong(self) -> None:
+        if self._sender.paused:  # the pong may have arrived
+            self._await_pong()
+        else:
+            self._sender.disconnect(DisconnectCode.NO_PONG)
 
     def _start(self, name: str, seconds: float, code: DisconnectCode) -> None:
         """Disconnect with `code` after some seconds, unless the timer is cancelled."""

@@ -17,6 +17,8 @@ from wsfleet.protocol.centrifuge.messages import (
 
 MAX_COMMANDS = 1024  # SDKs subscribe to all their channels in one frame after a reconnect
 MAX_CHANNEL = 255
+LONGEST_PONG = 3
+"""Bytes, or characters, of the longest of `Codec.pongs`: others need not be compared with them."""
 
 
 class ProtocolError(Exception):
@@ -31,7 +33,7 @@ class Codec(ABC):
     """An encoding: bytes to commands, replies to bytes.
 
     It keeps no state, so one serves all connections. `binary` says whether payloads are binary or
-    text, `ping` is the payload of a ping.
+    text, `ping` is the payload of a ping, `pongs` are those of a message that is a pong alone.
 
     Arguments:
         max_commands: the limit of commands in one message.
@@ -42,6 +44,7 @@ class Codec(ABC):
     subprotocol: ClassVar[str]
     binary: ClassVar[bool]
     ping: ClassVar[bytes]
+    pongs: ClassVar[frozenset[str | bytes]]
 
     def __init__(self, max_commands: int = MAX_COMMANDS, max_channel: int = MAX_CHANNEL) -> None:
         self._max_commands = max_commands

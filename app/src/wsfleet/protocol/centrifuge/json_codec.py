@@ -58,6 +58,7 @@ class JSONCodec(Codec):
     subprotocol = "centrifuge-json"
     binary = False
     ping = b"{}"
+    pongs = frozenset(("{}", "{}\n", b"{}", b"{}\n"))
 
     def decode(self, message: str | bytes) -> list[Command]:
         """Read lines, of which the last may end with a newline; see `Codec.decode`."""

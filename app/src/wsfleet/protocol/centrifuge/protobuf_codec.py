@@ -34,6 +34,7 @@ class ProtobufCodec(Codec):
     subprotocol = "centrifuge-protobuf"
     binary = True
     ping = b"\0"
+    pongs = frozenset(("\0", b"\0"))
 
     def decode(self, message: str | bytes) -> list[Command]:
         """See `Codec.decode`."""

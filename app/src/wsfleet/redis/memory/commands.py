@@ -55,6 +55,10 @@ def _hgetall(database: Database, key: bytes) -> dict[bytes, bytes]:
     return dict(database.read(key, Hash))
 
 
+def _hdel(database: Database, key: bytes, *fields: bytes) -> int:
+    return database.remove(key, Hash, *fields)
+
+
 def _hset(database: Database, key: bytes, *pairs: bytes) -> int:
     found = database.ensure(key, Hash)
     before = len(found)
@@ -128,6 +132,7 @@ COMMANDS: dict[bytes, Command] = {
     b"DEL": _delete,
     b"EXISTS": _exists,
     b"EXPIRE": _expire,
+    b"HDEL": _hdel,
     b"HGET": _hget,
     b"HGETALL": _hgetall,
     b"HSET": _hset,

@@ -1,0 +1,234 @@
+"""Telling the application of disconnects, at least once each.
+
+What the application is told of a client is in Redis before the client is connected, and stays there
+until the application's backend has been called. So it is told
+
+- by the client's node, at once, in the background; a node that stops first tells all, and waits for
+  that at most until its drain time-out is over;
+- by the next process of the same name, at its start, or by another node within `node_dead_after`
+  seconds and one heartbeat interval, if the client's node died, or stopped before it had told all.
+
+A call that fails is repeated, `ATTEMPTS` times in all, and then logged and given up.
+
+An application may be told twice: if the node dies between the call and its removal from Redis, if a
+call was carried out and failed all the same, and if a node was taken for dead while it was cut off
+(its clients may even be connected still). It may be told after the client has connected again, and
+of a client whose connect was never answered. It is not told of a client that was connected when
+Redis lost its data, if the client's node died before it noticed, or of a dead node if there is no
+other one and none of its name comes.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
+import structlog
+from redis.exceptions import RedisError
+
+from wsfleet.application.measured import measured
+from wsfleet.application.port import (
+    Backend,
+    BackendError,
+    Client,
+    Disconnect,
+    DisconnectedCall,
+    Error,
+)
+from wsfleet.node.node import Node
+from wsfleet.redis import key_names
+from wsfleet.redis.background import Background
+from wsfleet.redis.store import UnavailableError
+
+log = structlog.get_logger(__name__)
+
+CONCURRENCY = 64
+"""Calls that run at once."""
+ATTEMPTS = 5
+FIRST_PAUSE = 1.0
+"""Seconds before the second attempt; before each later one, twice as many."""
+CHUNK = 500
+"""Entries of Redis that are handled at once."""
+
+T = TypeVar("T")
+
+
+class Kept(msgspec.Struct, array_like=True, frozen=True):
+    """What Redis has of a client, under its id.
+
+    New fields go to the end, with defaults: old and new nodes read each other's.
+    """
+
+    user: str = ""
+    info: bytes = b""
+    meta: bytes = b""
+    transport: str = ""
+    protocol: str = ""
+    encoding: str = ""
+    address: str = ""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Kept)
+
+
+class Disconnects:
+    """The disconnects of this node's clients, and of those of nodes that it reaps."""
+
+    def __init__(self, node: Node, backend: Backend) -> None:
+        self._node = node
+        self._backend = backend
+        self._own = key_names.node_disconnects(node.settings.name)
+        self._known: dict[str, Client] = {}  # connected, or still to be told
+        self._told: set[bytes] = set()  # and perhaps still in Redis, which did not answer
+        self._waiting: deque[DisconnectedCall] = deque()
+        self._callers = 0
+        self._background = Background(node.metrics.handler_failed)
+        self._idle = asyncio.Event()
+        self._idle.set()
+        node.registry.on_dead.append(self.reap)
+        node.registry.on_unknown.append(self.reconcile)
+        node.on_connected.append(self.reconcile)
+        node.on_drained.append(self.finish)
+
+    async def opened(self, client: Client) -> None:
+        """Keep what will be told of a client; if Redis is unavailable, `reconcile` does later."""
+        self._known[client.id] = client
+        try:
+            await self._keep([client])
+        except (UnavailableError, RedisError) as error:
+            log.debug("disconnect_record_postponed", client_id=client.id, error=str(error))
+
+    def forget(self, client: Client) -> None:
+        """Drop what is kept of a client that was not connected."""
+        if self._known.pop(client.id, None) is not None:
+            self._background.start(self._remove([client.id.encode()]))
+
+    def changed(self, client: Client) -> None:
+        """Keep what the application has changed of a client."""
+        if client.id in self._known:
+            self._background.start(self._keep([client]))
+
+    def tell(self, call: DisconnectedCall) -> None:
+        """Tell the application, in the background."""
+        self._waiting.append(call)
+        self._idle.clear()
+        if self._callers < CONCURRENCY:
+            self._callers += 1
+            self._background.start(self._call_all())
+
+    async def finish(self) -> None:
+        """Wait until all has been told; what is left is for the node that reaps this one."""
+        try:
+            await self._idle.wait()
+            await self._remove(list(self._told))
+        finally:
+            if left := len(self._waiting) + self._callers + len(self._told):
+                log.warning("disconnects_left", clients=left)
+                self._node.to_be_reaped = True
+
+    async def reconcile(self) -> None:
+        """Repair Redis from memory, and tell what a process of this name has left.
+
+        Raises:
+            UnavailableError: Redis is unavailable again.
+        """
+        await self._remove(list(self._told))
+        kept = await self._node.store.call("HGETALL", self._own)
+        missing = [client for name, client in self._known.items() if name.encode() not in kept]
+        for some in _chunks(missing):
+            await self._keep(some)
+            gone = [client.id.encode() for client in some if client.id not in self._known]
+            await self._remove(gone)  # told meanwhile
+        self._tell_kept(kept)
+
+    async def reap(self, node: str) -> None:
+        """Take over what a dead node has left: it is in this node's record before it is told.
+
+        Several nodes may do so at once: the one that removes an entry tells it.
+
+        Raises:
+            UnavailableError: Redis is unavailable; the next heartbeat tries again.
+        """
+        store, theirs = self._node.store, key_names.node_disconnects(node)
+        found = await store.call("HGETALL", theirs)
+        for names in _chunks(list(found)):
+            pairs = [item for name in names for item in (name, found[name])]
+            await store.call("HSET", self._own, *pairs)
+            removed = await asyncio.gather(*(store.call("HDEL", theirs, name) for name in names))
+            won = {name for name, count in zip(names, removed, strict=True) if count}
+            await self._remove([name for name in names if name not in won])
+            self._tell_kept({name: found[name] for name in won})
+        if found:
+            log.warning("dead_node_disconnects_taken", dead=node, clients=len(found))
+
+    def _tell_kept(self, kept: dict[bytes, bytes]) -> None:
+        for name, value in kept.items():
+            try:
+                client = Client(name.decode(), **msgspec.structs.asdict(_decoder.decode(value)))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:  # of another program
+                log.warning("disconnect_record_invalid", client_id=name, error=str(error))
+                self._background.start(self._remove([name]))
+                continue
+            if client.id not in self._known and name not in self._told:
+                self._known[client.id] = client
+                self.tell(DisconnectedCall(client, 0, ""))
+
+    async def _call_all(self) -> None:
+        try:
+            await self._node.listening.wait()  # the application has started
+            while self._waiting:
+                call = self._waiting.popleft()
+                await self._call(call)
+                self._known.pop(call.client.id, None)
+                await self._remove([call.client.id.encode()])
+        finally:
+            self._callers -= 1
+            if not self._callers:
+                self._idle.set()
+
+    async def _call(self, call: DisconnectedCall) -> None:
+        pause = FIRST_PAUSE
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                await measured(
+                    self._node.metrics, "disconnected", "", self._backend.disconnected(call)
+                )
+            except (Error, Disconnect):  # it has been told, and there is nothing to refuse
+                return
+            except BackendError:
+                if attempt < ATTEMPTS:
+                    await asyncio.sleep(pause)
+                    pause *= 2
+            else:
+                return
+        log.error("disconnect_untold", client_id=call.client.id, user=call.client.user)
+
+    async def _keep(self, clients: Iterable[Client]) -> None:
+        pairs: list[str | bytes] = []
+        for each in clients:
+            kept = Kept(
+                each.user,
+                each.info,
+                each.meta,
+                each.transport,
+                each.protocol,
+                each.encoding,
+                each.address,
+            )
+            pairs += (each.id, _encoder.encode(kept))
+        await self._node.store.call("HSET", self._own, *pairs)
+
+    async def _remove(self, names: Sequence[bytes]) -> None:
+        """Remove entries; if Redis is unavailable, they are noted and removed later."""
+        self._told.update(names)
+        for some in _chunks(list(names)):
+            with contextlib.suppress(UnavailableError, RedisError):
+                await self._node.store.call("HDEL", self._own, *some)
+                self._told.difference_update(some)
+
+
+def _chunks(things: list[T]) -> list[list[T]]:
+    return [things[i : i + CHUNK] for i in range(0, len(things), CHUNK)]

@@ -1,0 +1,251 @@
+"""The application is told of disconnects, at least once each: also by others, of a dead node."""
+
+import asyncio
+from collections import Counter
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+import pytest
+
+from lab.waiting import settled
+from tests.support.backend import FAILED, FakeBackend, StartBackend
+from tests.support.metrics import value
+from tests.support.nodes import RunningNode, StartNode
+from tests.support.peer import Peer
+from tests.support.tokens import token
+from wsfleet.application import disconnects
+from wsfleet.application.port import Connected, Disconnect, DisconnectedCall
+from wsfleet.auth.tokens import Grant
+from wsfleet.protocol.centrifuge.messages import RPCRequest
+from wsfleet.redis import key_names
+
+pytestmark = pytest.mark.backends("redis", "memory")
+
+CONNECTED = Connected("ann", info=b'{"name":"Ann"}', meta=b'{"plan":1}')
+ANSWERS: dict[str, Any] = {"connect": CONNECTED, "disconnected": None, "rpc x": b"1"}
+UNLIMITED = {"user_connection_limit: 2": "user_connection_limit: 0"}
+
+
+def told(*backends: FakeBackend) -> Counter[str]:
+    """Return how often backends were told of each client, by its id."""
+    calls = (call for each in backends for call in each.calls.get("disconnected", []))
+    return Counter(call.client.id for call in calls)
+
+
+async def connected(
+    stack: AsyncExitStack, node: RunningNode, count: int, given: str = ""
+) -> set[str]:
+    """Connect some clients; return their ids."""
+    for _ in range(count):
+        await stack.enter_async_context(Peer(node, token=given))
+    return {client.id for client in node.node.users}
+
+
+def kept(node: RunningNode) -> str:
+    """Return the key of what is kept of a node's clients."""
+    return key_names.node_disconnects(node.settings.name)
+
+
+async def test_an_end_is_told_once(start_backend: StartBackend, store: Any) -> None:
+    """With code and reason, and with the object that all events of the connection had."""
+    node, backend = await start_backend(ANSWERS)
+    async with Peer(node) as peer:
+        assert peer.socket is not None
+        (identifier,) = await store.hkeys(kept(node))
+        assert "disconnected" not in backend.calls
+        await peer.socket.close(4000, "bye")
+    call = await backend.called("disconnected")
+    assert (call.client.id, call.code, call.reason) == (identifier, 4000, "bye")
+    assert call.client is backend.calls["connect"][0].client
+    await settled(lambda: _gone(store, node), "nothing is kept")
+    assert told(backend) == {identifier: 1}
+
+
+async def _gone(store: Any, node: RunningNode) -> bool:
+    return not await store.exists(kept(node))
+
+
+@pytest.mark.parametrize("given", ["", token("bob", info={"a": 1})])
+async def test_who_ends_a_connection_does_not_matter(
+    start_backend: StartBackend, server_api: httpx.AsyncClient, given: str
+) -> None:
+    """The API, or the application itself; how the client was identified does not either."""
+    answers = ANSWERS | {"rpc leave": Disconnect(4500, "left")}
+    node, backend = await start_backend(answers)
+    user = "bob" if given else "ann"
+    async with Peer(node, token=given):
+        await server_api.post(f"{node.url}/api/disconnect", json={"user": user})
+        call: DisconnectedCall = await backend.called("disconnected")
+        assert (call.client.user, call.code) == (user, 3503)
+    async with Peer(node, token=given) as peer:
+        await peer.ask(RPCRequest(method="leave"))
+        call = await backend.called("disconnected", 2)
+        assert (call.client.user, call.code, call.reason) == (user, 4500, "left")
+
+
+async def test_of_a_client_that_never_connected_nothing_is_told(
+    start_backend: StartBackend, server_api: httpx.AsyncClient, store: Any
+) -> None:
+    """Nor is anything kept of it."""
+    unknown = Connected("ann", subs={"unknown:1": Grant()})
+    node, backend = await start_backend(ANSWERS | {"connect": unknown})
+    peer = Peer(node)
+    await peer.open()
+    await peer.__aexit__()
+    async with Peer(node):  # its connect is refused: a channel is unknown
+        pass
+    await server_api.post(f"{node.url}/api/block_user", json={"user": "ann"})
+    async with Peer(node):
+        pass
+    await settled(lambda: not node.node.hub, "all have gone")
+    await settled(lambda: _gone(store, node), "nothing is kept")
+    assert "disconnected" not in backend.calls
+
+
+async def test_a_failed_call_is_repeated_and_then_given_up(
+    start_backend: StartBackend, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal is not a failure: the application has been told."""
+    monkeypatch.setattr(disconnects, "FIRST_PAUSE", 0.01)
+    answers: list[Any] = [FAILED, FAILED, None]
+    node, backend = await start_backend(ANSWERS | {"disconnected": lambda _: answers.pop(0)})
+    async with Peer(node):
+        pass
+    await backend.called("disconnected", 3)
+    await settled(lambda: _gone(store, node), "told")
+    backend.answers["disconnected"] = Disconnect(4000, "no")
+    async with Peer(node):
+        pass
+    await backend.called("disconnected", 4)
+    await settled(lambda: _gone(store, node), "told")
+    backend.answers["disconnected"] = FAILED
+    async with Peer(node):
+        pass
+    await settled(lambda: _gone(store, node), "given up")
+    assert len(backend.calls["disconnected"]) == 4 + disconnects.ATTEMPTS
+    labels = {"event": "disconnected", "namespace": "", "reason": "exception"}
+    assert value(node, "handler_errors_total", **labels) == 2 + disconnects.ATTEMPTS
+
+
+async def test_a_drain_tells_all_and_no_more_than_a_few_at_once(
+    start_backend: StartBackend, store: Any
+) -> None:
+    """The node stops when the application has been told of all of its clients."""
+    node, backend = await start_backend(ANSWERS, UNLIMITED, drain_rate=10_000)
+
+    backend.answers["disconnected"] = lambda _: asyncio.sleep(0.01)
+    async with AsyncExitStack() as stack:
+        names = await connected(stack, node, 150)
+        await node.stop()
+        assert told(backend) == dict.fromkeys(names, 1)
+        assert backend.most_running == disconnects.CONCURRENCY
+        assert {call.code for call in backend.calls["disconnected"]} == {3001}
+        assert await _gone(store, node)
+        assert await store.zrange(key_names.NODES, 0, -1) == []
+
+
+async def test_what_a_node_cannot_tell_before_it_stops_is_told_by_another(
+    start_backend: StartBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays in the registry, so that it is reaped."""
+    monkeypatch.setattr("wsfleet.node.node.FINISH_TIMEOUT", 0.1)
+    one, told_by_one = await start_backend(ANSWERS, UNLIMITED, drain_timeout=0.1, node_dead_after=1)
+    _, told_by_two = await start_backend(ANSWERS, UNLIMITED, node_dead_after=1)
+    told_by_one.hold("disconnected")
+    async with AsyncExitStack() as stack:
+        names = await connected(stack, one, 5)
+        await one.stop()
+    await told_by_two.called("disconnected", 5)
+    assert told(told_by_two) == dict.fromkeys(names, 1)
+
+
+@pytest.mark.parametrize("others", [1, 3])
+async def test_the_clients_of_a_dead_node_are_told_once_each(
+    start_backend: StartBackend, store: Any, others: int
+) -> None:
+    """By one of the other nodes, with what was known of them and without code."""
+    dead, of_dead = await start_backend(ANSWERS, UNLIMITED, node_dead_after=1)
+    alive = [await start_backend(ANSWERS, UNLIMITED, node_dead_after=1) for _ in range(others)]
+    of_dead.hold("disconnected")  # it is in this process, and dead
+    async with AsyncExitStack() as stack:
+        names = await connected(stack, dead, 20)
+        await dead.crash()
+
+        async def forgotten() -> bool:
+            return dead.settings.name not in await store.zrange(key_names.NODES, 0, -1)
+
+        await settled(forgotten, "reaped")
+        backends = [backend for _, backend in alive]
+        await settled(lambda: told(*backends).total() >= 20, "told")
+        for node, _ in alive:
+            await settled(lambda: _gone(store, node), "nothing is left to tell")  # noqa: B023
+        assert told(*backends) == dict.fromkeys(names, 1)
+    calls = [call for each in backends for call in each.calls.get("disconnected", [])]
+    (client, code, reason) = (calls[0].client, calls[0].code, calls[0].reason)
+    assert (client.user, client.info, client.meta) == ("ann", b'{"name":"Ann"}', b'{"plan":1}')
+    assert (client.address, client.encoding, client.transport) == ("127.0.0.1", "json", "websocket")
+    assert (code, reason, client.headers, client.state) == (0, "", {}, {})
+    assert await _gone(store, dead)
+
+
+async def test_the_next_process_of_a_name_tells_what_the_last_one_left(
+    start_backend: StartBackend, store: Any
+) -> None:
+    """It is back before any other node takes its name for dead."""
+    first, of_first = await start_backend(ANSWERS, UNLIMITED, node_name="phoenix")
+    of_first.hold("disconnected")
+    async with AsyncExitStack() as stack:
+        names = await connected(stack, first, 3)
+        await first.crash()
+    second, of_second = await start_backend(ANSWERS, UNLIMITED, node_name="phoenix")
+    await of_second.called("disconnected", 3)
+    await settled(lambda: _gone(store, second), "told")
+    assert told(of_second) == dict.fromkeys(names, 1)
+
+
+async def test_redis_loses_what_was_kept(start_backend: StartBackend, store: Any) -> None:
+    """The node writes it once more; who is connected is not told of."""
+    node, backend = await start_backend(ANSWERS, UNLIMITED)
+    async with AsyncExitStack() as stack:
+        names = await connected(stack, node, 3)
+        await store.flushall()
+
+        async def written() -> bool:
+            return set(await store.hkeys(kept(node))) == names
+
+        await settled(written, "written once more")
+        assert "disconnected" not in backend.calls
+
+
+async def test_what_another_program_wrote_is_dropped(
+    start_backend: StartBackend, store: Any
+) -> None:
+    """A node that finds it goes on."""
+    await store.zadd(key_names.NODES, {"dead": 1})
+    await store.hset(key_names.node_disconnects("dead"), mapping={"a": b"\xff", b"\xfe": b"\x91"})
+    node, backend = await start_backend(ANSWERS, node_dead_after=1)
+
+    async def reaped() -> bool:
+        return await store.zscore(key_names.NODES, "dead") is None
+
+    await settled(reaped, "reaped")
+    await settled(lambda: _gone(store, node), "dropped")
+    assert "disconnected" not in backend.calls
+    assert node.node.not_ready_reason() is None
+
+
+async def test_without_a_backend_nothing_is_kept(
+    start_backend: StartBackend, start_node: StartNode, store: Any
+) -> None:
+    """Redis has no entry for a client that nobody wants to be told of."""
+    for node in (await start_node(), (await start_backend({"rpc x": b"1"}))[0]):
+        async with Peer(node, token=token("ann") if node.settings.config else ""):
+            assert list(node.node.users)
+            assert await _gone(store, node)
+
+
+def test_a_record_of_a_newer_node_can_be_read() -> None:
+    """It has more fields at its end."""
+    newer = b"\x98" + b"\xa3ann" + b"\xc4\x00" * 2 + b"\xa0" * 4 + b"\xa3new"
+    assert disconnects._decoder.decode(newer) == disconnects.Kept("ann")

@@ -8,6 +8,7 @@ import io
 import ipaddress
 import re
 import socket
+import time
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -41,6 +42,12 @@ options:
     description: Seconds that a server which goes may take to end its last connections.
     type: int
     default: 5
+  timeout:
+    description:
+      - Seconds that check mode waits until the process has all that the configuration has. A
+        reload takes a while to start the new process.
+    type: int
+    default: 0
 author: wsfleet
 """
 
@@ -293,6 +300,7 @@ def main() -> None:
             "backends": {"type": "list", "elements": "str", "default": BACKENDS},
             "socket": {"type": "path", "default": "/run/haproxy/admin.sock"},
             "wait": {"type": "int", "default": 5},
+            "timeout": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )
@@ -302,14 +310,19 @@ def main() -> None:
     except ValueError as error:
         module.fail_json(msg=str(error))
     process = Process(params["socket"], params["backends"], params["wait"])
-    try:
-        before = process.servers
-        reload = why_reload(process, config, check=module.check_mode)
-    except OSError as error:
-        if not module.check_mode:
-            module.fail_json(msg=f"HAProxy does not answer on {params['socket']}: {error}")
-        # Before the first run there is none.
-        before, reload = set(), "HAProxy does not run"
+    deadline = time.monotonic() + (params["timeout"] if module.check_mode else 0)
+    while True:
+        try:
+            before = process.servers
+            reload = why_reload(process, config, check=module.check_mode)
+        except OSError as error:
+            if not module.check_mode:
+                module.fail_json(msg=f"HAProxy does not answer on {params['socket']}: {error}")
+            # Before the first run there is none.
+            before, reload = set(), "HAProxy does not run"
+        if not reload or time.monotonic() >= deadline:
+            break
+        time.sleep(0.2)
     after = set(config.lines)
 
     def text(servers: set[Server]) -> str:

@@ -21,9 +21,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 ROOT = Path(__file__).resolve().parents[3]
 ROLE = ROOT / "roles" / "fleet"
-sys.path.insert(0, str(ROLE / "filter_plugins"))
+sys.path.insert(0, str(ROLE / "plugin_utils"))
 
-from fleet import fleet_hostnames, fleet_members, fleet_mistakes, redis_passwords  # noqa: E402
+from cluster_members import fleet_hostnames, fleet_members  # noqa: E402
+from inventory_mistakes import fleet_mistakes  # noqa: E402
+from redis_access import redis_passwords  # noqa: E402
 
 GROUPS = {"loadbalancers": ["lb1"], "wsnodes": ["node1", "node2"], "redis": ["redis1"]}
 HOSTS: dict[str, dict[str, Any]] = {

@@ -31,10 +31,12 @@ class Host:
         self.variables = variables
 
     def get(self, key: str) -> Any:
-        """The host's own value, or the default, in its type; never a default that is a template.
+        """Return the host's own value or the default, converted to its type.
+
+        A default that is a template is None.
 
         Raises:
-            WrongTypeError: the value is not, and cannot be converted to, the variable's type.
+            WrongTypeError: the value cannot be converted to the variable's type.
         """
         if key in self.variables:
             value = self.variables[key]
@@ -57,7 +59,7 @@ class Host:
 
     @property
     def removed_mistakes(self) -> list[str]:
-        """The mistakes of variables that no role has any more."""
+        """The mistakes of variables that were removed."""
         return [
             f"The variable {name} of the host '{self.name}' does not exist any more: remove it; "
             f"{hint}."

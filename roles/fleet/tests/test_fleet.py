@@ -116,7 +116,7 @@ def test_a_sound_inventory_has_no_mistake() -> None:
             {"node2": {"wsnode_name": "n2"}},
             "wsnode_name of the host 'node2' does not exist any more",
         ),
-        ({}, {"lb1": {"haproxy_private_paths": []}}, "have a private port, wsnode_internal_port"),
+        ({}, {"lb1": {"haproxy_private_paths": []}}, "are on a private port, wsnode_internal_port"),
         ({}, {"node2": {"fleet_address": "n2.test"}}, "set fleet_address, or firewall_enabled"),
         (
             {},

@@ -82,7 +82,7 @@ def test_values_are_converted(name: str, value: Any, expected: Any) -> None:
         ("firewall_ssh_ports", "[22, 2222]", "a list, and is text: -e takes it as"),
         ("firewall_ssh_ports", "22,ssh", "a whole number, and is 'ssh'."),
         ("firewall_ssh_ports", True, "a list, and is a bool."),
-        ("wsnode_config", "{secret", "a dictionary, and is text that is no JSON."),
+        ("wsnode_config", "{secret", "a dictionary, and is text that is not JSON."),
         ("wsnode_config", ["secret"], "a dictionary, and is a list."),
     ],
 )

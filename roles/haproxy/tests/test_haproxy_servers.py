@@ -244,7 +244,7 @@ def test_a_process_that_did_not_obey_wants_a_reload() -> None:
         def ask(self, command: str) -> str:
             return "New server registered." if command.startswith("add") else super().ask(command)
 
-    assert why_reload(Liar(N1), config(N1, N3), check=False) == "it has not the servers it was told"
+    assert why_reload(Liar(N1), config(N1, N3), check=False) == "its servers still differ"
 
 
 class AdminSocket(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

@@ -135,7 +135,10 @@ async def store(backend: RedisServer | MemoryServer) -> AsyncIterator[Any]:
 
 @pytest.fixture
 async def start_node(backend: RedisServer | MemoryServer) -> AsyncIterator[StartNode]:
-    """Start a node; keywords are settings. Heartbeats are quick, so that tests are."""
+    """Start a node; keywords are settings. Heartbeats are quick, so that tests are.
+
+    Redis has as long to answer as on a busy machine: a test whose Redis hangs sets a shorter time.
+    """
     running: list[RunningNode] = []
 
     async def start(
@@ -146,7 +149,7 @@ async def start_node(backend: RedisServer | MemoryServer) -> AsyncIterator[Start
             "port": port,
             "node_name": f"node{len(running) + 1}",
             "redis_url": backend.url_of("node"),
-            "redis_timeout": 0.5,
+            "redis_timeout": 10.0,
             "heartbeat_interval": 0.2,
             "node_dead_after": 2.0,
             "drain_delay": 0.0,

@@ -40,8 +40,9 @@ async def nodes(
         f"{head}    history_size: 100\n    durability: {durability}\n{tail}"
         f'http_api: {{key: "{KEY}"}}\n'
     )
-    one = await start_node(config=file, redis_url=url)
-    return one, await start_node(config=file, redis_url=url)
+    settings = {"config": file, "redis_url": url, "redis_timeout": 2.0}  # a server may hang
+    one = await start_node(**settings)
+    return one, await start_node(**settings)
 
 
 class Publisher:

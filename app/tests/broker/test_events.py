@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.metrics import failures
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.peer import PROTOBUF, Peer
@@ -254,7 +254,7 @@ async def test_garbage_by_pubsub_ends_nothing(pair: Pair, store: Any) -> None:
         await ann.ask(PublishRequest("room", b"1"))
         await ann.subscribe("broadcast")
         await ann.ask(PublishRequest("broadcast", b'"heard"'))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(TIMEOUT):
             while "heard" not in await plain.recv():
                 pass
     assert await pubsub_ids(store) == before

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from lab.waiting import settled, until
+from lab.waiting import TIMEOUT, settled, until
 from tests.support.api import KEY, Api
 from tests.support.command import wsfleet
 from tests.support.nodes import RunningNode, StartNode
@@ -55,7 +55,7 @@ class Publisher:
     async def __call__(self, channel: str, number: int) -> None:
         """Publish one number."""
         request = {"channel": channel, "data": number, "idempotency_key": f"key{number}"}
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 response = await self._http.post("/api/publish", json=request)
                 if response.status_code == 200 and "error" not in response.json():

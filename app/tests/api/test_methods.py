@@ -53,9 +53,8 @@ async def test_publish_once(pair: Pair, api: Api) -> None:
         await settled(lambda: len(events.data) == 2, "both")
         assert events.data == [{"n": 1}, {"n": 2}]
         assert events.publications[0].pub.info is None
-        heard = []
-        for _ in range(2):
-            heard.append(json.loads(await asyncio.wait_for(plain.recv(), TIMEOUT))["data"])
+        texts = [await asyncio.wait_for(plain.recv(), TIMEOUT) for _ in range(2)]
+        heard = [json.loads(text)["data"] for text in texts]
         assert heard == [{"n": 1}, {"n": 2}]
 
 

@@ -8,7 +8,6 @@ import socket
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
 
 #: A node's private port is its port plus this, unless a setting says otherwise.
 INTERNAL_PORT_OFFSET = 1000
@@ -52,6 +51,7 @@ def _reserve(port: int) -> bool:
 
 
 @cache
-def _reservations() -> BinaryIO:
+def _reservations() -> int:
     """Open the file whose bytes are locked, each by the process that has the port of its number."""
-    return Path(tempfile.gettempdir(), f"wsfleet-ports-{os.getuid()}").open("wb")
+    path = Path(tempfile.gettempdir(), f"wsfleet-ports-{os.getuid()}")
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

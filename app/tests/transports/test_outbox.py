@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from lab.waiting import TIMEOUT, settled
+from lab.waiting import settled
 from tests.support.certificates import make_certificate
 from wsfleet.hub.connection import Connection
 from wsfleet.transports.outbox import HIGH_WATER, Limits, Outbox
@@ -409,12 +409,12 @@ def test_drained_waits_for_the_peer(run: Run) -> None:
             got = 0
             while got < 7_900_000:
                 got += len(await asyncio.to_thread(theirs.recv, 1_000_000))
-            await asyncio.wait_for(waiting, TIMEOUT)
+            await asyncio.wait_for(waiting, 10)
         async with connected(Limits(), None) as (connection, _, theirs):
             connection.send(b"x" * 8_000_000)
             waiting = asyncio.create_task(connection.drained())
             await asyncio.sleep(0.05)
             theirs.close()
-            await asyncio.wait_for(waiting, TIMEOUT)
+            await asyncio.wait_for(waiting, 10)
 
     run(check())

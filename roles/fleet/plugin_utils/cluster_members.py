@@ -29,7 +29,9 @@ def fleet_members(groups: Groups, hostvars: HostVars, ca: str = "") -> dict[str,
     everybody = [
         host for group in (*GROUPS, "monitoring") for host in hosts_of(groups, group, hostvars)
     ]
-    nodes = [node for host in hosts_of(groups, "wsnodes", hostvars) for node in node_processes(host)]
+    nodes = [
+        node for host in hosts_of(groups, "wsnodes", hostvars) for node in node_processes(host)
+    ]
     return {
         "virtual_address": str(first or ""),
         "targets": targets(nodes, groups, hostvars),
@@ -134,10 +136,10 @@ def _http(address: str, port: Any) -> str:
 
 
 def _shell(host: Host) -> list[str]:
-    """Return the command that runs a shell command on a host, connected to it as Ansible is from here.
+    """Return a command that runs a shell command on a host, over the connection of Ansible.
 
-    Ansible itself says what its options are: they come from the host's variables by all their
-    names, from the command line, the environment and ansible.cfg.
+    Ansible computes the options: from the host's variables by all their names, the command line,
+    the environment and ansible.cfg.
     """
     if host.get("ansible_connection") == "local":
         return ["sh", "-c"]

@@ -105,7 +105,8 @@ def _name_mistakes(nodes: list[Host]) -> list[str]:
             by_name[f"{host.wsnode_host_name}-{port}"].append(host.name)
     shared = {tuple(hosts): name for name, hosts in by_name.items() if len(hosts) > 1}
     mistakes += [
-        f"The hosts {listed(hosts)} have the same cookie, {name}: give each its own wsnode_host_name."
+        f"The hosts {listed(hosts)} have the same cookie, {name}: give each its own "
+        "wsnode_host_name."
         for hosts, name in shared.items()
     ]
     return mistakes

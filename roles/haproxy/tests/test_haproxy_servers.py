@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-LIBRARY = Path(__file__).resolve().parents[1] / "library"
-sys.path.insert(0, str(LIBRARY))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "library"))
 
 from haproxy_servers import (
     Config,
@@ -28,6 +27,7 @@ from haproxy_servers import (
     why_reload,
 )
 
+MODULE = Path(__file__).resolve().parents[1] / "library" / "haproxy_servers.py"
 CONFIG = """\
 global
     setenv WSFLEET_SETTINGS 0123
@@ -294,7 +294,7 @@ def test_check_mode_waits_for_a_reload(
     with AdminSocket(tmp_path / "admin", old_answers) as admin:
         threading.Thread(target=admin.serve_forever, args=(0.05,), daemon=True).start()
         done = subprocess.run(
-            [sys.executable, LIBRARY / "haproxy_servers.py"],
+            [sys.executable, MODULE],
             input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
             capture_output=True,
             text=True,

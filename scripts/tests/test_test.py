@@ -45,7 +45,7 @@ def program(checkout: Path, name: str, text: str) -> None:
 
 def run(checkout: Path, *parts: str) -> subprocess.Popen[str]:
     """Start scripts/test; its output comes together with its errors."""
-    command = [checkout / "scripts/test", *parts]
+    command = [str(checkout / "scripts/test"), *parts]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=checkout
     )

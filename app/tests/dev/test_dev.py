@@ -56,6 +56,22 @@ async def _publish(api: httpx.AsyncClient, count: int) -> None:
         await asyncio.sleep(0.01)
 
 
+async def test_ordinary_websockets_are_closed_at_once(tmp_path: Path) -> None:
+    """With 1012; a client that connects again at once waits for the next node."""
+    async with running_dev(tmp_path) as dev:
+        url = dev.url.replace("http", "ws") + "/echo"
+        async with connect(url, proxy=None) as client:
+            await client.send("hello")
+            assert await client.recv() == "hello"
+            dev.write(2)
+            await client.wait_closed()
+            assert client.close_code == 1012
+        async with connect(url, proxy=None, open_timeout=60) as client:
+            await client.send("again")
+            assert await client.recv() == "again"
+        await dev.serves(2)
+
+
 async def test_a_change_of_the_configuration_restarts_as_well(tmp_path: Path) -> None:
     """`wsfleet.yml` beside the application is the configuration."""
     async with running_dev(tmp_path, wsfleet=BUILT_IN) as dev:
@@ -63,7 +79,8 @@ async def test_a_change_of_the_configuration_restarts_as_well(tmp_path: Path) ->
         await dev.prints("did you mean allowed_origins?", "The node ended")
         (tmp_path / "wsfleet.yml").write_text("client: {}")
         await dev.serves(1)
-        async with connect(dev.url.replace("http", "ws") + "/connection/websocket") as client:
+        url = dev.url.replace("http", "ws") + "/connection/websocket"
+        async with connect(url, proxy=None) as client:
             await client.send('{"id":1,"connect":{}}')
             await client.wait_closed()
             assert client.close_code == 3501  # nobody may connect without a token

@@ -19,13 +19,19 @@ from tests.support.command import COMMAND
 APP = """
 import time
 
-from fastapi import FastAPI
+from fastapi import FastAPI, WebSocket
 
 app = FastAPI()
 
 @app.get("/version")
 async def version() -> int:
     return VERSION
+
+@app.websocket("/echo")
+async def echo(websocket: WebSocket) -> None:
+    await websocket.accept()
+    async for text in websocket.iter_text():
+        await websocket.send_text(text)
 
 @app.get("/hang")
 async def hang() -> None:

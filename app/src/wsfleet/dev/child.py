@@ -39,7 +39,7 @@ def main(parent: int, clients: int, internal: int) -> None:
         config = completed(
             file.load(settings.config), os.environ[API_KEY], built_in=settings.config is None
         )
-        server = create_server(settings, config)
+        server = create_server(settings, config=config)
     except file.ConfigError as mistakes:
         print(mistakes, file=sys.stderr)
         raise SystemExit(CANNOT_START) from None

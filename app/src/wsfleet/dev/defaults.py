@@ -17,6 +17,7 @@ LOCAL_ORIGINS = [
 """The origins of pages on this machine, as patterns of `client.allowed_origins`."""
 SETTINGS: dict[str, Any] = {
     "node_name": "dev",
+    "log_level": "warning",
     "internal_host": "127.0.0.1",
     "drain_delay": 0.0,
     "drain_timeout": 1.0,

@@ -41,6 +41,7 @@ async def develop(
         sockets = stack.enter_context(_listening(settings))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wsfleet-")))
         environment = {**os.environ, **_variables(settings), API_KEY: key}
+        environment["PYTHONUNBUFFERED"] = "1"  # what the application prints is seen at once
         if memory:
             server = await stack.enter_async_context(MemoryServer(folder / "redis.sock"))
             environment["WSFLEET_REDIS_URL"] = server.url

@@ -37,6 +37,7 @@ class Supervisor:
         self._folders = folders
         self._say = say
         self._changed = asyncio.Event()
+        self._began = time.monotonic()
         self._ready = asyncio.Event()
         self._processes: list[NodeProcess] = []  # one that serves, and a spare one
 
@@ -60,7 +61,6 @@ class Supervisor:
 
     async def _run_one(self, *endings: asyncio.Task[Any]) -> None:
         """Run a node until the next change, or an ending."""
-        began = time.monotonic()
         if not self._processes:
             await self._spawn()
         # Whatever changed before now is seen by the import.
@@ -76,7 +76,7 @@ class Supervisor:
             while changed in pending and pending.issuperset(endings):
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 if ready in done:
-                    self._say(f"Serving, after {time.monotonic() - began:.1f} s.")
+                    self._say(f"Serving, after {time.monotonic() - self._began:.1f} s.")
                     await self._spawn()
                 if ended in done:
                     self._say("The node ended: correct the error; clients wait for it.")
@@ -95,6 +95,7 @@ class Supervisor:
             names = sorted({Path(path).name for _, path in changes})
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             self._say(f"Restarting: {names[0]}{more} changed.")
+            self._began = time.monotonic()
             self._changed.set()
 
     @contextlib.asynccontextmanager

@@ -1,14 +1,26 @@
 """The testbed: clients of real nodes, without sockets, Redis and sleeps."""
 
+import warnings
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocket
 
+from lab.waiting import settled
 from tests.support.tokens import CONFIG
-from wsfleet.application.port import Disconnect, Error
+from wsfleet import (
+    Accept,
+    Allow,
+    Connect,
+    Disconnect,
+    Disconnected,
+    Error,
+    Realtime,
+    Rpc,
+    Subscribe,
+)
 from wsfleet.testing import HandshakeRefused, Testbed
 
 CHANNELS = """
@@ -166,6 +178,110 @@ async def test_routes_and_lifespan_of_an_application() -> None:
         bed.http.cookies.set("session", "abc")
         assert (await bed.http.get("/cookies")).json() == {"session": "abc"}
     assert events == ["startup", "shutdown"]
+
+
+def test_starlette_s_client_serves_routes_and_websockets() -> None:
+    """A `Realtime` is an ASGI application as the one inside of it."""
+    with warnings.catch_warnings():  # it wants httpx2, and works with httpx
+        warnings.simplefilter("ignore")
+        from starlette.testclient import TestClient
+    app = FastAPI()
+
+    @app.get("/")
+    async def hello() -> str:
+        return "hello"
+
+    @app.websocket("/echo")
+    async def echo(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text(await websocket.receive_text())
+
+    with TestClient(Realtime(app)) as client, client.websocket_connect("/echo") as websocket:
+        assert client.get("/").json() == "hello"
+        websocket.send_text("hello")
+        assert websocket.receive_text() == "hello"
+
+
+async def test_handlers_decide() -> None:
+    """A `Realtime` is asked, with cookies, headers and data; its calls reach the clients."""
+    realtime = Realtime()
+
+    @realtime.on_connect
+    async def enter(event: Connect[dict[str, str]]) -> Accept:
+        if "session" not in event.cookies:
+            raise Disconnect(4501, "sign in first")
+        return Accept(event.cookies["session"], data=[event.data, event.headers["x-team"]])
+
+    @realtime.on_subscribe("")
+    def join(event: Subscribe) -> Allow:
+        if event.name == "closed":
+            raise Error(403, "closed")
+        return Allow(data=event.client.user)
+
+    @realtime.on_rpc("double")
+    def double(event: Rpc[int]) -> int:
+        return 2 * event.data
+
+    async with Testbed(realtime, nodes=2) as bed:
+        with pytest.raises(Disconnect, match="4501: sign in first"):
+            await bed.connect(data={})
+        for node in ("node1", "node2"):
+            client = await bed.connect(
+                node=node, cookies={"session": "ann"}, headers={"X-Team": "red"}, data={"a": "b"}
+            )
+            assert (client.node, client.data) == (node, [{"a": "b"}, "red"])
+            with pytest.raises(Error, match="403: closed"):
+                await client.subscribe("closed")
+            assert await client.rpc("double", 21) == 42
+            with pytest.raises(Error, match="422"):
+                await client.rpc("double", "x")
+            room = await client.subscribe("room")
+            assert room.data == "ann"
+            await realtime.publish("room", {"text": "hello"})
+            assert (await room.next()).data == {"text": "hello"}
+    with pytest.raises(RuntimeError, match="no node serves"):
+        await realtime.publish("room", 1)
+
+
+async def test_ends_and_drains_are_told() -> None:
+    """`on_disconnect` also for a node that was killed, by another node; `on_drain` before."""
+    realtime = Realtime()
+    ends: list[int] = []
+
+    @realtime.on_connect
+    def enter(event: Connect) -> Accept:
+        return Accept("ann")
+
+    @realtime.on_disconnect
+    async def left(event: Disconnected) -> None:
+        ends.append(event.code)
+
+    @realtime.on_drain
+    async def drain() -> None:
+        ends.append(0)
+
+    async with Testbed(realtime, nodes=2, heartbeat_interval=0.1, node_dead_after=0.3) as bed:
+        await (await bed.connect()).close()
+        assert ends == [1000]
+        await bed.connect()
+        await bed.drain()
+        await settled(lambda: ends == [1000, 0, 3001], "both are told", pause=0.01)
+        await bed.connect(node="node2")
+        await bed.start_node()
+        await bed.kill_node("node2")
+        await settled(lambda: ends == [1000, 0, 3001, 0], "another node tells", pause=0.01)
+
+
+def test_a_handler_without_a_namespace_is_an_error() -> None:
+    """As at the start of a node."""
+    realtime = Realtime()
+
+    @realtime.on_subscribe("room")
+    def join(event: Subscribe) -> None:
+        """Let everybody in."""
+
+    with pytest.raises(ValueError, match="room"):
+        Testbed(realtime)
 
 
 async def test_a_start_up_that_fails_fails_the_test() -> None:

@@ -17,6 +17,8 @@ from pydantic import SecretStr
 from pydantic_core import to_json
 from starlette.types import ASGIApp
 
+from wsfleet.application.realtime.realtime import Realtime
+from wsfleet.channels.permissions import Channels
 from wsfleet.clients.centrifuge.endpoint import Centrifuge
 from wsfleet.cluster.node_state import DRAIN, NodeState
 from wsfleet.config import file
@@ -60,6 +62,7 @@ class Testbed:
 
     Raises:
         wsfleet.config.file.ConfigError: the configuration is invalid.
+        ValueError: a handler is for a namespace that the configuration does not have.
     """
 
     __test__ = False  # for pytest
@@ -77,6 +80,11 @@ class Testbed:
     ) -> None:
         self._app = app
         self._config = _with_secret(file.load(None if config is None else Path(config)))
+        self._realtime = app if isinstance(app, Realtime) else None
+        if self._realtime is not None:
+            namespaces = Channels(self._config.channel).namespaces
+            if mistakes := self._realtime.mistakes(namespaces):
+                raise ValueError("\n".join(mistakes))
         self._count = nodes
         self._settings: dict[str, Any] = {"drain_delay": 0.0, "drain_rate": 1_000_000} | settings
         self._url = f"memory://testbed{next(_numbers)}"
@@ -110,7 +118,11 @@ class Testbed:
         name = f"node{next(self._names)}"
         settings = Settings(node_name=name, redis_url=self._url, **self._settings)
         node = Node(settings, self._config)
-        self._nodes[name] = _RunningNode(node, Centrifuge(node))
+        centrifuge = Centrifuge(node)
+        if self._realtime is not None:
+            self._realtime.attach(node)
+            centrifuge.route(self._realtime.router)
+        self._nodes[name] = _RunningNode(node, centrifuge)
         await node.start()
         node.listening.set()
         await _turns(lambda: node.not_ready_reason() is None, f"{name} is ready")
@@ -178,6 +190,7 @@ class Testbed:
         await killed.node.abandon()
         for transport in killed.transports:
             await transport.cut()
+        self._detach(killed.node)
         del self._nodes[node]
 
     async def _open(self, wanted: str, headers: Mapping[str, str], peer: Peer) -> MemoryTransport:
@@ -193,6 +206,11 @@ class Testbed:
             await client.close()
         for running_node in self._nodes.values():
             await running_node.node.stop()
+            self._detach(running_node.node)
+
+    def _detach(self, node: Node) -> None:
+        if self._realtime is not None:
+            self._realtime.detach(node)
 
 
 def _with_secret(config: Config) -> Config:

@@ -34,7 +34,6 @@ class MemoryTransport:
 
     framing = shared_framing = FRAMING
     buffered = 0
-    paused = False
 
     def __init__(self, peer: Peer) -> None:
         self.writer: MemoryTransport | None = None

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Download the console's JavaScript libraries from npm at the versions of vendor.json.
+"""Download the JavaScript libraries of the pages from npm at the versions of vendor.json.
 
 Usage: scripts/vendor.py [NAME@VERSION...]     change the named ones to other versions
 
-vendor.json keeps npm's checksum of each package and the SHA-256 of each file. A package with
-another checksum is refused, unless its version was given.
+Each folder of FOLDERS has a vendor.json, which keeps npm's checksum of each package and the SHA-256
+of each file. A package with another checksum is refused, unless its version was given.
 """
 
 import hashlib
@@ -16,8 +16,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-VENDOR = Path(__file__).parents[1] / "app/src/wsfleet/console/static/vendor"
-MANIFEST = VENDOR / "vendor.json"
+ROOT = Path(__file__).parents[1]
+FOLDERS = (
+    ROOT / "app/src/wsfleet/console/static/vendor",
+    ROOT / "examples/chat/chat/pages/vendor",
+)
 
 
 def pack(name: str, version: str, folder: str) -> tuple[str, Path]:
@@ -28,7 +31,7 @@ def pack(name: str, version: str, folder: str) -> tuple[str, Path]:
     return packed["integrity"], Path(folder) / packed["filename"]
 
 
-def download(package: dict[str, Any]) -> None:
+def download(package: dict[str, Any], vendor: Path) -> None:
     """Write a package's files, including its licence, and put their checksums into its entry."""
     with tempfile.TemporaryDirectory() as folder:
         integrity, archive = pack(package["name"], package["version"], folder)
@@ -42,24 +45,30 @@ def download(package: dict[str, Any]) -> None:
                 source = members.extractfile(f"package/{file['from']}")
                 assert source is not None, file
                 data = source.read()
-                (VENDOR / name).write_bytes(data)
+                (vendor / name).write_bytes(data)
                 file["sha256"] = hashlib.sha256(data).hexdigest()
             described = members.extractfile("package/package.json")
             assert described is not None
             package["license"] = json.load(described)["license"]
 
 
-def main() -> None:
-    """Download every library, and write vendor.json."""
-    packages = json.loads(MANIFEST.read_text())
-    for word in sys.argv[1:]:
-        name, _, version = word.partition("@")
-        (package,) = (each for each in packages if each["name"] == name)
-        package |= {"version": version}
-        del package["integrity"]
+def update(vendor: Path, versions: dict[str, str]) -> None:
+    """Download the libraries of one folder, and write its vendor.json."""
+    manifest = vendor / "vendor.json"
+    packages: list[dict[str, Any]] = json.loads(manifest.read_text())
     for package in packages:
-        download(package)
-    MANIFEST.write_text(json.dumps(packages, indent=2) + "\n")
+        if package["name"] in versions:
+            package |= {"version": versions[package["name"]]}
+            del package["integrity"]
+        download(package, vendor)
+    manifest.write_text(json.dumps(packages, indent=2) + "\n")
+
+
+def main() -> None:
+    """Download the libraries of all folders."""
+    versions = {name: version for name, _, version in (w.partition("@") for w in sys.argv[1:])}
+    for vendor in FOLDERS:
+        update(vendor, versions)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""A chat: sign in, rooms, messages that are checked and kept."""

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from centrifuge import CentrifugeError, ClientEventHandler, ClientState  # type: ignore[import-untyped]
 
-from lab.waiting import TIMEOUT, settled
+from lab.waiting import settled
 from tests.support.api import KEY, Api, raw
 from tests.support.clients import closed
 from tests.support.nodes import StartNode
@@ -53,8 +53,7 @@ async def test_publish_once(pair: Pair, api: Api) -> None:
         await settled(lambda: len(events.data) == 2, "both")
         assert events.data == [{"n": 1}, {"n": 2}]
         assert events.publications[0].pub.info is None
-        texts = [await asyncio.wait_for(plain.recv(), TIMEOUT) for _ in range(2)]
-        heard = [json.loads(text)["data"] for text in texts]
+        heard = [json.loads(await asyncio.wait_for(plain.recv(), 5))["data"] for _ in range(2)]
         assert heard == [{"n": 1}, {"n": 2}]
 
 
@@ -269,7 +268,7 @@ async def test_data_arrives_as_it_was_sent(pair: Pair, api: Api) -> None:
         pushed = await client.line("pub")
         assert data.decode() in pushed
         assert json.loads(pushed)["push"]["pub"]["tags"] == {"a": "ü"}
-        assert data.decode() in str(await asyncio.wait_for(plain.recv(), TIMEOUT))
+        assert data.decode() in str(await asyncio.wait_for(plain.recv(), 5))
         history = await api.http.post("/api/history", json={"channel": "broadcast", "limit": 1})
         assert data in history.content
 

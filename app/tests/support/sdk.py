@@ -17,7 +17,16 @@ from centrifuge import (  # type: ignore[import-untyped]
 from tests.support.nodes import RunningNode
 from tests.support.tokens import SECRET
 
-OPEN_CHANNEL = """
+CONFIG = f"""
+client:
+  token: {{hmac_secret_key: "{SECRET}"}}
+  allow_anonymous_connect_without_token: true
+  allowed_origins: ["*"]
+  subscribe_to_user_personal_channel: {{enabled: true}}
+  ping_interval: 1s
+  pong_timeout: 0.5s
+channel:
+  without_namespace:
     presence: true
     join_leave: true
     force_push_join_leave: true
@@ -32,18 +41,7 @@ OPEN_CHANNEL = """
     allow_presence_for_anonymous: true
     allow_history_for_subscriber: true
     allow_history_for_anonymous: true
-"""
-"""Options of a channel with history where anonymous clients may do everything."""
-CONFIG = f"""
-client:
-  token: {{hmac_secret_key: "{SECRET}"}}
-  allow_anonymous_connect_without_token: true
-  allowed_origins: ["*"]
-  subscribe_to_user_personal_channel: {{enabled: true}}
-  ping_interval: 1s
-  pong_timeout: 0.5s
-channel:
-  without_namespace:{OPEN_CHANNEL}  namespaces:
+  namespaces:
     - name: small
       history_size: 2
       history_ttl: 300s

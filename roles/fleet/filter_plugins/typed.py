@@ -26,8 +26,8 @@ def typed(value: Any, name: str) -> Any:
 
 
 class FilterModule:
-    """The filter for Ansible."""
+    """What templates may call."""
 
     def filters(self) -> dict[str, Any]:
-        """Return the filter by name."""
+        """Filters by name."""
         return {"typed": typed}

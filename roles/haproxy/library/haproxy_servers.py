@@ -8,7 +8,6 @@ import io
 import ipaddress
 import re
 import socket
-import time
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -18,18 +17,19 @@ DOCUMENTATION = r"""
 module: haproxy_servers
 short_description: Servers of a running HAProxy, as its configuration has them
 description:
-  - Adds and deletes servers of backends through the admin socket, which HAProxy supports from 3.0
-    on. A reload would leave an old process with the open WebSockets.
-  - Reloads nothing itself. If a reload is needed, O(ignore:reload) of the result says why.
+  - Adds and deletes servers of backends through the admin socket, which HAProxy can from 3.0 on
+    with all that a server line of ours says. No reload means no old process that lingers with the
+    open WebSockets.
+  - Reloads nothing itself. Where a reload is needed O(ignore:reload) of the result says why.
 options:
   config:
     description:
-      - Text of the configuration file, with the servers of the backends, and with a hash of all
-        other settings in C(setenv WSFLEET_SETTINGS), the mark of a process.
+      - Text of the configuration file. The servers of the backends are read from it, and in its
+        C(setenv WSFLEET_SETTINGS) the mark of all else that a process must have been started with.
     type: str
     required: true
   backends:
-    description: Backends whose servers are the nodes. A missing backend is ignored.
+    description: Backends whose servers are the nodes; not every configuration has all of them.
     type: list
     elements: str
     default: [nodes, static, console]
@@ -38,20 +38,14 @@ options:
     type: path
     default: /run/haproxy/admin.sock
   wait:
-    description: Seconds to wait for the last connections of a removed server.
+    description: Seconds that a server which goes may take to end its last connections.
     type: int
     default: 5
-  timeout:
-    description:
-      - Seconds that check mode waits until the process agrees with the configuration. After a
-        reload, the new process takes a while to start.
-    type: int
-    default: 0
 author: wsfleet
 """
 
 EXAMPLES = r"""
-- name: Add and delete servers of the running process
+- name: Tell the running process which servers there are
   haproxy_servers:
     config: "{{ lookup('ansible.builtin.template', 'haproxy.cfg.j2') }}"
   register: _haproxy_running
@@ -59,16 +53,17 @@ EXAMPLES = r"""
 
 RETURN = r"""
 reload:
-  description: Why the process must be reloaded; empty if it agrees with the configuration.
+  description: Why the process must be reloaded; empty if it has all that the configuration has.
   type: str
   returned: always
 added:
   description:
-    - New servers, and those whose address, cookie, port of health checks or use of TLS changed.
+    - Servers that it did not have, or had with another address, cookie, port for checks or use of
+      TLS.
   type: list
   returned: always
 removed:
-  description: Deleted servers, and those that changed.
+  description: Servers that it should not have, or not like that.
   type: list
   returned: always
 """
@@ -76,12 +71,12 @@ removed:
 MARK = "WSFLEET_SETTINGS"
 BACKENDS = ["nodes", "static", "console"]
 FIRST_RELEASE = (3, 0)
-"""The first release whose `add server` accepts a cookie."""
+"""Before it `add server` knows no cookie."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server of a backend, as a configuration or a running process has it."""
+    """What both the configuration and a running process say of a server of a backend."""
 
     backend: str
     name: str
@@ -91,7 +86,7 @@ class Server:
     tls: bool
 
     def __str__(self) -> str:
-        """Return the server as a line of a configuration."""
+        """In the words of a configuration."""
         tls = " ssl" if self.tls else ""
         check = f"check port {self.check_port}"
         cookie = self.cookie or "-"
@@ -105,18 +100,18 @@ class Server:
 
 @dataclass(frozen=True)
 class Config:
-    """A configuration: its mark, and its server lines without their first word."""
+    """What a configuration says: its mark, and server lines (without their first word)."""
 
     mark: str
     lines: dict[Server, str]
 
 
 class Refused(Exception):  # noqa: N818 - it is HAProxy's word
-    """HAProxy refused a command."""
+    """HAProxy did not do what it was asked for."""
 
 
 def parse_config(text: str, backends: Container[str]) -> Config:
-    """Read the mark, and the servers of these backends.
+    """Read what matters here, of these backends.
 
     Raises:
         ValueError: it has no mark.
@@ -147,7 +142,7 @@ def port_of(address: str) -> str:
 
 
 def numeric(address: str) -> str:
-    """Return HOST:PORT as HAProxy prints it: names are resolved, IPv6 has brackets."""
+    """HOST:PORT as HAProxy tells it: names are resolved, IPv6 has brackets."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     try:
@@ -156,15 +151,16 @@ def numeric(address: str) -> str:
         try:
             ip = ipaddress.ip_address(socket.getaddrinfo(host, None)[0][4][0])
         except OSError:
-            return address  # HAProxy reports it when it reads the file
+            return address  # HAProxy will not know it either, and says so when it reads the file
     return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
 
 
 def parse_state(text: str) -> dict[tuple[str, str], tuple[int, bool]]:
-    """Read `show servers state`: the port of health checks and the use of TLS.
+    """Return each server's port for checks, and whether it speaks TLS, of `show servers state`.
 
-    The keys are the names of the backend and the server. The port is 0 if HAProxy checks the
-    server's own port.
+    Servers have their backend's name and their own.
+
+    The port is 0 where HAProxy checks the server's own.
     """
     rows = csv.DictReader(text.partition("# ")[2].splitlines(), delimiter=" ")
     return {
@@ -176,7 +172,7 @@ def parse_state(text: str) -> dict[tuple[str, str], tuple[int, bool]]:
 def parse_stat(
     text: str, backends: Container[str], state: Mapping[tuple[str, str], tuple[int, bool]]
 ) -> set[Server]:
-    """Return the servers of these backends, from `show stat` and the result of `parse_state`."""
+    """Return the servers of these backends, of `show stat` and what `parse_state` returns."""
     rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
     servers = set()
     for row in rows:
@@ -191,7 +187,7 @@ def parse_stat(
 def steps(
     wanted: Iterable[Server], running: Iterable[Server]
 ) -> tuple[list[Server], list[Server], list[Server]]:
-    """Return servers to add, to delete, and to add after that because their name was in use."""
+    """Say what to add, what to delete, and what to add after that because its name was taken."""
     wanted, running = set(wanted), set(running)
     names = {server.full_name for server in running}
     new, gone = wanted - running, running - wanted
@@ -207,7 +203,7 @@ def steps(
 
 
 class Process:
-    """A client of the admin socket of a HAProxy process."""
+    """The process behind an admin socket."""
 
     def __init__(self, path: str, backends: Container[str], wait: int) -> None:
         self._path = path
@@ -224,10 +220,10 @@ class Process:
             return b"".join(iter(lambda: connection.recv(65536), b"")).decode().strip()
 
     def _must(self, command: str, answer: str = "") -> None:
-        """Send one command and check its answer.
+        """Send one command that has one good answer.
 
         Raises:
-            Refused: the answer is another one.
+            Refused: it was another one.
         """
         said = self.ask(command)
         if said != answer:
@@ -235,7 +231,7 @@ class Process:
 
     @property
     def mark(self) -> str:
-        """The mark of the settings of its start."""
+        """The mark of the settings that it was started with."""
         return self.ask(f"show env {MARK}").removeprefix(f"{MARK}=")
 
     @property
@@ -251,14 +247,14 @@ class Process:
         return parse_stat(self.ask("show stat"), self._backends, state)
 
     def add(self, server: Server, line: str) -> None:
-        """Add a server by its line, with health checks; it takes clients at once."""
+        """Add a server by its line; it takes clients at once, and is checked."""
         name = server.full_name
         self._must(f"add server {server.backend}/{line}", "New server registered.")
         self._must(f"enable health {name}")
         self._must(f"enable server {name}")
 
     def delete(self, server: Server) -> None:
-        """Delete a server after its last connection has ended."""
+        """Delete a server, when its last connection has ended."""
         name = server.full_name
         self._must(f"set server {name} state maint")
         self._must(f"wait {self._wait}s srv-removable {name}", "Done.")
@@ -266,7 +262,7 @@ class Process:
 
 
 def why_reload(process: Process, config: Config, *, check: bool) -> str:
-    """Change the servers; return why a reload is needed, or an empty text."""
+    """Change the servers, and say why that was not enough, if it was not."""
     if process.mark != config.mark:
         return "settings other than the servers changed"
     first, gone, then = steps(config.lines, process.servers)
@@ -286,7 +282,7 @@ def why_reload(process: Process, config: Config, *, check: bool) -> str:
             process.add(server, config.lines[server])
     except Refused as error:
         return str(error)
-    return "" if process.servers == set(config.lines) else "its servers still differ"
+    return "" if process.servers == set(config.lines) else "it has not the servers it was told"
 
 
 def main() -> None:
@@ -297,7 +293,6 @@ def main() -> None:
             "backends": {"type": "list", "elements": "str", "default": BACKENDS},
             "socket": {"type": "path", "default": "/run/haproxy/admin.sock"},
             "wait": {"type": "int", "default": 5},
-            "timeout": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )
@@ -307,19 +302,14 @@ def main() -> None:
     except ValueError as error:
         module.fail_json(msg=str(error))
     process = Process(params["socket"], params["backends"], params["wait"])
-    deadline = time.monotonic() + (params["timeout"] if module.check_mode else 0)
-    while True:
-        try:
-            before = process.servers
-            reload = why_reload(process, config, check=module.check_mode)
-        except OSError as error:
-            if not module.check_mode:
-                module.fail_json(msg=f"HAProxy does not answer on {params['socket']}: {error}")
-            # Before the first run there is none.
-            before, reload = set(), "HAProxy does not run"
-        if not reload or time.monotonic() >= deadline:
-            break
-        time.sleep(0.2)
+    try:
+        before = process.servers
+        reload = why_reload(process, config, check=module.check_mode)
+    except OSError as error:
+        if not module.check_mode:
+            module.fail_json(msg=f"HAProxy does not answer on {params['socket']}: {error}")
+        # Before the first run there is none.
+        before, reload = set(), "HAProxy does not run"
     after = set(config.lines)
 
     def text(servers: set[Server]) -> str:

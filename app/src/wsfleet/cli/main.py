@@ -63,7 +63,7 @@ class Program(Group):
     """The root command: an error ends it with one line on stderr and exit code 2."""
 
     names = (
-        *("serve", "dev", "status", "logs", "drain", "undrain", "forget", "autoscale"),
+        *("serve", "dev", "app", "status", "logs", "drain", "undrain", "forget", "autoscale"),
         *("load", "verify-delivery", "monitor"),
     )
 

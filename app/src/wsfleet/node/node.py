@@ -45,13 +45,17 @@ FINISH_TIMEOUT = 10.0
 class Node:
     """A node: everything that lives as long as the process; made before the first connection.
 
-    `config` replaces the file that the settings name.
+    `config` replaces the file that the settings name. One that is no `member` has no clients and is
+    not in the registry: it publishes and reads for a process beside the nodes.
 
     Raises:
         wsfleet.config.ConfigError: the configuration cannot be used.
     """
 
-    def __init__(self, settings: Settings, config: Config | None = None) -> None:
+    def __init__(
+        self, settings: Settings, config: Config | None = None, *, member: bool = True
+    ) -> None:
+        self._member = member
         self.settings = settings
         self.config = configuration.load(settings.config) if config is None else config
         self.channels = Channels(self.config.channel)
@@ -128,11 +132,11 @@ class Node:
         loops = [
             *self.store.loops(),
             *self.broker.loops(),
-            self.registry.run(),
             self.sampler.run(),
-            self.users.recheck(self.denylist),
             *(loop() for loop in self.background),
         ]
+        if self._member:
+            loops += [self.registry.run(), self.users.recheck(self.denylist)]
         if self.settings.idle_timeout:
             loops.append(self._close_idle())
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in loops]
@@ -152,7 +156,7 @@ class Node:
     async def stop(self) -> None:
         """Remove the node from the registry and end the background tasks."""
         try:
-            if not self.to_be_reaped:
+            if self._member and not self.to_be_reaped:
                 await self.registry.leave()
         except UnavailableError:
             log.warning("deregistration_failed")
@@ -240,6 +244,8 @@ class Node:
         }
 
     async def _on_connected(self) -> None:
+        if not self._member:
+            return
         await self.registry.beat()
         for repair in self.on_connected:
             await repair()

@@ -17,6 +17,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.lifespan.off import LifespanOff
 
 from wsfleet.application.application import Application, ApplicationError
+from wsfleet.application.http_proxy.router import ProxyRouter
 from wsfleet.application.port import Router
 from wsfleet.application.routing import RoutingError, merge
 from wsfleet.auth.tokens import verifiers
@@ -142,11 +143,16 @@ def create_server(
     """Return the server of one node process, not yet running.
 
     `config` replaces the file that the settings name. `routers` have backends for the events of
-    Centrifuge clients, beside the application's handlers.
+    Centrifuge clients, beside the application's handlers and the configuration's proxies.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
     """
     node = Node(settings, config)
     centrifuge = Centrifuge(node)
-    serve = partial(Server, centrifuge, routers)
+    proxies = ProxyRouter(node.config)
+    node.on_drained.append(proxies.close)
+    serve = partial(Server, centrifuge, [*routers, proxies])
     internal_app = create_internal_app(node)
     endpoints = {CENTRIFUGE_PATH: centrifuge.endpoint}
     if plain_path := settings.plain_path or ("" if settings.app else PLAIN_PATH):
@@ -273,6 +279,7 @@ def run(*, check: bool = False, **given: str) -> None:
     try:
         config = file.load(settings.config)
         verifiers(config.client)
+        proxies = ProxyRouter(config)
     except file.ConfigError as mistakes:
         print(mistakes, file=sys.stderr)
         raise SystemExit(2) from None
@@ -285,8 +292,11 @@ def run(*, check: bool = False, **given: str) -> None:
             print(f"WSFLEET_TLS_CERTIFICATE, WSFLEET_TLS_KEY: {error}", file=sys.stderr)
             raise SystemExit(2) from None
     if check:
-        if settings.app:
-            load(Application(settings.app, settings.app_dir), Channels(config.channel))
+        channels = Channels(config.channel)
+        application = Application(settings.app, settings.app_dir) if settings.app else None
+        if application is not None:
+            load(application, channels)
+        merged([proxies], application, channels)
         return
     logs.configure(settings.log_level, settings.name)
     create_server(settings).run()

@@ -130,6 +130,12 @@ def test_an_answer_without_a_result_grants_nothing(event: str, answer: Any) -> N
             read(event, answer)
 
 
+def test_an_end_is_an_end() -> None:
+    """Whatever else the answer to a refresh has."""
+    result = {"expired": True, "expire_at": 9, "info": 1}
+    assert read("refresh", {"result": result}) == Renewed(expired=True)
+
+
 @EVERY
 def test_errors_and_disconnects(event: str) -> None:
     """They go before a result, and a disconnect goes before an error."""

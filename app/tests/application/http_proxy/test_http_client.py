@@ -1,11 +1,14 @@
 """Calls of an endpoint: what is sent, what counts as an answer, and how connections are used."""
 
 import asyncio
+import itertools
 import ssl
 from pathlib import Path
 
 import pytest
 import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lab.ports import free_port
 from lab.waiting import settled
@@ -18,7 +21,7 @@ from tests.support.http_backend import (
     running_backend,
 )
 from wsfleet.application.http_proxy import http_client
-from wsfleet.application.http_proxy.http_client import HTTPClient
+from wsfleet.application.http_proxy.http_client import HTTPAnswer, HTTPClient
 from wsfleet.application.port import BackendError
 from wsfleet.config.endpoint_url import EndpointURL
 
@@ -280,6 +283,68 @@ async def test_a_cancelled_call_closes_its_connection() -> None:
         assert await client.post(FIELDS, b"second") == (200, b"{}")
         assert backend.accepted == 2
         client.close()
+
+
+class FakeTransport(asyncio.Transport):
+    """A transport that goes nowhere."""
+
+    def write(self, data: object) -> None:
+        """Send nothing."""
+
+    def abort(self) -> None:
+        """Close nothing."""
+
+
+def received(parts: list[bytes], *, eof: bool) -> HTTPAnswer | None:
+    """Return the answer in the parts that a connection receives; None if it fails or waits."""
+
+    async def main() -> HTTPAnswer | None:
+        connection = http_client._Connection()
+        connection.connection_made(FakeTransport())
+        call = asyncio.create_task(connection.call(b""))
+        await asyncio.sleep(0)
+        for part in parts:
+            connection.data_received(part)
+        if eof:
+            connection.eof_received()
+            connection.connection_lost(None)
+        await asyncio.sleep(0)
+        if not call.done():
+            assert not eof, "it waits for nothing"
+            call.cancel()
+            return None
+        failed = call.exception()
+        assert failed is None or isinstance(failed, BackendError)
+        return call.result() if failed is None else None
+
+    return asyncio.run(main())
+
+
+FORMS = (
+    answer('{"result":{}}'),
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n",
+    b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK,
+    b"HTTP/1.0 200 OK\r\n\r\nto the end",
+)
+
+
+@given(st.sampled_from(FORMS), st.lists(st.integers(0, 90), max_size=5))
+def test_it_does_not_matter_how_an_answer_is_cut(content: bytes, cuts: list[int]) -> None:
+    """TCP cuts anywhere."""
+    places = [0, *sorted(cuts), len(content)]
+    parts = [content[a:b] for a, b in itertools.pairwise(places) if b > a]
+    whole = received([content], eof=True)
+    assert whole is not None
+    assert received(parts, eof=True) == whole
+
+
+@given(
+    st.lists(st.binary() | st.sampled_from([form[:30] for form in FORMS]), max_size=4),
+    st.booleans(),
+)
+def test_any_bytes_are_an_answer_or_a_failure(parts: list[bytes], eof: bool) -> None:
+    """And after the connection has ended, nobody waits."""
+    received([part for part in parts if part], eof=eof)
 
 
 async def test_unix_sockets(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_without_proxies_the_node_decides() -> None:
     assert ours.disconnected is None
     assert ours.subscribe("") is ours.publish("ab") is ours.sub_refresh("ab") is None
     assert not ours.methods
-    assert not ours.in_use
+    assert merge([ours], ["ab"]) is None
 
 
 def test_events_of_clients() -> None:
@@ -108,7 +108,7 @@ async def test_ping() -> None:
     ours = router(rpc={"ping": {"enabled": True}})
     assert await ours.rpc("ping").rpc(RpcCall(Client("id"), "ping")) == b""
     assert ours.methods == {"ping"}
-    assert ours.in_use
+    assert merge([ours], []) is ours
     other = router(rpc={"ping": {"enabled": True, "method": "are:you"}})
     assert await other.rpc("are:you").rpc(RpcCall(Client("id"), "are:you")) == b""
     with pytest.raises(MethodDisabledError):

@@ -54,7 +54,7 @@ class HTTPProxy:
         }
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and each other one after its call."""
         self._client.close()
 
     async def connect(self, call: ConnectCall) -> Connected | None:

@@ -50,6 +50,7 @@ class HTTPClient:
         self._first_lines = f"POST {url.target} HTTP/1.1\r\nhost: {url.authority}\r\n".encode()
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._idle: deque[_Connection] = deque()  # the last used one is the last
+        self._closed = False
 
     async def post(self, fields: bytes, body: bytes) -> HTTPAnswer:
         """Send a request with these header fields, and return the answer.
@@ -71,14 +72,15 @@ class HTTPClient:
         except TimeoutError:
             reason = f"no answer within {self._timeout:g} s"
             raise BackendError(reason, reason="timeout") from None
-        if connection.reusable:
+        if connection.reusable and not self._closed:
             self._idle.append(connection)
         else:
             connection.abort()
         return answer
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and each other one after its call."""
+        self._closed = True
         while self._idle:
             self._idle.pop().abort()
 

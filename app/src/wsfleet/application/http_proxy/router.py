@@ -78,13 +78,8 @@ class ProxyRouter:
             raise MethodDisabledError
         return backend
 
-    @property
-    def in_use(self) -> bool:
-        """Whether the configuration has a proxy, or the node answers `rpc.ping`."""
-        return bool(self._backends or self.methods)
-
     async def close(self) -> None:
-        """Close idle connections to all backends."""
+        """Close the connections to all backends, each after its call."""
         for backend in self._backends.values():
             backend.close()
 

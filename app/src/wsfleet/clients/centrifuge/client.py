@@ -227,6 +227,8 @@ class CentrifugeClient:
         If connecting fails, nothing is left of the attempt, and the client has to open another
         connection.
         """
+        if self._calls is not None:
+            self._calls.client.emulated_headers = request.headers
         try:
             calls = None if request.token else self._calls
             if calls is not None and (backend := calls.router.connect) is not None:

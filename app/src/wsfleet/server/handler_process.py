@@ -1,0 +1,145 @@
+"""The process of `wsfleet app`: an application's handlers, as endpoints that nodes ask."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import structlog
+import uvicorn
+import uvloop
+from uvicorn.config import STARTUP_FAILURE
+
+from wsfleet.application.application import Application
+from wsfleet.application.http_proxy.endpoints import ProxyEndpoints
+from wsfleet.application.realtime.realtime import Realtime
+from wsfleet.config.file import ConfigError
+from wsfleet.config.settings import Settings
+from wsfleet.node.node import Node
+from wsfleet.server import systemd
+from wsfleet.server.server import load, read_settings
+from wsfleet.telemetry import logs
+
+SOCKET_MODE = 0o660
+"""Permissions of the socket: its owner and its group may ask."""
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
+
+log = structlog.get_logger(__name__)
+
+
+class HandlerServer(uvicorn.Server):
+    """The server of a `Realtime`'s handlers, and of nothing else of the application.
+
+    Its node has no clients and is not in the registry: it is for the calls of the application.
+    """
+
+    def __init__(self, node: Node, realtime: Realtime) -> None:
+        endpoints = ProxyEndpoints(realtime.router, node.channels, realtime)
+        super().__init__(
+            uvicorn.Config(
+                cast(Any, endpoints),
+                http="httptools",
+                ws="none",
+                lifespan="auto",
+                server_header=False,
+                date_header=False,
+                access_log=False,
+                log_config=None,
+            )
+        )
+        self._node = node
+        self._realtime = realtime
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then send READY=1 to systemd.
+
+        Raises:
+            SystemExit: the application's start-up failed.
+        """
+        self._realtime.attach(self._node)
+        await self._node.start()
+        await super().startup(sockets)
+        self._watchdog = asyncio.create_task(
+            systemd.keep_watchdog_quiet(lambda: "serving handlers")
+        )
+        systemd.notify("READY=1")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer the calls that run, and stop the application."""
+        systemd.notify("STOPPING=1")
+        await super().shutdown(sockets)
+        self._watchdog.cancel()
+        await self._node.stop()
+        self._realtime.detach(self._node)
+
+
+def run(target: str, app_dir: str, listen: str) -> None:
+    """Serve the handlers of a `Realtime`, MODULE:NAME, until SIGTERM or SIGINT.
+
+    `listen` is the path of a unix socket, or HOST:PORT.
+
+    Raises:
+        SystemExit: 2 if the settings or the configuration are invalid; 3 if it cannot listen, or
+            the application cannot be imported or started.
+    """
+    name = f"app-{os.getpid()}-{socket.gethostname()}"[:64]
+    settings = read_settings(node_name=name)
+    logs.configure(settings.log_level, settings.name)
+    uvloop.run(_serve(settings, target, app_dir or settings.app_dir, listen))
+
+
+async def _serve(settings: Settings, target: str, app_dir: str, listen: str) -> None:
+    try:
+        node = Node(settings, member=False)
+    except ConfigError as mistakes:
+        print(mistakes, file=sys.stderr)
+        raise SystemExit(2) from None
+    realtime = _imported(target, app_dir, node)
+    try:
+        listening = _listen(listen)
+    except OSError as error:
+        print(f"{listen}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(STARTUP_FAILURE) from None
+    log.info("listening", address=listen)
+    await HandlerServer(node, realtime).serve(sockets=[listening])
+
+
+def _imported(target: str, app_dir: str, node: Node) -> Realtime:
+    application = Application(target, app_dir)
+    load(application, node.channels)
+    if application.realtime is None:
+        print(
+            f"{target} is not a Realtime, so it has no handlers: name the Realtime of the module",
+            file=sys.stderr,
+        )
+        raise SystemExit(STARTUP_FAILURE)
+    return application.realtime
+
+
+def _listen(address: str) -> socket.socket:
+    """Return a listening socket; one that a process left behind is replaced.
+
+    Raises:
+        OSError: the address is not available.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        return socket.create_server((host.strip("[]"), int(port)), backlog=BACKLOG)
+    path = Path(address)
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.stat().st_mode):
+            path.unlink()
+    listening = socket.socket(socket.AF_UNIX)
+    try:
+        listening.bind(address)
+        path.chmod(SOCKET_MODE)
+        listening.listen(BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening

@@ -123,7 +123,7 @@ async def test_the_result_of_publish_is_published() -> None:
     realtime = Realtime()
     results: list[Any] = [
         {"text": "changed"},
-        Published(Message(text="x"), tags={"a": "b"}, skip_history=True, version=3),
+        Published(Message(text="x"), tags={"a": "b"}, version=3),
         None,
         b'{"raw": 1}',
     ]
@@ -136,7 +136,7 @@ async def test_the_result_of_publish_is_published() -> None:
     data = b'{"text": "hi"}'
     assert await backend.publish(call(data)) == port.Published(b'{"text":"changed"}')
     assert await backend.publish(call(data)) == port.Published(
-        b'{"text":"x","tags":{}}', tags={"a": "b"}, skip_history=True, version=3
+        b'{"text":"x","tags":{}}', tags={"a": "b"}, version=3
     )
     assert await backend.publish(call(data)) == port.Published(data)
     assert await backend.publish(call(data)) == port.Published(b'{"raw": 1}')
@@ -246,13 +246,41 @@ async def test_a_wrong_result_is_a_failure_of_the_handler(
     assert subscriber
     for answer, message in (
         (router.connect.connect(port.ConnectCall(CLIENT)), "neither Accept nor None"),
-        (router.rpc("object").rpc(port.RpcCall(CLIENT, "object")), "returned what is not JSON"),
-        (subscriber.subscribe(port.SubscribeCall(CLIENT, "room:7", "7")), "is not JSON"),
+        (router.rpc("object").rpc(port.RpcCall(CLIENT, "object")), "returned what is not valid"),
+        (
+            subscriber.subscribe(port.SubscribeCall(CLIENT, "room:7", "7")),
+            "returned what is not valid",
+        ),
     ):
         with pytest.raises(BackendError, match=message) as error:
             await answer
         assert error.value.reason == "invalid"
     assert "handler_result_invalid" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tags": {"a": 1}}, "Expected `str`, got `int`"),
+        ({"version": -1}, "Expected `int` >= 0"),
+        ({"version": 2**64}, "version is above"),
+        ({"version": 1, "skip_history": True}, "leave out skip_history"),
+        ({"idempotency_key": "k" * 129}, "longer than 128"),
+    ],
+)
+async def test_wrong_options_of_a_publication_reach_no_other_node(
+    options: dict[str, Any], message: str
+) -> None:
+    """They are checked as those of the server API."""
+    realtime = Realtime()
+
+    @realtime.on_publish("room")
+    async def publish(event: Publish) -> Published[Any]:
+        return Published(event.data, **options)
+
+    with pytest.raises(BackendError, match=message) as error:
+        await of_publish(realtime).publish(call(b"1"))
+    assert error.value.reason == "invalid"
 
 
 def test_the_router_has_a_backend_for_what_has_a_handler() -> None:

@@ -58,10 +58,13 @@ async def test_broadcast(node: RunningNode) -> None:
     assert [isinstance(each, Position) for each in results] == [True, False, True]
     assert isinstance(results[1], CallError)
     assert (results[1].code, results[1].message) == (102, "unknown channel")
+    with pytest.raises(TypeError, match=r"\['room:1'\]"):
+        await realtime.broadcast("room:1", {"text": "x"})
 
 
 async def test_errors_are_those_of_the_server_api(node: RunningNode) -> None:
     """A call raises its error with code and message."""
+    wrong: Any = {"a": 1}
     cases: list[tuple[Any, int, str]] = [
         (realtime.publish("unknown:1", 1), 102, "unknown channel"),
         (realtime.publish("", 1), 107, "channel name is empty"),
@@ -73,6 +76,9 @@ async def test_errors_are_those_of_the_server_api(node: RunningNode) -> None:
         (realtime.subscribe("u", "room:1", expire_at=1), 107, "in the past"),
         (realtime.disconnect("u", code=1000), 107, "from 3000 to 4999"),
         (realtime.channels("["), 107, "pattern"),
+        (realtime.publish("room:1", 1, tags=wrong), 107, "Expected `str`, got `int`"),
+        (realtime.publish(wrong, 1), 107, "Expected `str | null`"),
+        (realtime.disconnect("u", whitelist=[wrong]), 107, "Expected `str`"),
     ]
     for call, code, message in cases:
         with pytest.raises(CallError, match=message) as error:

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
+import msgspec
 import structlog
+from msgspec import Raw
 from pydantic import ValidationError
 
+from wsfleet.api.requests import PublicationRequest
 from wsfleet.application import port
 from wsfleet.application.port import BackendError, Error, UnknownMethodError
 from wsfleet.application.realtime.events import (
@@ -83,16 +86,8 @@ class HandlerBackend:
         if result is None:
             return port.Published(call.data)
         if not isinstance(result, port.Published):
-            result = port.Published(result)
-        data = self._encoded(lambda: encode(result.data))
-        return port.Published(
-            data,
-            skip_history=result.skip_history,
-            tags=result.tags,
-            idempotency_key=result.idempotency_key,
-            version=result.version,
-            version_epoch=result.version_epoch,
-        )
+            return port.Published(self._encoded(lambda: encode(result)))
+        return self._encoded(lambda: _published(result))
 
     async def rpc(self, call: port.RpcCall) -> bytes:
         """Answer a call."""
@@ -129,15 +124,33 @@ class HandlerBackend:
             raise Error(INVALID_DATA, first_message(error)) from None
 
     def _encoded(self, encoded: Callable[[], T]) -> T:
-        """Return a result as JSON; one that has no JSON form is a failure of the handler."""
+        """Return the answer that a result is; one that is none is a failure of the handler."""
         try:
             return encoded()
         except Exception as error:  # pydantic's, and those of a model's own serializers
             log.exception("handler_result_invalid", handler=self._handler.name)
-            raise self._invalid(f"returned what is not JSON: {error}") from error
+            raise self._invalid(f"returned what is not valid: {error}") from error
 
     def _invalid(self, what: str) -> BackendError:
         return BackendError(f"{self._handler.name} {what}", reason="invalid")
+
+
+def _published(result: port.Published[Any]) -> port.Published[bytes]:
+    """Return a result with its data as JSON; its options are those of the server API's publish.
+
+    Raises:
+        ValueError, ChannelError: the data have no JSON form, or an option is invalid.
+    """
+    options: dict[str, Any] = {
+        "skip_history": result.skip_history,
+        "tags": dict(result.tags),
+        "idempotency_key": result.idempotency_key,
+        "version": result.version,
+        "version_epoch": result.version_epoch,
+    }
+    data = encode(result.data)
+    msgspec.convert({"data": Raw(data), **options}, PublicationRequest).payload()
+    return port.Published(data, **options)
 
 
 def first_message(error: ValidationError) -> str:

@@ -10,11 +10,11 @@ from msgspec import Raw, Struct
 from wsfleet.api import requests
 from wsfleet.api.methods import Api
 from wsfleet.application.realtime.results import FLAGS, encode, optional
-from wsfleet.channels.override import Override
 from wsfleet.channels.stream import Position
 from wsfleet.protocol.centrifuge.codes import ErrorCode
 
 R = TypeVar("R")
+S = TypeVar("S", bound=Struct)
 
 TEMPORARY = frozenset(each.code for each in ErrorCode if each.temporary)
 
@@ -147,7 +147,8 @@ class Calls:
         The same `idempotency_key` within five minutes publishes once. A `version` that is not above
         that of the last publication, in the same `version_epoch`, is not published.
         """
-        request = requests.Publish(
+        request = _request(
+            requests.Publish,
             channel=channel,
             data=Raw(encode(data)),
             idempotency_key=idempotency_key,
@@ -169,7 +170,10 @@ class Calls:
         skip_history: bool = False,
     ) -> list[Position | CallError]:
         """Publish to several channels; return the position or the error of each, in order."""
-        request = requests.Broadcast(
+        if isinstance(channels, str):
+            raise TypeError(f"channels are a list of names: [{channels!r}]")
+        request = _request(
+            requests.Broadcast,
             channels=list(channels),
             data=Raw(encode(data)),
             idempotency_key=idempotency_key,
@@ -185,7 +189,7 @@ class Calls:
         channel: str,
         *,
         client: str = "",
-        expire_at: int = 0,
+        expire_at: float = 0,
         info: object = None,
         data: object = None,
         recover_since: Position | None = None,
@@ -202,21 +206,22 @@ class Calls:
                 f"override has {', '.join(sorted(unknown))}; it may have {', '.join(FLAGS)}",
             )
         flags = {name: {"value": on} for name, on in (override or {}).items()}
-        request = requests.Subscribe(
+        request = _request(
+            requests.Subscribe,
             user=user,
             channel=channel,
             client=client,
-            expire_at=expire_at,
+            expire_at=int(expire_at),
             info=Raw(optional(info) or b""),
             data=Raw(optional(data) or b""),
             recover_since=_stream_position(recover_since),
-            override=msgspec.convert(flags, Override) if flags else None,
+            override=flags or None,
         )
         _result(await self._calls().answer("subscribe", request))
 
     async def unsubscribe(self, user: str, channel: str, *, client: str = "") -> None:
         """Unsubscribe a user's connections, or one `client` of them; "" is all their channels."""
-        request = requests.Unsubscribe(user=user, channel=channel, client=client)
+        request = _request(requests.Unsubscribe, user=user, channel=channel, client=client)
         _result(await self._calls().answer("unsubscribe", request))
 
     async def disconnect(
@@ -233,21 +238,26 @@ class Calls:
         `code` is from 3000 to 4999; SDKs do not reconnect after 3500 to 3999 and 4500 to 4999. 0 is
         3503, force disconnect.
         """
-        request = requests.Disconnect(
+        request = _request(
+            requests.Disconnect,
             user=user,
             client=client,
             whitelist=list(whitelist),
-            disconnect=requests.DisconnectReason(code=code, reason=reason),
+            disconnect={"code": code, "reason": reason},
         )
         _result(await self._calls().answer("disconnect", request))
 
     async def presence(self, channel: str) -> dict[str, ClientInfo]:
         """Return the clients in a channel, by their ids."""
-        return (await self._read("presence", requests.Channel(channel), _Presence)).presence
+        return (
+            await self._read("presence", _request(requests.Channel, channel=channel), _Presence)
+        ).presence
 
     async def presence_stats(self, channel: str) -> PresenceStats:
         """Count the clients and users in a channel."""
-        return await self._read("presence_stats", requests.Channel(channel), PresenceStats)
+        return await self._read(
+            "presence_stats", _request(requests.Channel, channel=channel), PresenceStats
+        )
 
     async def history(
         self,
@@ -261,8 +271,12 @@ class Calls:
 
         A limit of 0 returns the position alone, a negative one the whole history.
         """
-        request = requests.History(
-            channel=channel, limit=limit, since=_stream_position(since), reverse=reverse
+        request = _request(
+            requests.History,
+            channel=channel,
+            limit=limit,
+            since=_stream_position(since),
+            reverse=reverse,
         )
         found = await self._read("history", request, History)
         publications = [
@@ -272,14 +286,20 @@ class Calls:
 
     async def history_remove(self, channel: str) -> None:
         """Remove a channel's publications; offsets go on."""
-        _result(await self._calls().answer("history_remove", requests.Channel(channel)))
+        _result(
+            await self._calls().answer(
+                "history_remove", _request(requests.Channel, channel=channel)
+            )
+        )
 
     async def channels(self, pattern: str = "") -> dict[str, int]:
         """Return the channels with subscribers, and their numbers of clients.
 
         `*` in a pattern is any text, `?` a character, `[a-z]` one of a set, `{a,b}` a choice.
         """
-        found = await self._read("channels", requests.Channels(pattern), _Channels)
+        found = await self._read(
+            "channels", _request(requests.Channels, pattern=pattern), _Channels
+        )
         return {name: channel.num_clients for name, channel in found.channels.items()}
 
     async def info(self) -> list[NodeInfo]:
@@ -291,10 +311,16 @@ class Calls:
         return msgspec.json.decode(orjson.dumps(answer), type=kind)
 
 
-def _stream_position(position: Position | None) -> requests.StreamPosition | None:
-    if position is None:
-        return None
-    return requests.StreamPosition(offset=position.offset, epoch=position.epoch)
+def _request(kind: type[S], **fields: Any) -> S:
+    """Return a request, whose fields are checked as those of the API over HTTP."""
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise CallError(ErrorCode.BAD_REQUEST.code, f"bad request: {error}") from None
+
+
+def _stream_position(position: Position | None) -> dict[str, Any] | None:
+    return None if position is None else {"offset": position.offset, "epoch": position.epoch}
 
 
 def _result(answer: Mapping[str, Any]) -> Any:

@@ -32,7 +32,7 @@ class Allow:
     _: KW_ONLY
     info: Any = None
     data: Any = None
-    expire_at: int = 0
+    expire_at: float = 0
     presence: bool | None = None
     join_leave: bool | None = None
     force_push_join_leave: bool | None = None
@@ -41,7 +41,7 @@ class Allow:
 
     def answer(self) -> port.Subscribed:
         """Return the answer for the node."""
-        return port.Subscribed(self.grant(), self.expire_at)
+        return port.Subscribed(self.grant(), int(self.expire_at))
 
     def grant(self) -> Grant:
         """Return the answer for the node, without the expiry."""
@@ -58,21 +58,23 @@ class Accept:
     are those that the server subscribes it to, or a mapping of each to its `Allow`.
 
     Raises:
-        TypeError: `channels` is one name.
+        TypeError: `user` is not a string, or `channels` is one.
         ValueError: an `Allow` in `channels` expires; such subscriptions last as long as the
             connection.
     """
 
     user: str = ""
     _: KW_ONLY
-    expire_at: int = 0
+    expire_at: float = 0
     info: Any = None
     meta: Any = None
     data: Any = None
     channels: Collection[str] | Mapping[str, Allow] = ()
 
     def __post_init__(self) -> None:
-        """Check the channels."""
+        """Check what a type checker would find, since a wrong type would reach other nodes."""
+        if not isinstance(self.user, str):
+            raise TypeError(f"user is a string: give {str(self.user)!r} instead of {self.user!r}")
         if isinstance(self.channels, str):
             raise TypeError(f"channels are a list of names: [{self.channels!r}]")
         if isinstance(self.channels, Mapping):
@@ -90,7 +92,7 @@ class Accept:
             channels = dict.fromkeys(channels, Allow())
         return port.Connected(
             user=self.user,
-            expire_at=self.expire_at,
+            expire_at=int(self.expire_at),
             info=optional(self.info) or b"",
             meta=optional(self.meta) or b"",
             data=optional(self.data) or b"",
@@ -106,7 +108,7 @@ class Renew:
     has no `meta`.
     """
 
-    expire_at: int
+    expire_at: float
     _: KW_ONLY
     info: Any = None
     meta: Any = None
@@ -114,7 +116,7 @@ class Renew:
     def answer(self) -> port.Renewed:
         """Return the answer for the node."""
         return port.Renewed(
-            expire_at=self.expire_at, info=optional(self.info), meta=optional(self.meta)
+            expire_at=int(self.expire_at), info=optional(self.info), meta=optional(self.meta)
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from lab.waiting import attempts
 
 PROC = Path("/proc")
-START_TIMEOUT = 20.0
+START_TIMEOUT = 60.0
 """Seconds until a server must listen."""
 
 

@@ -130,6 +130,11 @@ class Cluster:
         found: list[dict[str, Any]] = self.prometheus(host, "query", query=expression)["result"]
         return found
 
+    def targets_up(self, host: str) -> dict[str, int]:
+        """Return the number of targets that the Prometheus of a machine reaches, by job."""
+        found = self.query(host, "count by (job) (up == 1)")
+        return {each["metric"]["job"]: int(each["value"][1]) for each in found}
+
     def answers(self) -> bool:
         """Whether a client is answered by a node that has its Redis."""
         try:

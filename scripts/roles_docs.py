@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Check each role's defaults against its argument_specs, and write its README and typed variables.
+"""Check each role's defaults against its argument_specs, and write the files made from these.
 
-scripts/roles_docs.py           write roles/*/README.md and vars/main/typed.yml from the specs
+scripts/roles_docs.py           write roles/*/README.md, meta/main.yml and vars/main/typed.yml
 scripts/roles_docs.py --check   change nothing; print the differences and exit with 1 if any
 """
 
@@ -59,6 +59,24 @@ def typed(options: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def metadata(role: Path, spec: dict[str, Any]) -> str:
+    """Render one role's meta/main.yml."""
+    dependencies = " []" if role.name == "fleet" else "\n  - role: fleet"
+    return f"""\
+---
+# Written by scripts/roles_docs.py.
+dependencies:{dependencies}
+galaxy_info:
+  author: wsfleet
+  description: {spec["short_description"]}.
+  license: MIT
+  min_ansible_version: "2.19"
+  platforms:
+    - name: Debian
+      versions: [bookworm, trixie]
+"""
+
+
 def _inline(value: Any) -> str:
     if value == "":
         return "empty"
@@ -77,7 +95,11 @@ def main() -> int:
     for role in sorted(path.parent.parent for path in ROLES.glob("*/meta/argument_specs.yml")):
         spec = load(role / "meta" / "argument_specs.yml")["argument_specs"]["main"]
         problems += mistakes(role, spec["options"])
-        files = {"README.md": readme(role, spec), "vars/main/typed.yml": typed(spec["options"])}
+        files = {
+            "README.md": readme(role, spec),
+            "meta/main.yml": metadata(role, spec),
+            "vars/main/typed.yml": typed(spec["options"]),
+        }
         for name, text in files.items():
             target = role / name
             if check and (not target.exists() or target.read_text() != text):

@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import fcntl
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -85,16 +86,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def modules(processes: None) -> None:
-    """Install what package-lock.json says, once."""
+    """Install the packages of package-lock.json, once for all workers of pytest-xdist."""
     npm = shutil.which("npm")
     assert npm, "npm is not installed; scripts/test installs it"
-    installed, lock = (
-        JAVASCRIPT / "node_modules/.package-lock.json",
-        JAVASCRIPT / "package-lock.json",
-    )
-    if installed.exists() and installed.stat().st_mtime >= lock.stat().st_mtime:
-        return
-    subprocess.run([npm, "ci", "--silent"], cwd=JAVASCRIPT, check=True, timeout=120)
+    installed = JAVASCRIPT / "node_modules/.package-lock.json"
+    wanted = JAVASCRIPT / "package-lock.json"
+    with wanted.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not installed.exists() or installed.stat().st_mtime < wanted.stat().st_mtime:
+            subprocess.run([npm, "ci", "--silent"], cwd=JAVASCRIPT, check=True, timeout=120)
 
 
 @pytest.fixture
@@ -135,7 +135,10 @@ async def store(backend: RedisServer | MemoryServer) -> AsyncIterator[Any]:
 
 @pytest.fixture
 async def start_node(backend: RedisServer | MemoryServer) -> AsyncIterator[StartNode]:
-    """Start a node; keywords are settings. Heartbeats are quick, so that tests are."""
+    """Start a node; keywords are settings. Heartbeats are quick, so that tests are.
+
+    Redis has as long to answer as on a busy machine: a test whose Redis hangs sets a shorter time.
+    """
     running: list[RunningNode] = []
 
     async def start(
@@ -146,7 +149,7 @@ async def start_node(backend: RedisServer | MemoryServer) -> AsyncIterator[Start
             "port": port,
             "node_name": f"node{len(running) + 1}",
             "redis_url": backend.url_of("node"),
-            "redis_timeout": 0.5,
+            "redis_timeout": 10.0,
             "heartbeat_interval": 0.2,
             "node_dead_after": 2.0,
             "drain_delay": 0.0,

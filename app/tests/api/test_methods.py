@@ -13,7 +13,7 @@ import httpx
 import pytest
 from centrifuge import CentrifugeError, ClientEventHandler, ClientState  # type: ignore[import-untyped]
 
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.api import KEY, Api, raw
 from tests.support.clients import closed
 from tests.support.nodes import StartNode
@@ -53,7 +53,8 @@ async def test_publish_once(pair: Pair, api: Api) -> None:
         await settled(lambda: len(events.data) == 2, "both")
         assert events.data == [{"n": 1}, {"n": 2}]
         assert events.publications[0].pub.info is None
-        heard = [json.loads(await asyncio.wait_for(plain.recv(), 5))["data"] for _ in range(2)]
+        texts = [await asyncio.wait_for(plain.recv(), TIMEOUT) for _ in range(2)]
+        heard = [json.loads(text)["data"] for text in texts]
         assert heard == [{"n": 1}, {"n": 2}]
 
 
@@ -268,7 +269,7 @@ async def test_data_arrives_as_it_was_sent(pair: Pair, api: Api) -> None:
         pushed = await client.line("pub")
         assert data.decode() in pushed
         assert json.loads(pushed)["push"]["pub"]["tags"] == {"a": "ü"}
-        assert data.decode() in str(await asyncio.wait_for(plain.recv(), 5))
+        assert data.decode() in str(await asyncio.wait_for(plain.recv(), TIMEOUT))
         history = await api.http.post("/api/history", json={"channel": "broadcast", "limit": 1})
         assert data in history.content
 

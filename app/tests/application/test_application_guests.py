@@ -12,7 +12,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.clients import close_code
 from tests.support.metrics import failures, value
 from tests.support.nodes import RunningNode, StartNode
@@ -60,7 +60,7 @@ async def test_text_bytes_and_subprotocol(node: RunningNode) -> None:
         session.ws_connect(f"{node.client_url}/echo") as client_of_aiohttp,
     ):
         await client_of_aiohttp.send_bytes(b"more")
-        assert await client_of_aiohttp.receive_bytes(timeout=10) == b"more"
+        assert await client_of_aiohttp.receive_bytes(timeout=TIMEOUT) == b"more"
 
 
 async def test_a_room(node: RunningNode) -> None:
@@ -133,8 +133,8 @@ async def test_fastapi_websocket_pubsub(start_node: StartNode) -> None:
         subscriber.subscribe("news", hear)
         subscriber.start_client(url)
         publisher.start_client(url)
-        await asyncio.wait_for(subscriber.wait_until_ready(), 10)
-        await asyncio.wait_for(publisher.wait_until_ready(), 10)
+        await asyncio.wait_for(subscriber.wait_until_ready(), TIMEOUT)
+        await asyncio.wait_for(publisher.wait_until_ready(), TIMEOUT)
         async with httpx.AsyncClient(base_url=node.client_url, trust_env=False) as http:
             assert (await http.get("/publish/news/1")).status_code == 200
         await publisher.publish(["news"], data="2")

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.metrics import failures
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.peer import PROTOBUF, Peer
+from tests.support.sdk import OPEN_CHANNEL
 from tests.support.tokens import SECRET
 from wsfleet.broker import control
 from wsfleet.broker.broker import Broker
@@ -41,22 +42,7 @@ client:
   token: {{hmac_secret_key: "{SECRET}"}}
   allow_anonymous_connect_without_token: true
 channel:
-  without_namespace: &open
-    presence: true
-    join_leave: true
-    force_push_join_leave: true
-    history_size: 100
-    history_ttl: 300s
-    force_recovery: true
-    allow_subscribe_for_client: true
-    allow_subscribe_for_anonymous: true
-    allow_publish_for_subscriber: true
-    allow_publish_for_anonymous: true
-    allow_presence_for_subscriber: true
-    allow_presence_for_anonymous: true
-    allow_history_for_subscriber: true
-    allow_history_for_anonymous: true
-  namespaces:
+  without_namespace: &open{OPEN_CHANNEL}  namespaces:
     - name: silent  # tells nobody who comes and goes
       <<: *open
       join_leave: false
@@ -268,7 +254,7 @@ async def test_garbage_by_pubsub_ends_nothing(pair: Pair, store: Any) -> None:
         await ann.ask(PublishRequest("room", b"1"))
         await ann.subscribe("broadcast")
         await ann.ask(PublishRequest("broadcast", b'"heard"'))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(TIMEOUT):
             while "heard" not in await plain.recv():
                 pass
     assert await pubsub_ids(store) == before

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.clients import exchange, silent
 from tests.support.nodes import StartNode
 from tests.support.redis import RedisServer
@@ -41,7 +41,7 @@ async def test_broadcast_reaches_every_other_client_on_every_node(start_node: St
         text = '{"client_id": "alice", "n": 12345678901234567890.123456789}'
         assert (await exchange(sender, text))["type"] == "ack"
         for other in (near, far):
-            heard = await asyncio.wait_for(other.recv(), 5)
+            heard = await asyncio.wait_for(other.recv(), TIMEOUT)
             assert isinstance(heard, str)
             assert heard.endswith(f'"data":{text}}}')
             message = json.loads(heard)
@@ -135,7 +135,7 @@ async def test_two_clients_ask_for_a_name_at_once(start_node: StartNode) -> None
         names = []
         for client in clients:
             while True:
-                answer = json.loads(await asyncio.wait_for(client.recv(), 5))
+                answer = json.loads(await asyncio.wait_for(client.recv(), TIMEOUT))
                 if answer["type"] == "ack":
                     names.append(answer["client_id"])
                     break

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.clients import centrifuge, closed, command, exchange
 from tests.support.metrics import value
 from tests.support.nodes import RunningNode, StartNode
@@ -95,7 +95,7 @@ async def test_a_flood_ends_its_own_connection(
         await flood(node, flooder, "0123456789", 500)
         await other.send("still here")
         heard = 0
-        while json.loads(await asyncio.wait_for(other.recv(), 5))["type"] == "message":
+        while json.loads(await asyncio.wait_for(other.recv(), TIMEOUT))["type"] == "message":
             heard += 1
         assert 50 <= heard < 500
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.nodes import StartNode
 from tests.support.redis import RedisServer
 
@@ -20,7 +20,7 @@ async def name_of(client: Any, message: dict[str, Any]) -> str:
     """Send, and read the name in the ack."""
     await client.send(json.dumps(message))
     while True:
-        answer = json.loads(await asyncio.wait_for(client.recv(), 5))
+        answer = json.loads(await asyncio.wait_for(client.recv(), TIMEOUT))
         if answer["type"] == "ack":
             name: str = answer["client_id"]
             return name
@@ -30,7 +30,7 @@ async def refusal(client: Any, message: dict[str, Any]) -> Any:
     """Send, and read on to the error; gives its code."""
     await client.send(json.dumps(message))
     while True:
-        answer = json.loads(await asyncio.wait_for(client.recv(), 5))
+        answer = json.loads(await asyncio.wait_for(client.recv(), TIMEOUT))
         if answer["type"] == "error":
             return answer["code"]
 
@@ -212,7 +212,7 @@ async def test_a_silent_subscription_is_noticed(start_node: StartNode, store: An
     await settled(lambda: two.node.broker.subscribed, "node2 subscribed again")
     async with one.connect() as sender, two.connect() as other:
         await sender.send("heard?")
-        assert json.loads(await asyncio.wait_for(other.recv(), 5))["data"] == "heard?"
+        assert json.loads(await asyncio.wait_for(other.recv(), TIMEOUT))["data"] == "heard?"
 
 
 async def test_what_is_not_understood_is_passed_over(start_node: StartNode, store: Any) -> None:
@@ -223,11 +223,11 @@ async def test_what_is_not_understood_is_passed_over(start_node: StartNode, stor
             await store.execute_command("SPUBLISH", "wsfleet:channel:{broadcast}", garbage)
             await store.execute_command("SPUBLISH", "wsfleet:control", garbage)
         await sender.send("heard")
-        assert json.loads(await asyncio.wait_for(other.recv(), 5))["data"] == "heard"
+        assert json.loads(await asyncio.wait_for(other.recv(), TIMEOUT))["data"] == "heard"
         await store.xadd("wsfleet:stream:{broadcast}", {"r": "not msgpack"}, id="2-0")
         await store.hincrby("wsfleet:meta:{broadcast}", "offset", 1)
         await sender.send("still")
-        assert json.loads(await asyncio.wait_for(other.recv(), 5))["data"] == "still"
+        assert json.loads(await asyncio.wait_for(other.recv(), TIMEOUT))["data"] == "still"
 
 
 @pytest.mark.backends("redis")

@@ -12,7 +12,7 @@ import pytest
 import redis
 from websockets.asyncio.client import connect
 
-from lab.waiting import settled, until
+from lab.waiting import TIMEOUT, settled, until
 from tests.support import sdk_scenarios
 from tests.support.fleet import Rig, running_fleet, servers_up
 from tests.support.paths import JAVASCRIPT
@@ -197,7 +197,7 @@ async def test_plain_and_sdk_clients_on_different_nodes_hear_each_other(
         assert (ack["type"], ack["hostname"]) == ("ack", other)
         await settled(lambda: channel.data == [{"hello": "sdk"}], "the SDK heard")
         await subscription.publish({"hello": "plain"})
-        message = json.loads(await asyncio.wait_for(plain.recv(), 5))
+        message = json.loads(await asyncio.wait_for(plain.recv(), TIMEOUT))
         assert (message["type"], message["data"]) == ("message", {"hello": "plain"})
     await client.disconnect()
     await sdk_scenarios.closed()

@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.clients import close_code, silent
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.redis import RedisServer
@@ -47,7 +47,7 @@ async def sent_away(node: RunningNode, clients: list[ClientConnection]) -> list[
 async def answers(client: ClientConnection) -> bool:
     """Whether a message of the client is still acknowledged."""
     await client.send("still here?")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(TIMEOUT):
         while json.loads(await client.recv())["type"] != "ack":
             pass
     return True

@@ -8,7 +8,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.clients import closed, command
 from tests.support.tcp import TCPPeer, masked
 from tests.support.victim import ANYWHERE, MEMORY, WITH_APPLICATION, Victim, ended, told
@@ -154,7 +154,7 @@ async def test_bodies_that_never_come(victim: Victim) -> None:
         first = head + b"x" * 50_000
         peers = [await stack.enter_async_context(victim.tcp(first)) for _ in range(200)]
         await victim.serves()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             for peer in peers:
                 assert (await peer.head()).startswith(b"HTTP/1.1 404 ")
                 await peer.rest()
@@ -177,7 +177,7 @@ async def test_more_channels_than_one_may_have(victim: Victim) -> None:
         await client.send("\n".join(lines))
         errors = 0
         while errors < 900:
-            for line in str(await asyncio.wait_for(client.recv(), 20)).split("\n"):
+            for line in str(await asyncio.wait_for(client.recv(), TIMEOUT)).split("\n"):
                 errors += json.loads(line).get("error", {}).get("code") == 106
     assert await victim.metric("wsfleet_reply_errors_total", code="106") == before + 900
 

@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 from lab.haproxy import HAPROXY_PROGRAM, haproxy_config
 from lab.ports import free_port
 from lab.processes import process
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.certificates import make_certificate
 from tests.support.victim import Victim, told
 
@@ -96,7 +96,7 @@ async def unharmed(victim: Victim, door: Door) -> AsyncIterator[None]:
 
 async def ended(reader: asyncio.StreamReader) -> bytes:
     """Return the bytes that arrive until the other side closes."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(TIMEOUT):
         with contextlib.suppress(ConnectionResetError):
             return await reader.read()
         return b""

@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from lab.haproxy import HAPROXY_PROGRAM, haproxy_config
 from lab.ports import free_port
 from lab.processes import process
-from lab.waiting import until
+from lab.waiting import TIMEOUT, until
 from tests.support.certificates import make_certificate
 from tests.support.clients import close_code, exchange
 from tests.support.command import wsfleet
@@ -90,10 +90,10 @@ async def test_clients_talk_to_a_node(fleet: Rig, trusted: ssl.SSLContext) -> No
         session.ws_connect(f"{fleet.nodes[NAME]}/ws", ssl=trusted) as other,
     ):
         assert (await exchange(one, text))["type"] == "ack"
-        assert (await other.receive_json(timeout=5))["data"] == text
+        assert (await other.receive_json(timeout=TIMEOUT))["data"] == text
         await other.send_str("back")
-        assert (await other.receive_json(timeout=5))["type"] == "ack"
-        assert json.loads(await asyncio.wait_for(one.recv(), 5))["data"] == "back"
+        assert (await other.receive_json(timeout=TIMEOUT))["type"] == "ack"
+        assert json.loads(await asyncio.wait_for(one.recv(), TIMEOUT))["data"] == "back"
 
 
 def test_nobody_else_is_served(fleet: Rig) -> None:
@@ -125,7 +125,7 @@ async def test_a_violation_is_explained_before_the_end(fleet: Rig, trusted: ssl.
     """The close code arrives though the peer goes on sending, and then TLS is ended."""
     async with opened(fleet, trusted) as (reader, writer):
         writer.write(masked(BINARY, b"", rsv=0x40) + masked(TEXT, b"x" * 60_000) * 20)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(TIMEOUT):
             assert await reader.read() == close_frame(1002, "reserved bits are set")
 
 

@@ -10,6 +10,7 @@ import httpx
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from lab.waiting import TIMEOUT
 from tests.support.clients import centrifuge
 from tests.support.nodes import RunningNode
 
@@ -54,7 +55,7 @@ class Raw:
 
     async def _line(self) -> str:
         while not self._lines:
-            self._lines = str(await asyncio.wait_for(self.socket.recv(), 5)).splitlines()
+            self._lines = str(await asyncio.wait_for(self.socket.recv(), TIMEOUT)).splitlines()
         line = self._lines.pop(0)
         if line == "{}":
             await self.socket.send("{}")

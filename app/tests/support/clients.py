@@ -8,6 +8,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from lab.waiting import TIMEOUT
 from tests.support.nodes import RunningNode
 
 
@@ -23,7 +24,7 @@ async def silent(client: ClientConnection, seconds: float = 0.3) -> bool:
 async def closed(client: ClientConnection) -> tuple[int, str]:
     """The code and the reason that the server closes with."""
     with contextlib.suppress(ConnectionClosed):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 await client.recv()
     assert client.close_code is not None
@@ -34,7 +35,7 @@ async def command(client: ClientConnection, **request: Any) -> dict[str, Any]:
     """Send a command of the Centrifuge protocol, and read its reply."""
     await client.send(json.dumps({"id": 1} | request))
     while True:
-        reply: dict[str, Any] = json.loads(await asyncio.wait_for(client.recv(), 5))
+        reply: dict[str, Any] = json.loads(await asyncio.wait_for(client.recv(), TIMEOUT))
         if reply.get("id"):
             return reply
 
@@ -47,7 +48,7 @@ def centrifuge(node: RunningNode, **options: Any) -> connect:
 async def close_code(client: ClientConnection) -> int | None:
     """Read until the server closes."""
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 await client.recv()
     except ConnectionClosed as closed:
@@ -57,5 +58,5 @@ async def close_code(client: ClientConnection) -> int | None:
 async def exchange(client: ClientConnection, message: Any) -> dict[str, Any]:
     """Send one message and read one answer."""
     await client.send(message if isinstance(message, str | bytes) else json.dumps(message))
-    answer: dict[str, Any] = json.loads(await asyncio.wait_for(client.recv(), 5))
+    answer: dict[str, Any] = json.loads(await asyncio.wait_for(client.recv(), TIMEOUT))
     return answer

@@ -6,7 +6,7 @@ from typing import Any
 
 from websockets.asyncio.client import connect
 
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from wsfleet.config.settings import Settings
 from wsfleet.server.server import Server
 from wsfleet.tasks import end
@@ -47,11 +47,11 @@ class RunningNode:
     async def stop(self) -> None:
         """Stop as SIGTERM does."""
         self.server.should_exit = True
-        _, running = await asyncio.wait([self.task], timeout=30)
+        _, running = await asyncio.wait([self.task], timeout=TIMEOUT)
         if running:
             for task in asyncio.all_tasks():
                 task.print_stack()
-            raise AssertionError("it did not stop within 30 s: what its tasks do is on stderr")
+            raise AssertionError("it did not stop in time: its tasks are on stderr")
         self.task.result()
 
     async def crash(self) -> None:

@@ -17,16 +17,7 @@ from centrifuge import (  # type: ignore[import-untyped]
 from tests.support.nodes import RunningNode
 from tests.support.tokens import SECRET
 
-CONFIG = f"""
-client:
-  token: {{hmac_secret_key: "{SECRET}"}}
-  allow_anonymous_connect_without_token: true
-  allowed_origins: ["*"]
-  subscribe_to_user_personal_channel: {{enabled: true}}
-  ping_interval: 1s
-  pong_timeout: 0.5s
-channel:
-  without_namespace:
+OPEN_CHANNEL = """
     presence: true
     join_leave: true
     force_push_join_leave: true
@@ -41,7 +32,18 @@ channel:
     allow_presence_for_anonymous: true
     allow_history_for_subscriber: true
     allow_history_for_anonymous: true
-  namespaces:
+"""
+"""Options of a channel with history where anonymous clients may do everything."""
+CONFIG = f"""
+client:
+  token: {{hmac_secret_key: "{SECRET}"}}
+  allow_anonymous_connect_without_token: true
+  allowed_origins: ["*"]
+  subscribe_to_user_personal_channel: {{enabled: true}}
+  ping_interval: 1s
+  pong_timeout: 0.5s
+channel:
+  without_namespace:{OPEN_CHANNEL}  namespaces:
     - name: small
       history_size: 2
       history_ttl: 300s

@@ -16,7 +16,7 @@ from centrifuge import (  # type: ignore[import-untyped]
     SubscriptionEventHandler,
 )
 
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 
 Step = Callable[..., Awaitable[None]]
 
@@ -127,7 +127,7 @@ async def _subscribe(client: Client, channel: str, **options: Any) -> tuple[Subs
 
 async def closed() -> None:
     """Wait until the SDK's work is done: it closes its sockets in tasks of its own."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 from websockets.speedups import apply_mask
 
+from lab.waiting import TIMEOUT
 from tests.support.nodes import RunningNode
 from wsfleet.transports.frames import (
     TEXT,
@@ -46,12 +47,12 @@ class TCPPeer:
 
     async def head(self) -> bytes:
         """The head of an HTTP response."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT):
             return await self._reader.readuntil(b"\r\n\r\n")
 
     async def frame(self) -> tuple[int, bytes]:
         """The next frame: its opcode and its payload."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT):
             first, length = await self._reader.readexactly(2)
             if length == 126:
                 length = int.from_bytes(await self._reader.readexactly(2), "big")
@@ -66,10 +67,10 @@ class TCPPeer:
 
     async def exactly(self, size: int) -> bytes:
         """So many bytes, such as an HTTP response's body."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT):
             return await self._reader.readexactly(size)
 
-    async def rest(self, seconds: float = 10) -> bytes:
+    async def rest(self, seconds: float = TIMEOUT) -> bytes:
         """All until the node closes, which it must in this time."""
         async with asyncio.timeout(seconds):
             return await self._reader.read()

@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from lab.ports import free_port
 from lab.processes import start, stop
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.command import COMMAND
 from tests.support.redis import RedisServer
 from tests.support.tcp import HANDSHAKE, TCPPeer
@@ -51,14 +51,14 @@ WITH_APPLICATION = pytest.mark.parametrize("victim", ["direct", "application"], 
 
 async def told(client: ClientConnection, **expected: object) -> None:
     """Wait until a client of the plain protocol hears this, whatever comes before it."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         while not expected.items() <= json.loads(await client.recv()).items():
             pass
 
 
 async def ended(peer: TCPPeer) -> tuple[int, str]:
     """Code and reason of the close that comes, whatever comes before it."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             opcode, payload = await peer.frame()
             if opcode == CLOSE:

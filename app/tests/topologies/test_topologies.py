@@ -11,7 +11,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from lab.waiting import settled, until
+from lab.waiting import TIMEOUT, settled, until
 from tests.support.api import KEY, Api
 from tests.support.command import wsfleet
 from tests.support.nodes import RunningNode, StartNode
@@ -40,8 +40,9 @@ async def nodes(
         f"{head}    history_size: 100\n    durability: {durability}\n{tail}"
         f'http_api: {{key: "{KEY}"}}\n'
     )
-    one = await start_node(config=file, redis_url=url)
-    return one, await start_node(config=file, redis_url=url)
+    settings = {"config": file, "redis_url": url, "redis_timeout": 2.0}  # a server may hang
+    one = await start_node(**settings)
+    return one, await start_node(**settings)
 
 
 class Publisher:
@@ -54,7 +55,7 @@ class Publisher:
     async def __call__(self, channel: str, number: int) -> None:
         """Publish one number."""
         request = {"channel": channel, "data": number, "idempotency_key": f"key{number}"}
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 response = await self._http.post("/api/publish", json=request)
                 if response.status_code == 200 and "error" not in response.json():

@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.typing import Subprotocol
 
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.browser import chromium
 from tests.support.nodes import StartNode
 from tests.support.paths import JAVASCRIPT
@@ -326,7 +326,7 @@ async def test_the_centrifuge_protocol(start_node: StartNode, codec: Codec) -> N
         await client.send(payload, text=not codec.binary)
 
     async def hear(client: ClientConnection) -> bytes:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 for reply in codec.decode_replies(await client.recv()):
                     if reply.push is not None and isinstance(reply.push.event, Publication):
@@ -395,7 +395,7 @@ async def test_ws_of_node(start_node: StartNode, modules: None) -> None:
         process = await asyncio.create_subprocess_exec(
             "node", str(script), url, stdout=subprocess.PIPE
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(TIMEOUT):
             assert json.loads(await other.recv())["data"] == "x" * 5000
             await other.send(LONG)
             out, _ = await process.communicate()

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from centrifuge import ClientEventHandler  # type: ignore[import-untyped]
 
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.api import KEY
 from tests.support.clients import centrifuge, command
 from tests.support.nodes import RunningNode, StartNode
@@ -192,7 +192,7 @@ async def test_one_that_asks_for_much_and_reads_gets_it(node: RunningNode) -> No
         await command(client, connect={})
         await client.send("\n".join(map(json.dumps, commands)))
         for wanted in commands:
-            reply = json.loads(await asyncio.wait_for(client.recv(), 20))
+            reply = json.loads(await asyncio.wait_for(client.recv(), TIMEOUT))
             assert reply["id"] == wanted["id"]
             assert len(reply["subscribe"]["publications"]) == 33
 

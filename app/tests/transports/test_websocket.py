@@ -12,7 +12,7 @@ import uvloop
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.metrics import reaches, value
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.redis import RedisServer
@@ -289,7 +289,7 @@ async def _wait_and_read() -> None:
 
 async def _received(loop: asyncio.AbstractEventLoop, sock: socket.socket, size: int) -> bytes:
     got = bytearray()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         while len(got) < size:
             got += await loop.sock_recv(sock, size - len(got))
     return bytes(got)

@@ -52,13 +52,8 @@ def test_all_is_well(cluster: Cluster) -> None:
 
 def test_prometheus_reaches_all(cluster: Cluster) -> None:
     """The exporters read what they tell of."""
-
-    def up() -> dict[str, int]:
-        found = cluster.query("trixie", "count by (job) (up == 1)")
-        return {each["metric"]["job"]: int(each["value"][1]) for each in found}
-
     expected = {"wsfleet": 2, "node": 2, "haproxy": 1, "redis": 1}
-    until(lambda: up() == expected, "Prometheus sees everything", 60)
+    until(lambda: cluster.targets_up("trixie") == expected, "all targets are up", 60)
     assert len(cluster.query("trixie", "wsfleet_certificate_expiry_seconds")) == 3
 
 

@@ -31,10 +31,5 @@ def test_the_command_line_finds_all_well(cluster: Cluster, arguments: str) -> No
 
 def test_prometheus_reaches_all(cluster: Cluster) -> None:
     """Nodes, HAProxy, Redis and machines answer it, in a cluster without TLS between machines."""
-
-    def up() -> dict[str, int]:
-        found = cluster.query("trixie", "count by (job) (up == 1)")
-        return {each["metric"]["job"]: int(each["value"][1]) for each in found}
-
     expected = {"wsfleet": 2, "node": 2, "haproxy": 1, "redis": 1}
-    until(lambda: up() == expected, "Prometheus sees everything", 60)
+    until(lambda: cluster.targets_up("trixie") == expected, "all targets are up", 60)

@@ -26,8 +26,8 @@ def typed(value: Any, name: str) -> Any:
 
 
 class FilterModule:
-    """What templates may call."""
+    """The filter for Ansible."""
 
     def filters(self) -> dict[str, Any]:
-        """Filters by name."""
+        """Return the filter by name."""
         return {"typed": typed}

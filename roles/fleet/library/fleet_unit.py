@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Make a systemd unit run with what is configured, or fail with the unit's own words."""
+"""Make a systemd unit run with its configuration, or fail with the errors in its journal."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
 module: fleet_unit
-short_description: Make a systemd unit run with what is configured
+short_description: Make a systemd unit run with its configuration
 description:
-  - Starts and enables a unit. Restarts or reloads it where its process is older than its files,
-    whoever wrote them and when, so that an interrupted run loses nothing.
-  - A command that systemd accepts is not yet a service that works. Waits until the unit is active,
-    its process stays, and its page answers; else fails with what its journal says.
+  - Starts and enables a unit. Restarts or reloads it if its process is older than its files, so
+    that an interrupted run loses nothing.
+  - A service may fail after systemd has started it. The module waits until the unit is active, its
+    process stays, and its page answers; otherwise it fails with the errors in the unit's journal.
 options:
   name:
     description: The unit, with its type.
@@ -28,57 +28,56 @@ options:
     required: true
   state:
     description:
-      - V(current) restarts or reloads a process that is older than its files. V(started) leaves a
-        running process alone, which something else restarts. V(restarted) and V(reloaded) act now.
+      - V(current) restarts or reloads a process that is older than its files. V(started) only
+        starts a stopped unit. V(restarted) and V(reloaded) act in any case.
     type: str
     choices: [current, started, restarted, reloaded]
     default: current
   restart_files:
     description:
-      - Files that are read at a start alone. The unit's own file and the C(wsfleet.conf) in the
-        folder of its settings are always among them.
+      - Files that only a start reads. The unit file and the C(wsfleet.conf) of its drop-in folder
+        are always among them.
     type: list
     elements: path
     default: []
   reload_files:
-    description: Files that a reload reads as well.
+    description: Files that a reload reads, too.
     type: list
     elements: path
     default: []
   url:
-    description: A page of the service. It must be answered with 200.
+    description: A page of the service, which must answer with 200.
     type: str
     default: ""
   expect:
     description:
-      - Regular expression that the page must match. Where it does not, the unit is reloaded.
+      - Regular expression that the page must match. If it does not, the unit is reloaded.
     type: str
     default: ""
   wrong:
-    description: What another check has found to be wrong with the running service; fails with it.
+    description: An error of another check of the service. The module fails with it.
     type: str
     default: ""
   since:
     description:
-      - Where the shown part of the journal begins, in seconds since 1970. 0 is the unit's last
-        change.
+      - Begin of the shown part of the journal, in seconds since 1970. 0 is the unit's last change.
     type: float
     default: 0
   must_stay:
     description:
-      - Whether it is a failure that the process ends. It is none where the unit tries again because
-        it cannot reach another machine.
+      - Whether the end of the process is a failure. Use V(false) for a unit that retries because it
+        cannot reach another machine.
     type: bool
     default: true
   timeout:
-    description: Seconds to wait until it works.
+    description: Seconds to wait until the service works.
     type: int
     default: 30
 author: wsfleet
 """
 
 EXAMPLES = r"""
-- name: Start, or take changed settings into use
+- name: Start or reload Prometheus
   fleet_unit:
     name: prometheus.service
     restart_files: [/etc/default/prometheus]
@@ -93,7 +92,7 @@ reason:
   type: str
   returned: always
 since:
-  description: When that was, in seconds since 1970.
+  description: Time of that, in seconds since 1970.
   type: float
   returned: always
 """
@@ -114,20 +113,20 @@ PROPERTIES = (
 )
 FOLDER = Path("/etc/systemd/system")
 SETTLED = 2.0
-"""Seconds that a process must live: most mistakes that end one do so in its first moments."""
+"""Seconds that a process must live: most configuration errors end one sooner."""
 TELLING = re.compile(
     r"alert|emerg|error|fatal|fail|cannot|can't|could not|unable|denied|refused|invalid|unknown"
     r"|in use|no such",
     re.IGNORECASE,
 )
-"""Lines of a journal that say what is wrong, as far as words tell."""
+"""Pattern of journal lines that report an error."""
 MOST_LINES = 12
 
 Run = Callable[[Sequence[str]], tuple[int, str, str]]
 
 
 class FailedError(Exception):
-    """The unit does not run with what is configured."""
+    """The unit does not run with its configuration."""
 
 
 @dataclass(frozen=True)
@@ -166,12 +165,12 @@ class State:
 
     @property
     def is_skipped(self) -> bool:
-        """Whether a condition in the unit keeps systemd from starting it, as in a container."""
+        """Whether a condition of the unit prevents its start, as in a container."""
         return self.active == "inactive" and not self.condition and self.condition_time > 0
 
 
 def timestamp(text: str) -> float:
-    """Read a time as systemd writes it with `us+utc`; 0 where there is none."""
+    """Read a time as systemd writes it with `us+utc`; return 0 if there is none."""
     match = re.search(r"(\d+-\d+-\d+ \d+:\d+:\d+(?:\.\d+)?) UTC$", text)
     if not match:
         return 0.0
@@ -180,7 +179,7 @@ def timestamp(text: str) -> float:
 
 
 def newer(files: Iterable[str], moment: float) -> str:
-    """Name the first file that was written after a moment, or nothing."""
+    """Return the first file that was written after a moment, or an empty text."""
     for name in files:
         path = Path(name)
         if path.exists() and path.stat().st_mtime > moment:
@@ -189,7 +188,7 @@ def newer(files: Iterable[str], moment: float) -> str:
 
 
 def telling(lines: Sequence[str]) -> list[str]:
-    """Choose the lines of a journal that say what is wrong; the last ones, if no word tells."""
+    """Return the lines of a journal that report errors, or else its last lines."""
     found = [line for line in lines if TELLING.search(line)]
     return list(dict.fromkeys(found or lines))[-MOST_LINES:]
 
@@ -203,21 +202,21 @@ class Unit:
 
     @property
     def own_files(self) -> list[str]:
-        """What the roles write of a unit that its process must be restarted for."""
+        """Files of the unit, written by the roles, whose changes need a restart."""
         names = {self._name, re.sub(r"@.*\.", "@.", self._name)}  # of an instance, the template too
         paths = [path for name in sorted(names) for path in (name, f"{name}.d/wsfleet.conf")]
         return [str(FOLDER / path) for path in paths]
 
     @property
     def _settings(self) -> set[str]:
-        """The files of its settings that are there, whoever wrote them."""
+        """All files in its drop-in folders."""
         folders = {Path(path) for path in self.own_files if not path.endswith(".conf")}
         return {str(file) for folder in folders for file in FOLDER.glob(f"{folder.name}.d/*.conf")}
 
     def needs_daemon_reload(self, state: State) -> bool:
-        """Whether systemd knows another version of its files.
+        """Whether systemd has read an older version of its files.
 
-        systemd itself does not notice a folder of settings that is new.
+        systemd itself does not notice a new drop-in folder.
         """
         return (
             state.load == "not-found" or state.files_changed or not self._settings <= {*state.files}
@@ -231,10 +230,10 @@ class Unit:
         return State.parse(self._run(command)[1])
 
     def command(self, verb: str, since: float) -> None:
-        """Have systemd start, restart, reload or enable it.
+        """Start, restart, reload or enable the unit.
 
         Raises:
-            FailedError: systemd says that it did not succeed.
+            FailedError: systemctl failed.
         """
         code, output, error = self._run(["systemctl", verb, self._name])
         if code != 0:
@@ -242,11 +241,11 @@ class Unit:
             raise FailedError(self.explain(f"systemctl {verb}: {text[0] if text else code}", since))
 
     def daemon_reload(self) -> None:
-        """Have systemd read its files again."""
+        """Make systemd read its files again."""
         self._run(["systemctl", "daemon-reload"])
 
     def explain(self, wrong: str, since: float) -> str:
-        """Say what is wrong with it, followed by its own words since then."""
+        """Return an error message, with the errors in the unit's journal since then."""
         command = ["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=200"]
         output = self._run([*command, f"--since=@{int(since)}", f"--unit={self._name}"])[1]
         lines = telling([line for line in output.splitlines() if line])
@@ -255,14 +254,14 @@ class Unit:
 
 
 class Page:
-    """A page of a service, which tells whether it works."""
+    """A page of a service that shows whether the service works."""
 
     def __init__(self, url: str, expect: str) -> None:
         self._url = url
         self._expect = expect
 
     def wrong(self) -> str:
-        """Say what is wrong with the page; empty if nothing is."""
+        """Return what is wrong with the page, or an empty text."""
         if not self._url:
             return ""
         try:
@@ -278,7 +277,7 @@ class Page:
 def why(
     state: State, wanted: str, restart_files: Iterable[str], reload_files: Iterable[str]
 ) -> tuple[str, str]:
-    """Choose the verb of systemctl that the unit needs, and say why; empty if it needs none."""
+    """Return the verb of systemctl that the unit needs, and the reason; both empty for none."""
     if state.is_skipped:
         file = newer([*restart_files, *reload_files], state.condition_time)
         return ("start", f"{file} is new") if file else ("", "")
@@ -296,12 +295,12 @@ def why(
 
 
 def wait(unit: Unit, page: Page, since: float, acted: float, timeout: float) -> None:
-    """Wait until the unit is active, its process stays, and its page is as it should be.
+    """Wait until the unit is active, its process stays, and its page is right.
 
-    `acted` is when it was started or reloaded; 0 if it was not.
+    `acted` is the time of its start or reload; 0 for none.
 
     Raises:
-        FailedError: that did not happen in time.
+        FailedError: it did not happen in time.
     """
     deadline = time.monotonic() + timeout
     while True:

@@ -75,3 +75,10 @@ def _interfaces(shown: str) -> Iterable[tuple[str, Any]]:
                 interface["ifname"],
                 ipaddress.ip_interface(f"{has['local']}/{has['prefixlen']}"),
             )
+
+
+def fleet_subjects(addresses: Iterable[str]) -> list[str]:
+    """Return the subject alternative names of a certificate (RFC 5280) for addresses and names."""
+    return [
+        f"{'IP' if is_ip(address) else 'DNS'}:{address}" for address in dict.fromkeys(addresses)
+    ]

@@ -1,4 +1,4 @@
-"""What a validator said of a file with secrets, without them."""
+"""The errors of a validator about a file with secrets, without the secrets."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 SHORTEST = 4
-"""Characters of a text that is taken for a secret; without shorter ones nothing could be read."""
+"""Least length of a secret: without shorter texts a message would be unreadable."""
 
 
 def refusal(result: Mapping[str, Any], secrets: Any) -> str:
-    """Say why a task has failed, with stars in the place of each text in `secrets`.
+    """Return why a task has failed, with stars in place of each text in `secrets`.
 
-    `result` is what the task registered, `secrets` any lists and dictionaries of what went into the
+    `result` is what the task registered, `secrets` any lists and dictionaries of the values in the
     file. `no_log` would hide the message together with the secrets.
     """
     parts = [str(result.get(part) or "").strip() for part in ("msg", "stdout", "stderr")]

@@ -1,8 +1,11 @@
 """The variables of all roles: their types, their defaults, and the conversion of values to types.
 
-An INI inventory and `-e NAME=VALUE` give text, where YAML gives booleans and numbers, and `-e`
-beats whatever a task sets. So each role converts a variable where it uses it: `_NAME` of the role's
-file `vars/main/typed.yml` is `NAME`, converted.
+An INI inventory and `-e NAME=VALUE` give text where YAML gives booleans and numbers, and `-e`
+overrides the facts that a task sets. So each role converts a variable where it is used: `_NAME` of
+the role's file `vars/main/typed.yml` is the converted `NAME`.
+
+Defaults are read from the roles' files, because Ansible knows the defaults of a role only while it
+runs, and one role needs those of others: a node needs the port of Redis.
 """
 
 from __future__ import annotations
@@ -26,21 +29,21 @@ _BOOLEANS = {
 
 
 REMOVED = {
-    "haproxy_private_paths": "the nodes' own paths have a private port, wsnode_internal_port",
-    "haproxy_open_files": "the limit follows haproxy_maxconn",
-    "wsnode_open_files": "the limit follows wsnode_max_connections",
-    "wsnode_name": "it is wsnode_host_name now",
+    "haproxy_private_paths": "the nodes' own paths are on a private port, wsnode_internal_port",
+    "haproxy_open_files": "the limit is computed from haproxy_maxconn",
+    "wsnode_open_files": "the limit is computed from wsnode_max_connections",
+    "wsnode_name": "use wsnode_host_name",
 }
-"""Variables that roles had in an earlier version, and what to use now."""
+"""Variables of earlier versions, and their replacement."""
 
 
 class WrongTypeError(ValueError):
-    """A value that is not, and cannot be converted to, the type of its variable."""
+    """A value that cannot be converted to the type of its variable."""
 
 
 @cache
 def options() -> dict[str, dict[str, Any]]:
-    """Options of all roles by name, as `meta/argument_specs.yml` has them."""
+    """Return the options of all roles by name, from `meta/argument_specs.yml`."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(ROLES.glob("*/meta/argument_specs.yml")):
         found |= yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
@@ -49,7 +52,7 @@ def options() -> dict[str, dict[str, Any]]:
 
 @cache
 def defaults() -> dict[str, Any]:
-    """Defaults of all roles by name; templates are not evaluated."""
+    """Return the defaults of all roles by name; templates are not evaluated."""
     found: dict[str, Any] = {}
     for path in sorted(ROLES.glob("*/defaults/main.yml")):
         found |= yaml.safe_load(path.read_text())
@@ -59,7 +62,7 @@ def defaults() -> dict[str, Any]:
 def typed(value: Any, name: str, host: str = "") -> Any:
     """Convert the value of a role's variable to the type that the role's specification gives it.
 
-    `host` is whose variable it is, for the message of an error.
+    `host` is the owner of the variable, for the message of an error.
 
     Raises:
         WrongTypeError: the value cannot be converted; the message names variable, value and type.
@@ -103,7 +106,7 @@ def _integer(value: Any) -> int:
 
 
 def _number(value: Any, wanted: str = "a number") -> int | float:
-    """A number; a whole one is an integer: `3`, `3.0` and their texts make the same file."""
+    """Convert to a number, a whole one to an integer: `3`, `3.0` and their texts are the same."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise _wrong(value, wanted)
     if re.fullmatch(r"[+-]?\d+", text := str(value).strip(), re.ASCII):
@@ -123,7 +126,7 @@ def _text(value: Any) -> str:
 
 
 def _list(value: Any) -> Sequence[Any]:
-    """A list; text is its elements between commas, as for Ansible, and a number is one element."""
+    """Convert to a list. Text is split at commas, as Ansible does; a number is one element."""
     if value is None:
         return []
     if isinstance(value, int) and not isinstance(value, bool):
@@ -131,7 +134,7 @@ def _list(value: Any) -> Sequence[Any]:
     if isinstance(value, str):
         if value.lstrip().startswith(("[", "{")):
             raise WrongTypeError(
-                "a list, and is text: -e takes it as elements between commas, or all as JSON: "
+                "a list, and is text: write its elements between commas, or -e as JSON: "
                 "-e '{\"NAME\": [...]}'."
             )
         return [element.strip() for element in value.split(",")] if value.strip() else []
@@ -147,16 +150,16 @@ def _dictionary(value: Any) -> Mapping[Any, Any]:
         try:
             value = json.loads(value)
         except ValueError:
-            raise WrongTypeError("a dictionary, and is text that is no JSON.") from None
+            raise WrongTypeError("a dictionary, and is text that is not JSON.") from None
     if not isinstance(value, Mapping):
         raise _wrong(value, "a dictionary", secret=True)
     return value
 
 
 def _chosen(value: Any, choices: Sequence[str] | None) -> Any:
-    """One of the choices, in whatever case.
+    """Return the matching choice; upper and lower case are the same.
 
-    YAML takes an unquoted `no` for false, so what says false is the choice `no`, or `false`.
+    YAML reads an unquoted `no` as false, so a false value is the choice `no` or `false`.
     """
     if not choices or value in choices:
         return value

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "roles" / "fleet" / "filter_plugins"))
+sys.path.insert(0, str(ROOT / "roles" / "fleet" / "plugin_utils"))
 
-from fleet import fleet_mistakes  # noqa: E402
+from inventory_mistakes import fleet_mistakes  # noqa: E402
 
 SOUND = {"wsnode_app": "main:app", "wsnode_app_source": "../examples/tutorial"}
 

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "roles" / "fleet" / "filter_plugins"))
 sys.path.insert(0, str(ROOT / "roles" / "fleet" / "plugin_utils"))
 
 from addresses import (  # noqa: E402
@@ -23,7 +22,8 @@ from addresses import (  # noqa: E402
     missing_addresses,
     netloc,
 )
-from fleet import fleet_members, fleet_mistakes  # noqa: E402
+from cluster_members import fleet_members  # noqa: E402
+from inventory_mistakes import fleet_mistakes  # noqa: E402
 from refusal import refusal  # noqa: E402
 
 GROUPS = {"loadbalancers": ["lb1"], "wsnodes": ["node1"], "redis": ["redis1"]}

@@ -21,9 +21,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 ROOT = Path(__file__).resolve().parents[3]
 ROLE = ROOT / "roles" / "fleet"
-sys.path.insert(0, str(ROLE / "filter_plugins"))
+sys.path.insert(0, str(ROLE / "plugin_utils"))
 
-from fleet import fleet_hostnames, fleet_members, fleet_mistakes, redis_passwords  # noqa: E402
+from cluster_members import fleet_hostnames, fleet_members  # noqa: E402
+from inventory_mistakes import fleet_mistakes  # noqa: E402
+from redis_access import redis_passwords  # noqa: E402
 
 GROUPS = {"loadbalancers": ["lb1"], "wsnodes": ["node1", "node2"], "redis": ["redis1"]}
 HOSTS: dict[str, dict[str, Any]] = {
@@ -114,7 +116,7 @@ def test_a_sound_inventory_has_no_mistake() -> None:
             {"node2": {"wsnode_name": "n2"}},
             "wsnode_name of the host 'node2' does not exist any more",
         ),
-        ({}, {"lb1": {"haproxy_private_paths": []}}, "have a private port, wsnode_internal_port"),
+        ({}, {"lb1": {"haproxy_private_paths": []}}, "are on a private port, wsnode_internal_port"),
         ({}, {"node2": {"fleet_address": "n2.test"}}, "set fleet_address, or firewall_enabled"),
         (
             {},

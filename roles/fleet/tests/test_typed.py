@@ -79,10 +79,10 @@ def test_values_are_converted(name: str, value: Any, expected: Any) -> None:
         ("wsnode_drain_delay", "1e999", "a number, and is '1e999'."),
         ("redis_password", ["secret"], "redis_password must be text, and is a list."),
         ("redis_appendfsync", "never", "one of everysec, always, no, and is 'never'."),
-        ("firewall_ssh_ports", "[22, 2222]", "a list, and is text: -e takes it as"),
+        ("firewall_ssh_ports", "[22, 2222]", "a list, and is text: write its elements"),
         ("firewall_ssh_ports", "22,ssh", "a whole number, and is 'ssh'."),
         ("firewall_ssh_ports", True, "a list, and is a bool."),
-        ("wsnode_config", "{secret", "a dictionary, and is text that is no JSON."),
+        ("wsnode_config", "{secret", "a dictionary, and is text that is not JSON."),
         ("wsnode_config", ["secret"], "a dictionary, and is a list."),
     ],
 )

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Tell a running HAProxy on which ports it checks the nodes."""
+"""Set the ports of the health checks of a running HAProxy."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ DOCUMENTATION = r"""
 module: haproxy_check_ports
 short_description: Ports of the health checks of a running HAProxy
 description:
-  - Sets the port that HAProxy checks a server on, in all backends that have the server. The
-    configuration file says the same for the next start.
-  - A HAProxy that does not run, and a server that it does not have, are no errors. A process that
-    is started later has what the file says.
+  - Sets the port of a server's health checks in all backends that have the server. The
+    configuration file has the same port for the next start.
+  - A stopped HAProxy and an unknown server are no errors; a later process reads the file.
 options:
   ports:
-    description: The port of each server, by its name.
+    description: The port of each server by its name.
     type: dict
     required: true
   socket:
@@ -46,7 +45,7 @@ STOPPED = "0"
 
 
 class RefusedError(Exception):
-    """HAProxy did not do what it was asked for."""
+    """HAProxy refused a command."""
 
 
 def ask(path: str, command: str) -> str:
@@ -62,7 +61,7 @@ def ask(path: str, command: str) -> str:
 def differing(state: str, ports: dict[str, int]) -> list[dict[str, str]]:
     """Return the rows of `show servers state` of servers that are checked on another port.
 
-    A server without a port of its own for checks has 0 there, and is checked on its port.
+    A check port of 0 is the server's own port.
     """
     rows = csv.DictReader(state.partition("# ")[2].splitlines(), delimiter=" ")
     return [
@@ -74,10 +73,10 @@ def differing(state: str, ports: dict[str, int]) -> list[dict[str, str]]:
 
 
 def set_port(path: str, row: dict[str, str], port: int) -> None:
-    """Set the port that a server is checked on.
+    """Set the port of a server's health checks.
 
     Raises:
-        RefusedError: HAProxy does not do it.
+        RefusedError: HAProxy refuses it.
     """
     command = f"set server {row['be_name']}/{row['srv_name']} check-port {port}"
     if answer := ask(path, command):

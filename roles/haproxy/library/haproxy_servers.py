@@ -8,6 +8,7 @@ import io
 import ipaddress
 import re
 import socket
+import time
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -17,19 +18,18 @@ DOCUMENTATION = r"""
 module: haproxy_servers
 short_description: Servers of a running HAProxy, as its configuration has them
 description:
-  - Adds and deletes servers of backends through the admin socket, which HAProxy can from 3.0 on
-    with all that a server line of ours says. No reload means no old process that lingers with the
-    open WebSockets.
-  - Reloads nothing itself. Where a reload is needed O(ignore:reload) of the result says why.
+  - Adds and deletes servers of backends through the admin socket, which HAProxy supports from 3.0
+    on. A reload would leave an old process with the open WebSockets.
+  - Reloads nothing itself. If a reload is needed, O(ignore:reload) of the result says why.
 options:
   config:
     description:
-      - Text of the configuration file. The servers of the backends are read from it, and in its
-        C(setenv WSFLEET_SETTINGS) the mark of all else that a process must have been started with.
+      - Text of the configuration file, with the servers of the backends, and with a hash of all
+        other settings in C(setenv WSFLEET_SETTINGS), the mark of a process.
     type: str
     required: true
   backends:
-    description: Backends whose servers are the nodes; not every configuration has all of them.
+    description: Backends whose servers are the nodes. A missing backend is ignored.
     type: list
     elements: str
     default: [nodes, static, console]
@@ -38,14 +38,20 @@ options:
     type: path
     default: /run/haproxy/admin.sock
   wait:
-    description: Seconds that a server which goes may take to end its last connections.
+    description: Seconds to wait for the last connections of a removed server.
     type: int
     default: 5
+  timeout:
+    description:
+      - Seconds that check mode waits until the process agrees with the configuration. After a
+        reload, the new process takes a while to start.
+    type: int
+    default: 0
 author: wsfleet
 """
 
 EXAMPLES = r"""
-- name: Tell the running process which servers there are
+- name: Add and delete servers of the running process
   haproxy_servers:
     config: "{{ lookup('ansible.builtin.template', 'haproxy.cfg.j2') }}"
   register: _haproxy_running
@@ -53,17 +59,16 @@ EXAMPLES = r"""
 
 RETURN = r"""
 reload:
-  description: Why the process must be reloaded; empty if it has all that the configuration has.
+  description: Why the process must be reloaded; empty if it agrees with the configuration.
   type: str
   returned: always
 added:
   description:
-    - Servers that it did not have, or had with another address, cookie, port for checks or use of
-      TLS.
+    - New servers, and those whose address, cookie, port of health checks or use of TLS changed.
   type: list
   returned: always
 removed:
-  description: Servers that it should not have, or not like that.
+  description: Deleted servers, and those that changed.
   type: list
   returned: always
 """
@@ -71,12 +76,12 @@ removed:
 MARK = "WSFLEET_SETTINGS"
 BACKENDS = ["nodes", "static", "console"]
 FIRST_RELEASE = (3, 0)
-"""Before it `add server` knows no cookie."""
+"""The first release whose `add server` accepts a cookie."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """What both the configuration and a running process say of a server of a backend."""
+    """A server of a backend, as a configuration or a running process has it."""
 
     backend: str
     name: str
@@ -86,7 +91,7 @@ class Server:
     tls: bool
 
     def __str__(self) -> str:
-        """In the words of a configuration."""
+        """Return the server as a line of a configuration."""
         tls = " ssl" if self.tls else ""
         check = f"check port {self.check_port}"
         cookie = self.cookie or "-"
@@ -100,18 +105,18 @@ class Server:
 
 @dataclass(frozen=True)
 class Config:
-    """What a configuration says: its mark, and server lines (without their first word)."""
+    """A configuration: its mark, and its server lines without their first word."""
 
     mark: str
     lines: dict[Server, str]
 
 
 class Refused(Exception):  # noqa: N818 - it is HAProxy's word
-    """HAProxy did not do what it was asked for."""
+    """HAProxy refused a command."""
 
 
 def parse_config(text: str, backends: Container[str]) -> Config:
-    """Read what matters here, of these backends.
+    """Read the mark, and the servers of these backends.
 
     Raises:
         ValueError: it has no mark.
@@ -142,7 +147,7 @@ def port_of(address: str) -> str:
 
 
 def numeric(address: str) -> str:
-    """HOST:PORT as HAProxy tells it: names are resolved, IPv6 has brackets."""
+    """Return HOST:PORT as HAProxy prints it: names are resolved, IPv6 has brackets."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     try:
@@ -151,16 +156,15 @@ def numeric(address: str) -> str:
         try:
             ip = ipaddress.ip_address(socket.getaddrinfo(host, None)[0][4][0])
         except OSError:
-            return address  # HAProxy will not know it either, and says so when it reads the file
+            return address  # HAProxy reports it when it reads the file
     return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
 
 
 def parse_state(text: str) -> dict[tuple[str, str], tuple[int, bool]]:
-    """Return each server's port for checks, and whether it speaks TLS, of `show servers state`.
+    """Read `show servers state`: the port of health checks and the use of TLS.
 
-    Servers have their backend's name and their own.
-
-    The port is 0 where HAProxy checks the server's own.
+    The keys are the names of the backend and the server. The port is 0 if HAProxy checks the
+    server's own port.
     """
     rows = csv.DictReader(text.partition("# ")[2].splitlines(), delimiter=" ")
     return {
@@ -172,7 +176,7 @@ def parse_state(text: str) -> dict[tuple[str, str], tuple[int, bool]]:
 def parse_stat(
     text: str, backends: Container[str], state: Mapping[tuple[str, str], tuple[int, bool]]
 ) -> set[Server]:
-    """Return the servers of these backends, of `show stat` and what `parse_state` returns."""
+    """Return the servers of these backends, from `show stat` and the result of `parse_state`."""
     rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
     servers = set()
     for row in rows:
@@ -187,7 +191,7 @@ def parse_stat(
 def steps(
     wanted: Iterable[Server], running: Iterable[Server]
 ) -> tuple[list[Server], list[Server], list[Server]]:
-    """Say what to add, what to delete, and what to add after that because its name was taken."""
+    """Return servers to add, to delete, and to add after that because their name was in use."""
     wanted, running = set(wanted), set(running)
     names = {server.full_name for server in running}
     new, gone = wanted - running, running - wanted
@@ -203,7 +207,7 @@ def steps(
 
 
 class Process:
-    """The process behind an admin socket."""
+    """A client of the admin socket of a HAProxy process."""
 
     def __init__(self, path: str, backends: Container[str], wait: int) -> None:
         self._path = path
@@ -220,10 +224,10 @@ class Process:
             return b"".join(iter(lambda: connection.recv(65536), b"")).decode().strip()
 
     def _must(self, command: str, answer: str = "") -> None:
-        """Send one command that has one good answer.
+        """Send one command and check its answer.
 
         Raises:
-            Refused: it was another one.
+            Refused: the answer is another one.
         """
         said = self.ask(command)
         if said != answer:
@@ -231,7 +235,7 @@ class Process:
 
     @property
     def mark(self) -> str:
-        """The mark of the settings that it was started with."""
+        """The mark of the settings of its start."""
         return self.ask(f"show env {MARK}").removeprefix(f"{MARK}=")
 
     @property
@@ -247,14 +251,14 @@ class Process:
         return parse_stat(self.ask("show stat"), self._backends, state)
 
     def add(self, server: Server, line: str) -> None:
-        """Add a server by its line; it takes clients at once, and is checked."""
+        """Add a server by its line, with health checks; it takes clients at once."""
         name = server.full_name
         self._must(f"add server {server.backend}/{line}", "New server registered.")
         self._must(f"enable health {name}")
         self._must(f"enable server {name}")
 
     def delete(self, server: Server) -> None:
-        """Delete a server, when its last connection has ended."""
+        """Delete a server after its last connection has ended."""
         name = server.full_name
         self._must(f"set server {name} state maint")
         self._must(f"wait {self._wait}s srv-removable {name}", "Done.")
@@ -262,7 +266,7 @@ class Process:
 
 
 def why_reload(process: Process, config: Config, *, check: bool) -> str:
-    """Change the servers, and say why that was not enough, if it was not."""
+    """Change the servers; return why a reload is needed, or an empty text."""
     if process.mark != config.mark:
         return "settings other than the servers changed"
     first, gone, then = steps(config.lines, process.servers)
@@ -282,7 +286,7 @@ def why_reload(process: Process, config: Config, *, check: bool) -> str:
             process.add(server, config.lines[server])
     except Refused as error:
         return str(error)
-    return "" if process.servers == set(config.lines) else "it has not the servers it was told"
+    return "" if process.servers == set(config.lines) else "its servers still differ"
 
 
 def main() -> None:
@@ -293,6 +297,7 @@ def main() -> None:
             "backends": {"type": "list", "elements": "str", "default": BACKENDS},
             "socket": {"type": "path", "default": "/run/haproxy/admin.sock"},
             "wait": {"type": "int", "default": 5},
+            "timeout": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )
@@ -302,14 +307,19 @@ def main() -> None:
     except ValueError as error:
         module.fail_json(msg=str(error))
     process = Process(params["socket"], params["backends"], params["wait"])
-    try:
-        before = process.servers
-        reload = why_reload(process, config, check=module.check_mode)
-    except OSError as error:
-        if not module.check_mode:
-            module.fail_json(msg=f"HAProxy does not answer on {params['socket']}: {error}")
-        # Before the first run there is none.
-        before, reload = set(), "HAProxy does not run"
+    deadline = time.monotonic() + (params["timeout"] if module.check_mode else 0)
+    while True:
+        try:
+            before = process.servers
+            reload = why_reload(process, config, check=module.check_mode)
+        except OSError as error:
+            if not module.check_mode:
+                module.fail_json(msg=f"HAProxy does not answer on {params['socket']}: {error}")
+            # Before the first run there is none.
+            before, reload = set(), "HAProxy does not run"
+        if not reload or time.monotonic() >= deadline:
+            break
+        time.sleep(0.2)
     after = set(config.lines)
 
     def text(servers: set[Server]) -> str:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import socketserver
+import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +27,7 @@ from haproxy_servers import (
     why_reload,
 )
 
+MODULE = Path(__file__).resolve().parents[1] / "library" / "haproxy_servers.py"
 CONFIG = """\
 global
     setenv WSFLEET_SETTINGS 0123
@@ -238,4 +244,62 @@ def test_a_process_that_did_not_obey_wants_a_reload() -> None:
         def ask(self, command: str) -> str:
             return "New server registered." if command.startswith("add") else super().ask(command)
 
-    assert why_reload(Liar(N1), config(N1, N3), check=False) == "it has not the servers it was told"
+    assert why_reload(Liar(N1), config(N1, N3), check=False) == "its servers still differ"
+
+
+class AdminSocket(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """The admin socket of a process whose settings are old for its first answers."""
+
+    daemon_threads = True
+
+    def __init__(self, path: Path, old_answers: float) -> None:
+        super().__init__(str(path), Commands)
+        self.process = Running(N1)
+        self.old_answers = old_answers
+
+
+class Commands(socketserver.StreamRequestHandler):
+    """Answers one command."""
+
+    server: AdminSocket
+
+    def handle(self) -> None:
+        """Answer as `Running` does, or with another mark."""
+        command = self.rfile.readline().decode()
+        answer = self.server.process.ask(command)
+        if command.startswith("show env") and self.server.old_answers > 0:
+            self.server.old_answers -= 1
+            answer = "WSFLEET_SETTINGS=old"
+        self.wfile.write(answer.encode())
+
+
+@pytest.mark.parametrize(
+    ("old_answers", "timeout", "reload"),
+    [
+        (3, 60, ""),
+        (float("inf"), 1, "settings other than the servers changed"),
+    ],
+)
+def test_check_mode_waits_for_a_reload(
+    tmp_path: Path, old_answers: float, timeout: int, reload: str
+) -> None:
+    """It returns when the new process answers, or after the timeout with what is still missing."""
+    arguments = {
+        "config": CONFIG.replace("    server n2", "    # server n2"),
+        "backends": ["nodes"],
+        "socket": str(tmp_path / "admin"),
+        "timeout": timeout,
+        "_ansible_check_mode": True,
+    }
+    with AdminSocket(tmp_path / "admin", old_answers) as admin:
+        threading.Thread(target=admin.serve_forever, args=(0.05,), daemon=True).start()
+        done = subprocess.run(
+            [sys.executable, MODULE],
+            input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        admin.shutdown()
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert result.get("reload") == reload, result

@@ -32,8 +32,8 @@ HEADERS = {
 }
 
 
-class Wish(Struct):
-    """A request for a node's desired state; `force` drains the last ready node as well."""
+class DrainRequest(Struct):
+    """The body of a request to drain or undrain a node; `force` drains the last ready one, too."""
 
     node: str
     force: bool = False
@@ -53,7 +53,7 @@ def create_console(node: Node) -> FastAPI:
     """Return the application below `/console`."""
     cluster = Cluster(node)
     node.background.append(Recorder(node).run)
-    keys_of_api, wishes = KeyCheck(node.config.http_api.accepted), Reader(Wish)
+    keys_of_api, requests = KeyCheck(node.config.http_api.accepted), Reader(DrainRequest)
 
     async def check_key(request: Request) -> None:
         query = request.scope["query_string"]
@@ -80,22 +80,22 @@ def create_console(node: Node) -> FastAPI:
             **await cluster.look(),
         }
 
-    async def read(request: Request) -> Wish:
+    async def read(request: Request) -> DrainRequest:
         try:
-            wish: Wish = wishes.read(await request.body())
+            drain_request: DrainRequest = requests.read(await request.body())
         except RequestError as error:
             raise HTTPException(error.status, str(error)) from None
-        return wish
+        return drain_request
 
     @api.post("/drain", status_code=204)
     async def drain(request: Request) -> None:
         """Set a node's desired state to drained, as `wsfleet drain` does."""
-        await _want(cluster, await read(request), DRAIN)
+        await _set_desired_state(cluster, await read(request), DRAIN)
 
     @api.post("/undrain", status_code=204)
     async def undrain(request: Request) -> None:
         """Set a node's desired state to serving, as `wsfleet undrain` does."""
-        await _want(cluster, await read(request), SERVE)
+        await _set_desired_state(cluster, await read(request), SERVE)
 
     console = FastAPI(openapi_url=None)
     console.include_router(api)
@@ -103,11 +103,11 @@ def create_console(node: Node) -> FastAPI:
     return console
 
 
-async def _want(cluster: Cluster, wish: Wish, wanted: str) -> None:
+async def _set_desired_state(cluster: Cluster, request: DrainRequest, state: str) -> None:
     try:
-        await cluster.want(wish.node, wanted, force=wish.force)
+        await cluster.want(request.node, state, force=request.force)
     except KeyError:
-        raise HTTPException(404, f"there is no node {wish.node}") from None
+        raise HTTPException(404, f"there is no node {request.node}") from None
     except LastReadyNodeError:
         raise HTTPException(
             409, "No other node is ready, so its clients could go nowhere."

@@ -14,6 +14,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 from websockets.utils import accept_key
 
+from lab.waiting import TIMEOUT
 from tests.support.websocket_server import Serve
 from wsfleet.cli.access.endpoint import parse_url
 from wsfleet.cli.access.websocket_client import (
@@ -148,6 +149,6 @@ async def test_a_peer_gone_without_a_word_is_given_up(monkeypatch: pytest.Monkey
         port = server.sockets[0].getsockname()[1]
         client = Client()
         await client.connect(parse_url(f"http://127.0.0.1:{port}"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT):
             with contextlib.suppress(WSError):
                 await client.transport.wait_disconnected()

@@ -16,7 +16,7 @@ import pytest
 import redis
 from websockets.sync.client import connect
 
-from lab.waiting import until
+from lab.waiting import TIMEOUT, until
 from tests.support.command import COMMAND, wsfleet
 from tests.support.fleet import Rig, running_fleet
 from tests.support.fleet_clients import node_of, through_haproxy
@@ -160,7 +160,7 @@ def test_ctrl_c_ends_the_waiting_only(three: Rig) -> None:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("host3-8001: ")
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=TIMEOUT)
         node.send_signal(signal.SIGCONT)
         assert process.returncode == 130
         assert "wsfleet undrain host3-8001" in stderr

@@ -17,8 +17,10 @@ from tests.support.fleet import Rig
 from tests.support.websocket_server import Serve
 
 #: 4 clients and 20 messages: message n is client n % 4's, and has 3 receivers.
-OPTIONS = ("--clients", 4, "--rate", 40, "--duration", 0.5, "--drain", 0.5, "--json")
+OPTIONS = ("--clients", 4, "--rate", 40, "--duration", 0.5, "--json")
 MESSAGES, RECEIVERS = 20, 3
+#: For runs where something is missing to the end: they wait for it as long as this.
+SHORT_DRAIN = ("--drain", 2)
 
 
 class Node:
@@ -59,10 +61,10 @@ def node() -> Node:
     return Node()
 
 
-async def loaded(serve: Serve, node: Node, **options: Any) -> Outcome:
+async def loaded(serve: Serve, node: Node, *options: Any, **serving: Any) -> Outcome:
     """Run the command against the node."""
-    url = await serve(node.handle, **options)
-    return await asyncio.to_thread(wsfleet, "load", url, *OPTIONS)
+    url = await serve(node.handle, **serving)
+    return await asyncio.to_thread(wsfleet, "load", url, *OPTIONS, *options)
 
 
 @pytest.mark.usefixtures("processes")
@@ -84,7 +86,7 @@ async def test_a_faultless_node_passes(serve_websocket: Serve, node: Node) -> No
 async def test_a_lost_message_is_found(serve_websocket: Serve, node: Node) -> None:
     """A message nobody got is lost once for each receiver: exit code 1."""
     node.copies = lambda number, own: 0 if own or number == 7 else 1
-    outcome = await loaded(serve_websocket, node)
+    outcome = await loaded(serve_websocket, node, *SHORT_DRAIN)
     assert outcome.code == 1
     assert outcome.document["lost"] == RECEIVERS
     assert outcome.document["duplicated"] == 0
@@ -123,7 +125,7 @@ async def test_an_echo_is_found(serve_websocket: Serve, node: Node) -> None:
 async def test_errors_are_counted_by_code(serve_websocket: Serve, node: Node) -> None:
     """An error frame stands for its message's ack: counted, and the message unacknowledged."""
     node.answer = lambda n: {"type": "error", "code": "unavailable"} if n == 2 else {"type": "ack"}
-    outcome = await loaded(serve_websocket, node)
+    outcome = await loaded(serve_websocket, node, *SHORT_DRAIN)
     assert outcome.code == 1
     assert outcome.document["errors"] == {"unavailable": 1}
     assert outcome.document["acknowledged"] == MESSAGES - 1
@@ -134,7 +136,7 @@ async def test_errors_are_counted_by_code(serve_websocket: Serve, node: Node) ->
 async def test_a_missing_ack_is_found(serve_websocket: Serve, node: Node) -> None:
     """A message that is never answered is unacknowledged: exit code 1."""
     node.answer = lambda n: None if n == MESSAGES - 1 else {"type": "ack"}
-    outcome = await loaded(serve_websocket, node)
+    outcome = await loaded(serve_websocket, node, *SHORT_DRAIN)
     assert outcome.code == 1
     assert outcome.document["unacknowledged"] == 1
 
@@ -153,10 +155,12 @@ async def test_a_cut_client_is_counted(serve_websocket: Serve, node: Node) -> No
             await connection.close(1013)
 
     url = await serve_websocket(cut)
-    outcome = await asyncio.to_thread(wsfleet, "load", url, *OPTIONS)
+    outcome = await asyncio.to_thread(wsfleet, "load", url, *OPTIONS, *SHORT_DRAIN)
     assert outcome.code == 1
     assert outcome.document["disconnected"] == {"1013": 1}
-    assert outcome.document["unsent"] == MESSAGES // 4 - 1
+    # It may have sent another message before the close frame came.
+    assert 0 < outcome.document["unsent"] < MESSAGES // 4
+    assert outcome.document["unsent"] + outcome.document["sent"] == MESSAGES
 
 
 @pytest.mark.usefixtures("processes")
@@ -182,7 +186,7 @@ async def test_ctrl_c_still_draws_up_the_books(serve_websocket: Serve, node: Nod
     url = await serve_websocket(node.handle)
     command = [*COMMAND, "load", url, "--clients", "3", "--rate", "2", "--duration", "600"]
     run = await asyncio.create_subprocess_exec(*command, "--json", stdout=asyncio.subprocess.PIPE)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         await node.first.wait()
         run.send_signal(signal.SIGINT)
         out, _ = await run.communicate()

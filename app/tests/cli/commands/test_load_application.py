@@ -11,6 +11,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.http11 import Response
 
+from lab.waiting import TIMEOUT
 from tests.support.command import COMMAND, wsfleet
 from tests.support.fleet import Rig
 from tests.support.websocket_server import Serve
@@ -162,7 +163,7 @@ async def test_the_sending_ends_when_nothing_comes_back(
     endpoint = parse_url(await serve_websocket(swallow) + "/any")
     plan = LoadPlan(clients=2, rate=50, duration=600, drain=0)
     run = ApplicationRun(endpoint, plan, TokenMessage("{token}"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(TIMEOUT):
         await run.execute()
     assert run.unreturned == run.tally.sent < plan.messages
 

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from lab.waiting import TIMEOUT
 from tests.support.command import COMMAND, wsfleet
 from tests.support.fleet import Rig
 from wsfleet.cli.measure.health import HealthHistory, judge
@@ -112,7 +113,7 @@ def test_a_node_that_dies_is_noticed(own_fleet: Rig, direct: bool) -> None:
             assert len(lines) < 100
     finally:
         watch.send_signal(signal.SIGINT)
-        rest, _ = watch.communicate(timeout=20)
+        rest, _ = watch.communicate(timeout=TIMEOUT)
     assert watch.returncode == 1
     assert "host2-8001:" in rest
     assert "checks failed" in rest
@@ -138,7 +139,7 @@ def test_ctrl_c_ends_it_well(fleet: Rig) -> None:
     assert watch.stdout is not None
     assert "healthy" in watch.stdout.readline()
     watch.send_signal(signal.SIGINT)
-    out, err = watch.communicate(timeout=20)
+    out, err = watch.communicate(timeout=TIMEOUT)
     assert watch.returncode == 0
     assert "1 rounds, 0 failures" in out
     assert err == ""
@@ -216,7 +217,7 @@ def test_a_node_of_an_application_that_dies_is_noticed(own_guests: Rig) -> None:
             assert len(lines) < 100
     finally:
         watch.send_signal(signal.SIGINT)
-        watch.communicate(timeout=20)
+        watch.communicate(timeout=TIMEOUT)
     assert watch.returncode == 1
 
 

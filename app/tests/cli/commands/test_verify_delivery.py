@@ -18,7 +18,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosedError
 
 from lab.processes import process
-from lab.waiting import settled, until
+from lab.waiting import TIMEOUT, settled, until
 from tests.support.command import COMMAND, wsfleet
 from tests.support.fleet import Rig
 from tests.support.nodes import StartNode
@@ -123,7 +123,7 @@ def test_ctrl_c_ends_the_publishing(fleet: Rig) -> None:
                     "they publish",
                 )
             child.send_signal(signal.SIGINT)
-            stdout, _ = child.communicate(timeout=40)
+            stdout, _ = child.communicate(timeout=TIMEOUT)
         finally:
             child.kill()
     report = json.loads(stdout)

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.redis import RedisServer
 from tests.support.sdk import CONFIG, sdk, subscribed
@@ -102,7 +102,7 @@ class Raw:
 
     async def close_code(self) -> int | None:
         """Wait for the end; the code of the server's close frame."""
-        await asyncio.wait_for(self._reader, 10)
+        await asyncio.wait_for(self._reader, TIMEOUT)
         return self.websocket.close_code
 
 
@@ -208,7 +208,7 @@ async def test_an_old_farewell_does_not_take_a_newer_subscription_out(
         await client.ask(subscribe={"channel": "room"})
         called, go_on = pause(monkeypatch, node.node.broker, "presence_remove")
         await api("unsubscribe", user="v", channel="room")
-        await asyncio.wait_for(called.wait(), 10)
+        await asyncio.wait_for(called.wait(), TIMEOUT)
         assert "subscribe" in await client.ask(subscribe={"channel": "room"})
         go_on.set()
 
@@ -238,7 +238,7 @@ async def test_unsubscribe_holds_for_a_subscribe_under_way(
         number = await client.tell(
             subscribe={"channel": "room", "recover": True, "recoverable": True}
         )
-        await asyncio.wait_for(called.wait(), 10)
+        await asyncio.wait_for(called.wait(), TIMEOUT)
         await api("unsubscribe", user="v", channel=channel)
         await settled(lambda: "room" not in client_of(node, "v").subscriptions.table, "ended")
         await api("publish", channel="room", data="after")
@@ -259,7 +259,7 @@ async def test_unsubscribe_holds_for_a_subscribe_that_fails_meanwhile(
     async with raw(node, "v") as client:
         called, go_on = pause(monkeypatch, node.node.broker, "presence_add")
         number = await client.tell(subscribe={"channel": "room"})
-        await asyncio.wait_for(called.wait(), 10)
+        await asyncio.wait_for(called.wait(), TIMEOUT)
         await api("unsubscribe", user="v", channel="room")
         await settled(lambda: "room" not in client_of(node, "v").subscriptions.table, "ended")
         redis_process.kill()
@@ -276,7 +276,7 @@ async def test_unsubscribe_holds_for_a_subscribe_of_the_api(
     async with raw(node, "v") as client:
         called, go_on = pause(monkeypatch, node.node.broker, "presence_add")
         await api("subscribe", user="v", channel="room")
-        await asyncio.wait_for(called.wait(), 10)
+        await asyncio.wait_for(called.wait(), TIMEOUT)
         await api("unsubscribe", user="v", channel="room")
         await settled(lambda: "room" not in client_of(node, "v").subscriptions.table, "ended")
         await api("subscribe", user="v", channel="room")
@@ -297,7 +297,7 @@ async def test_unsubscribe_holds_for_a_connect_under_way(
         number = await client.tell(
             connect={"token": token("v", subs={"one": {}, "two": {}, "three": {}})}
         )
-        await asyncio.wait_for(called.wait(), 10)
+        await asyncio.wait_for(called.wait(), TIMEOUT)
         await api("unsubscribe", user="v", channel="two")
         await settled(lambda: "two" not in client_of(node, "v").subscriptions.table, "ended")
         go_on.set()
@@ -317,7 +317,7 @@ async def test_what_ends_connections_holds_for_a_connect_under_way(
     async with raw(node, connected=False) as client:
         called, go_on = pause(monkeypatch, node.node.broker, "presence_add")
         number = await client.tell(connect={"token": token("v", jti="id", subs={"one": {}})})
-        await asyncio.wait_for(called.wait(), 10)
+        await asyncio.wait_for(called.wait(), TIMEOUT)
         await api(method, **({"uid": "id"} if method == "revoke_token" else {"user": "v"}))
         assert await client.close_code() == code
         go_on.set()
@@ -334,7 +334,7 @@ async def test_refresh_holds_for_a_connect_under_way(
     async with raw(node, connected=False) as client:
         called, go_on = pause(monkeypatch, node.node.broker, "presence_add")
         number = await client.tell(connect={"token": token("v")})
-        await asyncio.wait_for(called.wait(), 10)
+        await asyncio.wait_for(called.wait(), TIMEOUT)
         await api("refresh", user="v", expire_at=int(time.time()) + 600)
         await settled(lambda: client_of(node, "v")._connecting._expire_at > 0, "heard")
         go_on.set()
@@ -352,9 +352,9 @@ async def test_disconnect_holds_for_a_plain_client_that_is_just_in(
     called, go_on = pause(monkeypatch, node.node.client_names, "open")
     headers = {"Authorization": f"Bearer {token('v')}"}
     async with node.connect(additional_headers=headers) as plain:
-        await asyncio.wait_for(called.wait(), 10)
+        await asyncio.wait_for(called.wait(), TIMEOUT)
         await api("disconnect", user="v")
-        await asyncio.wait_for(plain.wait_closed(), 5)
+        await asyncio.wait_for(plain.wait_closed(), TIMEOUT)
         assert plain.close_code == 3503
         go_on.set()
     await settled(lambda: not node.node.users.of("v"), "gone")
@@ -427,7 +427,7 @@ async def test_a_token_that_is_revoked_while_it_is_checked_counts_for_nothing(
 
         monkeypatch.setattr(node.node.denylist, "revoked", slow)
         await client.tell(**{command: {"channel": "closed:a", "token": shown}})
-        await asyncio.wait_for(called.wait(), 10)
+        await asyncio.wait_for(called.wait(), TIMEOUT)
         await api("revoke_token", uid="bad")
         await settled(lambda: "closed:a" not in client_of(node, "v").subscriptions.table, "ended")
         go_on.set()

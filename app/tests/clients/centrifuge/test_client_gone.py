@@ -10,7 +10,7 @@ import jwt
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.peer import Peer
 from tests.support.redis import RedisServer
@@ -126,7 +126,7 @@ async def test_a_plain_message_before_the_close_is_carried_out(
             await client.send(f'{{"n": {number}}}')
         await client.close()
         for number in range(50):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(TIMEOUT):
                 assert f'"data":{{"n": {number}}}' in await listener.recv()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.peer import Peer
 from wsfleet.channels.publication import Member
@@ -65,7 +65,7 @@ async def test_who_leaves_during_a_renewal_does_not_come_back(
         await settled(lambda: gate.waiting == ["room"], "a renewal is under way")
         if how == "unsubscribes":
             await ann.ask(UnsubscribeRequest("room"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(TIMEOUT):
         while await present(store, "room"):
             await asyncio.sleep(0.01)
     joined = asyncio.Event()

@@ -134,11 +134,15 @@ async def store(backend: RedisServer | MemoryServer) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def start_node(backend: RedisServer | MemoryServer) -> AsyncIterator[StartNode]:
+async def start_node(
+    backend: RedisServer | MemoryServer, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[StartNode]:
     """Start a node; keywords are settings. Heartbeats are quick, so that tests are.
 
     Redis has as long to answer as on a busy machine: a test whose Redis hangs sets a shorter time.
+    So have the probes of pub/sub, whose loss costs clients of the plain protocol messages.
     """
+    monkeypatch.setattr("wsfleet.broker.pubsub.PROBES_MISSED", 25)
     running: list[RunningNode] = []
 
     async def start(

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 import wsfleet.console
-from lab.waiting import settled
+from lab.waiting import TIMEOUT, settled
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.topologies import SentinelTopology
 from wsfleet.console import samples
@@ -272,7 +272,7 @@ async def test_what_a_node_did_is_kept_for_the_charts(pair: Pair, http: httpx.As
     """A message at one node and its delivery by the other are in the nodes' samples."""
     async with pair[0].connect() as sender, pair[1].connect() as listener:
         await sender.send("hello")
-        await listener.recv()
+        await asyncio.wait_for(listener.recv(), TIMEOUT)
 
         async def sampled() -> bool:
             drawn = (await look(http))["series"]

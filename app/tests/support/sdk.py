@@ -40,8 +40,6 @@ client:
   allow_anonymous_connect_without_token: true
   allowed_origins: ["*"]
   subscribe_to_user_personal_channel: {{enabled: true}}
-  ping_interval: 1s
-  pong_timeout: 0.5s
 channel:
   without_namespace:{OPEN_CHANNEL}  namespaces:
     - name: small

@@ -332,9 +332,14 @@ async def test_a_bad_token_is_final(pair: Pair) -> None:
     assert client.state is ClientState.DISCONNECTED
 
 
-async def test_pings_are_answered_and_their_lack_is_noticed(pair: Pair) -> None:
+async def test_pings_are_answered_and_their_lack_is_noticed(
+    start_node: StartNode, tmp_path: Path
+) -> None:
     """An SDK answers; a client that does not is disconnected with 3012."""
-    one, _ = pair
+    path = tmp_path / "config.yml"
+    pings = "client:\n  ping_interval: 1s\n  pong_timeout: 0.9s\n"
+    path.write_text(CONFIG.replace("client:\n", pings, 1))
+    one = await start_node(config=path)
     async with sdk(one) as client:
         await asyncio.sleep(2.5)
         assert client.state is ClientState.CONNECTED

@@ -31,11 +31,14 @@ SHARED = [f"room{number}" for number in range(60)]
 
 
 @pytest.fixture
-async def node(start_node: StartNode, tmp_path: Path) -> RunningNode:
+async def node(
+    request: pytest.FixtureRequest, start_node: StartNode, tmp_path: Path
+) -> RunningNode:
     """A node with a key for its API; with slow probes, so that no command is missed under load."""
     path = tmp_path / "config.yml"
     path.write_text(CONFIG + f'http_api: {{key: "{KEY}"}}\n')
-    return await start_node(config=path, heartbeat_interval=5.0, node_dead_after=20.0)
+    probes = {"heartbeat_interval": 5.0, "node_dead_after": 20.0}
+    return await start_node(config=path, **probes, **getattr(request, "param", {}))
 
 
 class Api:
@@ -484,6 +487,7 @@ class Fault:
         monkeypatch.setattr(store, "owner", counted)
 
 
+@pytest.mark.parametrize("node", [{"redis_timeout": 0.5}], indirect=True, ids=[""])
 @pytest.mark.parametrize("fault", ["freeze", "kill"])
 async def test_redis_is_lost_at_each_step_of_a_client(
     node: RunningNode,

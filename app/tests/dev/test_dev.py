@@ -5,7 +5,6 @@ import contextlib
 import signal
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -28,7 +27,7 @@ FOREIGN = {"Origin": "https://example.com"}
 async def test_a_restart_loses_no_message(tmp_path: Path) -> None:
     """What is published before, while and after a node restarts reaches an SDK client once."""
     async with running_dev(tmp_path) as dev, dev.api() as api:
-        node = cast(RunningNode, SimpleNamespace(url=dev.url))
+        node = cast(RunningNode, dev)
         async with sdk(node) as client:
             _, events = await subscribed(client, "news")
             publishing = asyncio.create_task(_publish(api, 300))
@@ -151,7 +150,7 @@ async def test_a_port_in_use_is_an_error(tmp_path: Path) -> None:
 async def test_ctrl_c_ends_all_processes(tmp_path: Path, *, group: bool) -> None:
     """The exit code is 0, and there is no traceback."""
     async with running_dev(tmp_path) as dev:
-        node = cast(RunningNode, SimpleNamespace(url=dev.url))
+        node = cast(RunningNode, dev)
         async with sdk(node):
             assert await dev.gone(dev.signal(signal.SIGINT, group=group)) == 0
     assert "Traceback" not in dev.text

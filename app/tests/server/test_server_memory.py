@@ -66,7 +66,7 @@ async def _plain_clients_talk(port: int) -> None:
 
 async def _a_client_recovers(http: httpx.AsyncClient) -> None:
     api = Api(http)
-    node = cast(RunningNode, SimpleNamespace(url=str(http.base_url)))
+    node = cast(RunningNode, SimpleNamespace(client_url=str(http.base_url)))
     async with sdk(node) as client:
         _, events = await subscribed(client, "news")
         first = await api("publish", channel="news", data=0, idempotency_key="once")

@@ -46,7 +46,7 @@ class Dev:
         self.folder = folder
         self.log = folder / "log"
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = self.client_url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=60)
 
     def write(self, version: int, app: str = APP) -> None:

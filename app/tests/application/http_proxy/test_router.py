@@ -98,9 +98,19 @@ def test_methods_without_a_boundary() -> None:
                        "namespace_boundary": ""})  # fmt: skip
     assert none.rpc("a:b") is none.rpc("")
     assert none.methods == {""}
-    dots = router(rpc={"namespaces": [{"name": "ab"}], "namespace_boundary": "."})
+    ab = {"name": "ab", "proxy_enabled": True}
+    dots = router(rpc={"proxy": ONE, "namespaces": [ab], "namespace_boundary": "."})
+    assert dots.rpc("ab.x") is not None
     with pytest.raises(MethodDisabledError):
-        dots.rpc("ab.x")
+        dots.rpc("ab:x")
+
+
+def test_without_a_proxy_no_method_is_known() -> None:
+    """So that a handler's unknown method is not called disabled."""
+    ours = router(rpc={"namespaces": [{"name": "ab"}]})
+    for method in ("x", "ab:x"):
+        with pytest.raises(UnknownMethodError):
+            ours.rpc(method)
 
 
 async def test_ping() -> None:
@@ -111,7 +121,7 @@ async def test_ping() -> None:
     assert merge([ours], []) is ours
     other = router(rpc={"ping": {"enabled": True, "method": "are:you"}})
     assert await other.rpc("are:you").rpc(RpcCall(Client("id"), "are:you")) == b""
-    with pytest.raises(MethodDisabledError):
+    with pytest.raises(UnknownMethodError):
         other.rpc("ping")
 
 

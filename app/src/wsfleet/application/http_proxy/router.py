@@ -63,15 +63,15 @@ class ProxyRouter:
         """Return the backend for a method.
 
         Raises:
-            UnknownMethodError: its namespace is not configured.
-            MethodDisabledError: its namespace has no proxy.
+            UnknownMethodError: its namespace is not configured, or none has a proxy.
+            MethodDisabledError: its namespace has no proxy, and others have.
         """
         rpc = self._config.rpc
         if rpc.ping.enabled and method == rpc.ping.method:
             return _PING
         boundary = rpc.namespace_boundary
         namespace = method.partition(boundary)[0] if boundary and boundary in method else ""
-        if namespace not in self._rpc:
+        if namespace not in self._rpc or not any(self._rpc.values()):
             raise UnknownMethodError
         backend = self._rpc[namespace]
         if backend is None:

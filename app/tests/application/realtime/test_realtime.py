@@ -107,6 +107,19 @@ realtime = Realtime(app)
 """
 
 
+CLAIMED = """
+from wsfleet import Connect, Realtime
+realtime = Realtime()
+
+@realtime.on_connect
+async def enter(event: Connect) -> None: ...
+"""
+PROXY = """
+client: {proxy: {connect: {enabled: true, endpoint: "http://127.0.0.1:1/connect"}}}
+"""
+"""A proxy for the same event."""
+
+
 @pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize(
     ("source", "name", "message"),
@@ -114,6 +127,7 @@ realtime = Realtime(app)
         (UNKNOWN, "realtime", "guest.py:5 guest.say: on_publish('typo'): the configuration has no"),
         (WRONG, "realtime", "write (event: Publish[Message]) instead of"),
         (INNER, "app", "guest:app is inside of a Realtime, whose handlers would be ignored: serve"),
+        (CLAIMED, "realtime", "connect has two backends: remove its handler, or its proxy in the"),
     ],
 )
 @pytest.mark.parametrize("check", [["--check"], []], ids=["check", "serve"])
@@ -122,7 +136,9 @@ def test_mistakes_are_errors_at_start(
 ) -> None:
     """`wsfleet serve`, with and without `--check`, names the mistake and exits with 3."""
     (tmp_path / "guest.py").write_text(source)
-    ended = wsfleet("serve", f"guest:{name}", "--app-dir", str(tmp_path), *check)
+    (tmp_path / "wsfleet.yml").write_text(PROXY if source is CLAIMED else "")
+    command = ("serve", f"guest:{name}", "--app-dir", str(tmp_path), *check)
+    ended = wsfleet(*command, WSFLEET_CONFIG=str(tmp_path / "wsfleet.yml"))
     assert ended.code == 3
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr

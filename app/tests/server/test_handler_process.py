@@ -21,6 +21,7 @@ from lab.waiting import settled
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.redis import RedisServer
 from tests.support.sdk import Events, has, sdk, subscribed
+from wsfleet.server.server import run
 
 CHAT = "tests.support.chat:realtime"
 CHANNEL = {
@@ -174,3 +175,32 @@ async def test_errors_of_the_command(processes: None, tmp_path: Path) -> None:
         assert process.returncode == 3
         assert line in errors.decode()
         assert "Traceback" not in errors.decode()
+
+
+def test_an_event_with_a_handler_and_a_proxy_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`wsfleet serve --check` finds it: a line for each event."""
+    config = tmp_path / "config.yml"
+    config.write_text(yaml.safe_dump(proxied(tmp_path / "app.sock")))
+    with pytest.raises(SystemExit) as caught:
+        run(check=True, app=CHAT, app_dir=str(ROOT / "app"), config=str(config))
+    assert caught.value.code == 3
+    errors = capsys.readouterr().err
+    for event in ("connect", "publish in the namespace 'room'", "rpc 'add'"):
+        assert f"{event} has two backends: remove its handler, or its proxy" in errors
+
+
+def test_a_proxys_missing_certificate_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its key in the file."""
+    options = proxied(tmp_path / "app.sock")
+    tls = {"enabled": True, "server_ca_pem": "/nowhere/ca.pem"}
+    options["rpc"]["proxy"] |= {"endpoint": "https://app.example/rpc", "http": {"tls": tls}}
+    config = tmp_path / "config.yml"
+    config.write_text(yaml.safe_dump(options))
+    with pytest.raises(SystemExit) as caught:
+        run(check=True, config=str(config))
+    assert caught.value.code == 2
+    assert "rpc.proxy.http.tls.server_ca_pem: cannot be used: " in capsys.readouterr().err

@@ -48,3 +48,9 @@ def test_the_hub_and_the_clients_names_load_no_uvicorn() -> None:
 def test_the_cluster_s_words_load_neither_uvicorn_nor_redis(module: str) -> None:
     """The autoscaler of each balancer runs without a web server."""
     assert not {"uvicorn", "redis"} & loaded(f"wsfleet.cluster.{module}")
+
+
+def test_the_package_alone_loads_nothing() -> None:
+    """The public names are imported when they are used: the command line starts quickly."""
+    assert {name for name in loaded("wsfleet") if name.startswith("wsfleet")} == {"wsfleet"}
+    assert "pydantic" not in loaded("wsfleet")

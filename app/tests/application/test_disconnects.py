@@ -249,3 +249,20 @@ def test_a_record_of_a_newer_node_can_be_read() -> None:
     """It has more fields at its end."""
     newer = b"\x98" + b"\xa3ann" + b"\xc4\x00" * 2 + b"\xa0" * 4 + b"\xa3new"
     assert disconnects._decoder.decode(newer) == disconnects.Kept("ann")
+
+
+async def test_of_several_nodes_that_reap_at_once_one_tells(
+    start_backend: StartBackend, store: Any
+) -> None:
+    """All of them read what a dead node has left before any of them removes it."""
+    pairs = [await start_backend(ANSWERS) for _ in range(2)]
+    record = disconnects._encoder.encode(disconnects.Kept("ann"))
+    names = [str(number) for number in range(1200)]  # more than are handled at once
+    await store.hset(key_names.node_disconnects("dead"), mapping=dict.fromkeys(names, record))
+    reaps = [reap for node, _ in pairs for reap in node.node.registry.on_dead]
+    await asyncio.gather(*(reap("dead") for reap in reaps))
+    backends = [backend for _, backend in pairs]
+    await settled(lambda: told(*backends).total() >= len(names), "told")
+    for node, _ in pairs:
+        await settled(lambda: _gone(store, node), "nothing is left to tell")  # noqa: B023
+    assert told(*backends) == dict.fromkeys(names, 1)

@@ -38,7 +38,9 @@ async def pair(start_node: StartNode, tmp_path: Path) -> Pair:
 async def api(pair: Pair) -> AsyncIterator[Api]:
     """The API of the first node."""
     headers = {"X-API-Key": KEY}
-    async with httpx.AsyncClient(base_url=pair[0].url, headers=headers, trust_env=False) as http:
+    async with httpx.AsyncClient(
+        base_url=pair[0].url, headers=headers, trust_env=False, timeout=TIMEOUT
+    ) as http:
         yield Api(http)
 
 
@@ -71,7 +73,9 @@ async def test_a_publication_has_a_maximum_size(start_node: StartNode, tmp_path:
     path.write_text(CONFIG + f'http_api: {{key: "{KEY}"}}\n')
     node = await start_node(config=path, max_publication_size=1000)
     headers = {"X-API-Key": KEY}
-    async with httpx.AsyncClient(base_url=node.url, headers=headers, trust_env=False) as http:
+    async with httpx.AsyncClient(
+        base_url=node.url, headers=headers, trust_env=False, timeout=TIMEOUT
+    ) as http:
         api = Api(http)
         assert (await api("publish", channel="book", data="x" * 998))["offset"] == 1
         assert await api.error("publish", channel="book", data="x" * 998, tags={"a": "b"}) == 107
@@ -514,7 +518,9 @@ async def test_errors_by_status(
         path.write_text(CONFIG + f'http_api: {{key: "{KEY}", error_mode: transport}}\n')
         url = (await start_node(config=path)).url
         del headers["X-Centrifugo-Error-Mode"]
-    async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as http:
+    async with httpx.AsyncClient(
+        base_url=url, headers=headers, trust_env=False, timeout=TIMEOUT
+    ) as http:
         for method, request, status, code in (
             ("publish", {"channel": "unknown:a", "data": 1}, 404, 102),
             ("publish", {"data": 1}, 400, 107),

@@ -58,7 +58,9 @@ async def http(pair: Pair) -> AsyncIterator[httpx.AsyncClient]:
 def client(url: str, key: str) -> httpx.AsyncClient:
     """Return a client with a key."""
     headers = {"X-API-Key": key}
-    return httpx.AsyncClient(base_url=f"{url}/console", headers=headers, trust_env=False)
+    return httpx.AsyncClient(
+        base_url=f"{url}/console", headers=headers, trust_env=False, timeout=TIMEOUT
+    )
 
 
 async def look(http: httpx.AsyncClient) -> Any:

@@ -26,6 +26,7 @@ def haproxy_config(
     balancers: tuple[str, ...] = (),
     virtual_address: str = "",
     internal_ports: dict[str, int] | None = None,
+    weights: dict[str, int] | None = None,
     **variables: object,
 ) -> str:
     """Return the role's configuration on the loopback, for nodes given by name and URL.
@@ -64,6 +65,7 @@ def haproxy_config(
                     "port": url.port,
                     "internal_port": (internal_ports or {}).get(name, url.port),
                     "tls": url.scheme == "https",
+                    "weight": (weights or {}).get(name, 1),
                 }
                 for name, url in urls.items()
             ],

@@ -96,6 +96,18 @@ async def test_every_node_is_seen_from_each(pair: Pair, http: httpx.AsyncClient)
     assert seen["balancers"] == seen["problems"] == []
 
 
+async def test_a_node_that_sheds_clients_is_shown(pair: Pair) -> None:
+    """The page has the number of clients that it still moves to other nodes."""
+    pair[1].node.shedding.left = 5
+    async with client(pair[0].url, KEY) as http:
+
+        async def shown() -> bool:
+            nodes = (await look(http))["nodes"]
+            return [node["shedding"] for node in nodes] == [0, 5]
+
+        await settled(shown, "it is on the page")
+
+
 async def test_nothing_without_the_key(pair: Pair, store: Any) -> None:
     """Without the key no data and no drain; an empty key opens no node that has none."""
     for key in ("", "another"):

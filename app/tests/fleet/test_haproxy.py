@@ -211,6 +211,13 @@ def test_limits_are_of_the_client_behind_the_proxy(start: Start) -> None:
     assert status("203.0.113.10") == 200
 
 
+def test_nodes_get_clients_by_their_weight(start: Start) -> None:
+    """A node of weight 3 gets three of four new clients."""
+    front = start(weights={"node1-8001": 3}, haproxy_balance="roundrobin", haproxy_slowstart=0)
+    seen = [front.get().seen["server"] for _ in range(40)]
+    assert 28 <= seen.count("127.0.1.1") <= 32, seen
+
+
 def test_stickiness_by_source_is_of_the_client_behind_the_proxy(start: Start) -> None:
     """Each client behind the proxy keeps its node, and both nodes have clients."""
     front = start(haproxy_accept_proxy=[PROXY], haproxy_stickiness="source")

@@ -166,7 +166,7 @@ class Pipe:
         text=lambda payload: b"data: " + payload + b"\n\n",
         binary=lambda payload: payload,
     )
-    buffered = 0
+    buffered = address = 0
     paused = False
 
     def __init__(self) -> None:

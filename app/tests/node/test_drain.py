@@ -91,6 +91,24 @@ async def test_sdk_clients_are_asked_in_their_protocol(start_node: StartNode, st
         assert await close_code(client) == 3001
 
 
+async def test_the_first_client_to_come_is_the_first_to_go(
+    start_node: StartNode, store: Any
+) -> None:
+    """Clients that have come last, from a node that was restarted before, leave last."""
+    node = await start_node(drain_rate=20)
+    clients = [await node.connect() for _ in range(10)]
+    gone: list[int] = []
+
+    async def leave(number: int) -> None:
+        await close_code(clients[number])
+        gone.append(number)
+
+    await want(store, "drain")
+    await asyncio.gather(*map(leave, range(10)))
+    distances = [abs(place - number) for place, number in enumerate(gone)]
+    assert max(distances) <= 4, gone  # a few are asked at once
+
+
 async def test_a_drain_is_cancelled_in_the_middle(start_node: StartNode, store: Any) -> None:
     """Wanted to serve again it is ready, and who has not been sent away yet stays."""
     node = await start_node(drain_rate=5, drain_timeout=60)

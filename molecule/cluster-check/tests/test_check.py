@@ -74,7 +74,7 @@ def test_fresh_machines(cluster: Cluster, check: Check) -> None:
     assert changed["haproxy : Write the configuration"] == {"fresh1", "fresh2"}
     assert changed["keepalived : Write keepalived.conf"] == {"fresh1", "fresh2"}
     assert changed["monitoring : Write prometheus.yml"] == {"fresh1"}
-    assert changed["autoscale : Write wsfleet-autoscale.service"] == {"fresh1", "fresh2"}
+    assert changed["wsnode : Write the unit of the service"] == {"fresh1", "fresh2"}
 
 
 def test_installed_machines_and_new_certificates(cluster: Cluster, check: Check) -> None:

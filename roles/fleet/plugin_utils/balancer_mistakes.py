@@ -47,6 +47,12 @@ def front_mistakes(balancers: list[Host]) -> list[str]:
                 f"haproxy_stickiness of the host '{host.name}' is '{stickiness}': make it cookie, "
                 "source, path, path N (a number of segments), header NAME or query NAME."
             )
+        elif stickiness != "cookie" and host.get("rebalance_enabled"):
+            mistakes.append(
+                f"rebalance_enabled of the host '{host.name}' needs haproxy_stickiness: cookie. It "
+                f"is '{stickiness}', which leads a client that is moved back to its node: set "
+                "rebalance_enabled: false."
+            )
         mistakes += [
             f"haproxy_static_paths of the host '{host.name}' has '{path}', which does not begin a "
             "path: write it like /static/, without spaces."

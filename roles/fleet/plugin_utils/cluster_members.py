@@ -45,6 +45,7 @@ def fleet_members(groups: Groups, hostvars: HostVars, ca: str = "") -> dict[str,
         },
         "base_url": _base_url(loadbalancers),
         "cookie": loadbalancers[0].get("haproxy_cookie") if loadbalancers else "",
+        "stickiness": loadbalancers[0].get("haproxy_stickiness") if loadbalancers else "",
         "nodes": nodes,
         "loadbalancers": [loadbalancer(host) for host in loadbalancers],
         "redis": [redis_server(host) for host in redis],
@@ -89,6 +90,7 @@ def node_processes(host: Host) -> list[dict[str, Any]]:
             "port": port,
             "internal_port": internal_port,
             "tls": tls,
+            "weight": int(host.get("wsnode_weight")),
             "url": f"{'https' if tls else 'http'}://{netloc(host.address, internal_port)}",
         }
         for port, internal_port in zip(host.wsnode_ports, host.wsnode_internal_ports, strict=True)

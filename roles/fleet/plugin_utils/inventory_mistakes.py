@@ -31,6 +31,7 @@ LIMITS = (
         SOURCE_PORTS,
         "a balancer has no more ports for its connections to one process",
     ),
+    ("wsnodes", "wsnode_weight", 256, "HAProxy has no greater weight"),
     ("redis", "redis_maxclients", OPEN_FILES - SPARE_FILES, _TOO_MANY_FILES),
 )
 """By group: the variable with the number of connections, its maximum, and the reason."""

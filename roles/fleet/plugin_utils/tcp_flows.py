@@ -95,7 +95,9 @@ def flows(groups: Groups, hostvars: HostVars) -> dict[str, list[dict[str, Any]]]
     watchers, redis = addresses(members["monitoring"]), addresses(members["redis"])
     balancers = addresses(members["loadbalancers"])
     scalers = [host for host in members["loadbalancers"] if host.get("autoscale_enabled")]
-    commands = addresses([*members["wsnodes"], *scalers])  # where wsfleet is, which asks everybody
+    rebalancers = [host for host in members["loadbalancers"] if host.get("rebalance_enabled")]
+    # Where wsfleet is, which asks everybody.
+    commands = addresses([*members["wsnodes"], *scalers, *rebalancers])
     flows: dict[str, list[dict[str, Any]]] = defaultdict(list)
 
     def open_ports(host: Host, what: str, ports: Iterable[Any], sources: list[str] | None) -> None:

@@ -405,11 +405,32 @@ def test_a_cookie_for_pages_of_other_sites_is_no_mistake_with_tls() -> None:
         assert fleet_mistakes(GROUPS, variables) == []
 
 
-def test_the_autoscaler_is_let_in() -> None:
-    """A balancer that runs it asks Redis, nodes and balancers; where it does not run it may not."""
-    flows = fleet_members(TWO_BALANCERS, hosts(lb1={"autoscale_enabled": True}, **LB2))["flows"]
+@pytest.mark.parametrize("enabled", ["autoscale_enabled", "rebalance_enabled"])
+def test_the_autoscaler_and_the_rebalancer_are_let_in(enabled: str) -> None:
+    """A balancer that runs one asks Redis, nodes and balancers; where none runs it may not."""
+    flows = fleet_members(TWO_BALANCERS, hosts(lb1={enabled: True}, **LB2))["flows"]
     assert ports_from(flows["redis1"], "10.0.0.11") == [6379]
     assert ports_from(flows["redis1"], "10.0.0.12") == []
+
+
+@pytest.mark.parametrize("stickiness", ["source", "path 2"])
+def test_rebalancing_needs_the_cookie(stickiness: str) -> None:
+    """With another stickiness the mistake names both variables."""
+    variables = {"rebalance_enabled": True, "haproxy_stickiness": stickiness}
+    (mistake,) = fleet_mistakes(GROUPS, hosts(lb1=variables))
+    assert "rebalance_enabled of the host 'lb1' needs haproxy_stickiness: cookie." in mistake
+    assert "set rebalance_enabled: false" in mistake
+    assert fleet_mistakes(GROUPS, hosts(lb1={"rebalance_enabled": True})) == []
+    members = fleet_members(GROUPS, hosts(lb1=variables))
+    assert members["stickiness"] == stickiness
+
+
+def test_nodes_have_the_weight_of_their_host() -> None:
+    """Each process has it; 1 is the default."""
+    nodes = fleet_members(GROUPS, hosts(node1={"wsnode_weight": "3"}))["nodes"]
+    assert {node["host"]: node["weight"] for node in nodes} == {"node1": 3, "node2": 1}
+    (mistake,) = fleet_mistakes(GROUPS, hosts(node1={"wsnode_weight": 300}))
+    assert "wsnode_weight of the host 'node1' is 300, and must be between 1 and 256" in mistake
 
 
 def test_several_redis_servers_are_found_by_their_sentinels() -> None:

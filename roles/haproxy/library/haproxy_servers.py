@@ -10,7 +10,7 @@ import re
 import socket
 import time
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -64,7 +64,8 @@ reload:
   returned: always
 added:
   description:
-    - New servers, and those whose address, cookie, port of health checks or use of TLS changed.
+    - New servers, and those whose address, cookie, port of health checks or use of TLS changed;
+      a changed weight is set while the server runs.
   type: list
   returned: always
 removed:
@@ -89,13 +90,16 @@ class Server:
     cookie: str
     check_port: int
     tls: bool
+    weight: int = field(default=1, compare=False)
+    """It changes while the server runs, so servers that differ in it are the same."""
 
     def __str__(self) -> str:
         """Return the server as a line of a configuration."""
         tls = " ssl" if self.tls else ""
         check = f"check port {self.check_port}"
         cookie = self.cookie or "-"
-        return f"server {self.full_name} {self.address} cookie {cookie} {check}{tls}"
+        weight = f"weight {self.weight}"
+        return f"server {self.full_name} {self.address} cookie {cookie} {weight} {check}{tls}"
 
     @property
     def full_name(self) -> str:
@@ -136,7 +140,10 @@ def parse_config(text: str, backends: Container[str]) -> Config:
             address = numeric(words[2])
             cookie = words[words.index("cookie") + 1] if "cookie" in words else ""
             check_port = words[words.index("port") + 1] if "port" in words else port_of(address)
-            server = Server(section[1], words[1], address, cookie, int(check_port), "ssl" in words)
+            weight = int(words[words.index("weight") + 1]) if "weight" in words else 1
+            server = Server(
+                section[1], words[1], address, cookie, int(check_port), "ssl" in words, weight
+            )
             lines[server] = " ".join(words[1:])
     return Config(mark[1], lines)
 
@@ -160,21 +167,25 @@ def numeric(address: str) -> str:
     return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
 
 
-def parse_state(text: str) -> dict[tuple[str, str], tuple[int, bool]]:
-    """Read `show servers state`: the port of health checks and the use of TLS.
+def parse_state(text: str) -> dict[tuple[str, str], tuple[int, bool, int]]:
+    """Read `show servers state`: the port of health checks, the use of TLS and the weight.
 
     The keys are the names of the backend and the server. The port is 0 if HAProxy checks the
     server's own port.
     """
     rows = csv.DictReader(text.partition("# ")[2].splitlines(), delimiter=" ")
     return {
-        (row["be_name"], row["srv_name"]): (int(row["srv_check_port"]), row["srv_use_ssl"] == "1")
+        (row["be_name"], row["srv_name"]): (
+            int(row["srv_check_port"]),
+            row["srv_use_ssl"] == "1",
+            int(row["srv_uweight"]),
+        )
         for row in rows
     }
 
 
 def parse_stat(
-    text: str, backends: Container[str], state: Mapping[tuple[str, str], tuple[int, bool]]
+    text: str, backends: Container[str], state: Mapping[tuple[str, str], tuple[int, bool, int]]
 ) -> set[Server]:
     """Return the servers of these backends, from `show stat` and the result of `parse_state`."""
     rows = csv.DictReader(io.StringIO(text.removeprefix("# ")))
@@ -182,9 +193,9 @@ def parse_stat(
     for row in rows:
         backend, name, address = row["pxname"], row["svname"], row["addr"]
         if backend in backends and row["type"] == "2":  # not the backend itself
-            check_port, tls = state[backend, name]
+            check_port, tls, weight = state[backend, name]
             check_port = check_port or int(port_of(address))
-            servers.add(Server(backend, name, address, row["cookie"], check_port, tls))
+            servers.add(Server(backend, name, address, row["cookie"], check_port, tls, weight))
     return servers
 
 
@@ -257,6 +268,10 @@ class Process:
         self._must(f"enable health {name}")
         self._must(f"enable server {name}")
 
+    def weigh(self, server: Server) -> None:
+        """Give a server its weight; open connections stay."""
+        self._must(f"set server {server.full_name} weight {server.weight}")
+
     def delete(self, server: Server) -> None:
         """Delete a server after its last connection has ended."""
         name = server.full_name
@@ -265,10 +280,24 @@ class Process:
         self._must(f"del server {name}", "Server deleted.")
 
 
+def reweighed(wanted: Iterable[Server], running: Iterable[Server]) -> list[Server]:
+    """Return the servers that run with another weight than the wanted one."""
+    weights = {server: server.weight for server in running}
+    return sorted(
+        (server for server in wanted if weights.get(server, server.weight) != server.weight),
+        key=lambda server: server.full_name,
+    )
+
+
 def why_reload(process: Process, config: Config, *, check: bool) -> str:
     """Change the servers; return why a reload is needed, or an empty text."""
     if process.mark != config.mark:
         return "settings other than the servers changed"
+    try:
+        for server in [] if check else reweighed(config.lines, process.servers):
+            process.weigh(server)
+    except Refused as error:
+        return str(error)
     first, gone, then = steps(config.lines, process.servers)
     if not (first or gone or then):
         return ""
@@ -326,7 +355,7 @@ def main() -> None:
         return "".join(f"{line}\n" for line in sorted(map(str, servers)))
 
     module.exit_json(
-        changed=bool(reload) or before != after,
+        changed=bool(reload) or text(before) != text(after),
         reload=reload,
         added=sorted(server.full_name for server in after - before),
         removed=sorted(server.full_name for server in before - after),

@@ -48,9 +48,9 @@ others,n1,2,10.0.0.9:80,,
 # As HAProxy 2.6 and 3.0 say it, of the one backend; there are fields between.
 STATE = """\
 1
-# be_id be_name srv_id srv_name srv_addr srv_port srvrecord srv_use_ssl srv_check_port
-4 nodes 1 n1 10.0.0.1 8001 - 0 0
-4 nodes 2 n2 fd00::2 8001 - 1 9001
+# be_id be_name srv_id srv_name srv_addr srv_uweight srv_port srvrecord srv_use_ssl srv_check_port
+4 nodes 1 n1 10.0.0.1 1 8001 - 0 0
+4 nodes 2 n2 fd00::2 3 8001 - 1 9001
 """
 N1 = Server("nodes", "n1", "10.0.0.1:8001", "n1", 8001, tls=False)
 N2 = Server("nodes", "n2", "[fd00::2]:8001", "n2", 9001, tls=True)
@@ -80,8 +80,12 @@ class Running(Process):
             case ["show", "info"]:
                 return f"Name: HAProxy\nVersion: {self._release}\nPid: 1"
             case ["show", "servers", "state"]:
-                rows = [f"nodes {s.name} {s.check_port} {s.tls:d}" for s in self._servers.values()]
-                return "\n".join(["1", "# be_name srv_name srv_check_port srv_use_ssl", *rows])
+                rows = [
+                    f"nodes {s.name} {s.check_port} {s.tls:d} {s.weight}"
+                    for s in self._servers.values()
+                ]
+                fields = "# be_name srv_name srv_check_port srv_use_ssl srv_uweight"
+                return "\n".join(["1", fields, *rows])
             case ["show", "stat"]:
                 rows = [f"nodes,{s.name},2,{s.address},{s.cookie}," for s in self._servers.values()]
                 return "\n".join(["# pxname,svname,type,addr,cookie,", *rows])
@@ -127,10 +131,12 @@ def test_the_configuration_is_read() -> None:
 def test_the_process_is_read() -> None:
     """Its servers, and neither the backend itself nor another one's; TLS, and ports for checks."""
     state = parse_state(STATE)
-    assert state == {("nodes", "n1"): (0, False), ("nodes", "n2"): (9001, True)}
+    assert state == {("nodes", "n1"): (0, False, 1), ("nodes", "n2"): (9001, True, 3)}
     assert parse_stat(STAT, ["nodes"], state) == {N1}
-    assert parse_stat(STAT, ["nodes"], {("nodes", "n1"): (0, True)}) == {N1_WITH_TLS}
-    assert parse_stat(STAT, ["nodes"], {("nodes", "n1"): (9001, False)}) == {N1_CHECKED_ELSEWHERE}
+    for said, server in (((0, True, 1), N1_WITH_TLS), ((9001, False, 1), N1_CHECKED_ELSEWHERE)):
+        assert parse_stat(STAT, ["nodes"], {("nodes", "n1"): said}) == {server}
+    (heavy,) = parse_stat(STAT, ["nodes"], {("nodes", "n1"): (0, False, 3)})
+    assert heavy.weight == 3
 
 
 def test_a_node_is_a_server_of_several_backends() -> None:
@@ -204,6 +210,18 @@ def test_a_node_that_is_checked_on_another_port_is_another_server() -> None:
     process.told.clear()
     assert why_reload(process, config(N1_CHECKED_ELSEWHERE), check=False) == ""
     assert process.told == []
+
+
+def test_a_weight_changes_while_the_server_runs() -> None:
+    """It is set with no reload, in every release; in check mode it is not."""
+    process = Running(N1, N2, release="2.6.12-1+deb12u4")
+    wanted = config(replace(N1, weight=2), N2)
+    assert why_reload(process, wanted, check=True) == ""
+    assert process.told == []
+    assert why_reload(process, wanted, check=False) == ""
+    assert process.told == ["set server nodes/n1 weight 2"]
+    line = CONFIG.replace("cookie n1 check", "cookie n1 weight 2 check")
+    assert [server.weight for server in parse_config(line, ["nodes"]).lines] == [2, 1]
 
 
 def test_check_mode_changes_nothing() -> None:

@@ -54,6 +54,7 @@ def quiet() -> Series:
             f'wsfleet_connections{{{of},protocol="centrifuge"}}': always(100),
             f"wsfleet_handshakes{{{of}}}": always(1),
             f"wsfleet_max_connections{{{of}}}": always(10000),
+            f"wsfleet_weight{{{of}}}": always(1),
             f"wsfleet_connections_opened_total{{{of}}}": rising(20),
             f"wsfleet_pubsub_probe_seconds_count{{{of}}}": rising(30),
             f"process_resident_memory_bytes{{{of}}}": always(9e7),
@@ -188,6 +189,10 @@ HARMLESS: dict[str, Series] = {
         )
         for node in NODES
         for protocol in ("plain", "centrifuge")
+    },
+    "more clients on a node of more weight": {
+        f"wsfleet_weight{{{NODE1}}}": always(3),
+        f'wsfleet_connections{{{NODE1},protocol="plain"}}': always(3000),
     },
     "memory that more clients take": {
         f"process_resident_memory_bytes{{{NODE1}}}": rising(1e6),

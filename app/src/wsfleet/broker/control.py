@@ -1,4 +1,4 @@
-"""Control messages that nodes send each other (subscribe, disconnect, revoke, survey)."""
+"""Control messages that nodes send each other (subscribe, disconnect, revoke, shed, survey)."""
 
 from typing import Annotated, Literal
 
@@ -57,6 +57,14 @@ class Revocation(msgspec.Struct, frozen=True, tag=True):
     token: str
 
 
+class Shed(msgspec.Struct, frozen=True, tag=True):
+    """Send up to `count` clients to other nodes, `rate` a second; at least `keep` clients stay."""
+
+    count: int
+    keep: int
+    rate: float
+
+
 class Survey(msgspec.Struct, frozen=True, tag=True):
     """Ask every node for its `Count`, which goes to `asker`; `pattern` says which channels."""
 
@@ -77,7 +85,7 @@ class Count(msgspec.Struct, frozen=True, tag=True):
     subscribers: dict[str, int]
 
 
-ControlMessage = UserCommand | SingleConnection | Revocation | Survey | Count
+ControlMessage = UserCommand | SingleConnection | Revocation | Shed | Survey | Count
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(ControlMessage)

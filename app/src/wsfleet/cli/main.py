@@ -64,7 +64,7 @@ class Program(Group):
 
     names = (
         *("serve", "dev", "app", "status", "logs", "drain", "undrain", "forget", "autoscale"),
-        *("load", "verify-delivery", "monitor"),
+        *("rebalance", "load", "verify-delivery", "monitor"),
     )
 
     def main(  # type: ignore[override]  # the signature of Click's main is wider than is used here

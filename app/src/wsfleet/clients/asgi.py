@@ -52,7 +52,9 @@ class ASGI:
 
     async def endpoint(self, websocket: WebSocket, request: Request) -> None:
         """Call the application for one handshake, unless the node refuses it."""
-        refusal = self._node.admission.origin(request.headers) or refusal_of(self._node)
+        refusal = self._node.admission.origin(request.headers) or refusal_of(
+            self._node, request.address
+        )
         if refusal is not None:
             refuse(self._node, websocket, refusal)
             return

@@ -120,9 +120,15 @@ async def _nothing(*_: Any) -> None:
     pass
 
 
-def refusal_of(node: Node) -> Refusal | None:
-    """Return the answer to handshakes while the node takes no more clients."""
+def refusal_of(node: Node, address: int | None = None) -> Refusal | None:
+    """Return why a handshake is refused: the node takes no clients, or has shed this one.
+
+    HAProxy sends the handshake on to another node. Without `address`, which is `Request.address`,
+    it is that of any client.
+    """
     reason = node.refusal_reason()
+    if reason is None and address is not None and node.shedding.sends_on(address):
+        reason = "shed"
     return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, reason) if reason else None
 
 
@@ -153,7 +159,7 @@ async def serve(
     outbox_limit: int | None = None,
 ) -> None:
     """Serve one connection, unless the node refuses it or the client is gone."""
-    if (refusal := refusal_of(node)) is not None:
+    if (refusal := refusal_of(node, websocket.address)) is not None:
         refuse(node, websocket, refusal)
         return
     if not websocket.accept(subprotocol):

@@ -1,4 +1,4 @@
-"""The members of the cluster: registry of nodes, owners of client names, autoscaling policy.
+"""The members of the cluster: registry of nodes, owners of client names, policies.
 
-May import `channels`, `redis` and below.
+The policies are those of autoscaling and rebalancing. May import `channels`, `redis` and below.
 """

@@ -62,7 +62,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class ObservedNode:
-    """A node as the autoscaler sees it: its own report, and its desired state."""
+    """A node as autoscaler and rebalancer see it: its own report, and its desired state."""
 
     name: str
     state: str
@@ -71,7 +71,12 @@ class ObservedNode:
     cpu: float = 0.0
     wanted: str | None = None
     drained_by_us: bool = False
-    """Whether the autoscaler, and no operator since, wanted it to drain."""
+    """Whether it was drained into the warm pool, by the autoscaler or `wsfleet drain --standby`."""
+    started: str = ""
+    """When the process started, as it says itself."""
+    weight: int = 1
+    shedding: int = 0
+    """Clients that it has still to shed."""
 
     @property
     def serves(self) -> bool:

@@ -6,6 +6,8 @@ DRAIN, SERVE = "drain", "serve"
 """The desired states: values of the hash `key_names.DESIRED`."""
 READY = "ready"
 """The registry's value for a ready node; other values are a `NodeState`, or a reason."""
+FULL = "full"
+"""The beginning of the registry's value for a node that has as many clients as it may have."""
 NOT_RUNNING = "not running"
 """The command line's and the autoscaler's value for a node without heartbeats."""
 

@@ -37,6 +37,8 @@ class Fleet(Hosts):
     base_url: HttpUrl
     #: The name of the load balancers' stickiness cookie, the variable `haproxy_cookie`.
     cookie: str = COOKIE
+    #: How they find a client's node again, the variable `haproxy_stickiness`.
+    stickiness: str = "cookie"
     #: PEM file of the CA whose certificates the machines have, where they speak TLS.
     ca: Path | None = None
     #: The command that runs a shell command on the machine that collects the logs.

@@ -124,6 +124,9 @@ class Settings(BaseSettings):
     """Seconds after that in which a draining node asks its clients to reconnect."""
     drain_rate: PositiveInt = 200
     """Clients a second that a draining node sends away, unless the time-out asks for more."""
+    weight: int = Field(default=1, ge=1, le=256)
+    """Share of the clients, beside the weights of the other nodes: HAProxy's weight of this node's
+    server."""
     standby: bool = False
     """Stay drained until an operator wants the node to serve."""
 

@@ -242,6 +242,7 @@ def _node(name: str, registry: Answer, balancers: list[Answer]) -> Answer:
         "reason": reason,
         "wanted": registry["wanted"].get(name),
         "connections": 0 if state == DOWN else int(said.get("connections", 0)),
+        "shedding": 0 if state == DOWN else int(said.get("shedding", 0)),
         "limit": last.limit if last else None,
         "received": round(last.received / last.seconds, 1) if last else None,
         "delivered": round(last.delivered / last.seconds, 1) if last else None,

@@ -59,6 +59,16 @@ class Connection:
         self.reason = "lost"
 
     @property
+    def is_open(self) -> bool:
+        """Whether something can still be sent."""
+        return self._transport.writer is not None
+
+    @property
+    def address(self) -> int:
+        """A hash of the client's address."""
+        return self._transport.address
+
+    @property
     def buffered(self) -> int:
         """Bytes that the client has not taken yet."""
         return self._transport.buffered
@@ -108,7 +118,7 @@ class Connection:
         self.send(first + b"".join(held))
 
     def restart(self) -> None:
-        """Ask the client to reconnect, because the node stops."""
+        """Ask the client to reconnect: another node takes it."""
         self.close(*self._closes.restart)
 
     def answer_pings_itself(self) -> None:

@@ -1,7 +1,6 @@
 """The drain of a node: it refuses new clients and asks its own to reconnect, a few at a time."""
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 
@@ -10,12 +9,11 @@ import structlog
 from wsfleet.cluster import node_state
 from wsfleet.cluster.node_state import NodeState
 from wsfleet.config.settings import Settings
+from wsfleet.hub.connection import Connection
 from wsfleet.hub.hub import Hub
+from wsfleet.node.pace import STEP, paced
 
 log = structlog.get_logger(__name__)
-
-STEP = 0.1
-"""Seconds between two groups of clients that are asked to reconnect, plus or minus half."""
 
 
 class Drain:
@@ -93,19 +91,23 @@ class Drain:
         delay = settings.drain_delay if self._hub else 0.0
         deadline = time.monotonic() + delay + settings.drain_timeout
         await asyncio.gather(asyncio.sleep(delay), self._prepare(delay))
-        due = 0.0
-        while connections := list(self._hub):
-            left = max(STEP, deadline - time.monotonic())
+
+        def waiting() -> list[Connection]:
             held = time.monotonic() < deadline
-            waiting = [each for each in connections if not (held and each.holds)]
-            pause = STEP * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
-            due += pause * max(settings.drain_rate, len(waiting) / left)
-            due = min(due, len(waiting))  # held connections save up nothing
-            count = int(due)
-            due -= count
-            for client in random.sample(waiting, count):
+            return [each for each in self._hub if each.is_open and not (held and each.holds)]
+
+        def rate() -> float:
+            left = max(STEP, deadline - time.monotonic())
+            return max(settings.drain_rate, len(waiting()) / left)
+
+        async for count in paced(rate):
+            if not self._hub:
+                break
+            # The first to come is the first to go: in a roll, clients that moved here from a node
+            # that was restarted leave last, and so `Shedding`, which also begins with the first to
+            # come, moves none of them a third time.
+            for client in waiting()[:count]:
                 client.restart()
-            await asyncio.sleep(pause)
         self._change(NodeState.DRAINED)
 
     async def _prepare(self, delay: float) -> None:

@@ -17,7 +17,7 @@ from wsfleet.broker.events import Dispatcher
 from wsfleet.broker.survey import Surveys
 from wsfleet.channels.permissions import Channels
 from wsfleet.cluster.client_names import ClientNames
-from wsfleet.cluster.node_state import READY, NodeState
+from wsfleet.cluster.node_state import FULL, READY, NodeState
 from wsfleet.cluster.registry import Registry
 from wsfleet.config import file as configuration
 from wsfleet.config.schema import Config
@@ -27,6 +27,7 @@ from wsfleet.hub.hub import Hub
 from wsfleet.node.admission import Admission
 from wsfleet.node.delivery_timer import DeliveryTimer
 from wsfleet.node.drain import Drain
+from wsfleet.node.shedding import Shedding
 from wsfleet.node.users import Users
 from wsfleet.protocol import plain
 from wsfleet.redis.primary import DIGEST
@@ -84,6 +85,8 @@ class Node:
         self.dispatcher.add(DeliveryTimer(self.metrics))
         self.users = Users(self.config.client.user_connection_limit, self.metrics.handler_failed)
         self.dispatcher.add(self.users)
+        self.shedding = Shedding(self.hub, self._may_shed, self.metrics.connections_shed.inc)
+        self.dispatcher.add(self.shedding)
         self.denylist = Denylist(self.store)
         self.admission = Admission(
             self.config.client, self.connection_tokens, self.users, self.denylist
@@ -116,6 +119,7 @@ class Node:
         self.metrics.watch(
             max_connections=self.settings.max_connections,
             handshakes=lambda: len(self.handshakes),
+            weight=self.settings.weight,
             outbox_bytes=lambda: sum(connection.buffered for connection in self.hub),
             ready=lambda: self.not_ready_reason() is None,
             states=[state.value for state in NodeState],
@@ -164,6 +168,7 @@ class Node:
 
     async def abandon(self) -> None:
         """End the background tasks and tell nobody: for the other nodes, this one has died."""
+        self.shedding.stop()
         await end(self._tasks)
         await self.store.close()
         self._blocked_loop.stop()
@@ -179,7 +184,7 @@ class Node:
         if self.drain.state is NodeState.STARTING or not self.listening.is_set():
             return NodeState.STARTING.value
         if self._full:
-            return f"full: {self.settings.max_connections} connections"
+            return f"{FULL}: {self.settings.max_connections} connections"
         return None
 
     def refusal_reason(self) -> str | None:
@@ -190,7 +195,7 @@ class Node:
         """
         if self.drain.refuses:
             return self.drain.state.value
-        return "full" if self._full else None
+        return FULL if self._full else None
 
     @property
     def _full(self) -> bool:
@@ -241,7 +246,14 @@ class Node:
             "started": f"{self.started_at:.3f}",
             "functions": DIGEST,
             "state": self.not_ready_reason() or READY,
+            "weight": str(self.settings.weight),
+            "shedding": str(self.shedding.left),
         }
+
+    def _may_shed(self) -> bool:
+        """Return whether another node can continue for a client: Redis has what it needs."""
+        serving = self.drain.state is NodeState.SERVING
+        return serving and self.store.connected and self.broker.subscribed
 
     async def _on_connected(self) -> None:
         if not self._member:

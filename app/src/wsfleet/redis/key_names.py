@@ -22,7 +22,16 @@ AUTOSCALE_LEADER = f"{AUTOSCALE_LOG}:leader"
 """String: the token of the leading autoscaler; it expires with the leadership."""
 
 AUTOSCALE_DRAINED = f"{AUTOSCALE_LOG}:drained"
-"""Set: the nodes that the autoscaler wants drained; the others in `DESIRED` are an operator's."""
+"""Set: the drained nodes that may be brought in; the others in `DESIRED` are an operator's."""
+
+REBALANCE_LOG = f"wsfleet:rebalance:{{{DESIRED}}}"
+"""Stream: the rounds of rebalancing; an entry's id is when, on Redis's clock."""
+
+REBALANCE_LEADER = f"{REBALANCE_LOG}:leader"
+"""String: the token of the leading rebalancer; it expires with the leadership."""
+
+REBALANCE_HELD = f"{REBALANCE_LOG}:held"
+"""String: why there is no rebalancing for now; it expires with the hold."""
 
 
 def state(client_id: str) -> str:

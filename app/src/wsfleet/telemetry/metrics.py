@@ -61,6 +61,9 @@ class Metrics:
         self.connections_refused = self._counter(
             "connections_refused", "Handshakes refused.", "reason"
         )
+        self.connections_shed = self._counter(
+            "connections_shed", "Clients that rebalancing asked to reconnect to another node."
+        )
         self.requests_refused = self._counter(
             "requests_refused", "Requests refused before routing, by status.", "status"
         )
@@ -164,6 +167,7 @@ class Metrics:
         *,
         max_connections: int,
         handshakes: Callable[[], float],
+        weight: int,
         outbox_bytes: Callable[[], float],
         ready: Callable[[], bool],
         states: Collection[str],
@@ -176,6 +180,7 @@ class Metrics:
         self._gauge("max_connections", "Limit of connections and handshakes together.").set(
             max_connections
         )
+        self._gauge("weight", "The node's share of the clients, beside other weights.").set(weight)
         for name, documentation, read in (
             ("handshakes", "Handshakes that are not accepted yet.", handshakes),
             ("outbox_bytes", "Bytes that wait for all clients together.", outbox_bytes),

@@ -33,7 +33,7 @@ class MemoryTransport:
     """
 
     framing = shared_framing = FRAMING
-    buffered = 0
+    buffered = address = 0
 
     def __init__(self, peer: Peer) -> None:
         self.writer: MemoryTransport | None = None

@@ -38,6 +38,16 @@ class Request:
         self.scope = scope
 
     @property
+    def address(self) -> int:
+        """A hash of the client's address, with those of the proxies in front of the last one.
+
+        It is the same for all connections of a client. A client may make it up: it recognises
+        clients, and gives no rights.
+        """
+        forwarded = self.headers.getlist("x-forwarded-for")
+        return hash(",".join(forwarded) or (self.scope["client"] or [""])[0])
+
+    @property
     def subprotocols(self) -> list[str]:
         """The offered subprotocols, in the client's order."""
         offers = ",".join(self.headers.getlist("sec-websocket-protocol"))

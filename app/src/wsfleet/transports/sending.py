@@ -34,6 +34,7 @@ class SendingHalf(asyncio.Protocol):
         "_limits",
         "_loop",
         "_progress_timer",
+        "address",
         "state",
         "transport",
         "writer",
@@ -45,6 +46,7 @@ class SendingHalf(asyncio.Protocol):
         self.state = State.CONNECTING
         self.transport = transport
         self.writer: Writer | None = None
+        self.address = 0
         self._config = config
         self._loop = asyncio.get_running_loop()
         self._blocked = False  # the transport has enough that the peer did not take

@@ -21,7 +21,7 @@ class Closes(NamedTuple):
 
 
 WEBSOCKET_CLOSES = Closes(
-    restart=Close(1012, "node is draining, please reconnect"),
+    restart=Close(1012, "please reconnect"),
     slow=Close(1013, "slow consumer"),
 )
 """With the codes of the IANA registry of RFC 6455, for protocols without codes of their own."""
@@ -51,6 +51,10 @@ class Transport(Protocol):
     @property
     def paused(self) -> bool:
         """Whether nothing is read from the client: too much waits to be handled."""
+
+    @property
+    def address(self) -> int:
+        """A hash of the client's address, as `handshake.Request` has it."""
 
     @property
     def framing(self) -> Framing:

@@ -105,6 +105,7 @@ class WebSocket(SendingHalf):
     def begin(self, request: Request, endpoint: Endpoint) -> None:
         """Let an endpoint decide on a valid handshake."""
         self._key = request.headers["sec-websocket-key"].encode()
+        self.address = request.address
         if self._config.ws_per_message_deflate:
             self._negotiate(request)
         self._start(self._shake_hands(endpoint, request))

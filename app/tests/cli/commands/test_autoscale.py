@@ -24,6 +24,8 @@ from tests.support.fleet import running_fleet
 from tests.support.fleet_clients import node_of, through_haproxy
 from tests.support.redis import RedisServer
 from tests.support.topologies import SentinelTopology
+from wsfleet.cli.access import elected_service
+from wsfleet.cli.access.elected_service import Schedule
 from wsfleet.cli.access.fleet_file import Fleet
 from wsfleet.cli.commands import autoscale
 from wsfleet.cli.commands.autoscale import AutoscalePlan, Autoscaler
@@ -187,7 +189,7 @@ def nodes_of(database: Any, **states: str) -> None:
 def look(fleet_file: Path) -> None:
     """Let a new autoscaler look once."""
     fleet = Fleet.model_validate_json(fleet_file.read_bytes())
-    autoscaler = Autoscaler(lambda: fleet, AutoscalePlan(POLICY, once=True))
+    autoscaler = Autoscaler(lambda: fleet, AutoscalePlan(POLICY, Schedule(once=True)))
     autoscaler.look()
     autoscaler.leave()
 
@@ -215,10 +217,10 @@ def test_a_follower_that_comes_to_lead_waits_too(
     nodes_of(database, host1="ready", host2="drained")
     redis_is = ["one"]
     monkeypatch.setattr(
-        autoscale, "server_infos", lambda _: [{"run_id": run_id} for run_id in redis_is]
+        elected_service, "server_infos", lambda _: [{"run_id": run_id} for run_id in redis_is]
     )
     fleet = Fleet.model_validate_json(fleet_file.read_bytes())
-    autoscaler = Autoscaler(lambda: fleet, AutoscalePlan(POLICY, once=True))
+    autoscaler = Autoscaler(lambda: fleet, AutoscalePlan(POLICY, Schedule(once=True)))
     database.set(key_names.AUTOSCALE_LEADER, "another one")
     autoscaler.look()
     redis_is[:] = ["two"]
@@ -226,7 +228,7 @@ def test_a_follower_that_comes_to_lead_waits_too(
     autoscaler.look()
     assert database.get(key_names.AUTOSCALE_LEADER) != "another one"
     assert not database.exists(key_names.DESIRED)
-    monkeypatch.setattr(autoscale, "NODE_DEAD_AFTER", 0)
+    monkeypatch.setattr(elected_service, "NODE_DEAD_AFTER", 0)
     redis_is[:] = ["three"]
     autoscaler.look()
     assert database.hgetall(key_names.DESIRED) == {"host2-8001": node_state.SERVE}

@@ -133,7 +133,7 @@ class Peer:
     `view` is what the client believes to be subscribed to, from what it was told.
     """
 
-    buffered = 0
+    buffered = address = 0
     paused = False
     framing = shared_framing = LINES
 

@@ -1,4 +1,4 @@
-"""The autoscaler's part of Redis: who leads, the desired states that it sets, and its decisions.
+"""The autoscaler's part of Redis: the desired states that it sets, and its decisions.
 
 The functions take a client of Redis. Their scripts check that the caller still leads at the time of
 the change: an autoscaler that was paused must not act on an old decision.
@@ -17,22 +17,6 @@ from wsfleet.redis import key_names
 
 #: Decisions that the log keeps, at least.
 LOG_LENGTH = 10_000
-
-# lead(LEADER; TOKEN, MILLISECONDS): take or renew the lead, unless another token leads. Returns the
-# token that leads.
-_LEAD = """
-local leader = redis.call('GET', KEYS[1])
-if leader and leader ~= ARGV[1] then
-  return leader
-end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return ARGV[1]
-"""
-
-# resign(LEADER; TOKEN): give up the lead.
-_RESIGN = """
-return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1])
-"""
 
 # apply(LEADER, DESIRED, DRAINED, LOG; TOKEN, LENGTH, STATE, MARK, ENTRY, {NODE, SEEN}...): set the
 # desired state of each NODE to STATE, add it to DRAINED or remove it (MARK is SADD or SREM), and
@@ -54,16 +38,6 @@ end
 redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[2], '*', 'decision', ARGV[5])
 return 1
 """
-
-
-def lead(client: Any, token: str, milliseconds: int) -> str:
-    """Take or renew the lead for some milliseconds; return the token that leads."""
-    return str(client.eval(_LEAD, 1, key_names.AUTOSCALE_LEADER, token, milliseconds))
-
-
-def resign(client: Any, token: str) -> None:
-    """Give up the lead, if `token` has it."""
-    client.eval(_RESIGN, 1, key_names.AUTOSCALE_LEADER, token)
 
 
 def apply(
@@ -100,6 +74,9 @@ def nodes(client: Any, fleet: Fleet) -> list[ObservedNode]:
             cpu=float(said.get("cpu", 0.0)),
             wanted=desired.get(name),
             drained_by_us=name in drained_by_us,
+            started=said.get("started", ""),
+            weight=int(said.get("weight", 1)),
+            shedding=int(said.get("shedding", 0)),
         )
         for name in sorted({*fleet.nodes, *live})
         for said in [live.get(name, {})]

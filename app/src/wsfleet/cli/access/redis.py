@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import redis
@@ -74,6 +75,11 @@ def server_infos(client: Any) -> list[dict[str, Any]]:
     if isinstance(client, redis.RedisCluster):
         return list(client.info(target_nodes=redis.RedisCluster.PRIMARIES).values())
     return [client.info()]
+
+
+def iso(seconds: float) -> str:
+    """Return a unix time as ISO 8601, with milliseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def live_nodes(client: Any) -> set[Any]:

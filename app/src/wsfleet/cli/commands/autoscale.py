@@ -1,25 +1,17 @@
 """``wsfleet autoscale``: bring standby hosts in and drain hosts, by the load."""
 
-import math
-import secrets
-import signal
-import socket
-import sys
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
-import orjson
 import typer
 from prometheus_client import start_http_server
 
 from wsfleet.cli.access import autoscaling
+from wsfleet.cli.access.elected_service import ElectedService, Schedule
 from wsfleet.cli.access.fleet_file import Fleet, load_fleet
-from wsfleet.cli.access.redis import connected, server_infos
+from wsfleet.cli.access.redis import connected, iso
 from wsfleet.cli.errors import EXIT_OK, CannotRun
 from wsfleet.cli.measure.autoscale_metrics import AutoscaleMetrics
 from wsfleet.cli.measure.report import Report, emit, table
@@ -36,9 +28,7 @@ from wsfleet.cluster.autoscale_policy import (
 )
 from wsfleet.cluster.node_state import DRAIN, SERVE
 from wsfleet.config.settings import NODE_DEAD_AFTER
-
-LEASES = 3
-"""Intervals without a sign of the leader until another autoscaler leads."""
+from wsfleet.redis import key_names
 
 
 def _setting(name: str, text: str, **bounds: Any) -> Any:
@@ -146,20 +136,18 @@ def command(
     if log and not check:
         return emit(decision_log(load_fleet(fleet), count), as_json=as_json)
     if not check:
-        plan = AutoscalePlan(settings, interval, once, dry_run, as_json, metrics_host, metrics_port)
+        schedule = Schedule(interval, once, dry_run, as_json)
+        plan = AutoscalePlan(settings, schedule, metrics_host, metrics_port)
         run(lambda: load_fleet(fleet), plan)
     return EXIT_OK
 
 
 @dataclass(frozen=True, slots=True)
 class AutoscalePlan:
-    """How to run: a round every `interval` seconds, or `once`; a `dry_run` changes nothing."""
+    """How to run, and where Prometheus reads the metrics; without a port it reads none."""
 
     policy: Policy
-    interval: float = 5.0
-    once: bool = False
-    dry_run: bool = False
-    as_json: bool = False
+    schedule: Schedule
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
 
@@ -173,9 +161,6 @@ def run(find: Callable[[], Fleet], plan: AutoscalePlan) -> None:
 
     """
     find()
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     autoscaler = Autoscaler(find, plan)
     if plan.metrics_port is not None:
         try:
@@ -187,69 +172,35 @@ def run(find: Callable[[], Fleet], plan: AutoscalePlan) -> None:
                 f"cannot listen on {plan.metrics_host}:{plan.metrics_port}: {error.strerror}. "
                 "Set another --metrics-port."
             ) from error
-    try:
-        while True:
-            autoscaler.look()
-            if plan.once or stop.wait(plan.interval):
-                return
-    finally:
-        autoscaler.leave()
+    autoscaler.run()
 
 
-class Autoscaler:
+class Autoscaler(ElectedService):
     """One of the autoscalers of a fleet."""
 
     def __init__(self, find: Callable[[], Fleet], plan: AutoscalePlan) -> None:
+        super().__init__(key_names.AUTOSCALE_LEADER, find, plan.schedule)
         self.metrics = AutoscaleMetrics()
-        self._find = find
-        self._plan = plan
-        # The host's name is for people; the random part makes it a unique fencing token.
-        self._token = f"{socket.gethostname()}:{secrets.token_hex(8)}"
-        self._leads = False
-        self._redis: list[str] | None = None
-        self._settled_at = -math.inf
-        self._said: object = None
+        self._policy = plan.policy
 
-    def look(self) -> None:
-        """Run one round: read the fleet, decide, and carry the decision out.
+    def on_redis(self, answers: bool) -> None:
+        """Set the gauge."""
+        self.metrics.redis.set(answers)
 
-        Raises:
-            CannotRun: with `once`, if Redis or the fleet file cannot be read.
+    def on_lead(self, leads: bool) -> None:
+        """Set the gauge."""
+        self.metrics.leader.set(leads)
 
-        """
-        try:
-            fleet = self._find()
-            with connected(fleet.redis_url) as client:
-                self._round(client, fleet)
-        except CannotRun as error:
-            if self._plan.once:
-                raise
-            self.metrics.redis.set(0)
-            if self._said != error.message:
-                print(f"wsfleet: {error.message}", file=sys.stderr, flush=True)
-            self._said = error.message
-            self._redis = []  # the Redis that answers next counts as another one
-        else:
-            self.metrics.redis.set(1)
-
-    def leave(self) -> None:
-        """Give up the lead; without Redis the lead expires."""
-        if self._leads:
-            try:
-                with connected(self._find().redis_url) as client:
-                    autoscaling.resign(client, self._token)
-            except CannotRun as error:
-                print(f"wsfleet: {error.message}", file=sys.stderr)
-
-    def _round(self, client: Any, fleet: Fleet) -> None:
-        settled = self._settled(client)  # in a follower too: it may lead in the next round
-        if not self._plan.dry_run and not self._lead(client):
+    def round(self, client: Any, fleet: Fleet) -> None:
+        """Read the fleet, decide, and carry the decision out."""
+        settled = self.settled(client)
+        if not self.leads(client):
             return
         seconds, micros = client.time()
         hosts = hosts_of(autoscaling.nodes(client, fleet))
         if settled:
             last = autoscaling.last_decision(client)
-            decision = decide(self._plan.policy, hosts, now=seconds + micros / 1e6, last=last)
+            decision = decide(self._policy, hosts, now=seconds + micros / 1e6, last=last)
         else:
             decision = Decision(
                 Action.HOLD,
@@ -259,45 +210,18 @@ class Autoscaler:
         self.metrics.show(hosts, decision)
         entry = _entry(hosts, decision)
         applied = False
-        if decision.hosts and not self._plan.dry_run:
+        if decision.hosts and not self._schedule.dry_run:
             desired = SERVE if decision.action is Action.SCALE_OUT else DRAIN
-            applied = autoscaling.apply(client, self._token, desired, decision.hosts, entry)
+            applied = autoscaling.apply(client, self.token, desired, decision.hosts, entry)
             if not applied:
                 return  # the state has changed since it was read
             self.metrics.decisions.labels(decision.action.value).inc()
-        self._say(
+        self.say(
             (decision.action, entry["hosts"]),
-            {"time": _iso(seconds), "applied": applied, **entry},
+            {"time": iso(seconds), "applied": applied, **entry},
             f"{decision.action.value} {' '.join(entry['hosts'])}".rstrip() + f": {decision.reason}",
             always=applied,
         )
-
-    def _settled(self, client: Any) -> bool:
-        """Return whether nodes have had the time to find this Redis.
-
-        If so, a node without a heartbeat is gone.
-        """
-        found = [info["run_id"] for info in server_infos(client)]
-        if found != self._redis:
-            if self._redis is not None:
-                self._settled_at = time.monotonic() + NODE_DEAD_AFTER
-            self._redis = found
-        return time.monotonic() >= self._settled_at
-
-    def _lead(self, client: Any) -> bool:
-        lease = int(self._plan.interval * LEASES * 1000)
-        leader = autoscaling.lead(client, self._token, lease)
-        self._leads = leader == self._token
-        self.metrics.leader.set(self._leads)
-        if not self._leads:
-            self._say(leader, {"action": "follow", "leader": leader}, f"{leader} leads")
-        return self._leads
-
-    def _say(self, what: object, document: Any, line: str, *, always: bool = False) -> None:
-        """Print a line if it differs from the last one."""
-        if always or what != self._said:
-            print(orjson.dumps(document).decode() if self._plan.as_json else line, flush=True)
-        self._said = what
 
 
 def decision_log(fleet: Fleet, count: int) -> Report:
@@ -309,7 +233,7 @@ def decision_log(fleet: Fleet, count: int) -> Report:
     """
     with connected(fleet.redis_url) as client:
         entries = autoscaling.decisions(client, count)
-    decisions = [{"time": _iso(seconds), **entry} for seconds, entry in entries]
+    decisions = [{"time": iso(seconds), **entry} for seconds, entry in entries]
     columns = ("time", "", "hosts", ">connections/node", ">CPU %", "why")
     rows = (
         (
@@ -337,10 +261,6 @@ def _entry(hosts: list[Host], decision: Decision) -> dict[str, Any]:
         "connections_per_node": round(load.per_node, 1) if load.nodes else None,
         "cpu_percent": round(load.per_host, 1) if load.hosts else None,
     }
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def policy(**settings: Any) -> Policy:

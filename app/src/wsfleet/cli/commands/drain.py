@@ -33,6 +33,14 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Drain even if no other node is ready.")
     ] = False,
+    standby: Annotated[
+        bool,
+        typer.Option(
+            "--standby",
+            help="Put the nodes into the warm pool, from which the autoscaler may bring them in. "
+            "Default: they stay drained until `wsfleet undrain`.",
+        ),
+    ] = False,
     fleet: FleetFile = None,
     as_json: Json = False,
 ) -> int:
@@ -42,7 +50,7 @@ def command(
     restart, until `wsfleet undrain`.
     Exit code 1 if clients remain.
     """
-    plan = DesiredStatePlan(nodes, DRAIN, timeout if wait else None, force)
+    plan = DesiredStatePlan(nodes, DRAIN, timeout if wait else None, force, standby)
     return emit(run(load_fleet(fleet), plan, quiet=as_json), as_json=as_json)
 
 
@@ -51,12 +59,14 @@ class DesiredStatePlan:
     """Names of nodes or hosts, and their desired state, `DRAIN` or `SERVE`.
 
     `timeout` is in seconds; None means not to wait. `force` drains the last ready node as well.
+    `standby` drains into the warm pool; else the autoscaler leaves the nodes alone.
     """
 
     names: Sequence[str]
     desired: str
     timeout: float | None = 120.0
     force: bool = False
+    standby: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +104,8 @@ def run(fleet: Fleet, plan: DesiredStatePlan, *, quiet: bool) -> Report:
         chosen = choose(plan.names, {*fleet.nodes, *known})
         if plan.desired == DRAIN and not plan.force:
             _keep_one_ready(known, chosen)
-        client.srem(key_names.AUTOSCALE_DRAINED, *chosen)  # the autoscaler leaves them alone
+        mark = client.sadd if plan.standby else client.srem
+        mark(key_names.AUTOSCALE_DRAINED, *chosen)
         client.hset(key_names.DESIRED, mapping=dict.fromkeys(chosen, plan.desired))
         began = time.monotonic()
         try:

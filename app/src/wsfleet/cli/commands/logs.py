@@ -28,6 +28,7 @@ UNITS = (
     "haproxy",
     "keepalived",
     "wsfleet-autoscale",
+    "wsfleet-rebalance",
     "redis-server",
     "redis-sentinel",
     "prometheus*",

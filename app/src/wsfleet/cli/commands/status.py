@@ -13,13 +13,16 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from wsfleet.cli.access import autoscaling
 from wsfleet.cli.access.fleet_file import Fleet, load_fleet
 from wsfleet.cli.access.http import Answer, Health, ask_all
+from wsfleet.cli.access.redis import connected
 from wsfleet.cli.access.redis_summary import redis_summary
 from wsfleet.cli.errors import CannotRun
 from wsfleet.cli.measure.report import Report, emit, table, verdict
 from wsfleet.cli.options import FleetFile, Json
 from wsfleet.cluster import haproxy_stats
+from wsfleet.cluster.autoscale_policy import hosts_of
 from wsfleet.cluster.node_state import DRAIN_STATES, READY
 
 Registry = dict[str, dict[str, Any]]
@@ -64,7 +67,12 @@ def run(fleet: Fleet) -> Report:
         )
     nodes = _nodes(urls, registered, health, known=redis["reachable"])
     return Report(
-        {"nodes": nodes, "loadbalancers": _balancers(fleet, balancers), "redis": redis},
+        {
+            "nodes": nodes,
+            "hosts": _hosts(fleet),
+            "loadbalancers": _balancers(fleet, balancers),
+            "redis": redis,
+        },
         _views(nodes, balancers, redis),
         _problems(nodes, balancers, redis),
     )
@@ -115,6 +123,16 @@ def _run_again(fleet: Fleet, before: Report) -> Report:
         return run(fleet)
     except CannotRun as error:
         return Report(before.data, [], [error.message])
+
+
+def _hosts(fleet: Fleet) -> dict[str, str]:
+    """Return the place of each host in the pool; none without Redis."""
+    try:
+        with connected(fleet.redis_url) as client:
+            hosts = hosts_of(autoscaling.nodes(client, fleet))
+    except CannotRun:
+        return {}
+    return {host.name: host.place.value for host in hosts}
 
 
 def _nodes(

@@ -114,7 +114,8 @@ function createNode(name, actions) {
     const works = node.received !== null;
     setText(rates, works ? `${number(node.received)} in/s · ${number(node.delivered)} out/s · CPU ${number(node.cpu)} %` : node.reason || "no answer");
     const checks = Object.entries(node.balancers).map(([balancer, status]) => `${balancer} ${status}`).join(", ");
-    setText(facts, [node.uptime === null || !WORKS.has(node.state) ? "" : `up ${duration(node.uptime)}`, checks].filter(Boolean).join(" · "));
+    const sheds = node.shedding ? `moves ${number(node.shedding)} clients to other nodes` : "";
+    setText(facts, [sheds, node.uptime === null || !WORKS.has(node.state) ? "" : `up ${duration(node.uptime)}`, checks].filter(Boolean).join(" · "));
     facts.title = `${facts.textContent}${node.version ? ` · ${node.version}` : ""}`;
     const drain = !(node.wanted === "drain" || isDrained(node));
     setText(button, drain ? "Drain" : "Undrain");

@@ -21,6 +21,17 @@ from wsfleet.config.file import BUILT_IN
 pytestmark = pytest.mark.usefixtures("processes")
 
 LOCAL = {"Origin": "http://localhost:5173"}
+DRAIN = """
+import asyncio
+from wsfleet import Realtime
+
+app = Realtime(app)
+
+@app.on_drain
+async def drain() -> None:
+    print("on_drain runs")
+    await asyncio.sleep(0.4)
+"""
 FOREIGN = {"Origin": "https://example.com"}
 
 
@@ -69,6 +80,16 @@ async def test_ordinary_websockets_are_closed_at_once(tmp_path: Path) -> None:
             await client.send("again")
             assert await client.recv() == "again"
         await dev.serves(2)
+
+
+async def test_clients_that_come_during_a_drain_wait_for_the_next_node(tmp_path: Path) -> None:
+    """The node that stops takes no connections, so it refuses none."""
+    async with running_dev(tmp_path, app=APP + DRAIN) as dev:
+        dev.write(2, APP)
+        await dev.prints("on_drain runs")
+        url = dev.url.replace("http", "ws") + "/echo"
+        async with connect(url, proxy=None, open_timeout=60):
+            assert (await dev.http.get("/version")).text == "2"
 
 
 async def test_a_change_of_the_configuration_restarts_as_well(tmp_path: Path) -> None:

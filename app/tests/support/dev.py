@@ -7,7 +7,6 @@ import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -103,10 +102,12 @@ class Dev:
 
 
 @contextlib.asynccontextmanager
-async def running_dev(folder: Path, *options: str, **files: Any) -> AsyncIterator[Dev]:
-    """Run `wsfleet dev` on version 1, until the block ends; `files` are written before."""
+async def running_dev(
+    folder: Path, *options: str, app: str = APP, **files: str
+) -> AsyncIterator[Dev]:
+    """Run `wsfleet dev` on version 1 of `app`, until the block ends; `files` are written before."""
     dev = Dev(folder)
-    dev.write(1)
+    dev.write(1, app)
     for name, text in files.items():
         (folder / f"{name}.yml").write_text(text)
     dev.start(*options)

@@ -134,11 +134,18 @@ async def test_a_drain_tells_all_and_no_more_than_a_few_at_once(
     """The node stops when the application has been told of all of its clients."""
     node, backend = await start_backend(ANSWERS, UNLIMITED, drain_rate=10_000)
 
-    backend.answers["disconnected"] = lambda _: asyncio.sleep(0.01)
+    connected_to_redis: list[bool] = []
+
+    async def slowly(_: Any) -> None:
+        await asyncio.sleep(0.3)
+        connected_to_redis.append(node.node.store.connected)
+
+    backend.answers["disconnected"] = slowly
     async with AsyncExitStack() as stack:
         names = await connected(stack, node, 150)
         await node.stop()
         assert told(backend) == dict.fromkeys(names, 1)
+        assert all(connected_to_redis), "the node runs until the last call has ended"
         assert backend.most_running == disconnects.CONCURRENCY
         assert {call.code for call in backend.calls["disconnected"]} == {3001}
         assert await _gone(store, node)

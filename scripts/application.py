@@ -123,7 +123,8 @@ class Application:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, copy)
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
-        pip = [sys.executable, "-m", "pip", "--quiet", "--python", environment / "bin" / "python"]
+        python = str(environment / "bin" / "python")
+        pip = [sys.executable, "-m", "pip", "--quiet", "--python", python]
         install = ["install", "--require-hashes", "--only-binary=:all:", "--requirement"]
         if subprocess.run([*pip, *install, self.build_lock]).returncode:
             raise SourceError(

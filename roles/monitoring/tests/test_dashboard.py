@@ -25,6 +25,7 @@ def of_the_node() -> set[str]:
     metrics = Metrics()
     metrics.watch(
         max_connections=1,
+        weight=1,
         handshakes=lambda: 0,
         outbox_bytes=lambda: 0,
         ready=lambda: True,

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = (
     ROOT / "app/src/wsfleet/console/static/vendor",
     ROOT / "examples/chat/chat/pages/vendor",
+    ROOT / "examples/django-backend/chat/static/vendor",
 )
 
 

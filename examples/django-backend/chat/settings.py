@@ -52,4 +52,6 @@ DATABASES = {
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 LOGIN_REDIRECT_URL = "/"
 STATIC_URL = "static/"
+STATIC_ROOT = os.environ.get("CHAT_STATIC_ROOT")
+"""Where `manage.py collectstatic` puts the files that a web server serves."""
 USE_TZ = True

@@ -1,5 +1,8 @@
 """The example `examples/django-backend`: a real Django behind a real node, with the Python SDK."""
 
+import hashlib
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -107,6 +110,18 @@ async def test_only_users_that_are_signed_in_connect(node: RunningNode) -> None:
     with pytest.raises(ClientDisconnectedError):
         async with sdk(node, headers={"Cookie": "sessionid=forged"}):
             pass
+
+
+def test_the_page_brings_the_sdk_along(site: str) -> None:
+    """The page loads nothing from other sites; its SDK is the file that scripts/vendor.py wrote."""
+    page = httpx.get(f"{site}/rooms/tea/", headers=signed_in(site, "ada")).text
+    assert re.findall(r'src="([^"]+)"', page) == ["/static/vendor/centrifuge.js"]
+    vendor = EXAMPLE / "chat" / "static" / "vendor"
+    (package,) = json.loads((vendor / "vendor.json").read_text())
+    assert {path.name for path in vendor.iterdir()} == {"vendor.json", *package["files"]}
+    for name, file in package["files"].items():
+        served = httpx.get(f"{site}/static/vendor/{name}").content
+        assert hashlib.sha256(served).hexdigest() == file["sha256"]
 
 
 def test_the_endpoints_need_the_key(site: str) -> None:

@@ -46,7 +46,7 @@ def test_a_server_is_ended_with_its_children_on_failure(tmp_path: Path) -> None:
     assert not [pid for pid in pids if runs(pid)]
 
 
-def test_a_server_that_ends_says_why(tmp_path: Path) -> None:
+def test_the_error_of_a_server_that_ends(tmp_path: Path) -> None:
     """The message has the end of the server's log."""
     port = free_port()
     command = [sys.executable, "-c", "raise SystemExit('no such option')"]

@@ -41,7 +41,7 @@ def test_a_server_that_is_not_up_yet_is_waited_for(sync: bool) -> None:
 
 
 @SYNC
-def test_what_never_happens_is_named_with_its_cause(sync: bool) -> None:
+def test_a_timeout_names_the_condition_and_its_cause(sync: bool) -> None:
     """The message names the condition; its last error is the cause."""
     forever = after(*[ConnectionRefusedError("nobody")] * 1_000_000)
     with pytest.raises(AssertionError, match=r"within 0\.01 s: it serves") as caught:

@@ -165,7 +165,7 @@ PHPCENT = [
 ]  # fmt: skip
 
 
-async def test_what_phpcent_sends(node: RunningNode) -> None:
+async def test_requests_of_phpcent(node: RunningNode) -> None:
     """Each request succeeds; the error of an unknown namespace is Centrifugo's, to the letter."""
     headers = {"X-API-Key": KEY, "Content-Type": "application/json", "User-Agent": "curl/7.39.0"}
     async with httpx.AsyncClient(base_url=node.url, headers=headers, trust_env=False) as http:
@@ -204,7 +204,7 @@ GOCENT = [
 ]
 
 
-async def test_what_gocent_sends(node: RunningNode) -> None:
+async def test_requests_of_gocent(node: RunningNode) -> None:
     """`POST /api`, one command a line; so many replies come, each with its result or error."""
     headers = {"Authorization": f"apikey {KEY}", "Content-Type": "application/json"}
     async with httpx.AsyncClient(base_url=node.url, headers=headers, trust_env=False) as http:
@@ -229,7 +229,7 @@ async def test_what_gocent_sends(node: RunningNode) -> None:
             assert await client.closed() == 4001
 
 
-async def test_what_older_clients_send(node: RunningNode) -> None:
+async def test_requests_of_older_clients(node: RunningNode) -> None:
     """Methods by number and in capitals, ids, several lines for one command, and mistakes."""
     headers = {"X-API-Key": KEY}
     async with httpx.AsyncClient(base_url=node.url, headers=headers, trust_env=False) as http:

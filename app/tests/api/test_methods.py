@@ -152,7 +152,7 @@ async def test_subscribe_unsubscribe_disconnect_a_user(pair: Pair, api: Api) -> 
         assert other.state is ClientState.CONNECTED
 
 
-async def test_who_leaves_while_it_is_subscribed_leaves_nothing(
+async def test_a_late_subscription_of_a_gone_client_is_removed(
     pair: Pair, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A subscription by the server that comes too late is none: nobody is present."""
@@ -221,7 +221,7 @@ async def test_channels_and_info_count_clients(pair: Pair, api: Api) -> None:
         assert all(node["uptime"] >= 0 and node["version"] for node in (await api("info"))["nodes"])
 
 
-async def test_a_count_without_a_node_is_none(
+async def test_a_missing_node_makes_a_count_an_error(
     pair: Pair, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a live node does not answer the error names it; a sum without it would be wrong."""
@@ -286,7 +286,7 @@ async def test_any_content_type_is_taken(api: Api) -> None:
         assert "result" in answer.json()
 
 
-async def test_what_is_not_a_request(pair: Pair, api: Api) -> None:
+async def test_invalid_requests(pair: Pair, api: Api) -> None:
     """Each has its status, and a sentence that says what is wrong."""
     methods = list(Methods(pair[0].node).methods)
     for body in (b"hello", b'{"user":"\\ud83d"}', b'{"data":1e400}', b"\xff"):
@@ -316,7 +316,7 @@ async def test_bytes_are_published(pair: Pair, api: Api) -> None:
         assert await api.error("publish", channel="book", **field) == 107
 
 
-async def test_a_publication_beside_the_history(pair: Pair, api: Api) -> None:
+async def test_a_publication_without_history(pair: Pair, api: Api) -> None:
     """With `skip_history` subscribers hear it, and nothing is kept or counted."""
     async with raw(pair[1]) as client:
         await client.command(subscribe={"channel": "book"})
@@ -417,7 +417,7 @@ async def test_a_subscription_by_the_server_has_options(pair: Pair, api: Api) ->
     assert await api.error("subscribe", user="ann", channel="unknown:book") == 102
 
 
-async def test_a_session_narrows_to_nobody(pair: Pair, api: Api) -> None:
+async def test_an_unknown_session_matches_no_connection(pair: Pair, api: Api) -> None:
     """No connection has a session; a request about one answers, and concerns none of the user's."""
     async with raw(pair[1], token("ann")) as client:
         await api("subscribe", user="ann", channel="book", session="s")

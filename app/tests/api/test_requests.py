@@ -44,7 +44,9 @@ spaces = st.text(" \t\r\n", max_size=2)
 
 
 @given(values, spaces, st.booleans(), st.booleans())
-def test_data_is_what_was_sent(value: object, space: str, ascii_only: bool, twice: bool) -> None:
+def test_data_is_kept_byte_for_byte(
+    value: object, space: str, ascii_only: bool, twice: bool
+) -> None:
     """Byte for byte, whitespace within it, escapes, digits and keys that come twice as well."""
     data = json.dumps(value, ensure_ascii=ascii_only, indent=1 if space else None).encode()
     if twice:
@@ -82,7 +84,7 @@ def test_numbers_and_keys_stay(data: str) -> None:
         (b"[" * 5000 + b"]" * 5000, "depth"),
     ],
 )
-def test_what_is_not_json_is_400(body: bytes, reason: str) -> None:
+def test_invalid_json_is_400(body: bytes, reason: str) -> None:
     """With a sentence that says where."""
     for kind in KINDS:
         with pytest.raises(RequestError, match=f"the body is not JSON: .*{reason}") as caught:
@@ -150,7 +152,7 @@ def test_b64data_goes_before_data() -> None:
         ({"data": 1, "version": 1, "skip_history": True}, "skip_history"),
     ],
 )
-def test_what_is_not_supported_is_told(fields: dict[str, Any], reason: str) -> None:
+def test_unsupported_fields_are_refused(fields: dict[str, Any], reason: str) -> None:
     """At its default every field is fine."""
     default = {"delta": False, "idempotency_key": "", "version": 0, "version_epoch": ""}
     request = {"data": 1, "skip_history": False} | default

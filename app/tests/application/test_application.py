@@ -41,7 +41,7 @@ async def test_all_paths_are_the_applications(node: RunningNode) -> None:
         assert (await http.get("/health")).json()["hostname"] == "node1"
 
 
-async def test_the_nodes_transports_are_beside_it(node: RunningNode) -> None:
+async def test_the_nodes_own_endpoints_remain(node: RunningNode) -> None:
     """The node serves the Centrifuge protocol; the plain protocol's path is the application's."""
     async with Peer(node):
         assert value(node, "connections", protocol="centrifuge") == 1

@@ -63,7 +63,7 @@ async def test_text_and_bytes_come_and_go(node: RunningNode) -> None:
         ]
 
 
-async def test_the_scope_says_what_asgi_wants(node: RunningNode) -> None:
+async def test_the_scope_has_the_fields_of_asgi(node: RunningNode) -> None:
     """The scope has paths, query, headers, subprotocols, state, extensions and addresses."""
     async with opened(
         node,
@@ -146,7 +146,7 @@ async def test_codes_and_reasons_go_both_ways(node: RunningNode) -> None:
     await settled(lambda: [code for code, _ in guest.ends] == [1006], "it hears of the abort")
 
 
-async def test_what_is_left_open_is_closed(node: RunningNode) -> None:
+async def test_a_handler_that_returns_closes_its_websocket(node: RunningNode) -> None:
     """A handler that returns closes with 1000; a handshake without an answer is 500."""
     async with opened(node, "/no_close") as client:
         assert await close_code(client) == 1000
@@ -219,7 +219,7 @@ async def test_fields_that_break_the_answer_are_refused(
 # Messages wait for the handler, and the handler for its own client.
 
 
-async def test_what_came_before_the_end_is_received(node: RunningNode) -> None:
+async def test_messages_before_a_disconnect_are_received(node: RunningNode) -> None:
     """A late handler still receives all messages and the disconnect in order."""
     async with opened(node, "/hold") as client:
         await settled(lambda: guest.handlers, "the handler has it")
@@ -425,7 +425,7 @@ async def test_a_client_that_leaves_during_the_handshake_is_noticed(node: Runnin
     await settled(lambda: [code for code, _ in guest.ends] == [1006], "it hears of it")
 
 
-async def test_what_comes_with_the_handshake_is_not_lost(node: RunningNode) -> None:
+async def test_messages_sent_with_the_handshake_are_kept(node: RunningNode) -> None:
     """Messages that a client sends before the accept are received after it."""
     head = (
         b"GET /late HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

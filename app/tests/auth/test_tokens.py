@@ -216,7 +216,7 @@ def test_a_key_set_is_a_file(tmp_path: Path) -> None:
         ('{"keys": [{"kty": "RSA", "d": "AQAB"}]}', "holds a private key"),
     ],
 )
-def test_a_key_set_that_is_none_is_told(tmp_path: Path, content: str | None, mistake: str) -> None:
+def test_an_invalid_key_set_is_an_error(tmp_path: Path, content: str | None, mistake: str) -> None:
     """The node does not start with a file that it cannot use."""
     file = tmp_path / "jwks.json"
     if content is not None:
@@ -262,7 +262,7 @@ def test_a_key_set_that_becomes_unusable_changes_nothing(
         keys.verify_connection(token, NOW)
 
 
-def test_a_public_key_of_another_kind_is_told() -> None:
+def test_an_unsuitable_public_key_is_an_error() -> None:
     """A key under the wrong name, a private key, one that is too short, an unknown curve."""
     private = RSA_KEY.private_bytes(
         serialization.Encoding.PEM,
@@ -357,7 +357,7 @@ def test_json_that_parsers_read_differently_is_refused(claim: str, value: str) -
 
 
 @pytest.mark.parametrize("claim", ["info", "meta", "data"])
-def test_a_payload_is_what_the_token_has(claim: str) -> None:
+def test_a_payload_is_kept_byte_for_byte(claim: str) -> None:
     """Byte for byte: no digit is lost, and no key that is there twice."""
     payload = b'{"b": 1.10000000000000000555, "a":[12345678901234567890], "b":"\\u00fc"}'
     claims = b'{"channel":"c","%b": %b }' % (claim.encode(), payload)
@@ -407,7 +407,7 @@ def test_what_is_no_json_object_is_refused(payload: bytes) -> None:
 # Claims
 
 
-def test_a_connection_token_says_who_the_client_is() -> None:
+def test_a_connection_token_names_the_user() -> None:
     """User, information, and the time until which."""
     token = connect({"sub": "7", "exp": NOW + 60, "iat": NOW + 9, "info": {"n": [1, "ü"]},
                      "meta": {"a": 12345678901234567890123}})  # fmt: skip
@@ -468,7 +468,7 @@ def test_the_clock_is_the_systems() -> None:
      ({"exp": NOW + 60, "expire_at": NOW + 600}, NOW + 600),
      ({"exp": NOW + 60, "expire_at": 0}, 0), ({"exp": NOW + 60, "expire_at": -1}, 0)],
 )  # fmt: skip
-def test_what_a_token_opens_may_last_longer_than_the_token(
+def test_a_connection_may_outlast_its_token(
     take: Callable[..., Any], claims: dict[str, Any], expire_at: int
 ) -> None:
     """`expire_at` overrules `exp` for the connection; 0 is never."""
@@ -519,7 +519,7 @@ def test_a_token_subscribes_to_channels() -> None:
     }
 
 
-def test_a_subscription_token_says_what_it_opens() -> None:
+def test_claims_of_a_subscription_token() -> None:
     """Channel, user, client, and options for this subscription."""
     override = {"join_leave": {"value": True}, "force_recovery": {}}
     token = subscribe(

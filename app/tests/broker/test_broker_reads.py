@@ -143,7 +143,9 @@ async def test_a_position_given_by_a_full_redis_recovers_nothing(pair: Pair, sto
 
 
 @pytest.mark.parametrize("live", [0, 2])
-async def test_recovery_from_where_nobody_had_published(pair: Pair, store: Any, live: int) -> None:
+async def test_recovery_from_before_the_first_publication(
+    pair: Pair, store: Any, live: int
+) -> None:
     """A subscriber of a channel that is new misses nothing, also when it was away at its birth."""
     one, two = pair
     async with Peer(one) as ann:
@@ -177,7 +179,7 @@ async def test_a_channel_that_was_lost_is_not_the_one_that_began(pair: Pair, sto
             assert (again.was_recovering, again.recovered) == (True, False)
 
 
-async def test_an_epoch_without_publications_is_remembered_for_subscribers_alone(
+async def test_an_epoch_without_publications_expires_early(
     pair: Pair, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as one may come back: not for the month that publications are counted on."""
@@ -201,7 +203,7 @@ async def test_an_epoch_without_publications_is_remembered_for_subscribers_alone
         assert not await store.exists("wsfleet:meta:{loose:room}")
 
 
-async def test_the_expired_are_cleared_away_by_those_who_join(pair: Pair, store: Any) -> None:
+async def test_a_join_removes_expired_presence(pair: Pair, store: Any) -> None:
     """To ask who is there leaves them where they are, and leaves them out."""
     one, _ = pair
     async with Peer(one) as ann:

@@ -149,7 +149,7 @@ async def test_a_presence_over_the_limit_is_an_error(node: RunningNode) -> None:
         assert response.json()["result"]["num_clients"] == 21
 
 
-async def test_what_comes_during_a_limited_recovery_hides_no_hole(
+async def test_a_live_publication_does_not_complete_a_limited_recovery(
     node: RunningNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reading that ends before the top is no recovery, though live publications reach the top.
@@ -218,7 +218,7 @@ async def test_a_large_gap_is_filled_in_portions(
 sizes = st.lists(st.integers(0, 60), max_size=50)
 
 
-async def test_the_function_reads_what_a_list_would(node: RunningNode) -> None:
+async def test_the_function_reads_like_a_list(node: RunningNode) -> None:
     """Any stretch, in either direction, ends at the count, the size or the stream's end."""
     loop, channels = asyncio.get_running_loop(), iter(range(10**6))
 

@@ -128,7 +128,7 @@ async def pubsub_ids(store: Any) -> list[str]:
 @pytest.mark.parametrize(
     "happens", [joins, leaves, publishes, was_published, is_present, is_in_the_history]
 )
-async def test_what_json_cannot_carry_ends_that_client_alone(
+async def test_data_that_json_cannot_carry_ends_only_that_client(
     pair: Pair, store: Any, happens: Callable[[Peer, Peer], Awaitable[None]]
 ) -> None:
     """A JSON client ends with 3506; Protobuf clients, other channels and pub/sub go on."""
@@ -345,7 +345,7 @@ async def test_the_top_of_one_stream_does_not_end_the_checks(
     assert not one.task.done()
 
 
-async def test_a_close_code_that_there_is_not_closes_nobody_by_half(pair: Pair) -> None:
+async def test_an_invalid_close_code_closes_nothing(pair: Pair) -> None:
     """A command that asks for it is not understood; its user's connection works on."""
     one, two = pair
     async with Peer(two, token=_token("bob")) as bob:

@@ -34,7 +34,7 @@ def test_a_pattern_matches(pattern: str, matching: list[str], others: list[str])
 
 
 @pytest.mark.parametrize("pattern", ["[", "[!]", "[a", "{", "{a,{b}", "a\\", "[b-a]"])
-def test_what_is_no_pattern_is_told(pattern: str) -> None:
+def test_an_invalid_pattern_is_an_error(pattern: str) -> None:
     """With the reason."""
     with pytest.raises(ValueError, match=r"\S"):
         compile_glob(pattern)

@@ -49,7 +49,7 @@ def refusal(found: Channels, name: str) -> int:
      ("$chat:a", "chat", True), ("$a", "", True), (":a", "", False), ("a$chat", "", False),
      ("chat:", "chat", False)],
 )  # fmt: skip
-def test_a_name_tells_namespace_and_privacy(name: str, namespace: str, private: bool) -> None:
+def test_a_name_has_namespace_and_privacy(name: str, namespace: str, private: bool) -> None:
     """The namespace ends at the first boundary, the prefix is no part of it."""
     found = channels().resolve(name)
     assert (found.name, found.namespace, found.private) == (name, namespace, private)
@@ -211,9 +211,7 @@ def test_a_private_channel_is_open_to_no_permission() -> None:
      ("c#7", "", NO), ("c#", "", NO), ("c#7,", "", NO), ("c#42#7", "7", YES), ("c#42#7", "42", NO),
      ("c", "42", YES)],
 )  # fmt: skip
-def test_a_list_of_users_is_who_may_subscribe(
-    name: str, user: str, answer: ErrorCode | None
-) -> None:
+def test_a_list_of_users_limits_subscribers(name: str, user: str, answer: ErrorCode | None) -> None:
     """The last mark begins it; it overrules the permission; it never lets in who has no user."""
     found = channel(
         name,
@@ -308,9 +306,7 @@ def effective(user: str = "7", asked: str = "", **options: Any) -> set[str]:
      ("join_leave", {"allow_presence_for_client": True}),
      ("join_leave", {"allow_presence_for_subscriber": True})],
 )  # fmt: skip
-def test_a_subscriber_gets_what_it_asks_for_where_it_may(
-    asked: str, allowing: dict[str, Any]
-) -> None:
+def test_requested_options_need_permission(asked: str, allowing: dict[str, Any]) -> None:
     """By the option's own key, or because it may read history or presence anyhow."""
     kept: dict[str, Any] = HISTORY | {"join_leave": True}
     assert effective(asked=asked, **kept, **allowing) == {ASKED[asked]}
@@ -320,7 +316,7 @@ def test_a_subscriber_gets_what_it_asks_for_where_it_may(
 
 
 @pytest.mark.parametrize("asked", ASKED)
-def test_who_has_no_user_asks_in_vain(asked: str) -> None:
+def test_anonymous_clients_get_no_options(asked: str) -> None:
     """Unless the keys for anonymous say otherwise."""
     kept: dict[str, Any] = HISTORY | {
         "join_leave": True,
@@ -335,7 +331,7 @@ def test_who_has_no_user_asks_in_vain(asked: str) -> None:
     assert effective("", asked, **kept, **anonymous) == {ASKED[asked]}
 
 
-def test_what_is_forced_stays_and_a_tokens_options_are_the_base() -> None:
+def test_requests_only_add_options() -> None:
     """Asking never takes away."""
     forced: dict[str, Any] = HISTORY | {"force_recovery": True, "force_positioning": True}
     assert effective(**forced) == {"force_recovery", "force_positioning"}

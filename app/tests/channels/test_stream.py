@@ -155,7 +155,7 @@ def test_every_interleaving_is_in_order_and_nothing_twice(
 
 
 @given(st.lists(st.booleans(), max_size=30))
-def test_what_pubsub_loses_the_history_gives(arrives: list[bool]) -> None:
+def test_history_repairs_lost_messages(arrives: list[bool]) -> None:
     """With a history that reaches back, nothing is lost, whichever arrivals are."""
     server = Server(size=100)
     stream = Stream()
@@ -171,7 +171,7 @@ def test_what_pubsub_loses_the_history_gives(arrives: list[bool]) -> None:
     assert [entry.offset for entry in delivered] == list(range(1, len(arrives) + 1))
 
 
-def test_a_gap_that_the_history_cannot_close_is_told() -> None:
+def test_a_gap_beyond_the_history_is_reported() -> None:
     """Publications that were trimmed before they were read are a loss, not a silent gap."""
     server = Server(size=2)
     stream = Stream()
@@ -201,7 +201,7 @@ def test_a_reading_that_was_cut_is_read_on() -> None:
     assert portions == [[1, 2, 3], [4, 5, 6], [7, 8]]
 
 
-def test_what_a_failover_lost_is_not_confused_with_what_comes_after() -> None:
+def test_a_publication_lost_by_a_failover_hides_no_later_one() -> None:
     """A publication that only some have heard costs none of those that follow."""
     stream = Stream()
     stream.fill(Reading("e", 10))
@@ -235,7 +235,7 @@ def test_an_arrival_that_a_failover_lost_behind_a_gap_is_dropped() -> None:
     assert stream.receive("e", after) == [after]
 
 
-def test_a_stream_that_begins_continues_where_nobody_had_published() -> None:
+def test_a_new_stream_continues_an_empty_channel() -> None:
     """Its first publications are delivered, whatever its epoch is, live or from the history."""
     server = Server(size=10, remembered=False)
     live, late = Stream(), Stream()

@@ -36,7 +36,7 @@ URL = "http://127.0.0.1:1"
         (("monitor", URL, "--interval", "0"), "--interval"),
     ],
 )
-def test_what_cannot_be_run_is_one_line(args: tuple[str, ...], words: str) -> None:
+def test_a_usage_error_is_one_line(args: tuple[str, ...], words: str) -> None:
     """Exit code 2, one line on stderr that names the cause, nothing on stdout."""
     outcome = wsfleet(*args)
     assert outcome.code == 2, outcome
@@ -70,7 +70,7 @@ def test_a_command_is_a_module_of_its_name() -> None:
     assert {"serve", "verify_delivery", "check_node"} <= modules
 
 
-def test_the_help_of_load_says_whose_rate_it_is() -> None:
+def test_the_help_of_load_explains_the_rate() -> None:
     """The rate is that of all clients together, which is easily misread."""
     assert "ALL clients together" in wsfleet("load", "--help").stdout
 

@@ -51,7 +51,7 @@ async def test_broadcast_reaches_every_other_client_on_every_node(start_node: St
 
 
 @pytest.mark.usefixtures("processes")
-def test_a_restarted_node_takes_nobody_for_a_publisher_of_before() -> None:
+def test_a_restarted_node_delivers_older_publications_to_all() -> None:
     """A publication that outlives its node's process is for everybody on the next one."""
     program = "from wsfleet.hub.connection import _numbers; print(next(_numbers))"
     first, second = (
@@ -159,7 +159,7 @@ async def test_a_new_name_replaces_the_old_one(start_node: StartNode, store: Any
 @pytest.mark.parametrize(
     "client_id", ["", "two words", "x" * 129, "tab\t", [1], {"a": 1}, True, 1.5]
 )
-async def test_a_name_that_is_none_is_refused(start_node: StartNode, client_id: Any) -> None:
+async def test_an_invalid_client_name_is_refused(start_node: StartNode, client_id: Any) -> None:
     """An error frame says what a name may be, and the connection stays open."""
     node = await start_node()
     async with node.connect() as client:

@@ -124,7 +124,7 @@ async def test_json_that_nests_too_deep_is_an_error(start_node: StartNode, confi
     assert value(node, "reply_errors_total", code="107") == 1
 
 
-async def test_a_client_has_so_many_channels(start_node: StartNode, config: Path) -> None:
+async def test_channels_of_a_client_are_limited(start_node: StartNode, config: Path) -> None:
     """`channel_limit`: error 106, counted, for those beyond."""
     node = await start_node(config=config)
     async with centrifuge(node) as client:

@@ -122,7 +122,7 @@ def test_a_high_load_brings_a_host_in() -> None:
     assert outcome(busy).reason == "75.0 % CPU are above 70 %"
 
 
-def test_a_low_load_drains_who_has_the_fewest_clients() -> None:
+def test_a_low_load_drains_the_host_with_fewest_clients() -> None:
     """Only if both loads are low, after the cool-down, with nobody on the way in or out."""
     few = [host("a", 30), host("b", 10), host("c", 20)]
     assert names(outcome(few)) == (Action.SCALE_IN, ["b"])
@@ -142,7 +142,7 @@ def test_those_that_stay_must_bear_the_load() -> None:
     assert names(outcome(near, replace(policy, margin=0.0))) == (Action.SCALE_IN, ["b"])
 
 
-def test_who_is_not_ready_does_not_count_as_one_who_stays() -> None:
+def test_only_ready_hosts_count_as_remaining() -> None:
     """Two serve, but only one of them takes new clients: both stay, with a minimum of one too."""
     hosts = [host("a"), host("b", state="redis is not reachable")]
     assert names(outcome(hosts, replace(POLICY, min=1, desired=1))) == (Action.HOLD, [])

@@ -50,9 +50,7 @@ async def test_nodes_register_and_leave(start_node: StartNode, store: Any) -> No
     assert not await store.exists("wsfleet:node:node2")
 
 
-async def test_what_somebody_else_wrote_into_redis_ends_no_node(
-    start_node: StartNode, store: Any
-) -> None:
+async def test_foreign_keys_in_redis_end_no_node(start_node: StartNode, store: Any) -> None:
     """Names that are not UTF-8 are nobody's, and the heartbeat goes on: a dead node is reaped."""
     node = await start_node(node_dead_after=1.0)
     await store.zadd("wsfleet:nodes", {b"\xff": 1, "dead": 2})
@@ -165,7 +163,7 @@ async def test_redis_comes_back(
         assert await name_of(stays, {"client_id": "stays"}) == "stays"
 
 
-async def test_a_full_disk_is_told(
+async def test_a_full_disk_refuses_publications(
     start_node: StartNode, store: Any, redis_process: RedisServer
 ) -> None:
     """While Redis can keep nothing it acknowledges nothing; nobody is dropped, nobody let in."""
@@ -182,7 +180,7 @@ async def test_a_full_disk_is_told(
 
 
 @pytest.mark.backends("redis")
-async def test_full_memory_is_told(start_node: StartNode, store: Any) -> None:
+async def test_full_memory_refuses_publications(start_node: StartNode, store: Any) -> None:
     """A Redis without room acknowledges nothing; nobody is dropped, and who leaves makes room."""
     node = await start_node()
     async with node.connect() as client:
@@ -215,7 +213,7 @@ async def test_a_silent_subscription_is_noticed(start_node: StartNode, store: An
         assert json.loads(await asyncio.wait_for(other.recv(), TIMEOUT))["data"] == "heard?"
 
 
-async def test_what_is_not_understood_is_passed_over(start_node: StartNode, store: Any) -> None:
+async def test_invalid_messages_are_ignored(start_node: StartNode, store: Any) -> None:
     """Garbage in a channel of Redis, or in its stream, hurts no node."""
     node = await start_node()
     async with node.connect() as sender, node.connect() as other:

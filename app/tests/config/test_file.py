@@ -208,7 +208,7 @@ def test_a_key_without_value_is_absent_but_must_be_known() -> None:
         ),
     ],
 )
-def test_a_key_of_centrifugos_that_is_none_here_is_refused(text: str, line: str) -> None:
+def test_an_unsupported_key_of_centrifugo_is_refused(text: str, line: str) -> None:
     """It is told as what it is, with what there is instead."""
     known = "known to Centrifugo, not supported here: remove it"
     assert mistakes(text) == [line.format(known)]
@@ -254,7 +254,7 @@ def test_anchors_and_merges_work() -> None:
     ["[1, 2]", "[]", "0", "a", "client: [", "client: 2026-99-99", "a: b: c",
      "--- {}\n--- {}", "? [1]\n: 2", "client: !!python/object:os.system {}", "[" * 5000],
 )  # fmt: skip
-def test_what_is_no_mapping_in_yaml_is_one_mistake(text: str) -> None:
+def test_a_file_without_a_mapping_is_one_error(text: str) -> None:
     """And never another exception."""
     assert len(mistakes(text)) == 1
 
@@ -293,7 +293,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         load(path)
 
 
-def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
     """Missing, or not UTF-8: no silent fallback to the open built-in configuration."""
     path = tmp_path / "wsfleet.yml"
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
@@ -354,7 +354,7 @@ def test_durations_are_gos(text: str, seconds: float) -> None:
     "value", ["", "300", "s", "1x", "1s ", " 1s", "-1s", "1s-2s", "1e3s", "1.s.", 300, 1.5, True,
               False, [], "999999999999h", "٣s"],
 )  # fmt: skip
-def test_what_is_no_duration_is_refused(value: Any) -> None:
+def test_an_invalid_duration_is_refused(value: Any) -> None:
     """A bare number, above all: Centrifugo reads it as nanoseconds, people as seconds."""
     (mistake,) = mistakes(client(stale_close_delay=value))
     assert mistake.startswith("client.stale_close_delay: ")
@@ -471,7 +471,7 @@ def test_a_ping_comes_after_the_pong() -> None:
     assert "ping_interval must be longer" in mistakes(client(ping_interval="8s"))[0]
 
 
-def test_pings_are_told_in_whole_seconds() -> None:
+def test_pings_have_whole_seconds() -> None:
     """An SDK that is told 0 answers no ping, and would be disconnected for it."""
     short = client(ping_interval="0.9s", pong_timeout="0.5s")
     assert "ping_interval must be 1s or longer" in mistakes(short)[0]

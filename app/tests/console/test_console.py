@@ -124,7 +124,7 @@ async def test_nothing_without_the_key(pair: Pair, store: Any) -> None:
     [(rb'{"node":"\ud83d"}', 400), (b'{"node":1e400}', 400), (b"\xff", 400), (b"", 400),
      (b"{}", 422), (b'{"node":1}', 422), (b"[]", 422)],
 )  # fmt: skip
-async def test_a_wish_that_is_not_one_is_refused(pair: Pair, body: bytes, status: int) -> None:
+async def test_an_invalid_drain_request_is_refused(pair: Pair, body: bytes, status: int) -> None:
     """An invalid request gets an error text, and causes no error in the node."""
     async with client(pair[0].url, KEY) as http:
         for action in ("drain", "undrain"):
@@ -206,7 +206,7 @@ async def test_hosts_and_balancers_of_the_fleet_file(
     assert [problem.partition(":")[0] for problem in seen["problems"]] == ["node7 is down", "lb1"]
 
 
-async def test_maintenance_is_what_all_balancers_say(
+async def test_maintenance_needs_all_balancers(
     start_node: StartNode, config: Path, tmp_path: Path, redis_server: str
 ) -> None:
     """A node in `maint` at one of two balancers still serves; each check is shown."""
@@ -246,7 +246,7 @@ async def test_maintenance_is_what_all_balancers_say(
     assert [balancer["sessions"] for balancer in seen["balancers"]] == [12, 12]
 
 
-async def test_without_redis_it_says_so(
+async def test_an_unavailable_redis_is_shown(
     pair: Pair, http: httpx.AsyncClient, redis_process: Any
 ) -> None:
     """Without Redis the page gets an answer that says so."""
@@ -282,7 +282,7 @@ async def test_replicas_and_sentinels(
         await settled(seen, "both are missing")
 
 
-async def test_what_a_node_did_is_kept_for_the_charts(pair: Pair, http: httpx.AsyncClient) -> None:
+async def test_samples_for_the_charts_are_kept(pair: Pair, http: httpx.AsyncClient) -> None:
     """A message at one node and its delivery by the other are in the nodes' samples."""
     async with pair[0].connect() as sender, pair[1].connect() as listener:
         await sender.send("hello")

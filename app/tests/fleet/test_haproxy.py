@@ -173,7 +173,7 @@ def test_the_header_is_before_tls(start: Start, tmp_path: Path) -> None:
     assert "Secure" in answer.headers["Set-Cookie"]
 
 
-def test_only_the_proxy_may_say_whose_a_connection_is(start: Start) -> None:
+def test_only_the_proxy_sends_the_proxy_header(start: Start) -> None:
     """Only the proxy may send the header; other clients are served without it."""
     front = start(haproxy_accept_proxy=[PROXY, "2001:db8::/32"])
     for header in (version_1("203.0.113.9"), version_2("203.0.113.9")):
@@ -193,7 +193,7 @@ def test_the_proxys_own_checks_are_its_own(start: Start) -> None:
     assert front.get(first=local, source=PROXY).seen["for"] == [PROXY]
 
 
-def test_the_proxy_must_say_whose_a_connection_is(start: Start) -> None:
+def test_the_proxy_must_send_the_proxy_header(start: Start) -> None:
     """A request of the proxy without the header is refused."""
     front = start(haproxy_accept_proxy=[PROXY])
     with pytest.raises((http.client.HTTPException, ConnectionError)):
@@ -265,7 +265,7 @@ def test_a_client_cannot_claim_tls_where_haproxy_knows_better(start: Start) -> N
     assert "Secure" not in front.cookie("https")
 
 
-def test_a_challenge_gets_to_the_balancer_that_asks_for_a_certificate(start: Start) -> None:
+def test_an_acme_challenge_reaches_its_client(start: Start) -> None:
     """A challenge reaches the ACME client that expects it, with and without TLS."""
     port = free_port()
     balancers = ("127.0.2.1", "127.0.2.2")
@@ -284,7 +284,7 @@ def test_a_challenge_gets_to_the_balancer_that_asks_for_a_certificate(start: Sta
                         assert answer.seen["path"] == CHALLENGE
 
 
-def test_a_challenge_that_nobody_answers_is_the_acme_clients_503(start: Start) -> None:
+def test_an_acme_challenge_without_a_client_is_503(start: Start) -> None:
     """Without an ACME client a challenge is 503; other paths go to the nodes."""
     front = start(haproxy_acme_port=free_port(), balancers=("127.0.2.1",))
     answer = front.get(CHALLENGE)

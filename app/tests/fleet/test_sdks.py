@@ -203,7 +203,7 @@ async def test_plain_and_sdk_clients_on_different_nodes_hear_each_other(
     await sdk_scenarios.closed()
 
 
-async def test_what_cannot_be_recovered_is_not_called_recovered(drive: Drive, fleet: Rig) -> None:
+async def test_a_failed_recovery_is_reported(drive: Drive, fleet: Rig) -> None:
     """After the history window, or in another epoch, recovery fails with `recovered: false`.
 
     This test must be the last one, since it deletes the other tests' channels.

@@ -45,7 +45,7 @@ steps = st.lists(
 
 
 @given(steps)
-def test_everybody_hears_what_was_published_while_they_listened(
+def test_subscribers_get_all_publications_of_their_time(
     script: list[tuple[str, int | None, str]],
 ) -> None:
     """In the order of publishing within a channel, each once, never one's own, and no other.
@@ -116,7 +116,7 @@ def test_everybody_hears_what_was_published_while_they_listened(
         asyncio.run(play())
 
 
-async def test_who_comes_beside_many_waits_for_more_and_who_comes_alone_does_not() -> None:
+async def test_only_a_busy_hub_delays_a_flush() -> None:
     """After a long flush of several publications the next ones share a later one."""
     hub, heard = Hub(), []
 

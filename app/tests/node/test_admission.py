@@ -51,9 +51,7 @@ async def test_a_token_opens_the_plain_protocol(start_node: StartNode, config: P
     await settled(lambda: not node.node.users.of("ann"), "they are counted out")
 
 
-async def test_without_a_token_that_holds_nobody_comes_in(
-    start_node: StartNode, config: Path
-) -> None:
+async def test_an_invalid_token_is_refused(start_node: StartNode, config: Path) -> None:
     """401 where another token would help, 403 where none would, before anything is accepted."""
     node = await start_node(config=config)
 
@@ -73,7 +71,7 @@ async def test_without_a_token_that_holds_nobody_comes_in(
     assert value(node, "connections_opened_total") == 0
 
 
-async def test_a_refusal_says_what_is_wanted(start_node: StartNode, config: Path) -> None:
+async def test_a_refusal_has_a_challenge(start_node: StartNode, config: Path) -> None:
     """A 401 has the challenge of RFC 9110, section 11.6.1, and each a line of text."""
     node = await start_node(config=config)
     with pytest.raises(InvalidStatus) as caught:
@@ -109,7 +107,7 @@ async def test_a_plain_connection_ends_with_its_token(start_node: StartNode, con
     assert value(node, "disconnects_total", code="3005") == 1
 
 
-async def test_a_user_has_so_many_connections(start_node: StartNode, config: Path) -> None:
+async def test_connections_of_a_user_are_limited(start_node: StartNode, config: Path) -> None:
     """Of both protocols together; 429 in the handshake, or the protocol's 3504."""
     node = await start_node(config=config)
     shown = bearer(token())
@@ -239,7 +237,7 @@ async def test_blocking_until_yesterday_is_a_mistake(start_node: StartNode, conf
         pass
 
 
-async def test_who_cannot_be_checked_is_told_to_come_again(
+async def test_an_unavailable_denylist_is_a_temporary_error(
     start_node: StartNode, config: Path, redis_process: RedisServer
 ) -> None:
     """Without Redis nobody knows who is blocked: 503, and a temporary error."""

@@ -250,9 +250,7 @@ async def test_a_late_handshake_is_sent_on(
         assert await close_code(client) == 1012
 
 
-async def test_a_wish_that_is_not_understood_is_passed_over(
-    start_node: StartNode, store: Any
-) -> None:
+async def test_an_unknown_desired_state_is_ignored(start_node: StartNode, store: Any) -> None:
     """The node stays as it is."""
     node = await start_node()
     await want(store, "dance")

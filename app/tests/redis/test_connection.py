@@ -30,7 +30,7 @@ async def pool(redis_server: str) -> AsyncIterator[BlockingConnectionPool]:
     await pool.aclose()
 
 
-async def test_answers_come_in_order_and_errors_are_answers(pool: BlockingConnectionPool) -> None:
+async def test_replies_come_in_order_with_errors(pool: BlockingConnectionPool) -> None:
     """What is asked at once is answered at once, each to its asker."""
     link = await Link.open(pool)
     one, two = await asyncio.gather(
@@ -70,7 +70,7 @@ async def test_an_error_where_only_pushes_are_due_ends_it(pool: BlockingConnecti
     await link.close()
 
 
-async def test_who_waits_learns_that_it_is_lost(
+async def test_a_lost_connection_fails_pending_commands(
     pool: BlockingConnectionPool, redis_process: RedisServer
 ) -> None:
     """A frozen Redis that dies fails what was asked, and what is asked later; then all is new."""
@@ -90,7 +90,9 @@ async def test_who_waits_learns_that_it_is_lost(
     await again.close()
 
 
-async def test_what_is_closed_goes_back_to_the_pool(pool: BlockingConnectionPool) -> None:
+async def test_a_closed_connection_frees_its_place_in_the_pool(
+    pool: BlockingConnectionPool,
+) -> None:
     """The pool bounds connections, and does not run dry."""
     for _ in range(5):
         links = [await Link.open(pool), await Link.open(pool)]
@@ -101,7 +103,7 @@ async def test_what_is_closed_goes_back_to_the_pool(pool: BlockingConnectionPool
 
 
 @pytest.mark.parametrize("part", ["\ud83d", None, ["a"], object()])
-async def test_a_command_that_cannot_be_sent_fails_alone(redis_server: str, part: object) -> None:
+async def test_only_a_command_that_cannot_be_sent_fails(redis_server: str, part: object) -> None:
     """Those that share its round trip are answered, and so are those after it."""
     store = Store(Settings(redis_url=redis_server, redis_timeout=0.5))
     tasks = [asyncio.create_task(loop) for loop in store.loops()]

@@ -66,7 +66,7 @@ def test_memory() -> None:
         (f"rediss://host/0?ssl_ca_certs={__file__}", "cannot be read: .* no certificate"),
     ],
 )
-def test_what_is_no_url(text: str, what: str) -> None:
+def test_invalid_urls(text: str, what: str) -> None:
     """The message says what is wrong, and never repeats a password."""
     with pytest.raises(RedisURLError, match=what):
         RedisURL.parse(text)

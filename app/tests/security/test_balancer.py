@@ -72,7 +72,7 @@ async def test_a_request_in_a_request(victim: Victim) -> None:
         assert response.json()["status"] == "healthy", name
 
 
-async def test_an_upgrade_that_is_none(victim: Victim) -> None:
+async def test_an_invalid_upgrade_opens_no_tunnel(victim: Victim) -> None:
     """An invalid upgrade opens no tunnel through which requests bypass HAProxy."""
     for good, bad in (
         (b"Version: 13", b"Version: 12"),

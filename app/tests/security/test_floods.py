@@ -58,7 +58,7 @@ async def test_messages_without_content(victim: Victim) -> None:
 
 
 @WITH_APPLICATION
-async def test_pings_of_one_who_does_not_read(victim: Victim) -> None:
+async def test_pings_of_a_client_that_does_not_read(victim: Victim) -> None:
     """Pongs fill a small buffer only, and a metric counts the withheld ones."""
     before = await victim.metric("wsfleet_pongs_withheld_total")
     async with victim.upgraded() as peer, victim.client("/ws") as healthy:
@@ -72,7 +72,7 @@ async def test_pings_of_one_who_does_not_read(victim: Victim) -> None:
         assert await victim.metric("wsfleet_outbox_bytes") < 200_000
 
 
-async def test_readers_who_do_not_read(victim: Victim) -> None:
+async def test_clients_that_do_not_read(victim: Victim) -> None:
     """100 slow readers are closed with 1013 at their limits; 200 healthy ones get all."""
     before, memory = await victim.disconnected(1013), await victim.resident()
     async with contextlib.AsyncExitStack() as stack:

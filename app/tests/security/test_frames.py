@@ -82,7 +82,7 @@ async def test_each_has_its_code(victim: Victim) -> None:
         await victim.has_disconnected(code, before[code] + count)
 
 
-async def test_what_is_allowed_is_answered(victim: Victim) -> None:
+async def test_valid_control_frames_are_answered(victim: Victim) -> None:
     """A ping gets its payload, a close gets its code; only a close ends a connection."""
     for path, (name, (sent, answer)) in product(victim.paths, ALLOWED.items()):
         async with victim.upgraded(path) as peer:

@@ -26,7 +26,7 @@ def server(processes: None, tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.mark.parametrize("user", [user for user in redis_rights() if user != "admin"])
-def test_nobody_may_do_more_than_his_work(server: RedisServer, user: str) -> None:
+def test_users_of_redis_have_no_other_rights(server: RedisServer, user: str) -> None:
     """No user but the admin may administrate the server or read others' keys."""
     with redis.Redis.from_url(server.url_of(user)) as client:
         for command in (*OF_OTHERS, *OF_THE_SERVER):

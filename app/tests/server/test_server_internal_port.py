@@ -98,7 +98,7 @@ async def test_the_internal_port_outlives_the_port_for_clients(start_node: Start
         assert await status(node.url, "/ready") == 503
 
 
-async def test_operators_are_told_the_internal_port(node: RunningNode, store: Any) -> None:
+async def test_the_registry_has_the_internal_port(node: RunningNode, store: Any) -> None:
     """The registry has its URL, which is what the command line and the console use."""
     entry = await store.hgetall(key_names.node(node.settings.name))
     assert entry["url"] == f"http://127.0.0.1:{node.settings.internal_port}"

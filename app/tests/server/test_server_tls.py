@@ -96,7 +96,7 @@ async def test_clients_talk_to_a_node(fleet: Rig, trusted: ssl.SSLContext) -> No
         assert json.loads(await asyncio.wait_for(one.recv(), TIMEOUT))["data"] == "back"
 
 
-def test_nobody_else_is_served(fleet: Rig) -> None:
+def test_only_valid_tls_is_served(fleet: Rig) -> None:
     """Neither plain HTTP nor a broken version of TLS; who does not trust the node stays away."""
     url = fleet.nodes[NAME]
     with pytest.raises(httpx.RemoteProtocolError):
@@ -169,7 +169,7 @@ def checks(rig: Rig, stats_url: str = "") -> dict[str, str]:
     return {row["server"]: row["status"] + " " + row["check"] for row in balancer["servers"]}
 
 
-def test_the_balancer_sends_nobody_to_a_stranger(own_fleet: Rig) -> None:
+def test_a_node_of_another_ca_is_down(own_fleet: Rig) -> None:
     """A node with a certificate of another CA is down for it, and named by `status`."""
     own_fleet.kill(NAME)
     make_certificate(own_fleet.folder / "other.pem", own_fleet.certificate, "host1", "host2")
@@ -232,7 +232,7 @@ def test_an_operator_drains_a_node(fleet: Rig) -> None:
     until(lambda: fleet.ready(NAME) == 200, "it serves")
 
 
-def test_a_wrong_ca_is_told(fleet: Rig, tmp_path: Path) -> None:
+def test_a_wrong_ca_is_an_error(fleet: Rig, tmp_path: Path) -> None:
     """Nodes that cannot be trusted are findings, 1; a CA that cannot be read stops the command."""
     outcome = wsfleet("check", "node", fleet.nodes[NAME], "--timeout", 1, "--json")
     assert outcome.code == 1

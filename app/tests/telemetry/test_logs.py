@@ -254,7 +254,7 @@ def test_threads_and_the_loop_log_side_by_side() -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
-def test_a_reader_that_hangs_keeps_nobody_waiting(kind: str) -> None:
+def test_a_hanging_log_reader_blocks_nothing(kind: str) -> None:
     """What does not fit is dropped and counted; what is kept comes in order, before what is new."""
     code = """
         async def main():
@@ -309,7 +309,7 @@ def test_a_process_that_ends_waits_for_a_slow_reader_alone(reader: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
-def test_nobody_hears_of_a_reader_that_is_gone(kind: str) -> None:
+def test_a_gone_log_reader_is_ignored(kind: str) -> None:
     """Neither who logs, whose work goes on, nor the standard error."""
     code = """
         async def main():

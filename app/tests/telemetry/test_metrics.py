@@ -47,7 +47,7 @@ async def test_a_message_is_counted_on_its_way(start_node: StartNode) -> None:
     assert value(one, "disconnects_total", code="1000") == 1
 
 
-async def test_what_waits_for_clients_is_seen(start_node: StartNode) -> None:
+async def test_unsent_bytes_are_measured(start_node: StartNode) -> None:
     """The bytes that they have not taken are added up when they are asked for."""
     node = await start_node(outbox_limit=2**27)
     async with node.connect(), node.connect(max_size=None) as slow:
@@ -89,9 +89,7 @@ async def test_unheard_probes_are_counted(
     await reaches(node, "pubsub_probes_failed_total")
 
 
-async def test_what_is_wanted_and_what_is_done_are_told_apart(
-    start_node: StartNode, store: Any
-) -> None:
+async def test_desired_and_actual_states_differ(start_node: StartNode, store: Any) -> None:
     """A node that is drained is not ready because somebody wanted it so."""
     node = await start_node()
     assert value(node, "ready") == value(node, "state", state="serving") == 1

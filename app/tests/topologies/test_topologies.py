@@ -183,7 +183,7 @@ async def test_a_failover_loses_and_doubles_nothing(
         assert len(events.subscribed) == 1, "the subscription never had to be made anew"
 
 
-async def test_what_no_replica_has_nobody_hears(
+async def test_an_unreplicated_publication_is_not_delivered(
     sentinel: SentinelTopology, start_node: StartNode, tmp_path: Path
 ) -> None:
     """Without replicas `durability: replicated` refuses, and delivers nothing."""

@@ -184,7 +184,7 @@ def test_messages_arrive_whole_deflated_or_not(
 
 
 @given(st.binary(max_size=3000) | st.binary(max_size=100).map(lambda data: data * 700))
-def test_what_is_deflated_can_be_read_by_others(payload: bytes) -> None:
+def test_zlib_reads_deflated_messages(payload: bytes) -> None:
     """By zlib with the window that was agreed, each frame by itself, and it is never longer."""
     whole = frame(BINARY, payload)
     shorter = deflated_frame(BINARY, payload)
@@ -196,7 +196,7 @@ def test_what_is_deflated_can_be_read_by_others(payload: bytes) -> None:
         assert shorter == whole
 
 
-def test_what_is_small_stays_as_it_is() -> None:
+def test_small_messages_are_not_compressed() -> None:
     """It saves nothing; what is larger and compresses, is."""
     for size, shrinks in ((MIN_SIZE - 5, False), (MIN_SIZE, True), (100_000, True)):
         payload = b"x" * size
@@ -225,7 +225,7 @@ def test_noise_that_claims_to_be_deflated_never_crashes(noise: bytes) -> None:
         (masked(BINARY, b"", length=b"\x7f" + 8 * b"\x01", rsv=RSV1), 1009),
     ],
 )
-def test_what_the_rfc_forbids_fails_the_connection(stream: bytes, code: int) -> None:
+def test_protocol_errors_fail_the_connection(stream: bytes, code: int) -> None:
     """Section 6: the bit is for the first frame of a message, and its payload must be DEFLATE."""
     with pytest.raises(ViolationError) as caught:
         list(FrameReader(LIMIT, inflate).feed(stream))

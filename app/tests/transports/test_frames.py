@@ -110,7 +110,7 @@ def test_noise_never_crashes(noise: bytes) -> None:
         ),
     ],
 )
-def test_what_the_rfc_forbids_fails_the_connection(data: bytes, code: int) -> None:
+def test_protocol_errors_fail_the_connection(data: bytes, code: int) -> None:
     """RFC 6455, section 5, with the close code of section 7.4.1; what came before still arrives."""
     before = masked(TEXT, b"before")
     messages = FrameReader(LIMIT).feed(before + data)

@@ -233,9 +233,7 @@ async def test_a_request_that_is_answered_without_its_body_does_not_stay(
     ],
     ids=["an extension", "extensions", "a trailer", "trailers"],
 )
-async def test_what_is_beside_a_body_has_the_bound_of_a_head(
-    node: RunningNode, beside: bytes
-) -> None:
+async def test_trailers_and_extensions_are_bounded(node: RunningNode, beside: bytes) -> None:
     """Chunk extensions and trailers that do not end are 431."""
     async with tcp(node, post("/api/publish", "Transfer-Encoding: chunked") + beside) as peer:
         assert statuses(await peer.rest()) == [431]
@@ -250,7 +248,7 @@ async def test_small_chunks_are_a_body_like_any_other(node: RunningNode) -> None
         assert statuses(await peer.rest()) == [200]
 
 
-async def test_a_field_behind_the_body_is_none_of_the_head(node: RunningNode) -> None:
+async def test_trailers_are_no_header_fields(node: RunningNode) -> None:
     """A key in a trailer opens nothing (RFC 9110, section 6.5.1)."""
     head = post("/api/info", "Transfer-Encoding: chunked", "Connection: close")
     trailer = b"0\r\nX-API-Key: %b\r\n\r\n" % KEY.encode()
@@ -451,7 +449,7 @@ async def test_a_handshake_however_it_is_written(node: RunningNode) -> None:
             assert (await peer.head()).startswith(b"HTTP/1.1 101 "), fields
 
 
-async def test_what_is_no_handshake_is_a_request_like_any_other(node: RunningNode) -> None:
+async def test_an_upgrade_that_is_not_websocket_is_ignored(node: RunningNode) -> None:
     """An upgrade that is not made, and one in HTTP/1.0, is ignored (RFC 9110, section 7.8)."""
     for request in OTHERS:
         async with tcp(node, request + LAST) as peer:

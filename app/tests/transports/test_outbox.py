@@ -168,7 +168,7 @@ steps = st.lists(
 
 @settings(deadline=None)
 @given(steps)
-def test_what_waits_is_bounded_and_nothing_else_is(script: list[tuple[str, int]]) -> None:
+def test_unsent_bytes_are_bounded(script: list[tuple[str, int]]) -> None:
     """Whatever is written, taken and waited for: the order, the limit, and who is closed.
 
     A client with less than half of the limit waiting is never closed for a write. What waits is at
@@ -220,7 +220,7 @@ def test_what_waits_is_bounded_and_nothing_else_is(script: list[tuple[str, int]]
         assert peer.connection.buffered == 0
 
 
-def test_one_write_of_any_size_makes_nobody_slow() -> None:
+def test_a_single_large_write_does_not_count_as_slow() -> None:
     """Nor do small ones behind it, or a second one: each counts for half of the limit."""
     for second in ([300] * 1000, [40_000_000]):
         peer = Peer(Limits(LIMIT, TIMEOUT))
@@ -233,7 +233,7 @@ def test_one_write_of_any_size_makes_nobody_slow() -> None:
     assert peer.connection.send(b"x" * 50_000_000)
 
 
-def test_who_takes_something_in_time_is_kept() -> None:
+def test_a_client_with_some_progress_is_kept() -> None:
     """However little it is, and however long it lasts; with nothing taken for longer it is slow."""
     peer = Peer(Limits(LIMIT, TIMEOUT))
     assert peer.connection.send(b"x" * 900_000)
@@ -245,7 +245,7 @@ def test_who_takes_something_in_time_is_kept() -> None:
     assert peer.closed
 
 
-def test_what_is_held_back_is_bounded_as_well() -> None:
+def test_corked_bytes_are_bounded() -> None:
     """While a connection is corked nothing is sent; too much of it is the same as elsewhere."""
     peer = Peer(Limits(LIMIT, TIMEOUT))
     peer.connection.cork()

@@ -149,7 +149,7 @@ async def test_a_burst_and_a_gap_that_come_in_one_tick_arrive(
         assert connections.count == 1
 
 
-async def test_what_waits_for_a_connect_arrives_with_it(node: RunningNode) -> None:
+async def test_a_large_connect_reply_arrives(node: RunningNode) -> None:
     """Many server-side subscriptions, each with a recovery, are one reply."""
     channels = [f"news{number}" for number in range(100)]
     subs = {}
@@ -185,7 +185,7 @@ async def large(node: RunningNode, count: int) -> list[dict[str, Any]]:
     return commands
 
 
-async def test_one_that_asks_for_much_and_reads_gets_it(node: RunningNode) -> None:
+async def test_many_large_replies_arrive_at_a_reading_client(node: RunningNode) -> None:
     """Ten recoveries in one frame are more than may wait: each is read when there is room."""
     commands = await large(node, 10)
     async with centrifuge(node, max_size=None) as client:
@@ -197,7 +197,7 @@ async def test_one_that_asks_for_much_and_reads_gets_it(node: RunningNode) -> No
             assert len(reply["subscribe"]["publications"]) == 33
 
 
-async def test_one_that_asks_for_much_and_does_not_read_costs_one_reply(
+async def test_a_client_that_does_not_read_costs_one_reply(
     start_node: StartNode, config: Path
 ) -> None:
     """The next reply is not made before it has read; after `write_timeout` it is closed."""

@@ -67,7 +67,7 @@ async def test_the_handshake_is_that_of_the_rfc(start_node: StartNode, app: str)
         (b"/ws", b"/connection/elsewhere", 404, b"/connection/websocket"),
     ],
 )
-async def test_a_handshake_that_is_none_is_refused(
+async def test_an_invalid_handshake_is_refused(
     start_node: StartNode, app: str, old: bytes, new: bytes, status: int, told: bytes
 ) -> None:
     """The status says what is wrong (RFC 6455, section 4.2.2), and the connection ends."""
@@ -89,7 +89,7 @@ async def test_fragments_with_a_ping_between_them(start_node: StartNode) -> None
         assert (await peer.message())["client_id"] == "alice"
 
 
-async def test_what_comes_with_the_handshake_is_not_lost(start_node: StartNode) -> None:
+async def test_messages_sent_with_the_handshake_are_kept(start_node: StartNode) -> None:
     """A client that does not wait for the 101 is answered after it."""
     node = await start_node()
     async with tcp(node, HANDSHAKE + masked(TEXT, b"early")) as peer:
@@ -108,7 +108,7 @@ async def test_the_client_closes(start_node: StartNode) -> None:
     await settled(lambda: not len(node.node.hub), "it was counted out")
 
 
-async def test_what_was_sent_before_a_close_is_kept(start_node: StartNode) -> None:
+async def test_messages_before_a_close_are_kept(start_node: StartNode) -> None:
     """A client that says something and leaves is heard by the others."""
     node = await start_node()
     async with upgraded(node) as listener, upgraded(node) as peer:
@@ -252,7 +252,9 @@ async def test_messages_wait_for_their_turn_in_the_socket(start_node: StartNode)
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
-def test_what_waits_for_a_slow_peer(run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+def test_frames_for_a_slow_peer_keep_their_order(
+    run: Callable[[Coroutine[Any, Any, None]], None],
+) -> None:
     """Frames that wait come in order, with the close frame behind them.
 
     They make no objects that Python's collector would go through: it would hold up all others.

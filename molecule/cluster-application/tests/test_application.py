@@ -190,7 +190,7 @@ def test_it_runs_as_the_variables_say(cluster: Cluster, name: str) -> None:
         assert cluster.host(name).run(f"nsenter -t {process} -m touch {path}").rc == result
 
 
-def test_what_comes_before_a_release_was_done_once(cluster: Cluster) -> None:
+def test_the_command_before_a_release_ran_once(cluster: Cluster) -> None:
     """On one node, with the release's Python, by the node's user."""
     file = "/var/lib/tutorial/before"
     found = [cluster.host(name).file(file) for name in ("node1", "node2")]

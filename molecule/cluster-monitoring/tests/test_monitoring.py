@@ -216,7 +216,7 @@ def test_grafana_gets_its_dashboard_where_it_is(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("host", WATCHERS)
-def test_nothing_is_told_while_all_is_well(cluster: Cluster, host: str) -> None:
+def test_a_healthy_cluster_has_no_alerts(cluster: Cluster, host: str) -> None:
     """Not even about to be told, and all rules could be evaluated."""
     until(lambda: cluster.prometheus(host, "alerts")["alerts"] == [], "no alert", 60)
     groups = cluster.prometheus(host, "rules")["groups"]
@@ -289,7 +289,7 @@ TROUBLES: dict[Trouble, set[str]] = {
 
 
 @pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.__name__)
-def test_trouble_is_told_of_and_so_is_its_end(cluster: Cluster, trouble: Trouble) -> None:
+def test_alerts_and_their_end_are_sent(cluster: Cluster, trouble: Trouble) -> None:
     """By each of the watchers, to the webhook, and by its own alerts alone."""
     cluster.on("trixie", f"truncate --size 0 {RECEIVED}")
     everybody = {f"http://{cluster.address(host)}:9093" for host in WATCHERS}

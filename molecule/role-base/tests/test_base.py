@@ -52,7 +52,7 @@ def test_the_journal_survives_a_reboot(host: Host) -> None:
     assert "\nSystemMaxUse=" in settings
 
 
-def test_a_setting_that_the_kernel_does_not_take_is_told(cluster: Cluster) -> None:
+def test_a_refused_kernel_setting_is_an_error(cluster: Cluster) -> None:
     """Files in its place stand in for a kernel of the machine's own, which knows one of two."""
     names = ("trixie", "bookworm")
     for name in names:

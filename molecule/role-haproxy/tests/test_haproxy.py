@@ -232,7 +232,7 @@ A, B, C = "n-9001", "n-9002", "n-9003"
         ({"haproxy_maxconn": 2_000_000}, "Cannot raise FD limit"),
     ],
 )
-def test_a_reload_that_fails_is_told(
+def test_a_failed_reload_is_an_error(
     balancers: list[Host],
     become: Callable[..., str],
     cluster: Cluster,
@@ -441,7 +441,7 @@ def test_a_renewed_certificate_is_taken_without_a_drop(
     assert not cluster.changed(become([A], haproxy_tls_certificates=[str(pem)]))
 
 
-def test_one_address_has_so_many_connections(
+def test_connections_of_an_address_are_limited(
     balancers: list[Host], become: Callable[..., str]
 ) -> None:
     """One more is refused, who is in stays, and who leaves makes room."""
@@ -470,7 +470,7 @@ def is_let_in(host: Host) -> bool:
         ("limit_total", "haproxy_websocket_rate", 1, 503),
     ],
 )
-def test_a_storm_is_told_to_come_back_later(
+def test_a_storm_is_refused_with_retry_after(
     balancers: list[Host],
     become: Callable[..., str],
     limit: str,

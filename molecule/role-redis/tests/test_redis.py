@@ -83,7 +83,7 @@ def test_a_wrong_configuration_is_refused(host: Host) -> None:
     assert "maxmemory" in refused.stderr
 
 
-def test_a_configuration_that_is_refused_says_why(cluster: "Cluster") -> None:
+def test_a_refused_configuration_has_its_error(cluster: "Cluster") -> None:
     """Redis's own words are shown, also where no_log hides the task, and no password is."""
     output = cluster.playbook(CONVERGE, "-e", "redis_maxmemory=1gbb").stdout
     failures = cluster.failures(output)

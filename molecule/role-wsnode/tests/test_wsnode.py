@@ -152,7 +152,7 @@ def test_a_release_for_another_python_is_replaced(cluster: Cluster) -> None:
     assert cluster.changed(cluster.play(*update)) == []
 
 
-def test_what_its_user_cannot_use_is_not_installed(cluster: Cluster) -> None:
+def test_an_unusable_release_is_built_again(cluster: Cluster) -> None:
     """A release that was made with another umask is made again."""
     for name in NAMES:
         cluster.on(name, "chmod -R go= /opt/wsfleet")
@@ -162,7 +162,7 @@ def test_what_its_user_cannot_use_is_not_installed(cluster: Cluster) -> None:
         cluster.on(name, "runuser -u wsfleet -- wsfleet --version")
 
 
-def test_a_configuration_that_is_refused_says_why(cluster: Cluster) -> None:
+def test_a_refused_configuration_has_its_error(cluster: Cluster) -> None:
     """The node's own words are shown, also where no_log hides the task, and no key is."""
     config = {"http_api": {"key": "a-key-of-this-test", "kye": 1}}
     result = cluster.playbook(CONVERGE, "-e", json.dumps({"wsnode_config": config}))

@@ -135,7 +135,7 @@ def test_every_playbook_wants_its_group(tmp_path: Path, playbook: str) -> None:
         (["node_exporter"], "others", "UNREACHABLE"),
     ],
 )
-def test_a_role_alone_says_what_it_needs(
+def test_a_role_alone_reports_its_requirements(
     tmp_path: Path, roles: list[str], group: str, expected: str
 ) -> None:
     """A role that needs another one, or groups, says so first; the others begin their work."""
@@ -241,7 +241,7 @@ def test_a_machine_knows_whom_it_connects_to() -> None:
     assert members["ports"]["mon1"] == [9090, 9093, 9100, 9121, 19532]
 
 
-def test_a_refusal_is_told_without_secrets() -> None:
+def test_a_refusal_has_no_secrets() -> None:
     """The validator's words are all there, but for what went into the file."""
     result = {
         "msg": "failed to validate",
@@ -254,7 +254,7 @@ def test_a_refusal_is_told_without_secrets() -> None:
     )
 
 
-def test_a_task_without_a_log_says_why_it_failed(tmp_path: Path) -> None:
+def test_a_task_without_a_log_reports_its_error(tmp_path: Path) -> None:
     """As the roles do it: what is registered has the message that no_log hides."""
     folder = tmp_path / "file"
     play = {

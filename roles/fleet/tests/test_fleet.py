@@ -329,7 +329,7 @@ def test_nodes_with_tls_are_asked_by_it() -> None:
     assert schemes == ["http", "https"]
 
 
-def test_prometheus_asks_everybody_once() -> None:
+def test_prometheus_scrapes_each_target_once() -> None:
     """Each process has a job's target; a machine with several tasks is one machine."""
     groups = GROUPS | {"redis": REDIS, "monitoring": ["lb1", "mon1"]}
     variables = hosts(

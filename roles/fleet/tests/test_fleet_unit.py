@@ -81,7 +81,7 @@ def test_times_are_read_with_their_fractions() -> None:
         ({"ActiveState": "inactive", "ConditionResult": "no"}, "current", ""),
     ],
 )
-def test_what_does_not_run_is_started(changes: dict[str, str], wanted: str, verb: str) -> None:
+def test_a_stopped_unit_is_started(changes: dict[str, str], wanted: str, verb: str) -> None:
     """Also what is between two attempts; not what a condition of the unit keeps from it."""
     assert why(State.parse(shown(**changes)), wanted, [], [])[0] == verb
 
@@ -97,7 +97,7 @@ def test_what_does_not_run_is_started(changes: dict[str, str], wanted: str, verb
         (1, 4000, "started", ""),
     ],
 )
-def test_what_is_older_than_its_files_is_not_current(
+def test_a_process_older_than_its_files_is_restarted(
     tmp_path: Path, restart_file: int, reload_file: int, wanted: str, verb: str
 ) -> None:
     """A start is compared with all that it reads, a reload with what it reads as well."""
@@ -116,7 +116,7 @@ def test_a_condition_is_asked_again_when_a_file_is_new(tmp_path: Path) -> None:
     assert why(skipped, "current", [written(tmp_path / "old", -1)], []) == ("", "")
 
 
-def test_a_process_that_stays_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_process_needs_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is waited for where the process is an hour old."""
     monkeypatch.setattr("time.time", lambda: MOMENT + 3600)
     wait(Unit("x.service", Systemd(shown())), Page("", ""), 0, 0, timeout=0)
@@ -130,7 +130,7 @@ def test_a_process_that_stays_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
         [shown(), shown(ActiveState="activating")],
     ],
 )
-def test_a_process_that_ends_is_told_with_its_own_words(
+def test_the_error_of_a_process_that_ends(
     monkeypatch: pytest.MonkeyPatch, states: list[str]
 ) -> None:
     """Also one that lived for a moment: systemd has started it well."""
@@ -145,7 +145,7 @@ def test_a_process_that_ends_is_told_with_its_own_words(
     assert "Stopped" not in str(error.value)
 
 
-def test_a_page_that_says_otherwise_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_page_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that stays and does not answer does not work."""
     monkeypatch.setattr("time.time", lambda: MOMENT + 3600)
     unit = Unit("x.service", Systemd(shown()))
@@ -167,9 +167,7 @@ def test_an_instance_has_the_files_of_its_template() -> None:
     assert {Path(path).name for path in own if ".d/" not in path} == {"a@1.service", "a@.service"}
 
 
-def test_systemd_is_told_of_files_that_it_does_not_know(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_systemd_reads_new_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Of a folder of settings that is new it knows nothing by itself."""
     monkeypatch.setattr(fleet_unit, "FOLDER", tmp_path)
     unit = Unit("a@1.service", Systemd(""))

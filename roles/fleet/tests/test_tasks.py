@@ -92,7 +92,7 @@ def test_all_tasks_are_found() -> None:
 @pytest.mark.parametrize(
     "task", [task for task in TASKS if task.module(*CREATING) is not None], ids=str
 )
-def test_what_is_made_has_an_owner_and_a_mode(task: Task) -> None:
+def test_files_have_an_owner_and_a_mode(task: Task) -> None:
     """A umask, which hardened machines have, decides nothing."""
     arguments = task.module(*CREATING)
     assert arguments is not None
@@ -161,7 +161,7 @@ def test_a_diff_shows_no_secret() -> None:
         assert "no_log" not in task.body or task.body.get("diff") is False, task
 
 
-def test_what_is_waited_for_can_be_missed() -> None:
+def test_a_retried_task_may_have_no_result() -> None:
     """`changed_when` and `failed_when` are decided before `until` is asked."""
     for task in TASKS:
         condition = str(task.body.get("until", ""))

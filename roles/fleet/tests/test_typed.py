@@ -86,7 +86,7 @@ def test_values_are_converted(name: str, value: Any, expected: Any) -> None:
         ("wsnode_config", ["secret"], "a dictionary, and is a list."),
     ],
 )
-def test_what_cannot_be_converted_is_an_error(name: str, value: Any, expected: str) -> None:
+def test_an_inconvertible_value_is_an_error(name: str, value: Any, expected: str) -> None:
     """The error names variable, value and type; the value of what may be a secret it leaves out."""
     with pytest.raises(WrongTypeError) as error:
         typed(value, name)

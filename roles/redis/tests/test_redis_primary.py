@@ -110,7 +110,9 @@ def test_the_primary_is_found(said: tuple[str, str, str], expected: str) -> None
         ),
     ],
 )
-def test_what_would_lose_data_is_refused(said: tuple[str, str, str], expected: str) -> None:
+def test_a_change_that_would_lose_data_is_refused(
+    said: tuple[str, str, str], expected: str
+) -> None:
     """Nothing is changed, and the message says how to go on."""
     with pytest.raises(AnsibleFilterError, match=expected):
         primary_of(*said)

@@ -29,7 +29,7 @@ def test_urls_are_completed(text: str, websocket: str, http: str) -> None:
     "text",
     ["", "host", "host:80", "ftp://host", "http://", "http://a:b", "http://a:99999", "ws:/a"],
 )
-def test_what_is_no_url_is_refused(text: str) -> None:
+def test_an_invalid_url_is_refused(text: str) -> None:
     """The error shows what was given and how it should look."""
     with pytest.raises(CannotRun, match=r"write http://HOST"):
         parse_url(text)

@@ -234,7 +234,7 @@ def test_a_follower_that_comes_to_lead_waits_too(
     assert database.hgetall(key_names.DESIRED) == {"host2-8001": node_state.SERVE}
 
 
-def test_an_operator_who_was_quicker_is_not_overruled(
+def test_an_operators_newer_decision_wins(
     fleet_file: Path, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is wanted of a node has changed since the look: nothing is done to it."""
@@ -265,7 +265,7 @@ def test_an_operator_takes_a_host_out_of_the_pool(fleet_file: Path, database: An
     }
 
 
-def test_a_dry_run_only_says(fleet_file: Path, database: Any) -> None:
+def test_a_dry_run_writes_nothing(fleet_file: Path, database: Any) -> None:
     """It writes nothing, and does not lead."""
     nodes_of(database, host1="ready", host2="drained")
     before = database.keys()

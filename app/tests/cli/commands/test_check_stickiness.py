@@ -137,7 +137,7 @@ async def test_a_balancer_that_takes_turns_passes(serve_websocket: Serve) -> Non
     assert summary["returned"] < summary["reconnects"] == 30
 
 
-async def test_one_node_alone_shows_nothing(serve_websocket: Serve) -> None:
+async def test_a_single_node_proves_nothing(serve_websocket: Serve) -> None:
     """Where all connections reach one node, the check says that it cannot show a difference."""
 
     async def answer(connection: ServerConnection) -> None:

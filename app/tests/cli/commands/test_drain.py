@@ -125,7 +125,7 @@ def test_the_last_ready_node_is_spared(three: Rig) -> None:
     undrain(three, *names)
 
 
-def test_who_is_not_drained_in_time_is_named(three: Rig) -> None:
+def test_an_unfinished_drain_is_reported(three: Rig) -> None:
     """Exit code 1 with one line; the drain goes on all the same."""
     with connect(three.nodes["host3-8001"].replace("http", "ws") + "/ws", proxy=None) as client:
         node_of(client)
@@ -225,7 +225,7 @@ def test_a_stopped_node_leaves_no_trace(own_fleet: Rig) -> None:
         assert client.zrange("wsfleet:nodes", 0, -1) == ["host1-8001"]
 
 
-def test_traces_that_nobody_clears_away_are_named(database: Any, tmp_path: Path) -> None:
+def test_forget_fails_without_a_live_node(database: Any, tmp_path: Path) -> None:
     """Where no node is alive to reap the dead one, forgetting it fails: exit code 1."""
     database.zadd("wsfleet:nodes", {"old-8001": time.time() - 60})
     database.sadd("wsfleet:node:old-8001:clients", "alice")

@@ -179,7 +179,7 @@ async def test_the_sending_ends_when_nothing_comes_back(
         (("http://127.0.0.1:1/room",), "no connection to ws://127.0.0.1:1/room"),
     ],
 )
-def test_what_cannot_be_run_is_one_line(arguments: tuple[object, ...], words: str) -> None:
+def test_a_usage_error_is_one_line(arguments: tuple[object, ...], words: str) -> None:
     """Exit code 2."""
     outcome = wsfleet("load", *arguments)
     assert outcome.code == 2

@@ -136,7 +136,7 @@ def test_a_host_is_named_as_in_the_inventory(ssh: Ssh) -> None:
     assert "ws1 wsnode@8001 Started" in ssh.run("--node", "ws1").stdout
 
 
-def test_it_asks_where_they_are_collected(ssh: Ssh) -> None:
+def test_it_reads_the_collected_logs(ssh: Ssh) -> None:
     """By the fleet file's way, or by --ssh; a shell there reads the command."""
     ssh.run("--follow")
     *way, command = ssh.asked
@@ -168,12 +168,12 @@ def test_it_asks_where_they_are_collected(ssh: Ssh) -> None:
         ("2026-11-26 14:00 Europe/Berlin", "@1795698000.000000"),
     ],
 )
-def test_a_date_is_in_the_zone_of_who_asks(ssh: Ssh, since: str, asked: str) -> None:
+def test_a_date_is_in_the_operators_time_zone(ssh: Ssh, since: str, asked: str) -> None:
     """Summer time too, wherever the journals are; a duration and a named zone are what they say."""
     assert ssh.since(since, "America/Chicago") == asked
 
 
-def test_a_day_and_a_time_of_the_day_are_in_the_zone_of_who_asks(ssh: Ssh) -> None:
+def test_days_and_times_are_in_the_operators_time_zone(ssh: Ssh) -> None:
     """They differ by the zones' hours."""
     for text in ("today", "yesterday", "yesterday 14:00", "9:05", "14:00:30"):
         here = {zone: float(ssh.since(text, zone)[1:]) for zone in ("UTC+3", "UTC-3")}
@@ -192,7 +192,7 @@ def test_no_time_is_an_error(ssh: Ssh, since: str) -> None:
     assert not (ssh.folder / "asked").exists()
 
 
-def test_what_cannot_be_read_is_one_line(ssh: Ssh) -> None:
+def test_unreadable_logs_are_one_line(ssh: Ssh) -> None:
     """What ssh says, and the way that was tried; or that nothing collects them."""
     ssh.write("#!/bin/sh", "echo first >&2; echo Permission denied >&2; exit 255")
     outcome = ssh.run()

@@ -49,7 +49,7 @@ def test_a_healthy_answer_has_no_problem(status: str) -> None:
     }  # fmt: skip
 
 
-def test_changes_are_told_once() -> None:
+def test_a_change_is_printed_once() -> None:
     """A change of the status is told when it happens; failures and extremes are summed up."""
     history = HealthHistory()
     readings = [judge({**WELL, "status": status}, 1.0, 90.0) for status in
@@ -146,7 +146,7 @@ def test_ctrl_c_ends_it_well(fleet: Rig) -> None:
 
 
 @pytest.mark.usefixtures("processes")
-def test_nobody_to_watch_is_an_error(unused_tcp_port: int) -> None:
+def test_an_unreachable_url_is_an_error(unused_tcp_port: int) -> None:
     """If not even the first round has an answer, the URL is wrong: one line, exit code 2."""
     outcome = wsfleet("monitor", f"http://127.0.0.1:{unused_tcp_port}", "--json", *BUSY)
     assert outcome.code == 2

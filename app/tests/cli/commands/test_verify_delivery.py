@@ -77,7 +77,7 @@ def test_an_applications_path_is_an_error(guests: Rig) -> None:
     assert outcome.document["delivered"] == 10
 
 
-def test_what_happened_can_be_read_again(fleet: Rig, tmp_path: Path) -> None:
+def test_the_file_of_events_reproduces_the_account(fleet: Rig, tmp_path: Path) -> None:
     """The file of events has all that the account is drawn up from, line by line."""
     events = tmp_path / "events.jsonl"
     outcome = wsfleet(
@@ -293,7 +293,7 @@ AWAY = (
 )
 
 
-def test_what_was_missed_while_away_is_named() -> None:
+def test_missed_messages_are_listed() -> None:
     """It is no fault, as the client knows of it; but it can be looked up."""
     report = report_of(run_of(*AWAY))
     assert report.ok
@@ -303,7 +303,7 @@ def test_what_was_missed_while_away_is_named() -> None:
     }
 
 
-def test_people_are_told_what_was_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_names_the_faults(capsys: pytest.CaptureFixture[str]) -> None:
     """Figures, examples, what was tried again, and a verdict in words."""
     run = run_of(*AWAY[:-1])
     run.failed(TimeoutError())

@@ -135,7 +135,7 @@ def test_a_recovery_that_left_something_out_is_wrong() -> None:
     assert faults["recovered_wrongly"] == 1
 
 
-def test_what_a_client_was_told_it_missed_is_not_lost() -> None:
+def test_a_failed_recovery_is_not_a_loss() -> None:
     """`recovered: false`: counted apart."""
     log = [
         event
@@ -163,7 +163,7 @@ def test_a_later_reconnect_excuses_no_earlier_loss(position: DeliveryPosition | 
 
 
 @pytest.mark.parametrize(("latency", "lost"), [(0.1, 1), (4.0, 0)])
-def test_what_was_on_its_way_when_a_client_left_is_missed(latency: float, lost: int) -> None:
+def test_a_message_in_flight_at_a_disconnect_is_missed(latency: float, lost: int) -> None:
     """Without recovery; how long a message is on its way, the slowest of the run shows."""
     log: list[Event] = [Subscribed(0.0, 0, None), Sent(1.0, 0, 0), Acknowledged(1.0, 0, 0)]
     log += [Received(1.0 + latency, 0, 0, 0, 0), Sent(6.0, 0, 1), Acknowledged(6.0, 0, 1)]

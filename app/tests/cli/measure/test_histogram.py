@@ -22,7 +22,7 @@ def test_percentiles_are_close_to_the_sorted_list() -> None:
 
 
 @pytest.mark.parametrize("micros", [0, 1, 127, 128, 129, 255, 256, 1_000_003, 2**32 - 1])
-def test_a_bucket_holds_what_is_put_into_it(micros: int) -> None:
+def test_a_bucket_contains_its_values(micros: int) -> None:
     """A value's bucket ends at or above it, and the bucket before ends below it."""
     index = _index(micros)
     assert _upper(index) >= micros

@@ -143,7 +143,7 @@ def test_a_page_has_verdict_criteria_problems_and_tables() -> None:
     assert not re.search(r"https?:(?!//a b)|url\(|@import|src=", text)
 
 
-def test_a_page_of_a_good_run_says_so() -> None:
+def test_a_page_of_a_good_run_has_the_verdict() -> None:
     """Passed, in the title as well."""
     text = page(Report({}, criteria=[Criterion("lost", 0)], title="Load"), {})
     assert "<title>Load: ✓ passed: 1 of 1 criteria met</title>" in text

@@ -115,9 +115,7 @@ async def test_recovery_on_another_node(pair: Pair) -> None:
             assert recoveries(two, "true") == 1
 
 
-async def test_what_the_history_cannot_give_is_not_called_recovered(
-    pair: Pair, store: Redis
-) -> None:
+async def test_a_partial_recovery_is_not_recovered(pair: Pair, store: Redis) -> None:
     """Too long away, or Redis wiped: `recovered: false`, and no part of what was missed."""
     one, two = pair
     for loss in ("trimmed", "wiped"):

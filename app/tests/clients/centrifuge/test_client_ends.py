@@ -151,7 +151,9 @@ def pause(
 
 
 @pytest.mark.parametrize("end", ["leaves", "disconnect", "block_user", "unsubscribes"])
-async def test_who_ends_twice_makes_nobody_deaf(node: RunningNode, api: Api, end: str) -> None:
+async def test_a_client_that_ends_twice_disturbs_no_other(
+    node: RunningNode, api: Api, end: str
+) -> None:
     """Two clients share channels; one is unsubscribed by the API and then goes: the other hears."""
     async with raw(node, "w") as other:
         async with raw(node, "v") as client:
@@ -176,7 +178,7 @@ async def test_who_ends_twice_makes_nobody_deaf(node: RunningNode, api: Api, end
         await settled(lambda: len(other.pushes("pub")) == len(SHARED), "the other hears all")
 
 
-async def test_a_loss_and_those_who_leave_make_nobody_deaf(
+async def test_a_lost_redis_and_leaving_clients_disturb_no_other(
     node: RunningNode, api: Api, store: Redis
 ) -> None:
     """After FLUSHALL all subscribe again, and many leave at the same time."""
@@ -313,7 +315,7 @@ async def test_unsubscribe_holds_for_a_connect_under_way(
 @pytest.mark.parametrize(
     ("method", "code"), [("disconnect", 3503), ("block_user", 3507), ("revoke_token", 3500)]
 )
-async def test_what_ends_connections_holds_for_a_connect_under_way(
+async def test_a_disconnect_ends_a_pending_connect(
     node: RunningNode, api: Api, monkeypatch: pytest.MonkeyPatch, method: str, code: int
 ) -> None:
     """It is closed with the code, is not answered, and leaves nothing."""
@@ -370,7 +372,7 @@ def _subscription_token(channel: str, jti: str, **claims: Any) -> str:
     return token("v", channel=channel, jti=jti, **claims)
 
 
-async def test_a_revoked_subscription_token_ends_what_it_opened(
+async def test_revocation_of_a_subscription_token_ends_its_subscriptions(
     node: RunningNode, api: Api
 ) -> None:
     """With a code that SDKs do not come back after; it opens and refreshes nothing any more."""

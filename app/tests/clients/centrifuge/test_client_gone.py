@@ -98,7 +98,7 @@ async def test_clients_that_reconnect_without_redis_count_once(
     assert not list(node.node.users)
 
 
-async def test_what_a_gone_client_asked_for_is_not_carried_out(
+async def test_queued_commands_of_a_gone_client_are_dropped(
     start_node: StartNode, redis_process: RedisServer, store: Any, config: Path
 ) -> None:
     """Of twenty publications that wait for Redis one is under way; the others never happen."""

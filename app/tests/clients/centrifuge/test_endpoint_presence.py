@@ -55,7 +55,7 @@ async def present(store: Any, channel: str) -> bool:
 
 
 @pytest.mark.parametrize("how", ["unsubscribes", "disconnects"])
-async def test_who_leaves_during_a_renewal_does_not_come_back(
+async def test_a_renewal_does_not_restore_a_gone_client(
     node: RunningNode, store: Any, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """The renewal reaches Redis after the farewell, and is taken back."""
@@ -84,7 +84,7 @@ async def _then(work: Any, done: asyncio.Event) -> None:
     done.set()
 
 
-async def test_a_round_skips_those_who_left_since_it_began(
+async def test_a_renewal_round_skips_gone_clients(
     node: RunningNode, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the round wrote down when it began is checked when their turn comes."""
@@ -102,7 +102,7 @@ async def test_a_round_skips_those_who_left_since_it_began(
         assert not await present(store, "second")
 
 
-async def test_who_subscribes_again_during_a_renewal_stays(
+async def test_a_renewal_keeps_a_new_subscription(
     node: RunningNode, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is taken back is the old subscription's entry, not that of the new one."""

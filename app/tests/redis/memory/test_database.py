@@ -57,7 +57,7 @@ def test_a_key_that_is_stored_again_does_not_expire(database: Database, clock: C
     assert not database.persist(b"persisted")
 
 
-def test_a_sweep_frees_what_nobody_asks_for(database: Database, clock: Clock) -> None:
+def test_a_sweep_removes_expired_keys(database: Database, clock: Clock) -> None:
     """Expired keys alone."""
     for number in range(100):
         database.put(b"%d" % number, b"1")

@@ -199,7 +199,13 @@ FOUND_OUT = {
     "redis_acl_rights": {"node": "+@all"},
     "_wsnode_id": {"stdout": "1"},
     "_wsnode_asked": {"stdout": "3.13.5 x86_64"},
+    "wsnode_command": "rebalance",
+    "wsnode_command_options": "--run",
+    "wsnode_command_description": "A service",
+    "wsnode_command_environment": {"WSFLEET_REDIS_URL": "redis://10.0.0.31"},
 }
+#: Roles whose services get their variables from a template of the role wsnode.
+COMMAND_SERVICES = ("autoscale", "rebalance")
 
 
 def rendering_roles(folder: Path, output: Path) -> Path:
@@ -211,6 +217,8 @@ def rendering_roles(folder: Path, output: Path) -> Path:
             if part.name not in ("tasks", "handlers", "tests"):
                 (folder / role / part.name).symlink_to(part)
         found = {name: f"_{name}" for name in options() if name.startswith(f"{role}_")}
+        if role in COMMAND_SERVICES:
+            found["environment"] = f"_{role}_environment"
         templates = [path.name for path in source.glob("templates/*.j2")]
         found |= {name: f"lookup('ansible.builtin.template', '{name}')" for name in templates}
         rules = found.pop("rules.yml.j2", None)

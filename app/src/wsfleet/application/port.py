@@ -65,10 +65,11 @@ class Disconnect(Exception):  # noqa: N818 - the name in the protocol
 class Client:
     """One client, as handlers see it; the same object for all events of its connection.
 
-    `headers` are those of the handshake, names in lower case, and `emulated_headers` those in the
-    connect command, which browsers can set. `info` is what other clients see of it, `meta` what
-    only the server sees; both are JSON or empty. `encoding` is "json" or
-    "protobuf". `state` is free for the application, and ends with the connection.
+    `headers` are those of the handshake, names in lower case. `emulated_headers` are those in the
+    connect command, which a page can set, unlike those of its handshake; any client may send any of
+    them. `info` is what other clients see of it, `meta` what only the server sees; both are JSON or
+    empty. `encoding` is "json" or "protobuf". `state` is free for the application, and ends with
+    the connection.
     """
 
     id: str
@@ -96,8 +97,7 @@ class Client:
 class ConnectCall:
     """A connect without a token.
 
-    `name` and `version` are those of the client's program, `channels` those that it asks for,
-    `headers` those in the connect command, which browsers cannot send in the handshake.
+    `name` and `version` are those of the client's program, `channels` those that it asks for.
     """
 
     client: Client
@@ -105,7 +105,6 @@ class ConnectCall:
     name: str = ""
     version: str = ""
     channels: tuple[str, ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ async def test_every_event_arrives_as_it_was(fake: FakeBackend, served: Served) 
         "disconnected": None,
     }  # fmt: skip
     fake.answers.update(answers)
-    connect = ConnectCall(CLIENT, b"{}", "n", "v", ("a",), CLIENT.headers)
+    connect = ConnectCall(CLIENT, b"{}", "n", "v", ("a",))
     assert await served("connect").connect(connect) == connected
     assert await served("refresh").refresh(RefreshCall(CLIENT)) == answers["refresh"]
     subscribe = SubscribeCall(CLIENT, "room:1", "1", b"0")

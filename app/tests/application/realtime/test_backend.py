@@ -27,7 +27,12 @@ from wsfleet.application import port
 from wsfleet.application.port import BackendError, UnknownMethodError
 from wsfleet.application.realtime.backend import MAX_MESSAGE, HandlerRouter
 
-CLIENT = port.Client("1", headers={"cookie": "session=abc", "host": "x"}, address="10.0.0.7")
+CLIENT = port.Client(
+    "1",
+    headers={"cookie": "session=abc", "host": "x"},
+    emulated_headers={"x-token": "t"},
+    address="10.0.0.7",
+)
 
 
 class Message(BaseModel):
@@ -90,7 +95,7 @@ async def test_events_have_what_the_call_has() -> None:
     subscriber = router.subscribe("room")
     assert subscriber
     connected = await router.connect.connect(
-        port.ConnectCall(CLIENT, b'{"a":1}', "js", "1.0", ("room:7",), {"x-token": "t"})
+        port.ConnectCall(CLIENT, b'{"a":1}', "js", "1.0", ("room:7",))
     )
     assert connected == port.Connected(user="7", info=b'{"name":"Anna"}')
     assert (

@@ -75,7 +75,7 @@ async def test_the_application_identifies_a_client_without_a_token(
     assert reply.result.subs["room:1"].data == b"[1]"
     (call,) = backend.calls["connect"]
     assert (call.data, call.name, call.version) == (b'{"key":1}', "js", "7")
-    assert call.headers == {"X-Trace": "5"}
+    assert call.client.emulated_headers == {"X-Trace": "5"}
     client = call.client
     assert (client.id, client.user, client.encoding) == (reply.result.client, "ann", codec.name)
     assert (client.transport, client.address) == ("websocket", "127.0.0.1")

@@ -44,7 +44,10 @@ class ServedRequest(Struct):
     reason: str = ""
 
     def known_client(self, headers: Mapping[str, str]) -> Client:
-        """Return the client; `headers` are those of the request, which the node forwards."""
+        """Return the client; `headers` are those of the request, which the node forwards.
+
+        Emulated header fields are among them, and cannot be told from those of the handshake.
+        """
         return Client(
             self.client,
             user=self.user,
@@ -52,6 +55,7 @@ class ServedRequest(Struct):
             transport=self.transport,
             encoding=self.protocol,
             headers=headers,
+            emulated_headers=headers,
         )
 
     def payload(self) -> bytes:
@@ -59,10 +63,8 @@ class ServedRequest(Struct):
         return payload(self.data, self.b64data) or b""
 
     def connect(self, client: Client) -> ConnectCall:
-        """Return the call of a connect; emulated header fields are among the client's headers."""
-        return ConnectCall(
-            client, self.payload(), self.name, self.version, tuple(self.channels), client.headers
-        )
+        """Return the call of a connect."""
+        return ConnectCall(client, self.payload(), self.name, self.version, tuple(self.channels))
 
     def rpc(self, client: Client) -> RpcCall:
         """Return the call of a method."""

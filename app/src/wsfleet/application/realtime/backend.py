@@ -54,7 +54,6 @@ class HandlerBackend:
             name=call.name,
             version=call.version,
             channels=call.channels,
-            emulated_headers=call.headers,
         )
         result = await self._run(event, Accept)
         return None if result is None else self._encoded(result.answer)

@@ -1,7 +1,7 @@
 """The events of an application's handlers: each handler has one argument, the event."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
@@ -24,6 +24,14 @@ class Event:
         return self.client.headers
 
     @property
+    def emulated_headers(self) -> Mapping[str, str]:
+        """The headers in the connect command, which a page can set, unlike those of its handshake.
+
+        Any client may send any of them.
+        """
+        return self.client.emulated_headers
+
+    @property
     def cookies(self) -> Mapping[str, str]:
         """The cookies of the handshake."""
         return self.client.cookies
@@ -39,15 +47,13 @@ class Connect(Event, Generic[T]):
     """A client without a token connects.
 
     `data` is that of the connect command. `name` and `version` are those of the client's program,
-    `channels` those that it asks for. `emulated_headers` are those in the connect command, which a
-    page can set, unlike those of its handshake; any client may send any of them.
+    `channels` those that it asks for.
     """
 
     data: T
     name: str = ""
     version: str = ""
     channels: tuple[str, ...] = ()
-    emulated_headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,6 @@ class ApplicationCalls:
             request.name,
             request.version,
             tuple(request.subs),
-            request.headers,
         )
         return await self._answer("connect", "", backend.connect(call))
 

@@ -148,12 +148,19 @@ class Cluster:
         until(lambda: self.run("status")[0] == 0, "all is well")
 
     def playbook(self, name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Run a playbook as an operator does; its recap is the end of the output."""
+        """Run a playbook as an operator does; its recap is the end of the output.
+
+        A result is one line of JSON: YAML's lines are folded, so that a test would miss a text.
+        """
         return subprocess.run(
             [str(PROGRAMS / "ansible-playbook"), name, f"-i{self.inventory}", *arguments],
             cwd=ROOT,
             env=os.environ
-            | {"ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+            | {
+                "ANSIBLE_FORCE_COLOR": "0",
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+            },
             capture_output=True,
             text=True,
             timeout=900,

@@ -1,4 +1,4 @@
-"""Calls of backends: each is measured, and a failure is logged and counted."""
+"""Calls of backends: each is measured, and a failure is logged once and counted."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -20,6 +20,18 @@ def prepare(metrics: Metrics, event: str, namespace: str) -> None:
     metrics.handlers_running.labels(event, namespace)
     for reason in FAILURES:
         metrics.handler_errors.labels(event, namespace, reason)
+
+
+def log_failure(failure: BackendError, event: str, namespace: str) -> None:
+    """Log a failure, with the traceback of the exception that caused it."""
+    log.warning(
+        "backend_failed",
+        backend_event=event,
+        namespace=namespace,
+        reason=failure.reason,
+        error=str(failure),
+        exc_info=failure.__cause__,
+    )
 
 
 async def measured(
@@ -46,18 +58,11 @@ async def measured(
         except (BackendError, Error, Disconnect):
             raise
         except Exception as error:
-            log.exception("backend_raised", backend_event=event, namespace=namespace)
-            raise BackendError(str(error)) from error
+            raise BackendError(f"{type(error).__name__}: {error}") from error
     except BackendError as failure:
         if not gone():
             metrics.handler_errors.labels(event, namespace, failure.reason).inc()
-            log.warning(
-                "backend_failed",
-                backend_event=event,
-                namespace=namespace,
-                reason=failure.reason,
-                error=str(failure),
-            )
+        log_failure(failure, event, namespace)
         raise
     finally:
         running.dec()

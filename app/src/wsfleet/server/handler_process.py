@@ -135,11 +135,13 @@ def _listen(address: str) -> socket.socket:
         if stat.S_ISSOCK(path.stat().st_mode):
             path.unlink()
     listening = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o777 & ~SOCKET_MODE)  # its mode is right from its first moment on
     try:
         listening.bind(address)
-        path.chmod(SOCKET_MODE)
         listening.listen(BACKLOG)
     except OSError:
         listening.close()
         raise
+    finally:
+        os.umask(before)
     return listening

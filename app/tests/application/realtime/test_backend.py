@@ -227,10 +227,8 @@ async def test_the_error_is_pydantics_first_message(data: bytes, message: str) -
     assert not error.value.temporary
 
 
-async def test_a_wrong_result_is_a_failure_of_the_handler(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """A result of another type, or without a JSON form, is a temporary error, and in the log."""
+async def test_a_wrong_result_is_a_failure_of_the_handler() -> None:
+    """A result of another type, or without a JSON form, is a temporary error."""
     realtime = Realtime()
 
     @realtime.on_connect
@@ -260,7 +258,6 @@ async def test_a_wrong_result_is_a_failure_of_the_handler(
         with pytest.raises(BackendError, match=message) as error:
             await answer
         assert error.value.reason == "invalid"
-    assert "handler_result_invalid" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

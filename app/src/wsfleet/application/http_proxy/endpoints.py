@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wsfleet.application.http_proxy import served_json
 from wsfleet.application.http_proxy.served_json import ServedRequest
+from wsfleet.application.measured import log_failure
 from wsfleet.application.port import (
     Backend,
     BackendError,
@@ -79,10 +80,8 @@ class ProxyEndpoints:
             return served_json.answer(await self._ask(event, request, client))
         except (Error, Disconnect) as refused:
             return served_json.refusal(refused)
-        except BackendError as error:
-            log.warning(
-                "backend_failed", backend_event=event, reason=error.reason, error=str(error)
-            )
+        except BackendError as failure:
+            log_failure(failure, event, "")
             raise RefusedRequestError(500, "the handler failed") from None
         except RefusedRequestError:
             raise

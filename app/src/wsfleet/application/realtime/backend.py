@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import msgspec
-import structlog
 from msgspec import Raw
 from pydantic import ValidationError
 
@@ -24,8 +23,6 @@ from wsfleet.application.realtime.events import (
 from wsfleet.application.realtime.handlers import EventHandler, Handlers
 from wsfleet.application.realtime.results import Accept, Allow, Renew, encode
 from wsfleet.application.realtime.runner import Runner
-
-log = structlog.get_logger(__name__)
 
 INVALID_DATA = 422
 """The code of the error for data that is not valid, as in HTTP (RFC 9110, section 15.5.21)."""
@@ -127,7 +124,6 @@ class HandlerBackend:
         try:
             return encoded()
         except Exception as error:  # pydantic's, and those of a model's own serializers
-            log.exception("handler_result_invalid", handler=self._handler.name)
             raise self._invalid(f"returned what is not valid: {error}") from error
 
     def _invalid(self, what: str) -> BackendError:

@@ -7,12 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-import structlog
-
 from wsfleet.application.port import BackendError, Disconnect, Error
 from wsfleet.application.realtime.handlers import EventHandler
-
-log = structlog.get_logger(__name__)
 
 
 class Runner:
@@ -33,7 +29,7 @@ class Runner:
         Raises:
             Error, Disconnect: the handler refuses.
             BackendError: it took longer than the time-out, or raised another exception, which is
-                in the log.
+                its cause.
         """
         limit = asyncio.timeout(self._timeout)
         try:
@@ -46,7 +42,6 @@ class Runner:
                 raise BackendError(
                     f"{handler.name} took longer than {self._timeout:g} s", reason="timeout"
                 ) from None
-            log.exception("handler_failed", handler=handler.name)
             raise BackendError(f"{handler.name} raised {type(error).__name__}: {error}") from error
 
     async def call(self, handler: EventHandler[Any], *event: object) -> Any:

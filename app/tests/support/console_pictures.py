@@ -38,7 +38,7 @@ def test_pictures(tmp_path: Path) -> None:
         page.get_by_role("button", name="Send", exact=True).click()
         time.sleep(60)
         page.get_by_role("button", name="Cut").click()
-        expect(page.locator("#try-state")).to_contain_text("Lost")
+        expect(page.locator("#try-state")).to_contain_text("Connection lost")
         page.get_by_role("button", name="Send as another client").click()
         expect(page.get_by_role("log")).to_contain_text("recovered demo")
         time.sleep(60)

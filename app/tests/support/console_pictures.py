@@ -40,7 +40,7 @@ def test_pictures(tmp_path: Path) -> None:
         page.get_by_role("button", name="Cut").click()
         expect(page.locator("#try-state")).to_contain_text("Connection lost")
         page.get_by_role("button", name="Send as another client").click()
-        expect(page.get_by_role("log")).to_contain_text("recovered demo")
+        expect(page.get_by_role("log")).to_contain_text("recovered demo", timeout=30_000)
         time.sleep(60)
         for scheme in ("light", "dark"):
             page.emulate_media(color_scheme=scheme)

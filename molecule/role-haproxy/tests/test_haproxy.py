@@ -344,7 +344,7 @@ def test_what_a_process_cannot_learn_takes_a_reload(
         assert all(client.lives() for client in clients)
         output = become([A], haproxy_slowstart=5)
         newer = [host for host in balancers if at_run_time(host)]
-        reason = "(item=HAProxy says to 'wait 5s srv-removable nodes/n-9002')"
+        reason = "(item=HAProxy says to 'wait 5s srv-removable nodes/n-9002'"
         assert output.count(reason) == len(newer)
         assert all(client.lives() for client in clients)
         for host in balancers:

@@ -278,8 +278,11 @@ def run(*, check: bool = False, **given: str) -> None:
     settings = read_settings(**given)
     try:
         config = file.load(settings.config)
-        verifiers(config.client)
-        proxies = ProxyRouter(config)
+        if check:
+            verifiers(config.client)
+            proxies = ProxyRouter(config)
+        else:
+            server = create_server(settings, config)
     except file.ConfigError as mistakes:
         print(mistakes, file=sys.stderr)
         raise SystemExit(2) from None
@@ -299,4 +302,4 @@ def run(*, check: bool = False, **given: str) -> None:
         merged([proxies], application, channels)
         return
     logs.configure(settings.log_level, settings.name)
-    create_server(settings).run()
+    server.run()

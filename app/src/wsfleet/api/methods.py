@@ -104,12 +104,9 @@ class Api:
         self, name: str, request: requests.PublicationRequest, record: Record
     ) -> Result:
         channel = self._node.channels.find(name)
-        options = channel.options
-        if request.version and not options.has_history:
-            raise ChannelError(ErrorCode.NOT_AVAILABLE, "version needs a channel with history")
         position = await self._node.broker.publish(
             channel.name,
-            options,
+            channel.options,
             record,
             request.idempotency_key or "",
             skip_history=bool(request.skip_history),

@@ -105,10 +105,13 @@ class Broker:
         returned.
 
         Raises:
-            ChannelError: the record is too large, see `check`.
+            ChannelError: the record is too large, see `check`; or NOT_AVAILABLE, if there is a
+                version, and the channel has no history.
             UnavailableError: Redis is unavailable, or no replica confirmed: the record may or may
                 not be stored. Publish again with the same idempotency key.
         """
+        if version and not options.has_history:
+            raise ChannelError(ErrorCode.NOT_AVAILABLE, "version needs a channel with history")
         self.check(record)
         kept = options.has_history and not skip_history
         replicated = options.durability == "replicated" and kept

@@ -1,7 +1,6 @@
 """Commands that publish, that read presence and history, and that call the application."""
 
 import time
-from collections.abc import Mapping
 
 from wsfleet.application.port import Published
 from wsfleet.broker.broker import ReplyTooLargeError
@@ -16,7 +15,7 @@ from wsfleet.clients.centrifuge.application_calls import ApplicationCalls
 from wsfleet.clients.centrifuge.errors import RefusedError
 from wsfleet.clients.centrifuge.identity import ClientIdentity
 from wsfleet.clients.centrifuge.push import Sender, client_info, to_publication
-from wsfleet.clients.centrifuge.subscription_table import Subscription, SubscriptionTable
+from wsfleet.clients.centrifuge.subscription_table import SubscriptionTable
 from wsfleet.hub.connection import Connection
 from wsfleet.node.node import Node
 from wsfleet.protocol.centrifuge.codes import ErrorCode
@@ -62,37 +61,34 @@ class ChannelCommands:
 
     async def publish(self, request: PublishRequest) -> PublishResult:
         """Publish to a channel, as the application or the channel's keys allow."""
-        node = self._node
-        channel = node.channels.resolve(request.channel)
-        if not request.data or payload_too_deep(request.data, node.settings.max_json_depth):
-            raise RefusedError(ErrorCode.BAD_REQUEST)
+        channel = self._node.channels.resolve(request.channel)
+        self._check(request.data)
         if self._calls is not None:
             backend = self._calls.router.publish(channel.namespace)
             if backend is not None:
                 published = await self._calls.publish(backend, channel, request.data)
+                self._check(published.data)
                 return await self._publish(channel, published)
-        subscription = self._subscriptions.live.get(request.channel)
-        refusal = may_publish(channel, self._identity.user, subscribed=subscription is not None)
+        subscribed = request.channel in self._subscriptions.live
+        refusal = may_publish(channel, self._identity.user, subscribed=subscribed)
         if refusal is not None:
             raise RefusedError(refusal)
-        record = self._record(request.data, subscription)
-        started = time.monotonic()
-        await node.broker.publish(channel.name, channel.options, record)
-        self._count(started)
-        return PublishResult()
+        return await self._publish(channel, Published(request.data))
+
+    def _check(self, data: bytes) -> None:
+        if not data or payload_too_deep(data, self._node.settings.max_json_depth):
+            raise RefusedError(ErrorCode.BAD_REQUEST)
 
     async def _publish(self, channel: Channel, published: Published[bytes]) -> PublishResult:
-        """Publish what the application has answered, in the client's name.
-
-        Raises:
-            RefusedError: the data is invalid; or a version is given, and there is no history.
-        """
-        node, data = self._node, published.data
-        if not data or payload_too_deep(data, node.settings.max_json_depth):
-            raise RefusedError(ErrorCode.BAD_REQUEST)
-        if published.version and not channel.options.has_history:
-            raise RefusedError(ErrorCode.NOT_AVAILABLE)
-        record = self._record(data, self._subscriptions.live.get(channel.name), published.tags)
+        """Publish in the client's name."""
+        node, subscription = self._node, self._subscriptions.live.get(channel.name)
+        record = Record(
+            data=published.data,
+            time=time.time_ns() // 1_000_000,
+            publisher=self._identity.member(subscription.member.chan_info if subscription else b""),
+            tags=dict(published.tags),
+            node=node.settings.name,
+        )
         started = time.monotonic()
         await node.broker.publish(
             channel.name,
@@ -103,26 +99,9 @@ class ChannelCommands:
             version=published.version,
             version_epoch=published.version_epoch,
         )
-        self._count(started)
-        return PublishResult()
-
-    def _record(
-        self,
-        data: bytes,
-        subscription: Subscription | None,
-        tags: Mapping[str, str] | None = None,
-    ) -> Record:
-        return Record(
-            data=data,
-            time=time.time_ns() // 1_000_000,
-            publisher=self._identity.member(subscription.member.chan_info if subscription else b""),
-            tags=dict(tags) if tags else {},
-            node=self._node.settings.name,
-        )
-
-    def _count(self, started: float) -> None:
-        self._node.metrics.publish_seconds.observe(time.monotonic() - started)
+        node.metrics.publish_seconds.observe(time.monotonic() - started)
         self._connection.message_count += 1
+        return PublishResult()
 
     async def rpc(self, request: RPCRequest) -> RPCResult:
         """Call a method of the application."""

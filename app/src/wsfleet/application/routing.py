@@ -1,6 +1,6 @@
 """One router for all backends of a node: the handlers of `Realtime`, and the HTTP proxies."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from wsfleet.application.measured import prepare
 from wsfleet.application.port import (
@@ -100,18 +100,30 @@ def _claimed_twice(routers: Sequence[Router], namespaces: Sequence[str]) -> set[
 
 
 def _claims(router: Router, namespaces: Sequence[str]) -> list[str]:
-    """Return the events that a router has a backend for, apart from its methods."""
-    claims = [
+    """Return the events that a router has a backend for, apart from its methods, as text."""
+    return [
         event
-        for event in ("connect", "refresh", "disconnected")
-        if getattr(router, event) is not None
+        if namespace is None
+        else f"{event} in the namespace {namespace!r}"
+        if namespace
+        else f"{event} in channels without a namespace"
+        for event, namespace in _events(router, namespaces)
     ]
-    return claims + [
-        f"{event} in {f'the namespace {name!r}' if name else 'channels without a namespace'}"
-        for event in ("subscribe", "sub_refresh", "publish")
-        for name in namespaces
-        if getattr(router, event)(name) is not None
-    ]
+
+
+def _events(router: Router, namespaces: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield the events that a router has a backend for, apart from its methods.
+
+    An event has its namespace with it, and None if it is not in a channel.
+    """
+    for event in ("connect", "refresh", "disconnected"):
+        if getattr(router, event) is not None:
+            yield event, None
+    names = list(namespaces)
+    for event in ("subscribe", "sub_refresh", "publish"):
+        for name in names:
+            if getattr(router, event)(name) is not None:
+                yield event, name
 
 
 def _has(router: Router, method: str) -> bool:
@@ -135,12 +147,7 @@ def method_label(methods: Iterable[str], method: str) -> str:
 
 def count_from_start(metrics: Metrics, router: Router, namespaces: Iterable[str]) -> None:
     """Begin the counts of all events that have a backend at 0."""
-    for event in ("connect", "refresh", "disconnected"):
-        if getattr(router, event) is not None:
-            prepare(metrics, event, "")
-    for event in ("subscribe", "sub_refresh", "publish"):
-        for name in namespaces:
-            if getattr(router, event)(name) is not None:
-                prepare(metrics, event, name)
+    for event, namespace in _events(router, namespaces):
+        prepare(metrics, event, namespace or "")
     for method in router.methods:
         prepare(metrics, "rpc", method)

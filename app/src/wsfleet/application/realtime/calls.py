@@ -1,17 +1,21 @@
 """Calls of the server API, from the application in the node's process."""
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 import orjson
 from msgspec import Raw, Struct
+from redis.exceptions import RedisError
 
 from wsfleet.api import requests
 from wsfleet.api.methods import Api
 from wsfleet.application.realtime.results import FLAGS, encode, optional
+from wsfleet.channels.permissions import ChannelError
 from wsfleet.channels.stream import Position
 from wsfleet.protocol.centrifuge.codes import ErrorCode
+from wsfleet.redis.store import UnavailableError
 
 R = TypeVar("R")
 S = TypeVar("S", bound=Struct)
@@ -35,6 +39,18 @@ class CallError(Exception):
     def __str__(self) -> str:
         """Return code and message."""
         return f"{self.code}: {self.message}"
+
+
+@contextlib.contextmanager
+def call_errors() -> Iterator[None]:
+    """Raise the errors of channels and Redis inside of the block as CallError."""
+    try:
+        yield
+    except ChannelError as error:
+        raise CallError(error.code.code, f"{error.code.message}: {error}") from None
+    except (UnavailableError, RedisError) as error:
+        internal = ErrorCode.INTERNAL
+        raise CallError(internal.code, f"{internal.message}: {error}") from None
 
 
 class ClientInfo(Struct, frozen=True):

@@ -6,9 +6,8 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 import orjson
-from redis.exceptions import RedisError
 
-from wsfleet.application.realtime.calls import CallError, ClientInfo, Publication
+from wsfleet.application.realtime.calls import ClientInfo, Publication, call_errors
 from wsfleet.broker.events import BrokerEventHandler
 from wsfleet.broker.following import Follower
 from wsfleet.channels.permissions import ChannelError
@@ -16,7 +15,6 @@ from wsfleet.channels.publication import Member, Record, all_understood
 from wsfleet.channels.stream import Entry, Position
 from wsfleet.node.node import Node
 from wsfleet.protocol.centrifuge.codes import ErrorCode
-from wsfleet.redis.store import UnavailableError
 
 
 class GapError(Exception):
@@ -89,15 +87,10 @@ class Listeners(BrokerEventHandler):
         """
         follower: Follower | None = None
         try:
-            try:
+            with call_errors():
                 channel = self._node.channels.find(name)
                 follower = self._node.broker.followed.follow(channel.name, channel.options)
                 listener = await self._catch_up(follower, since)
-            except ChannelError as error:
-                raise CallError(error.code.code, f"{error.code.message}: {error}") from None
-            except (UnavailableError, RedisError) as error:
-                internal = ErrorCode.INTERNAL
-                raise CallError(internal.code, f"{internal.message}: {error}") from None
             try:
                 yield listener
             finally:

@@ -5,14 +5,13 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
-from redis.exceptions import RedisError
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from wsfleet.api.methods import Api
 from wsfleet.application.realtime.backend import HandlerRouter
-from wsfleet.application.realtime.calls import CallError, Calls, Publication
+from wsfleet.application.realtime.calls import Calls, Publication, call_errors
 from wsfleet.application.realtime.events import (
     Connect,
     Disconnected,
@@ -28,11 +27,8 @@ from wsfleet.application.realtime.leases import Lease, Leases
 from wsfleet.application.realtime.listening import Listeners, to_publication
 from wsfleet.application.realtime.results import Accept, Allow, Renew
 from wsfleet.application.realtime.runner import Runner
-from wsfleet.channels.permissions import ChannelError
 from wsfleet.channels.stream import Position
 from wsfleet.node.node import Node
-from wsfleet.protocol.centrifuge.codes import ErrorCode
-from wsfleet.redis.store import UnavailableError
 
 OnConnect = TypeVar(
     "OnConnect", bound=Callable[[Connect[Any]], Awaitable[Accept | None] | Accept | None]
@@ -160,16 +156,12 @@ class Realtime(Calls):
         own = native(websocket)
         serving = self._serving_of(own.node if own is not None else None)
         async with contextlib.AsyncExitStack() as stack:
-            try:
+            with call_errors():
                 await stack.enter_async_context(
                     relayed(serving.listeners, websocket, channels)
                     if own is None
                     else serving.feeds.feed(connection_of(own), channels)
                 )
-            except ChannelError as error:
-                raise CallError(error.code.code, f"{error.code.message}: {error}") from None
-            except (UnavailableError, RedisError) as error:
-                raise CallError(ErrorCode.INTERNAL.code, str(error)) from None
             yield
 
     async def listen(

@@ -5,6 +5,7 @@ import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import structlog
 from redis.exceptions import RedisError
@@ -31,6 +32,7 @@ class Registry:
         self.on_unknown: list[Callable[[], Awaitable[None]]] = []
         self.on_wanted: Callable[[str | None], None] = lambda wanted: None
         self._hurry = asyncio.Event()
+        self._beating = asyncio.Lock()
         self._left = False
 
     async def run(self) -> None:
@@ -54,8 +56,9 @@ class Registry:
     async def leave(self) -> None:
         """Take this node out of the registry: it stops on purpose, and is silent from now on."""
         self._left = True
-        await self._store.call("ZREM", key_names.NODES, self._name)
-        await self._store.call("DEL", key_names.node(self._name))
+        async with self._beating:  # a heartbeat under way would register it again
+            await self._store.call("ZREM", key_names.NODES, self._name)
+            await self._store.call("DEL", key_names.node(self._name))
 
     async def nodes(self) -> dict[str, dict[str, str]]:
         """Return the reports of the live nodes, by name.
@@ -114,16 +117,10 @@ class Registry:
         Raises:
             UnavailableError: Redis is unavailable.
         """
-        if self._left:
-            return
-        fields = [item for pair in self._describe().items() for item in pair]
-        (known, stale), wanted, _ = await asyncio.gather(  # one round trip
-            self._store.function("heartbeat", [key_names.NODES], self._name, self._dead_after),
-            self._store.call("HGET", key_names.DESIRED, self._name),
-            self._store.function(
-                "describe", [key_names.node(self._name)], math.ceil(self._dead_after), *fields
-            ),
-        )
+        async with self._beating:
+            if self._left:
+                return
+            (known, stale), wanted = await self._report()
         self.on_wanted(_text(wanted) if wanted is not None else None)
         if not known:
             for repair in self.on_unknown:
@@ -132,6 +129,23 @@ class Registry:
             for reap in self.on_dead:
                 await reap(name)
             await self._store.function("forget", [key_names.NODES], name, self._dead_after)
+
+    async def _report(self) -> tuple[Any, Any]:
+        """Send a heartbeat and this node's report; return its answer and the desired state."""
+        fields = [item for pair in self._describe().items() for item in pair]
+        answers = await asyncio.gather(  # one round trip
+            self._store.function("heartbeat", [key_names.NODES], self._name, self._dead_after),
+            self._store.call("HGET", key_names.DESIRED, self._name),
+            self._store.function(
+                "describe", [key_names.node(self._name)], math.ceil(self._dead_after), *fields
+            ),
+            return_exceptions=True,  # all have ended, so `leave` comes after them
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        beat, wanted, _ = answers
+        return beat, wanted
 
 
 def _text(stored: bytes) -> str:

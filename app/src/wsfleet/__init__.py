@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wsfleet.application.realtime.listening import GapError
     from wsfleet.application.realtime.realtime import Realtime
     from wsfleet.application.realtime.results import Accept, Allow, Renew
+    from wsfleet.application.session import Session
     from wsfleet.channels.stream import Position
 
 __version__ = "0.1.0"
@@ -57,6 +58,7 @@ __all__ = [
     "Refresh",
     "Renew",
     "Rpc",
+    "Session",
     "SubRefresh",
     "Subscribe",
 ]
@@ -73,6 +75,7 @@ _MODULES = {
     "realtime.listening": ("GapError", "Position"),
     "realtime.realtime": ("Realtime",),
     "realtime.results": ("Accept", "Allow", "Renew"),
+    "session": ("Session",),
 }
 
 

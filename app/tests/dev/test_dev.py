@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from centrifuge import CentrifugeError  # type: ignore[import-untyped]
 from websockets.asyncio.client import connect
 
 from lab.waiting import settled
@@ -32,6 +33,21 @@ async def drain() -> None:
     print("on_drain runs")
     await asyncio.sleep(0.4)
 """
+SESSION = """
+from wsfleet import Accept, Connect, Realtime, Rpc
+
+app = Realtime(app)
+
+@app.on_connect
+async def enter(event: Connect) -> Accept:
+    return Accept(session="tab")
+
+@app.on_rpc("count")
+async def count(event: Rpc) -> list[int]:
+    event.client.session["count"] = event.client.session.get("count", 0) + 1
+    await event.client.session.save()
+    return [VERSION, event.client.session["count"]]
+"""
 FOREIGN = {"Origin": "https://example.com"}
 
 
@@ -52,6 +68,21 @@ async def test_a_restart_loses_no_message(tmp_path: Path) -> None:
             assert all(each.recovered for each in events.subscribed[1:])
             assert len(events.subscribed) > 2
     assert dev.text.count("shop.py changed") == 2
+
+
+async def test_a_session_outlives_a_restart(tmp_path: Path) -> None:
+    """The parent process has it, as all of the state."""
+    async with running_dev(tmp_path, app=APP + SESSION) as dev, sdk(cast(Any, dev)) as client:
+        assert (await client.rpc("count", None)).data == [1, 1]
+        dev.write(2, APP + SESSION)
+        await dev.serves(2)
+
+        async def counted() -> bool:
+            with contextlib.suppress(CentrifugeError):  # it is not connected yet
+                return bool((await client.rpc("count", None)).data == [2, 2])
+            return False
+
+        await settled(counted, "the next node has the session")
 
 
 async def _publish(api: httpx.AsyncClient, count: int) -> None:

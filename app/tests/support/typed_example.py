@@ -21,6 +21,7 @@ from wsfleet import (
     Refresh,
     Renew,
     Rpc,
+    Session,
     SubRefresh,
     Subscribe,
 )
@@ -56,7 +57,8 @@ async def enter(event: Connect[Login | None]) -> Accept | None:
     token: str = event.data.token
     if token == "expired":  # noqa: S105 - no token
         raise Disconnect(4501, "sign in first")
-    return Accept(token, info={"name": token}, channels={"news": Allow(presence=False)})
+    allow = Allow(presence=False)
+    return Accept(token, info={"name": token}, channels={"news": allow}, session=token)
 
 
 @realtime.on_refresh
@@ -96,6 +98,22 @@ def rename(event: Rpc[Room]) -> Room:
     """Rename a room."""
     realtime.from_thread(realtime.publish("room:1", {"renamed": event.data}))
     return event.data
+
+
+@realtime.on_rpc("draft")
+async def draft(event: Rpc[str]) -> int:
+    """Keep a draft in the session."""
+    session: Session = event.client.session
+    session["drafts"] = [*session.get("drafts", []), event.data]
+    await session.save()
+    return len(session["drafts"])
+
+
+@realtime.on_rpc("drafts.forget")
+def forget_drafts(event: Rpc[None]) -> None:
+    """Remove a key of the session, in a thread."""
+    event.client.session.pop("drafts", None)
+    realtime.from_thread(event.client.session.save())
 
 
 @realtime.on_disconnect

@@ -272,6 +272,43 @@ async def test_ends_and_drains_are_told() -> None:
         await settled(lambda: ends == [1000, 0, 3001, 0], "another node tells", pause=0.01)
 
 
+async def test_a_session_comes_along() -> None:
+    """After a drain and after a death of the node; another name is another session."""
+    realtime = Realtime()
+
+    @realtime.on_connect
+    async def enter(event: Connect[str]) -> Accept:
+        return Accept(session=event.data)
+
+    @realtime.on_rpc("draft")
+    async def draft(event: Rpc[str]) -> Any:
+        before = event.client.session.get("draft")
+        event.client.session["draft"] = event.data
+        await event.client.session.save()
+        return before
+
+    @realtime.on_rpc("blocking")
+    def blocking(event: Rpc) -> int:
+        event.client.session["blocking"] = True
+        realtime.from_thread(event.client.session.save())
+        return len(event.client.session)
+
+    async with Testbed(realtime, nodes=3) as bed:
+        client = await bed.connect(data="tab1")
+        assert await client.rpc("draft", "hel") is None
+        await bed.drain(client.node)
+        await client.disconnected()
+        await client.connect()
+        assert await client.rpc("draft", "hello") == "hel"
+        assert await client.rpc("blocking") == 2
+        await bed.kill_node(client.node)
+        await client.disconnected()
+        await client.connect()
+        assert await client.rpc("draft", "") == "hello"
+        other = await bed.connect(data="tab2")
+        assert await other.rpc("draft", "") is None
+
+
 def test_a_handler_without_a_namespace_is_an_error() -> None:
     """As at the start of a node."""
     realtime = Realtime()

@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, Protocol, get_args
 
 from typing_extensions import TypeVar
 
+from wsfleet.application.session import Session
 from wsfleet.auth.tokens import Grant
 
 T = TypeVar("T", default=Any)
@@ -69,7 +70,7 @@ class Client:
     connect command, which a page can set, unlike those of its handshake; any client may send any of
     them. `info` is what other clients see of it, `meta` what only the server sees; both are JSON or
     empty. `encoding` is "json" or "protobuf". `state` is free for the application, and ends with
-    the connection.
+    the connection; `session` is in Redis, and outlives it.
     """
 
     id: str
@@ -83,6 +84,7 @@ class Client:
     headers: Mapping[str, str] = field(default_factory=dict)
     emulated_headers: Mapping[str, str] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
+    session: Session = field(default_factory=Session)
 
     @property
     def cookies(self) -> Mapping[str, str]:
@@ -156,8 +158,8 @@ class RpcCall:
 class DisconnectedCall:
     """A connection that ended; `client` is its last known state.
 
-    For a client of a node that died, `code` is 0, and `client.state` and `client.headers` are
-    empty.
+    For a client of a node that died, `code` is 0, and `client.state`, `client.session` and
+    `client.headers` are empty.
     """
 
     client: Client
@@ -169,7 +171,8 @@ class DisconnectedCall:
 class Connected:
     """The answer to a connect; `expire_at` is in Unix seconds, 0 is never.
 
-    `data` is for the client. `subs` are the channels that the server subscribes it to.
+    `data` is for the client. `subs` are the channels that the server subscribes it to. `session` is
+    the name of its session; "" is none.
     """
 
     user: str = ""
@@ -178,6 +181,7 @@ class Connected:
     meta: bytes = b""
     data: bytes = b""
     subs: Mapping[str, Grant] = field(default_factory=dict)
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)

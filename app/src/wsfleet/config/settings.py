@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     """Seconds without a sign of life until other nodes reap this node's `connection:*` keys; at
     least twice `heartbeat_interval`."""
     resume_window: PositiveInt = 120
-    """Seconds that `state:{client_id}` outlives its client."""
+    """Seconds that `state:{client_id}` outlives its client, and a session its last client."""
 
     max_connections: PositiveInt = 10_000
     """Open WebSockets, and handshakes that are not accepted yet; more are refused with 503, and

@@ -348,10 +348,39 @@ local function lease_release(keys, args)
   return redis.call('HDEL', keys[1], 'holder')
 end
 
+-- session_save(wsfleet:session:NAME; MAX_SIZE, TTL, KEY, VALUE, ...): set these keys of a session, remove
+-- those whose VALUE is empty, and let it expire after TTL seconds. Returns the bytes of all its keys and
+-- values; if these would be more than MAX_SIZE, nothing is changed.
+local function session_save(keys, args)
+  local session, found, size = {}, redis.call('HGETALL', keys[1]), 0
+  for i = 1, #found, 2 do
+    session[found[i]] = found[i + 1]
+  end
+  for i = 3, #args, 2 do
+    session[args[i]] = args[i + 1]
+  end
+  for key, value in pairs(session) do
+    size = value == '' and size or size + #key + #value
+  end
+  if size > tonumber(args[1]) then
+    return size
+  end
+  for i = 3, #args, 2 do
+    if args[i + 1] == '' then
+      redis.call('HDEL', keys[1], args[i])
+    else
+      redis.call('HSET', keys[1], args[i], args[i + 1])
+    end
+  end
+  redis.call('EXPIRE', keys[1], args[2])
+  return size
+end
+
 redis.register_function('wsfleet_publish_@D@', publish)
 redis.register_function('wsfleet_begin_@D@', begin)
 redis.register_function('wsfleet_join_@D@', join)
 redis.register_function('wsfleet_claim_@D@', claim)
+redis.register_function('wsfleet_session_save_@D@', session_save)
 
 -- What only reads, or adds next to nothing, is done in a Redis whose memory is full as well: who is
 -- there stays, who leaves makes room, and what was kept can be read. The functions that only read are

@@ -124,6 +124,11 @@ def presence_expiry(name: str) -> str:
     return f"wsfleet:expiry:{{{name}}}"
 
 
+def session(name: str) -> str:
+    """Hash: a session's keys, each with its value as JSON; it expires after its last client."""
+    return f"wsfleet:session:{name}"
+
+
 def lease(name: str) -> str:
     """Hash: the `holder` of a lease, its fencing `token`, and `until` when it holds."""
     return f"wsfleet:lease:{name}"

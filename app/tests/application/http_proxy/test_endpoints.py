@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from structlog.testing import capture_logs
 
 from lab.waiting import settled
 from tests.support.backend import FakeBackend
@@ -140,6 +141,20 @@ async def test_refusals_and_failures(fake: FakeBackend, served: Served) -> None:
         assert "secret" not in str(failure.value)
     with pytest.raises(Error, match="404: method not found"):
         await rpc(RpcCall(CLIENT, "unknown"))
+
+
+async def test_a_session_is_a_failure(fake: FakeBackend, served: Served) -> None:
+    """The proxy's JSON has none, so the log says where it works; a handler sees an empty one."""
+    fake.answers |= {
+        "connect": Connected("7", session="tab"),
+        "rpc m": lambda call: call.client.session.save(),
+    }
+    with capture_logs() as lines, pytest.raises(BackendError, match="status 500"):
+        await served("connect").connect(ConnectCall(CLIENT))
+    assert "in the node's own process" in lines[0]["error"]
+    with capture_logs() as lines, pytest.raises(BackendError, match="status 500"):
+        await served("rpc").rpc(RpcCall(CLIENT, "m"))
+    assert lines[0]["event"] == "backend_raised"
 
 
 async def test_an_event_without_a_handler_is_a_failure(served: Served) -> None:

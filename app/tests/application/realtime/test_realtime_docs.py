@@ -60,6 +60,9 @@ async def test_who_may_do_what(node: RunningNode, chat: Any) -> None:
             answer = await http.post("/rooms/lobby/notice", json={"text": "pinned"})
         assert answer.json() == 2
         await settled(lambda: heard.data[1:] == [{"notice": "pinned"}], "it hears the route")
+        assert (await anna.rpc("draft.save", "hel")).data is None
+        async with sdk(node, headers=ANNA) as other:
+            assert (await other.rpc("draft", None)).data == "hel"
         assert (await anna.rpc("room.close", "lobby")).data is None
         await settled(lambda: heard.data[2:] == [{"closed": True}], "it hears the thread")
 

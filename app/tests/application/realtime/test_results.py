@@ -83,15 +83,20 @@ def test_answers() -> None:
         port.Subscribed(grant, 5)
     )
     assert Accept(expire_at=5.7).answer().expire_at == 5
+    assert Accept(session="é" * 127).answer() == port.Connected(session="é" * 127)
     assert Renew(5).answer() == port.Renewed(expire_at=5)
     assert Renew(0, info={}, meta=0).answer() == port.Renewed(info=b"{}", meta=b"0")
 
 
 def test_fields_of_accept_are_checked() -> None:
-    """A user is a string; a single channel is an error, and so is a subscription that expires."""
+    """Names are strings; a single channel is an error, and so is a subscription that expires."""
     user: Any = 7
     with pytest.raises(TypeError, match="give '7' instead of 7"):
         Accept(user)
+    with pytest.raises(TypeError, match="session is a string: give '7'"):
+        Accept(session=user)
+    with pytest.raises(ValueError, match="at most 255 bytes"):
+        Accept(session="é" * 128)
     with pytest.raises(TypeError, match=r"\['room:7'\]"):
         Accept(channels="room:7")
     with pytest.raises(ValueError, match="give expire_at to Accept"):

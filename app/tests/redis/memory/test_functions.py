@@ -110,6 +110,17 @@ leases = st.one_of(
     function("lease_release", [b"lease"], clients),
     command("HSET", st.just(b"lease"), st.just("until"), st.just(1)),  # expires it
 )
+changes = st.dictionaries(sampled("a", "bb", "ccc"), sampled("", '"x"', "1", "[1, 2, 3, 4]"))
+sessions = st.one_of(
+    st.builds(
+        lambda largest, ttl, changed: (
+            *("function", "session_save", [b"session"]),
+            (largest, ttl, *(item for pair in changed.items() for item in pair)),
+        ),
+        *(sampled(0, 10, 20, 10_000), ttls, changes),
+    ),
+    command("HGETALL", st.just(b"session")),
+)
 commands = st.one_of(
     command("DEL", keys),
     command("EXISTS", keys),
@@ -268,8 +279,8 @@ def close(one: Any, other: Any) -> bool:
 
 @pytest.mark.parametrize(
     "steps_of",
-    [streams, presences, registries, leases, commands],
-    ids=["streams", "presences", "registries", "leases", "commands"],
+    [streams, presences, registries, leases, sessions, commands],
+    ids=["streams", "presences", "registries", "leases", "sessions", "commands"],
 )
 def test_random_sequences_are_answered_as_by_redis(
     redis_process: RedisServer, steps_of: Any

@@ -9,6 +9,7 @@ import orjson
 from msgspec import Raw, Struct
 
 from wsfleet.application.port import (
+    BackendError,
     Client,
     ConnectCall,
     Connected,
@@ -89,7 +90,11 @@ def read(body: bytes) -> ServedRequest:
 
 
 def answer(result: Connected | Renewed | Subscribed | Published | bytes | None) -> bytes:
-    """Return the answer with a result: of a call if it is bytes, of a disconnect if it is None."""
+    """Return the answer with a result: of a call if it is bytes, of a disconnect if it is None.
+
+    Raises:
+        BackendError: the result has a session.
+    """
     return orjson.dumps({"result": None if result is None else _result(result)})
 
 
@@ -103,6 +108,12 @@ def refusal(refused: Error | Disconnect) -> bytes:
 
 def _result(result: Connected | Renewed | Subscribed | Published | bytes) -> dict[str, Any]:
     match result:
+        case Connected(session=name) if name:
+            raise BackendError(
+                "on_connect returned a session, which the HTTP proxy does not have: serve the "
+                "handlers in the node's own process, or leave Accept(session=...) out",
+                reason="invalid",
+            )
         case Connected():
             return {
                 "user": result.user,

@@ -100,7 +100,8 @@ class Rpc(Event, Generic[T]):
 class Disconnected(Event):
     """A connection has ended, for any reason.
 
-    For a client of a node that died, `code` is 0, and the client has no headers and no state.
+    For a client of a node that died, `code` is 0, and the client has no headers, no state and no
+    session.
     """
 
     code: int

@@ -18,6 +18,8 @@ FLAGS = (
     "force_recovery",
 )
 """Options of a channel that a subscription may override."""
+MAX_SESSION_NAME = 255
+"""Bytes of the name of a session, which is part of a key in Redis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,13 @@ class Accept:
 
     `expire_at` is in Unix seconds; 0 is never. `info` is what other clients see of this one, `meta`
     what only the server sees, `data` is for the client: JSON values or pydantic models. `channels`
-    are those that the server subscribes it to, or a mapping of each to its `Allow`.
+    are those that the server subscribes it to, or a mapping of each to its `Allow`. `session` names
+    the client's session, in at most 255 bytes: all clients with this name share it.
 
     Raises:
-        TypeError: `user` is not a string, or `channels` is one.
-        ValueError: an `Allow` in `channels` expires; such subscriptions last as long as the
-            connection.
+        TypeError: `user` or `session` is not a string, or `channels` is one.
+        ValueError: `session` is too long. An `Allow` in `channels` expires; such subscriptions last
+            as long as the connection.
     """
 
     user: str = ""
@@ -70,11 +73,15 @@ class Accept:
     meta: Any = None
     data: Any = None
     channels: Collection[str] | Mapping[str, Allow] = ()
+    session: str = ""
 
     def __post_init__(self) -> None:
         """Check what a type checker would find, since a wrong type would reach other nodes."""
-        if not isinstance(self.user, str):
-            raise TypeError(f"user is a string: give {str(self.user)!r} instead of {self.user!r}")
+        for name, value in (("user", self.user), ("session", self.session)):
+            if not isinstance(value, str):
+                raise TypeError(f"{name} is a string: give {str(value)!r} instead of {value!r}")
+        if len(self.session.encode()) > MAX_SESSION_NAME:
+            raise ValueError(f"the name of a session has at most {MAX_SESSION_NAME} bytes: hash it")
         if isinstance(self.channels, str):
             raise TypeError(f"channels are a list of names: [{self.channels!r}]")
         if isinstance(self.channels, Mapping):
@@ -97,6 +104,7 @@ class Accept:
             meta=optional(self.meta) or b"",
             data=optional(self.data) or b"",
             subs={channel: allow.grant() for channel, allow in channels.items()},
+            session=self.session,
         )
 
 

@@ -1,5 +1,6 @@
 """One client's calls of the application's backends."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
@@ -8,6 +9,7 @@ from wsfleet.application.disconnects import Disconnects
 from wsfleet.application.measured import measured
 from wsfleet.application.port import Backend, BackendError, Router
 from wsfleet.application.routing import method_label
+from wsfleet.application.sessions import Sessions
 from wsfleet.channels.permissions import Channel
 from wsfleet.clients.centrifuge.errors import DisconnectedError, RefusedError
 from wsfleet.clients.centrifuge.push import Sender
@@ -38,6 +40,10 @@ class ApplicationAccess(Protocol):
     @property
     def disconnects(self) -> Disconnects | None:
         """What tells the application of disconnects; None if it does not want to know."""
+
+    @property
+    def sessions(self) -> Sessions:
+        """The clients' sessions."""
 
 
 class ApplicationCalls:
@@ -71,7 +77,10 @@ class ApplicationCalls:
             request.version,
             tuple(request.subs),
         )
-        return await self._answer("connect", "", backend.connect(call))
+        answer = await self._answer("connect", "", backend.connect(call))
+        if answer is not None and answer.session:
+            self.client.session = self._application.sessions.named(answer.session)
+        return answer
 
     async def subscribe(
         self, backend: Backend, channel: Channel, request: messages.SubscribeRequest
@@ -113,12 +122,21 @@ class ApplicationCalls:
         """Run a renewal in the background."""
         self._application.background.start(renewal())
 
-    # Disconnects.
+    # The connection.
 
     async def opened(self) -> None:
-        """Note the client, before it is connected, so that its end will be told in any case."""
-        if (disconnects := self._application.disconnects) is not None:
-            await disconnects.opened(self.client)
+        """Load the client's session, and note it, so that its end will be told in any case.
+
+        This is before it is connected.
+
+        Raises:
+            UnavailableError, redis.exceptions.RedisError: Redis does not have the session now.
+        """
+        opening = self._application.sessions.open(self.client)
+        if (disconnects := self._application.disconnects) is None:
+            await opening
+        else:
+            await asyncio.gather(opening, disconnects.opened(self.client))  # one round trip
 
     def changed(self) -> None:
         """Note that the client has changed."""
@@ -127,11 +145,13 @@ class ApplicationCalls:
 
     def not_connected(self) -> None:
         """Forget the client: it was not connected, so there is no end to tell."""
+        self._application.sessions.close(self.client)
         if (disconnects := self._application.disconnects) is not None:
             disconnects.forget(self.client)
 
     def ended(self, code: int, reason: str) -> None:
         """Tell the application that the connection has ended."""
+        self._application.sessions.close(self.client)
         if (disconnects := self._application.disconnects) is not None:
             disconnects.tell(port.DisconnectedCall(self.client, code, reason))
 

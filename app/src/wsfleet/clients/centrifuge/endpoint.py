@@ -8,6 +8,7 @@ from wsfleet.application import port
 from wsfleet.application.disconnects import Disconnects
 from wsfleet.application.port import Router
 from wsfleet.application.routing import count_from_start
+from wsfleet.application.sessions import Sessions
 from wsfleet.broker import control
 from wsfleet.broker.events import BrokerEventHandler, NodeCount
 from wsfleet.channels.publication import Member, Record
@@ -44,6 +45,7 @@ class Centrifuge(BrokerEventHandler):
         self.node = node
         self.router: Router | None = None
         self.disconnects: Disconnects | None = None
+        self.sessions = Sessions(node)
         self._addresses = ClientAddress(node.settings.trusted_proxies)
         limit = node.config.channel.max_length
         codecs: list[Codec] = [JSONCodec(max_channel=limit), ProtobufCodec(max_channel=limit)]

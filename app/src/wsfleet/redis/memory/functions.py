@@ -263,6 +263,19 @@ def lease_release(database: Database, keys: list[bytes], args: list[bytes]) -> i
     return 1
 
 
+def session_save(database: Database, keys: list[bytes], args: list[bytes]) -> int:
+    """Change keys of a session; return its bytes, and change nothing if they are too many."""
+    changes = dict(zip(args[2::2], args[3::2], strict=True))
+    session = database.read(keys[0], Hash) | changes
+    size = sum(len(key) + len(value) for key, value in session.items() if value)
+    if size <= int(args[0]):
+        database.remove(keys[0], Hash, *(key for key, value in changes.items() if not value))
+        if written := {key: value for key, value in changes.items() if value}:
+            database.ensure(keys[0], Hash).update(written)
+        database.expire(keys[0], int(args[1]))
+    return size
+
+
 def _rounded(seconds: float) -> float:
     """Return a score as Redis gets it, in milliseconds."""
     return float(f"{seconds:.3f}")
@@ -273,7 +286,7 @@ FUNCTIONS: dict[str, Function] = {
     for function in (
         *(publish, confirm, history, begin, join, leave, members),
         *(claim, release, heartbeat, describe, silence, forget),
-        *(lease_acquire, lease_release),
+        *(lease_acquire, lease_release, session_save),
     )
 }
 """Functions by name, as `Store.function` calls them."""

@@ -20,6 +20,7 @@ from lab.waiting import TIMEOUT, until
 from tests.support.command import COMMAND, wsfleet
 from tests.support.fleet import Rig, running_fleet
 from tests.support.fleet_clients import node_of, through_haproxy
+from wsfleet.redis import key_names
 
 FAULTS = ("lost", "duplicated", "reordered", "recovered_wrongly")
 
@@ -218,17 +219,25 @@ def test_a_stopped_node_leaves_no_trace(own_fleet: Rig) -> None:
     with redis.Redis.from_url(own_fleet.redis_url, decode_responses=True) as client:
         assert client.hkeys("wsfleet:desired") == ["host2-8001"]
         client.xadd("wsfleet:node:host2-8001:samples", {"sample": "{}"})
+        client.hset("wsfleet:node:host2-8001:disconnects", "alice", "as no node has a handler")
+        client.sadd(key_names.AUTOSCALE_DRAINED, "host2-8001")
         outcome = wsfleet("forget", "host2-8001", "--fleet", own_fleet.fleet_file, "--json")
         assert outcome.code == 0, outcome
         assert outcome.document["forgotten"] == ["host2-8001"]
-        assert not client.exists("wsfleet:desired", "wsfleet:node:host2-8001:samples")
+        assert outcome.document["untold_disconnects"] == 1
+        assert not client.exists("wsfleet:desired", key_names.AUTOSCALE_DRAINED)
+        assert list(client.scan_iter("*host2-8001*")) == []
         assert client.zrange("wsfleet:nodes", 0, -1) == ["host1-8001"]
 
 
 def test_forget_fails_without_a_live_node(database: Any, tmp_path: Path) -> None:
-    """Where no node is alive to reap the dead one, forgetting it fails: exit code 1."""
+    """Where no node is alive to reap the dead one, forgetting it fails: exit code 1.
+
+    A node that starts later still tells of its clients.
+    """
     database.zadd("wsfleet:nodes", {"old-8001": time.time() - 60})
     database.sadd("wsfleet:node:old-8001:clients", "alice")
+    database.hset("wsfleet:node:old-8001:disconnects", "alice", "told later")
     path = tmp_path / "fleet.json"
     kwargs = database.connection_pool.connection_kwargs
     document = {
@@ -240,3 +249,4 @@ def test_forget_fails_without_a_live_node(database: Any, tmp_path: Path) -> None
     outcome = wsfleet("forget", "old", "--timeout", 0, "--fleet", path, "--json")
     assert outcome.code == 1
     assert outcome.document["left"] == ["old-8001", "wsfleet:node:old-8001:clients"]
+    assert database.exists("wsfleet:node:old-8001:disconnects")

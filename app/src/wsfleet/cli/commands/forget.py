@@ -4,6 +4,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from rich.console import RenderableType
+
 from wsfleet.cli.access.fleet_file import Fleet, load_fleet
 from wsfleet.cli.access.redis import connected, registry
 from wsfleet.cli.commands.drain import POLL, choose
@@ -26,6 +28,9 @@ def command(
 def run(fleet: Fleet, names: Sequence[str], timeout: float) -> Report:
     """Wait up to `timeout` seconds for running nodes to delete their part, and delete the rest.
 
+    A running node takes over the disconnects that a dead node has not told the application; those
+    of a node that is out of the registry have no one left to tell them.
+
     Raises:
         CannotRun: Redis cannot be read, a node is unknown, or one of the nodes is running.
 
@@ -41,10 +46,18 @@ def run(fleet: Fleet, names: Sequence[str], timeout: float) -> Report:
             time.sleep(POLL)
         client.hdel(key_names.DESIRED, *chosen)
         client.srem(key_names.AUTOSCALE_DRAINED, *chosen)
+        untold = 0
         for name in chosen:
             client.delete(key_names.samples(name))
+            if name not in left:
+                untold += client.hlen(key_names.node_disconnects(name))
+                client.delete(key_names.node_disconnects(name))
     problems = [f"{key} remains: a running node deletes it, so check that one runs" for key in left]
-    return Report({"forgotten": chosen, "left": left}, [], problems)
+    views: list[RenderableType] = []
+    if untold:
+        views.append(f"{untold} disconnects are deleted that no application was told of")
+    data = {"forgotten": chosen, "left": left, "untold_disconnects": untold}
+    return Report(data, views, problems)
 
 
 def _traces(client: Any, chosen: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ from wsfleet.application.port import Connected, Disconnect, DisconnectedCall
 from wsfleet.auth.tokens import Grant
 from wsfleet.protocol.centrifuge.messages import RPCRequest
 from wsfleet.redis import key_names
+from wsfleet.redis.store import UnavailableError
 
 pytestmark = pytest.mark.backends("redis", "memory")
 
@@ -250,6 +251,107 @@ async def test_without_a_backend_nothing_is_kept(
         async with Peer(node, token=token("ann") if node.settings.config else ""):
             assert list(node.node.users)
             assert await _gone(store, node)
+
+
+async def test_no_more_than_a_few_calls_wait_in_memory(
+    start_backend: StartBackend, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are read from Redis when these are told; who is connected is not told of."""
+    limit(monkeypatch)
+    node, backend = await start_backend(ANSWERS, UNLIMITED)
+    queue = queue_of(node)
+    backend.hold("disconnected")
+    async with Peer(node):
+        (stays,) = (client.id for client in node.node.users)
+        async with AsyncExitStack() as stack:
+            names = await connected(stack, node, 30)
+        await settled(lambda: len(queue._known) == 1 + 2 + 4, "one is connected, six wait")
+        assert len(queue._waiting) == 4
+        assert len(await store.hkeys(kept(node))) == 31
+        backend.release("disconnected")
+
+        async def only_one() -> bool:
+            return bool(await store.hkeys(kept(node)) == [stays])
+
+        await settled(only_one, "all others are told")
+        assert told(backend) == dict.fromkeys(names - {stays}, 1)
+
+
+async def test_a_drain_tells_also_those_left_in_redis(
+    start_backend: StartBackend, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node stops after the last of them."""
+    limit(monkeypatch)
+    node, backend = await start_backend(ANSWERS, UNLIMITED, drain_rate=10_000)
+
+    async def slowly(_: Any) -> None:
+        await asyncio.sleep(0.01)
+
+    backend.answers["disconnected"] = slowly
+    async with AsyncExitStack() as stack:
+        names = await connected(stack, node, 30)
+        await node.stop()
+    assert told(backend) == dict.fromkeys(names, 1)
+    assert await store.zrange(key_names.NODES, 0, -1) == []
+
+
+async def test_what_a_dead_node_has_left_does_not_fill_the_memory(
+    start_backend: StartBackend, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node that reaps it leaves the rest in Redis, under its own name."""
+    limit(monkeypatch)
+    node, backend = await start_backend(ANSWERS)
+    backend.hold("disconnected")
+    record = disconnects._encoder.encode(disconnects.Kept("ann"))
+    names = [str(number) for number in range(50)]
+    await store.hset(key_names.node_disconnects("dead"), mapping=dict.fromkeys(names, record))
+    await queue_of(node).reap("dead")
+    assert len(queue_of(node)._waiting) == 4
+    backend.release("disconnected")
+    await settled(lambda: _gone(store, node), "told")
+    assert told(backend) == dict.fromkeys(names, 1)
+
+
+async def test_those_left_in_redis_are_read_when_it_is_back(
+    start_backend: StartBackend, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that stops before that is reaped."""
+    limit(monkeypatch)
+    node, backend = await start_backend(ANSWERS, UNLIMITED)
+    backend.hold("disconnected")
+    async with AsyncExitStack() as stack:
+        names = await connected(stack, node, 10)
+    queue, call = queue_of(node), node.node.store.call
+    await settled(lambda: len(queue._known) == 6, "six wait")
+
+    async def without_scans(*command: Any, key: str | None = None) -> Any:
+        if command[0] == "HSCAN":
+            raise UnavailableError
+        return await call(*command, key=key)
+
+    monkeypatch.setattr(node.node.store, "call", without_scans)
+    backend.release("disconnected")
+    await backend.called("disconnected", 6)
+    await queue.finish()
+    assert node.node.to_be_reaped
+    assert told(backend).total() == 6
+    monkeypatch.undo()
+    await queue.reconcile()
+    await settled(lambda: _gone(store, node), "told")
+    assert told(backend) == dict.fromkeys(names, 1)
+
+
+def limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let two calls run, four wait, and read a few entries at once."""
+    for name, number in (("CONCURRENCY", 2), ("MAX_WAITING", 4), ("CHUNK", 3)):
+        monkeypatch.setattr(disconnects, name, number)
+
+
+def queue_of(node: RunningNode) -> disconnects.Disconnects:
+    """Return the disconnects of a node."""
+    queue = node.server._centrifuge.disconnects
+    assert queue is not None
+    return queue
 
 
 def test_a_record_of_a_newer_node_can_be_read() -> None:

@@ -8,7 +8,9 @@ until the application's backend has been called. So it is told
 - by the next process of the same name, at its start, or by another node within `node_dead_after`
   seconds and one heartbeat interval, if the client's node died, or stopped before it had told all.
 
-A call that fails is repeated, `ATTEMPTS` times in all, and then logged and given up.
+A call that fails is repeated, `ATTEMPTS` times in all, and then logged and given up. If the
+application is slow, at most `MAX_WAITING` calls wait in memory. The others are left in Redis and
+read from there, when fewer wait: as those of a dead node, they have code 0 and no state.
 
 An application may be told twice: if the node dies between the call and its removal from Redis, if a
 call was carried out and failed all the same, and if a node was taken for dead while it was cut off
@@ -51,6 +53,8 @@ FIRST_PAUSE = 1.0
 """Seconds before the second attempt; before each later one, twice as many."""
 CHUNK = 500
 """Entries of Redis that are handled at once."""
+MAX_WAITING = 10_000
+"""Calls that wait in memory; some kilobytes each, with the headers of the handshake."""
 
 T = TypeVar("T")
 
@@ -82,8 +86,10 @@ class Disconnects:
         self._backend = backend
         self._own = key_names.node_disconnects(node.settings.name)
         self._known: dict[str, Client] = {}  # connected, or still to be told
+        self._unkept: set[str] = set()  # connected, and not in Redis, which did not answer
         self._told: set[bytes] = set()  # and perhaps still in Redis, which did not answer
         self._waiting: deque[DisconnectedCall] = deque()
+        self._left_in_redis = False  # whether calls are to be read from there
         self._callers = 0
         self._background = Background(node.metrics.handler_failed)
         self._idle = asyncio.Event()
@@ -99,11 +105,14 @@ class Disconnects:
         try:
             await self._keep([client])
         except (UnavailableError, RedisError) as error:
+            self._unkept.add(client.id)
             log.debug("disconnect_record_postponed", client_id=client.id, error=str(error))
 
     def forget(self, client: Client) -> None:
         """Drop what is kept of a client that was not connected."""
+        self._unkept.discard(client.id)
         if self._known.pop(client.id, None) is not None:
+            self._told.add(client.id.encode())
             self._background.start(self._remove([client.id.encode()]))
 
     def changed(self, client: Client) -> None:
@@ -113,6 +122,10 @@ class Disconnects:
 
     def tell(self, call: DisconnectedCall) -> None:
         """Tell the application, in the background."""
+        if self._full and call.client.id not in self._unkept:
+            self._known.pop(call.client.id, None)
+            self._leave_in_redis()
+            return
         self._waiting.append(call)
         self._idle.clear()
         if self._callers < CONCURRENCY:
@@ -125,8 +138,9 @@ class Disconnects:
             await self._idle.wait()
             await self._remove(list(self._told))
         finally:
-            if left := len(self._waiting) + self._callers + len(self._told):
-                log.warning("disconnects_left", clients=left)
+            left = len(self._waiting) + self._callers + len(self._told)
+            if left or self._left_in_redis:
+                log.warning("disconnects_left", clients=left, more_in_redis=self._left_in_redis)
                 self._node.to_be_reaped = True
 
     async def reconcile(self) -> None:
@@ -140,6 +154,7 @@ class Disconnects:
         missing = [client for name, client in self._known.items() if name.encode() not in kept]
         for some in _chunks(missing):
             await self._keep(some)
+            self._unkept.difference_update(client.id for client in some)
             gone = [client.id.encode() for client in some if client.id not in self._known]
             await self._remove(gone)  # told meanwhile
         self._tell_kept(kept)
@@ -164,8 +179,36 @@ class Disconnects:
         if found:
             log.warning("dead_node_disconnects_taken", dead=node, clients=len(found))
 
+    @property
+    def _full(self) -> bool:
+        return len(self._waiting) >= MAX_WAITING
+
+    def _leave_in_redis(self) -> None:
+        """Note that calls are to be read from Redis: by `_call_all`, when fewer wait."""
+        if not self._left_in_redis:
+            self._left_in_redis = True
+            log.warning("disconnects_left_in_redis", waiting=len(self._waiting))
+
+    async def _read_on(self) -> None:
+        """Read calls that were left in Redis, until enough wait; if it is unavailable, later."""
+        self._left_in_redis = False  # before the scan, which may miss what is left from now on
+        cursor = b"0"
+        try:
+            while not self._left_in_redis:
+                cursor, flat = await self._node.store.call(
+                    "HSCAN", self._own, cursor, "COUNT", CHUNK
+                )
+                self._tell_kept(dict(zip(flat[::2], flat[1::2], strict=True)))
+                if cursor == b"0":
+                    return
+        except (UnavailableError, RedisError):
+            self._left_in_redis = True
+
     def _tell_kept(self, kept: dict[bytes, bytes]) -> None:
         for name, value in kept.items():
+            if self._full:
+                self._leave_in_redis()
+                return
             try:
                 client = Client(name.decode(), **msgspec.structs.asdict(_decoder.decode(value)))
             except (msgspec.DecodeError, UnicodeDecodeError) as error:  # of another program
@@ -179,10 +222,15 @@ class Disconnects:
     async def _call_all(self) -> None:
         try:
             await self._node.listening.wait()  # the application has started
-            while self._waiting:
+            while True:
+                if self._left_in_redis and len(self._waiting) <= MAX_WAITING // 2:
+                    await self._read_on()
+                if not self._waiting:
+                    return
                 call = self._waiting.popleft()
                 await self._call(call)
                 self._known.pop(call.client.id, None)
+                self._unkept.discard(call.client.id)
                 await self._remove([call.client.id.encode()])
         finally:
             self._callers -= 1

@@ -127,6 +127,7 @@ commands = st.one_of(
     command("EXPIRE", keys, sampled(-1, 0, SOON)),
     command("HGET", keys, clients),
     command("HGETALL", keys),
+    command("HSCAN", keys, st.just(0), st.just("COUNT"), st.just(100)),
     command("HSET", keys, clients, records),
     command("PERSIST", keys),
     command("PUBSUB SHARDNUMSUB", sampled(CHANNEL, b"other")),
@@ -243,6 +244,9 @@ def answer(where: InRedis | InMemory, step: Step) -> Any:
         return set(found)
     if name in ("SET", "lease_acquire"):  # a lease's token is the time
         return bool(found)
+    if name == "HSCAN":
+        flat = list(_flat(found[1]))
+        return int(found[0]), dict(zip(flat[::2], flat[1::2], strict=True))
     if name == "XRANGE":
         return [(number, list(_flat(fields))) for number, fields in found]
     return found

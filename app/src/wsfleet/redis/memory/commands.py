@@ -55,6 +55,11 @@ def _hgetall(database: Database, key: bytes) -> dict[bytes, bytes]:
     return dict(database.read(key, Hash))
 
 
+def _hscan(database: Database, key: bytes, cursor: bytes, *_: bytes) -> list[Any]:
+    """Return all fields and values at once; 0 is the cursor after the last ones."""
+    return [b"0", [text for pair in database.read(key, Hash).items() for text in pair]]
+
+
 def _hdel(database: Database, key: bytes, *fields: bytes) -> int:
     return database.remove(key, Hash, *fields)
 
@@ -135,6 +140,7 @@ COMMANDS: dict[bytes, Command] = {
     b"HDEL": _hdel,
     b"HGET": _hget,
     b"HGETALL": _hgetall,
+    b"HSCAN": _hscan,
     b"HSET": _hset,
     b"PERSIST": _persist,
     b"PUBSUB": _pubsub,

@@ -73,6 +73,7 @@ class HandlerServer(uvicorn.Server):
         """Answer the calls that run, and stop the application."""
         systemd.notify("STOPPING=1")
         await super().shutdown(sockets)
+        await self._realtime.finish()
         self._watchdog.cancel()
         await self._node.stop()
         self._realtime.detach(self._node)

@@ -115,6 +115,8 @@ class Server(uvicorn.Server):
             for server in self.servers:
                 server.close()
         await self._node.drained()
+        if self._application is not None and self._application.realtime is not None:
+            await self._application.realtime.finish()  # before the application's shutdown
         await super().shutdown(sockets)
         await self._stop_internal()
         await self._stop_node()

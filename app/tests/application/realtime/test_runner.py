@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from wsfleet import Disconnect, Error, Rpc
 from wsfleet.application.port import BackendError, Client
@@ -73,6 +74,59 @@ async def test_a_full_pool_delays_handlers_only() -> None:
     release.set()
     assert await Runner(60, 1).run(handler(here), EVENT) == "here"
     assert len(started) == 2
+
+
+async def test_threads_are_used_again() -> None:
+    """As many start as are needed at once; no call waits while there could be another thread."""
+    barrier = threading.Barrier(3)
+
+    def together(event: Rpc) -> int:
+        barrier.wait(60)
+        return threading.get_ident()
+
+    runner = Runner(60, 3)
+    rounds = []
+    for _ in range(20):
+        calls = (runner.run(handler(together), EVENT) for _ in range(3))
+        rounds.append(set(await asyncio.gather(*calls)))
+    assert len(rounds[0]) == 3
+    assert all(each == rounds[0] for each in rounds)
+
+    def alone(event: Rpc) -> int:
+        return threading.get_ident()
+
+    one = Runner(60, 3)
+    assert len({await one.run(handler(alone), EVENT) for _ in range(20)}) == 1
+
+
+async def test_a_process_that_stops_does_not_wait_for_a_handler_that_hangs() -> None:
+    """It waits for the time-out, and logs the names of those left; others it waits for."""
+    release, returned = threading.Event(), []
+
+    def hangs(event: Rpc) -> None:
+        release.wait()
+
+    def returns(event: Rpc) -> None:
+        release.wait()
+        returned.append(1)
+
+    runner = Runner(0.05, 2)
+    with pytest.raises(BackendError):
+        await runner.run(handler(hangs), EVENT)
+    with capture_logs() as lines:
+        await runner.finish()
+    assert lines[0]["event"] == "handlers_left"
+    assert lines[0]["handlers"] == [handler(hangs).name]
+    patient = Runner(60, 2)
+    calls = [asyncio.create_task(patient.run(handler(returns), EVENT)) for _ in range(2)]
+    await asyncio.sleep(0)
+    finishing = asyncio.create_task(patient.finish())
+    await asyncio.sleep(0)
+    release.set()
+    with capture_logs() as lines:
+        await finishing
+    assert (returned, lines) == ([1, 1], [])
+    await asyncio.gather(*calls)
 
 
 async def test_a_slow_handler_times_out() -> None:

@@ -242,6 +242,10 @@ class Realtime(Calls):
         if (handler := self._handlers.drain) is not None:
             node.drain.before.append(lambda: self._runner.call(handler))
 
+    async def finish(self) -> None:
+        """Wait for handlers in threads, at most for `timeout`: the process is about to exit."""
+        await self._runner.finish()
+
     def detach(self, node: Node) -> None:
         """End: the node has stopped."""
         self._servings = [serving for serving in self._servings if serving.node is not node]

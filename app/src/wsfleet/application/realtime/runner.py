@@ -3,12 +3,16 @@
 import asyncio
 import contextvars
 import inspect
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+import structlog
+
 from wsfleet.application.port import BackendError, Disconnect, Error
 from wsfleet.application.realtime.handlers import EventHandler
+from wsfleet.application.realtime.threads import DaemonThreads
+
+log = structlog.get_logger(__name__)
 
 
 class Runner:
@@ -21,7 +25,7 @@ class Runner:
 
     def __init__(self, timeout: float, threads: int) -> None:
         self._timeout = timeout
-        self._threads = ThreadPoolExecutor(threads, "wsfleet-handler")
+        self._threads = DaemonThreads(threads)
 
     async def run(self, handler: EventHandler[Any], event: object) -> Any:
         """Call a handler, and return its result.
@@ -48,10 +52,16 @@ class Runner:
         """Call a handler without a time-out, and return its result."""
         if handler.blocking:
             context = contextvars.copy_context()
-            loop = asyncio.get_running_loop()
-            result = await loop.run_in_executor(
-                self._threads, partial(context.run, handler.function, *event)
-            )
+            function = partial(context.run, handler.function, *event)
+            result = await self._threads.run(handler.name, function)
         else:
             result = handler.function(*event)
         return await result if inspect.isawaitable(result) else result
+
+    async def finish(self) -> None:
+        """Wait for the handlers in threads, at most for the time-out, and log those left.
+
+        The process may exit then: they end with it.
+        """
+        if left := await self._threads.finish(self._timeout):
+            log.warning("handlers_left", handlers=left)

@@ -68,6 +68,8 @@ def _modes_of(peer: Peer, turn: int, arguments: argparse.Namespace) -> Iterator[
         for name, mode in MODES.items():
             if name not in arguments.modes or not mode.suits(peer):
                 continue
+            if peer.only and name not in peer.only:
+                continue
             for size in mode.sizes:
                 what = {"round": turn, "peer": peer.name, "mode": name, "size": size}
                 take = functools.partial(mode.measure, size=size, seconds=arguments.seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class Peer:
     `ack` is a part of the answer to a publish, if that answer means that Redis has the message.
     `pipelines`: it is faster if one publisher sends all messages in flight. `closes`: it
     disconnects a client that does not read. `echo` is the path of a route that sends messages back.
+    `calls` are messages that call a handler, which answers with their text: an `async` one, or one
+    in a `thread`. `only` are the modes in which it is measured; if empty, all that suit it.
     """
 
     name: str
@@ -47,6 +50,8 @@ class Peer:
     pipelines: bool = False
     closes: bool = False
     echo: str = ""
+    calls: Mapping[str, str] = field(default_factory=dict)
+    only: tuple[str, ...] = ()
     config: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -89,12 +94,44 @@ _SETTINGS = {
 # Pings are frames of RFC 6455, which client.c answers.
 _CENTRIFUGE_PATH = "/connection/websocket?cf_ws_frame_ping_pong=true"
 _CENTRIFUGE = ('{"id":1,"connect":{}}', '"connect":')
+_CENTRIFUGE_SUBSCRIBER = ClientScript(
+    _CENTRIFUGE_PATH, (_CENTRIFUGE, ('{"id":2,"subscribe":{"channel":"%r"}}', '"subscribe":'))
+)
+_CENTRIFUGE_PUBLISHER = ClientScript(_CENTRIFUGE_PATH, (_CENTRIFUGE,))
+_CENTRIFUGE_PUBLISH = '{"id":%n,"publish":{"channel":"%r","data":"%m"}}'
 _NATS = 'CONNECT {"verbose":false,"pedantic":false,"protocol":1}\r\n'
 _SOCKETIO = ClientScript(
     "/socket.io/?EIO=4&transport=websocket", (("40", "40{"), ('420["join","%r"]', "430["))
 )
 _SOCKETIO_PUBLISHER = ClientScript(_SOCKETIO.path, _SOCKETIO.greetings[:1])
 _SOCKETIO_PUBLISH = '42%n["publish","%r","%m"]'
+_SOCKETIO_CALLS = {"async": '42%n["call","%m"]'}
+_HANDLERS = ("handlers:realtime", "--app-dir", str(HERE / "peers"))
+_APP = shlex.join((_SERVE[0], "app", *_HANDLERS))
+
+
+def _handlers(
+    name: str, title: str, command: tuple[str, ...], config: str = "", **environment: str
+) -> Peer:
+    """Return a node that asks the handlers in peers/handlers.py."""
+    methods = {"async": "echo", "thread": "echo.thread"}
+    return Peer(
+        name,
+        title,
+        command,
+        _CENTRIFUGE_SUBSCRIBER,
+        _CENTRIFUGE_PUBLISHER,
+        _CENTRIFUGE_PUBLISH,
+        '"publish":',
+        calls={
+            kind: f'{{"id":%n,"rpc":{{"method":"{method}","data":"%m"}}}}'
+            for kind, method in methods.items()
+        },
+        only=("publish", "rpc", "rpc-thread"),
+        config=config,
+        environment=_SETTINGS | environment,
+    )
+
 
 PEERS = {
     peer.name: peer
@@ -112,15 +149,26 @@ PEERS = {
             "wsfleet-centrifuge",
             "wsfleet, `/connection/websocket`",
             _SERVE,
-            ClientScript(
-                _CENTRIFUGE_PATH,
-                (_CENTRIFUGE, ('{"id":2,"subscribe":{"channel":"%r"}}', '"subscribe":')),
-            ),
-            ClientScript(_CENTRIFUGE_PATH, (_CENTRIFUGE,)),
-            '{"id":%n,"publish":{"channel":"%r","data":"%m"}}',
+            _CENTRIFUGE_SUBSCRIBER,
+            _CENTRIFUGE_PUBLISHER,
+            _CENTRIFUGE_PUBLISH,
             '"publish":',
             closes=True,
             environment=_SETTINGS,
+        ),
+        _handlers(
+            "handlers",
+            "wsfleet, handlers in its process",
+            (*_SERVE, *_HANDLERS),
+            WSFLEET_INTERNAL_PORT="{other_port}",
+        ),
+        # Both processes count: the handlers' is a child of the node's.
+        _handlers(
+            "handlers-http",
+            "wsfleet, handlers asked by HTTP",
+            ("sh", "-c", f"{_APP} --listen 127.0.0.1:{{other_port}} & exec {_SERVE[0]} serve"),
+            config="handlers_http.yml",
+            WSFLEET_CONFIG="{config}",
         ),
         _asgi(
             "application",
@@ -154,6 +202,7 @@ PEERS = {
             _SOCKETIO_PUBLISHER,
             _SOCKETIO_PUBLISH,
             '["published"]',
+            calls=_SOCKETIO_CALLS,
         ),
         Peer("channels", "Django Channels, Redis", _python("django_channels.py")),
         Peer(
@@ -164,6 +213,7 @@ PEERS = {
             _SOCKETIO_PUBLISHER,
             _SOCKETIO_PUBLISH,
             '["published"]',
+            calls=_SOCKETIO_CALLS,
         ),
         Peer("ws", "`ws` (Node)", _node("ws.js")),
         Peer("ws-framed", "`ws` (Node), framed once", _node("ws.js", "framed")),

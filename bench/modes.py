@@ -39,11 +39,12 @@ class Mode:
     sizes: tuple[int, ...] = (DEFAULT_CLIENTS,)
     more_is_better: bool = True
     #: Whether the peer must have rooms, acknowledge publishes, close clients that do not read, or
-    #: have a route that sends messages back.
+    #: have a route that sends messages back; the kind of handler that it must have.
     rooms: bool = False
     acks: bool = False
     closes: bool = False
     echoes: bool = False
+    calls: str = ""
 
     def suits(self, peer: Peer) -> bool:
         """Return whether the peer has everything that the mode needs."""
@@ -52,6 +53,7 @@ class Mode:
             (self.acks, peer.ack),
             (self.closes, peer.closes),
             (self.echoes, peer.echo),
+            (self.calls, self.calls in peer.calls),
         )
         return all(there for needed, there in needs if needed)
 
@@ -93,6 +95,16 @@ def _echo(rig: Rig, size: int, seconds: float) -> Result:
     """Measure messages that are sent back to their sender, one in flight for each client."""
     with rig.clients(Shape(0, size), publisher=ClientScript(rig.peer.echo), ack=ECHOED) as clients:
         return per_cpu_second(clients.measure("publish", size, seconds, rig.pids), "acks")
+
+
+def _call(kind: str) -> Measure:
+    def measure(rig: Rig, size: int, seconds: float) -> Result:
+        """Measure calls of a handler that answers with their text, one in flight a client."""
+        publish = rig.peer.calls[kind]
+        with rig.clients(Shape(0, size), publish=publish, ack=ECHOED) as clients:
+            return per_cpu_second(clients.measure("publish", size, seconds, rig.pids), "acks")
+
+    return measure
 
 
 def _wait_until_idle(pids: list[int]) -> None:
@@ -211,6 +223,20 @@ MODES = {
         _echo,
         (500, DEFAULT_CLIENTS),
         echoes=True,
+    ),
+    "rpc": Mode(
+        "calls of an `async` handler, 64 in flight",
+        "calls per CPU second",
+        _call("async"),
+        (64,),
+        calls="async",
+    ),
+    "rpc-thread": Mode(
+        "calls of a handler in a thread, 64 in flight",
+        "calls per CPU second",
+        _call("thread"),
+        (64,),
+        calls="thread",
     ),
     "half": Mode("p99 at half of the maximum", "ms", _half, more_is_better=False),
     "idle": Mode("p50 at 50 messages a second", "ms", _idle, (1,), more_is_better=False),

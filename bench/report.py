@@ -20,6 +20,7 @@ Measurements = Sequence[dict[str, Any]]
 TABLES = (
     (("one", 500), ("one", 2000), ("sixteen", 500), ("sixteen", 2000), ("rooms", 2000)),
     (("publish", 64), ("setup", 2000), ("memory", 2000), ("half", 2000), ("idle", 1)),
+    (("rpc", 64), ("rpc-thread", 64)),
     (("haproxy", 500), ("haproxy-memory", 2000), ("slow-clients", 200)),
 )
 PLOTS = (("one", 2000), ("sixteen", 2000), ("rooms", 2000), ("setup", 2000), ("memory", 2000))

@@ -24,4 +24,10 @@ async def publish(sid: str, room: str, text: str) -> str:
     return "published"
 
 
+@server.event
+async def call(sid: str, text: str) -> str:
+    """Answer with the text."""
+    return text
+
+
 serve(socketio.ASGIApp(server))

@@ -25,5 +25,6 @@ io.on('connection', (socket) => {
     io.to(room).emit('said', text)
     if (answer) answer('published')
   })
+  socket.on('call', async (text, answer) => answer(text))
 })
 server.listen({ port: Number(port), host: '127.0.0.1', backlog: 4096 })

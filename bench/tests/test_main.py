@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from contextlib import ExitStack
 from typing import Any
 
@@ -69,6 +70,21 @@ def test_rooms_and_publishes_only_of_peers_that_have_them(monkeypatch: pytest.Mo
         ("guide", "rooms"),
         ("guide", "publish"),
     ]
+
+
+def test_calls_only_of_peers_with_such_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Socket.IO has no handlers in threads; a node for handlers is measured in nothing else."""
+    monkeypatch.setattr(command, "Rig", FakeRig)
+    for name, mode in MODES.items():
+        fake = dataclasses.replace(mode, measure=lambda rig, size, seconds: {"value": 1})
+        monkeypatch.setitem(MODES, name, fake)
+    peers = ["handlers", "handlers-http", "python-socketio", "socket.io", "ws"]
+    arguments = argparse.Namespace(only=peers, modes=list(MODES), seconds=1)
+    measurements = list(command.peers_round(0, arguments))
+    modes = {peer: {one["mode"] for one in measurements if one["peer"] == peer} for peer in peers}
+    assert modes["handlers"] == modes["handlers-http"] == {"publish", "rpc", "rpc-thread"}
+    assert modes["python-socketio"] == modes["socket.io"]
+    assert modes["socket.io"] - modes["ws"] == {"publish", "rpc"}
 
 
 def test_repeated_modes_replace_those_of_the_full_run() -> None:

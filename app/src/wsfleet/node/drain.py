@@ -33,7 +33,7 @@ class Drain:
         self.wanted = settings.standby
         """Whether the desired state is to drain."""
         self.before: list[Callable[[], Awaitable[None]]] = []
-        """What an application does before clients are sent away, in half of `drain_timeout`."""
+        """Called just before clients are sent away, for half of `drain_timeout` at most."""
         self.state = NodeState.DRAINED if settings.standby else NodeState.STARTING
         self._hub = hub
         self._settings = settings
@@ -88,17 +88,20 @@ class Drain:
 
     async def _empty(self) -> None:
         settings = self._settings
-        delay = settings.drain_delay if self._hub else 0.0
-        deadline = time.monotonic() + delay + settings.drain_timeout
-        await asyncio.gather(asyncio.sleep(delay), self._prepare(delay))
-
-        def waiting() -> list[Connection]:
-            held = time.monotonic() < deadline
-            return [each for each in self._hub if each.is_open and not (held and each.holds)]
+        await asyncio.sleep(settings.drain_delay if self._hub else 0.0)
+        deadline = time.monotonic() + settings.drain_timeout
+        # Not during the delay: clients go on until they are sent away, and what the application
+        # saved before would be old.
+        await self._prepare()
+        waiting: list[Connection] = []
 
         def rate() -> float:
-            left = max(STEP, deadline - time.monotonic())
-            return max(settings.drain_rate, len(waiting()) / left)
+            """List the clients that may go now; return how many of them a second."""
+            nonlocal waiting
+            now = time.monotonic()
+            held = now < deadline
+            waiting = [each for each in self._hub if each.is_open and not (held and each.holds)]
+            return max(settings.drain_rate, len(waiting) / max(STEP, deadline - now))
 
         async for count in paced(rate):
             if not self._hub:
@@ -106,13 +109,13 @@ class Drain:
             # The first to come is the first to go: in a roll, clients that moved here from a node
             # that was restarted leave last, and so `Shedding`, which also begins with the first to
             # come, moves none of them a third time.
-            for client in waiting()[:count]:
+            for client in waiting[:count]:
                 client.restart()
         self._change(NodeState.DRAINED)
 
-    async def _prepare(self, delay: float) -> None:
+    async def _prepare(self) -> None:
         """Call what is to be done before clients are sent away; they go even if that fails."""
-        limit = delay + self._settings.drain_timeout / 2
+        limit = self._settings.drain_timeout / 2
         try:
             async with asyncio.timeout(limit):
                 await asyncio.gather(*(self._call(work) for work in self.before))

@@ -41,6 +41,22 @@ async def test_on_drain_runs_before_clients_are_sent_away(node: RunningNode, sto
     assert realtime_guest.drains == ["begun", "ended"]
 
 
+async def test_on_drain_waits_until_the_balancers_know(
+    start_node: StartNode, guest_config: Path, store: Any
+) -> None:
+    """In `drain_delay` clients go on, so nothing is saved that would be old when they leave."""
+    node = await start_node(app=GUEST, config=guest_config, drain_delay=60.0)
+    async with opened(node, "/echo") as client:
+        await store.hset(key_names.DESIRED, "node1", "drain")
+        await settled(lambda: node.node.drain.state is NodeState.DRAINING, "it drains")
+        await client.send("still here")
+        assert await client.recv() == "still here"
+        assert realtime_guest.drains == []
+        await store.hset(key_names.DESIRED, "node1", "serve")
+        await node.wait_ready()
+        assert realtime_guest.drains == []
+
+
 async def test_on_drain_has_half_of_the_drain_timeout(
     start_node: StartNode, guest_config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

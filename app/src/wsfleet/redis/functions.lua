@@ -318,25 +318,32 @@ end
 -- Milliseconds for which the token of a lease outlives its last holder.
 local LEASE_KEPT = 86400000
 
+-- What a fencing token is above the one before it, at least.
+local TOKEN_STEP = 1000000
+
 -- lease_acquire(wsfleet:lease:NAME; HOLDER, TTL): HOLDER has the lease for TTL milliseconds from now
--- on, if it is free or HOLDER's already. Returns its fencing token, or 0 if another has the lease. A
--- token is the time in microseconds, and above the token before it: tokens ascend even after the hash
--- has expired, or was lost in a failover, as far as the clocks of the servers agree.
+-- on, if it is free or HOLDER's already. Returns {token, wanted}: its fencing token, or 0 if another
+-- has the lease; and 1 if others have asked for it in vain since it was acquired or last renewed. A
+-- token is the time in microseconds, and TOKEN_STEP above the token before it: tokens ascend even
+-- after the hash has expired, or was lost in a failover, as far as the clocks of the servers agree.
 local function lease_acquire(keys, args)
   local time, ttl = now(), tonumber(args[2])
   local found = redis.call('HMGET', keys[1], 'holder', 'token', 'until')
   local token = found[2]
   local held = found[1] and tonumber(found[3]) > time
   if held and found[1] ~= args[1] then
-    return 0
+    redis.call('HSET', keys[1], 'wanted', '1')
+    return { 0, 0 }
   end
   if not held then
-    token = string.format('%.0f', math.max(math.floor(time * 1000000), tonumber(token or 0) + 1))
+    local lowest = tonumber(token or 0) + TOKEN_STEP
+    token = string.format('%.0f', math.max(math.floor(time * 1000000), lowest))
   end
   local expiry = string.format('%.6f', time + ttl / 1000)
+  local wanted = redis.call('HDEL', keys[1], 'wanted')
   redis.call('HSET', keys[1], 'holder', args[1], 'token', token, 'until', expiry)
   redis.call('PEXPIRE', keys[1], ttl + LEASE_KEPT)
-  return tonumber(token)
+  return { tonumber(token), held and wanted or 0 }
 end
 
 -- lease_release(wsfleet:lease:NAME; HOLDER): HOLDER gives the lease back. Returns 1, or 0 if it has

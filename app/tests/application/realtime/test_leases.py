@@ -1,6 +1,7 @@
 """Leases on Redis and in memory: one holder at a time, and a token that only ascends."""
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -53,6 +54,38 @@ async def test_a_lease_is_renewed(node: RunningNode) -> None:
     assert got.is_set()
 
 
+async def test_a_holder_is_told_that_others_wait(node: RunningNode) -> None:
+    """As long as they wait: not before, and not after the last one has given up."""
+    async with realtime.lease("room:7", ttl=1.5) as lease:
+        waiting = asyncio.create_task(realtime.lease("room:7").__aenter__())
+        await asyncio.wait_for(lease.wanted.wait(), 10)
+        waiting.cancel()
+        await settled(lambda: not lease.wanted.is_set(), "nobody waits any more")
+        assert lease.held
+
+
+async def test_a_holder_that_hands_over_is_not_told_of_itself(node: RunningNode) -> None:
+    """The next holder begins with nobody who waits."""
+    async with realtime.lease("room:7", ttl=1.5) as lease:
+        next_one = realtime.lease("room:7", ttl=1.5)
+        waiting = asyncio.create_task(next_one.__aenter__())
+        await asyncio.wait_for(lease.wanted.wait(), 10)
+    successor = await waiting
+    acquired = successor._expires
+    await settled(lambda: successor._expires > acquired, "it was renewed")
+    assert not successor.wanted.is_set()
+    await next_one.__aexit__(None, None, None)
+
+
+async def test_a_holder_can_number_what_it_writes(node: RunningNode) -> None:
+    """Tokens are a million apart, so that token + n is below the next holder's token."""
+    tokens = []
+    for _ in range(3):
+        async with realtime.lease("room:7") as lease:
+            tokens.append(lease.token)
+    assert all(later - token >= 1_000_000 for token, later in itertools.pairwise(tokens))
+
+
 async def test_a_lease_that_another_has_is_lost(node: RunningNode, store: Any) -> None:
     """The holder notices at its next renewal, and does not release the other's lease."""
     async with realtime.lease("room:7", ttl=0.6) as lease:
@@ -71,7 +104,7 @@ async def test_a_holder_that_does_not_renew_loses_the_lease(node: RunningNode, s
     async with realtime.lease("room:7") as lease:
         assert not crashed.held
         assert lease.token > crashed.token
-    assert await leases._ask("room:7", "crashed", 0.5) > lease.token
+    assert (await leases._ask("room:7", "crashed", 0.5))[0] > lease.token
 
 
 async def test_a_lost_answer_keeps_no_lease(node: RunningNode) -> None:

@@ -25,9 +25,9 @@ RENEWALS = 3
 class Lease:
     """A lease that this process holds, until `lost` is set.
 
-    `token` is the fencing token: each holder's is above that of all holders before it. Whatever a
-    holder writes, the storage should refuse if it has seen a higher token. A process that was
-    stopped for a while, or a failover of Redis, can otherwise have two writers.
+    `token` is the fencing token: each holder's is above that of all holders before it, by at least
+    a million. Whatever a holder writes, the storage should refuse if it has seen a higher token. A
+    process that was stopped for a while, or a failover of Redis, can otherwise have two writers.
     """
 
     def __init__(self, name: str, token: int, expires: float) -> None:
@@ -35,6 +35,8 @@ class Lease:
         self.token = token
         self.lost = asyncio.Event()
         """Set when another process may hold the lease."""
+        self.wanted = asyncio.Event()
+        """Set while others wait for the lease; a renewal finds out, after a third of `ttl`."""
         self._expires = expires
 
     @property
@@ -42,9 +44,13 @@ class Lease:
         """Whether no other process can hold the lease now; also right after a pause."""
         return not self.lost.is_set() and time.monotonic() < self._expires
 
-    def extend(self, expires: float) -> None:
+    def extend(self, expires: float, *, wanted: bool = False) -> None:
         """Note a renewal: the lease expires later, on this process's monotonic clock."""
         self._expires = expires
+        if wanted:
+            self.wanted.set()
+        else:
+            self.wanted.clear()
 
     def expires_in(self) -> float:
         """Return the seconds until it expires, unless it is renewed."""
@@ -81,7 +87,8 @@ class Leases:
         while True:
             with contextlib.suppress(UnavailableError, RedisError):
                 asked = time.monotonic()
-                if token := await self._ask(name, holder, ttl):
+                token, _ = await self._ask(name, holder, ttl)
+                if token:
                     return Lease(name, token, asked + ttl)
             await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
 
@@ -98,22 +105,22 @@ class Leases:
                 break
             try:
                 async with asyncio.timeout(lease.expires_in()):
-                    token = await self._ask(lease.name, holder, ttl)
+                    token, wanted = await self._ask(lease.name, holder, ttl)
             except (UnavailableError, RedisError, TimeoutError) as error:
                 log.warning("lease_renewal_failed", lease=lease.name, error=str(error))
                 pause = RETRY
                 continue
             if token != lease.token:
                 break
-            lease.extend(asked + ttl)
+            lease.extend(asked + ttl, wanted=wanted)
             pause = ttl / RENEWALS
         log.warning("lease_lost", lease=lease.name, token=lease.token)
         lease.lost.set()
 
-    async def _ask(self, name: str, holder: str, ttl: float) -> int:
-        """Acquire or renew; return the token, 0 if another holds the lease."""
+    async def _ask(self, name: str, holder: str, ttl: float) -> tuple[int, bool]:
+        """Acquire or renew; return the token, 0 if another holds the lease, and if it is wanted."""
         milliseconds = round(ttl * 1000)
-        token: int = await self._store.function(
+        token, wanted = await self._store.function(
             "lease_acquire", [key_names.lease(name)], holder, milliseconds
         )
-        return token
+        return token, bool(wanted)

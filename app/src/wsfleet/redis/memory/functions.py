@@ -15,6 +15,7 @@ Function = Callable[[Database, list[bytes], list[bytes]], Any]
 HELD = 1000
 CLEARED = 100
 LEASE_KEPT = 86_400
+TOKEN_STEP = 1_000_000
 
 
 def claim(database: Database, keys: list[bytes], args: list[bytes]) -> bytes:
@@ -239,19 +240,21 @@ def members(database: Database, keys: list[bytes], args: list[bytes]) -> list[by
     return flat
 
 
-def lease_acquire(database: Database, keys: list[bytes], args: list[bytes]) -> int:
-    """Acquire or renew a lease; return its token, 0 if another holds it."""
+def lease_acquire(database: Database, keys: list[bytes], args: list[bytes]) -> list[int]:
+    """Acquire or renew a lease; return its token, 0 if another holds it, and if that is wanted."""
     lease, now, ttl = database.ensure(keys[0], Hash), database.clock(), int(args[1]) / 1000
     token, holder = int(lease.get(b"token", b"0")), lease.get(b"holder")
     held = holder is not None and float(lease[b"until"]) > now
     if held and holder != args[0]:
-        return 0
+        lease[b"wanted"] = b"1"
+        return [0, 0]
+    wanted = lease.pop(b"wanted", None) is not None
     if not held:
-        token = max(int(now * 1_000_000), token + 1)
+        token = max(int(now * 1_000_000), token + TOKEN_STEP)
     until = b"%.6f" % (now + ttl)
     lease.update({b"holder": args[0], b"token": b"%d" % token, b"until": until})
     database.expire(keys[0], math.ceil(ttl) + LEASE_KEPT)
-    return token
+    return [token, int(held and wanted)]
 
 
 def lease_release(database: Database, keys: list[bytes], args: list[bytes]) -> int:

@@ -7,6 +7,7 @@ from wsfleet.testing.client import TestbedClient
 from wsfleet.testing.replies import HandshakeRefused, ReplyDisconnect, ReplyError
 from wsfleet.testing.subscription import ChannelMember, ClientSubscription, ReceivedPublication
 from wsfleet.testing.testbed import Testbed
+from wsfleet.testing.websocket import TestbedWebSocket
 
 __all__ = [
     "ChannelMember",
@@ -17,4 +18,5 @@ __all__ = [
     "ReplyError",
     "Testbed",
     "TestbedClient",
+    "TestbedWebSocket",
 ]

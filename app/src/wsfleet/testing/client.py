@@ -21,8 +21,11 @@ from wsfleet.testing.subscription import (
     value_of,
 )
 from wsfleet.testing.transport import MemoryTransport, Peer
+from wsfleet.transports.transport import Framing
 
 CLOSED_BY_CLIENT = 1000
+LINES = Framing("lines", text=lambda payload: payload + b"\n", binary=lambda payload: payload)
+"""Payloads of JSON are lines: they have no line breaks of their own."""
 
 _CODEC = JSONCodec()
 
@@ -42,6 +45,7 @@ class TestbedClient:
     """
 
     __test__ = False  # for pytest
+    framing = LINES
 
     def __init__(self, open_: Open, request: messages.ConnectRequest) -> None:
         self.id = ""
@@ -130,9 +134,9 @@ class TestbedClient:
 
     # For the transport.
 
-    def received(self, line: bytes) -> None:
-        """Take a reply or a push."""
-        for reply in _CODEC.decode_replies(line):
+    def received(self, frames: bytes) -> None:
+        """Take replies and pushes."""
+        for reply in _CODEC.decode_replies(frames):
             if reply.id:
                 self._answered(reply)
             elif reply.push is not None:

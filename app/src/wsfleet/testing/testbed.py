@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp
 
 from wsfleet.application.realtime.realtime import Realtime
 from wsfleet.channels.permissions import Channels
+from wsfleet.clients.asgi import ASGI
 from wsfleet.clients.centrifuge.endpoint import Centrifuge
 from wsfleet.cluster.node_state import DRAIN, NodeState
 from wsfleet.config import file
@@ -31,7 +31,9 @@ from wsfleet.redis.memory.primary import DATABASES
 from wsfleet.testing.client import TestbedClient
 from wsfleet.testing.lifespan import running
 from wsfleet.testing.transport import MemoryTransport, Peer
+from wsfleet.testing.websocket import TestbedWebSocket
 from wsfleet.transports.handshake import Request
+from wsfleet.transports.websocket import Endpoint
 
 ORIGIN = "http://testbed"
 """The application's own address, for `Testbed.http`."""
@@ -48,7 +50,8 @@ _numbers = itertools.count(1)
 @dataclass
 class _RunningNode:
     node: Node
-    endpoint: Centrifuge
+    centrifuge: Endpoint
+    websocket: Endpoint | None
     transports: list[MemoryTransport] = field(default_factory=list)
 
 
@@ -90,7 +93,7 @@ class Testbed:
         self._url = f"memory://testbed{next(_numbers)}"
         self._names = itertools.count(1)
         self._nodes: dict[str, _RunningNode] = {}
-        self._clients: list[TestbedClient] = []
+        self._clients: list[TestbedClient | TestbedWebSocket] = []
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -106,11 +109,12 @@ class Testbed:
                 transport = httpx.ASGITransport(self._app)
                 self.http = httpx.AsyncClient(transport=transport, base_url=ORIGIN)
                 await stack.enter_async_context(self.http)
+            stack.push_async_callback(self._drain_all)
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop the application, then the nodes."""
+        """Close the clients, drain the nodes, and stop the application, then the nodes."""
         await self._stack.aclose()
 
     async def start_node(self) -> str:
@@ -122,7 +126,8 @@ class Testbed:
         if self._realtime is not None:
             self._realtime.attach(node)
             centrifuge.route(self._realtime.router)
-        self._nodes[name] = _RunningNode(node, centrifuge)
+        websocket = None if self._app is None else ASGI(node, self._app, "").endpoint
+        self._nodes[name] = _RunningNode(node, centrifuge.endpoint, websocket)
         await node.start()
         node.listening.set()
         await _turns(lambda: node.not_ready_reason() is None, f"{name} is ready")
@@ -150,17 +155,45 @@ class Testbed:
             HandshakeRefused: the node refuses the handshake, for instance for its origin.
             Error, Disconnect: the node refuses the client.
         """
-        fields = {name.lower(): value for name, value in (headers or {}).items()}
-        if cookies:
-            fields["cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
         request = ConnectRequest(
             token=self.token(user) if user is not None else token,
             data=b"" if data is None else to_json(data),
             name=name,
             version=version,
         )
-        client = TestbedClient(partial(self._open, node, fields), request)
+
+        async def open_(peer: Peer) -> MemoryTransport:
+            chosen = self._node_for_clients(node)
+            handshake = _handshake(PATH, headers, cookies)
+            return await self._open(chosen, chosen.centrifuge, handshake, peer)
+
+        client = TestbedClient(open_, request)
         await client.connect()
+        self._clients.append(client)
+        return client
+
+    async def websocket(
+        self,
+        path: str,
+        *,
+        node: str = "",
+        cookies: Mapping[str, str] | httpx.Cookies | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> TestbedWebSocket:
+        """Open one of the application's own WebSockets, at one node or at any that takes clients.
+
+        A path may have a query.
+
+        Raises:
+            HandshakeRefused: the node or the application refuses the handshake.
+            ValueError: the testbed has no application.
+        """
+        chosen = self._node_for_clients(node)
+        if chosen.websocket is None:
+            raise ValueError("the testbed has no application with WebSockets: Testbed(app)")
+        client = TestbedWebSocket(chosen.node.settings.name)
+        handshake = _handshake(path, headers, cookies)
+        client.attach(await self._open(chosen, chosen.websocket, handshake, client))
         self._clients.append(client)
         return client
 
@@ -193,17 +226,25 @@ class Testbed:
         self._detach(killed.node)
         del self._nodes[node]
 
-    async def _open(self, wanted: str, headers: Mapping[str, str], peer: Peer) -> MemoryTransport:
+    def _node_for_clients(self, wanted: str) -> _RunningNode:
         names = sorted(self._nodes, key=lambda name: self._nodes[name].node.drain.refuses)
-        chosen = self._nodes[wanted if wanted in self._nodes else names[0]]
+        return self._nodes[wanted if wanted in self._nodes else names[0]]
+
+    async def _open(
+        self, node: _RunningNode, endpoint: Endpoint, handshake: Request, peer: Peer
+    ) -> MemoryTransport:
         transport = MemoryTransport(peer)
-        await transport.open(chosen.endpoint.endpoint, _handshake(headers))
-        chosen.transports.append(transport)
+        await transport.open(endpoint, handshake)
+        node.transports.append(transport)
         return transport
 
-    async def _stop(self) -> None:
+    async def _drain_all(self) -> None:
         for client in self._clients:
             await client.close()
+        for running_node in self._nodes.values():
+            await running_node.node.drained()
+
+    async def _stop(self) -> None:
         for running_node in self._nodes.values():
             await running_node.node.stop()
             self._detach(running_node.node)
@@ -223,8 +264,15 @@ def _with_secret(config: Config) -> Config:
     return config.model_copy(update={"client": client})
 
 
-def _handshake(headers: Mapping[str, str]) -> Request:
-    fields = {"host": "testbed"} | dict(headers)
+def _handshake(
+    path: str,
+    headers: Mapping[str, str] | None,
+    cookies: Mapping[str, str] | httpx.Cookies | None,
+) -> Request:
+    fields = {"host": "testbed"} | {name.lower(): text for name, text in (headers or {}).items()}
+    if cookies:
+        fields["cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    path, _, query = path.partition("?")
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
     scope = {
         "type": "http",
@@ -237,7 +285,7 @@ def _handshake(headers: Mapping[str, str]) -> Request:
         "headers": raw,
         "state": {},
     }
-    return Request("GET", PATH.encode(), "", raw, scope)
+    return Request("GET", path.encode(), query, raw, scope)
 
 
 async def _turns(condition: Any, what: str) -> None:

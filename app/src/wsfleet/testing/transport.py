@@ -5,22 +5,22 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Protocol, cast
 
+from wsfleet.tasks import end
 from wsfleet.testing.replies import HandshakeRefused, ReplyDisconnect
 from wsfleet.transports.frames import ABNORMAL
 from wsfleet.transports.handshake import Request
 from wsfleet.transports.outbox import Limits
 from wsfleet.transports.transport import Framing, Handler
-from wsfleet.transports.websocket import Endpoint, WebSocket
-
-FRAMING = Framing("memory", text=lambda payload: payload + b"\n", binary=lambda payload: payload)
-"""Payloads of JSON are lines: they have no line breaks of their own."""
+from wsfleet.transports.websocket import END_TIMEOUT, Endpoint, WebSocket
 
 
 class Peer(Protocol):
     """The client's side of a transport."""
 
-    def received(self, line: bytes) -> None:
-        """Take one payload."""
+    framing: Framing
+
+    def received(self, frames: bytes) -> None:
+        """Take payloads, in the peer's own framing."""
 
     def closed(self, close: ReplyDisconnect) -> None:
         """Take note of the end; it is told once."""
@@ -32,17 +32,18 @@ class MemoryTransport:
     It has no outbox, since its client takes everything at once.
     """
 
-    framing = shared_framing = FRAMING
     buffered = address = 0
 
     def __init__(self, peer: Peer) -> None:
+        self.framing = self.shared_framing = peer.framing
         self.writer: MemoryTransport | None = None
         self._peer = peer
-        self._inbox: asyncio.Queue[str | None] = asyncio.Queue()
+        self._inbox: asyncio.Queue[str | bytes | None] = asyncio.Queue()
         self._handler: Handler | None = None
         self._end: tuple[int, str] | None = None
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._limit: asyncio.Timeout | None = None
 
     # For the test.
 
@@ -52,10 +53,10 @@ class MemoryTransport:
         Raises:
             HandshakeRefused: the node refuses it.
         """
-        self._task = asyncio.create_task(self._serve(endpoint, request))
+        self._tasks.append(asyncio.create_task(self._serve(endpoint, request)))
         await self._opened
 
-    def send(self, message: str) -> None:
+    def send(self, message: str | bytes) -> None:
         """Send a message to the node."""
         if self._end is None:
             self._inbox.put_nowait(message)
@@ -63,15 +64,13 @@ class MemoryTransport:
     async def close(self, code: int, reason: str) -> None:
         """Close the connection from the client's side, and wait for the node's clean-up."""
         self._ended(code, reason)
-        if self._task is not None:
-            await self._task
+        await asyncio.gather(*self._tasks)
 
     async def cut(self) -> None:
         """End the connection without a word to the node, which was killed."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        self._task = self._handler = None
+        await end(self._tasks)
+        self._tasks.clear()
+        self._handler = None
         self._ended(ABNORMAL, "connection lost")
 
     # For the node: `transports.transport.Transport`, and the handshake of a `WebSocket`.
@@ -88,18 +87,31 @@ class MemoryTransport:
         """Refuse the connection."""
         self._opened.set_exception(HandshakeRefused(status, reason))
 
+    def refuse(self, answer: bytes) -> None:
+        """Refuse the connection with a whole response."""
+        head, _, body = answer.partition(b"\r\n\r\n")
+        self.deny(HTTPStatus(int(head.split(maxsplit=2)[1])), body.decode())
+
     async def attend(self, handler: Handler) -> None:
         """Give all messages to `handler`."""
         self._handler = handler
         await handler.begin()
-        while self._end is None and (message := await self._inbox.get()) is not None:
-            await handler.receive(message)
-        await handler.closed()
+        await self._handle_messages(handler)
+
+    def handle(self, handler: Handler | None) -> None:
+        """Give all messages to `handler`, which is prepared already, in a task."""
+        self._handler = handler
+        if handler is not None and self.writer is not None:
+            self._tasks.append(asyncio.create_task(self._handle_messages(handler)))
+
+    def take_waiting(self) -> list[str | bytes]:
+        """Return the messages that wait for their turn."""
+        waiting = [self._inbox.get_nowait() for _ in range(self._inbox.qsize())]
+        return [message for message in waiting if message is not None]
 
     def write(self, frames: bytes, /) -> bool:
         """Give payloads to the client."""
-        for line in frames.splitlines():
-            self._peer.received(line)
+        self._peer.received(frames)
         return True
 
     def get_write_buffer_size(self) -> int:
@@ -119,8 +131,22 @@ class MemoryTransport:
         """Return at once: there are no pings below the protocol."""
 
     def start_close(self, code: int, reason: str) -> None:
-        """Close the connection."""
-        self._ended(code, reason)
+        """Close the connection; messages that wait for their turn are dropped."""
+        if self._end is None:
+            self.take_waiting()
+            self._ended(code, reason)
+
+    async def _handle_messages(self, handler: Handler) -> None:
+        """Handle messages until the end, and at most `END_TIMEOUT` seconds after it."""
+        try:
+            async with asyncio.timeout(None) as self._limit:
+                while (message := await self._inbox.get()) is not None:
+                    await handler.receive(message)
+        except TimeoutError:
+            pass
+        finally:
+            self._limit = None
+        await handler.closed()
 
     async def _serve(self, endpoint: Endpoint, request: Request) -> None:
         try:
@@ -136,6 +162,8 @@ class MemoryTransport:
         self._end = code, reason
         self.writer = None
         self._inbox.put_nowait(None)
+        if self._limit is not None:
+            self._limit.reschedule(asyncio.get_running_loop().time() + END_TIMEOUT)
         if self._handler is not None:
             self._handler.ended(code, reason)
         self._peer.closed(ReplyDisconnect(code, reason))

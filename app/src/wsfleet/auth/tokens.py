@@ -143,7 +143,7 @@ class Verifier:
             raise TokenInvalidError("a subscription token does not connect")
         _check_time(claims, now)
         if claims.subs:
-            subs = {channel: options.grant() for channel, options in claims.subs.items()}
+            subs = {channel: _grant(options) for channel, options in claims.subs.items()}
         else:
             subs = {channel: Grant() for channel in claims.channels or ()}
         return ConnectionToken(
@@ -174,7 +174,7 @@ class Verifier:
             channel=claims.channel,
             client=claims.client or "",
             expire_at=claims.end,
-            grant=_read(_SubscribeOptions, payload).grant(),
+            grant=_grant(_read(SubscribeOptions, payload)),
         )
 
     def _signed(self, token: str, now: float) -> bytes:
@@ -229,7 +229,9 @@ def origin_allowed(origin: str | None, patterns: list[str]) -> bool:
 # Claims in JSON: null counts as absent, and unknown ones are ignored.
 
 
-class _SubscribeOptions(Struct):
+class SubscribeOptions(Struct):
+    """What JSON grants to one subscription: in a token, or in the answer of a backend."""
+
     info: Raw = NULL
     b64info: str | None = None
     data: Raw = NULL
@@ -237,9 +239,14 @@ class _SubscribeOptions(Struct):
     override: Override | None = None
 
     def grant(self) -> Grant:
+        """Return the grant.
+
+        Raises:
+            ValueError: a payload is not valid.
+        """
         return Grant(
-            info=_payload("info", self.info, self.b64info),
-            data=_payload("data", self.data, self.b64data),
+            info=payload(self.info, self.b64info),
+            data=payload(self.data, self.b64data),
             override=self.override.flags() if self.override else {},
         )
 
@@ -267,7 +274,7 @@ class _ConnectionClaims(_Claims):
     b64info: str | None = None
     meta: Raw = NULL
     channels: list[str] | None = None
-    subs: dict[str, _SubscribeOptions] | None = None
+    subs: dict[str, SubscribeOptions] | None = None
 
 
 class _SubscriptionClaims(_Claims):
@@ -295,6 +302,13 @@ def _check_time(claims: _Claims, now: float) -> None:
 def _must_match(what: str, token: str, client: str) -> None:
     if token != client:
         raise TokenMismatchError(f"the token is for {what} {token!r}, not {client!r}")
+
+
+def _grant(options: SubscribeOptions) -> Grant:
+    try:
+        return options.grant()
+    except ValueError as error:
+        raise TokenInvalidError(f"claims b64info, b64data: {error}") from None
 
 
 def _payload(claim: str, json: Raw, encoded: str | None) -> bytes | None:

@@ -21,8 +21,7 @@ from wsfleet.application.port import (
     Renewed,
     Subscribed,
 )
-from wsfleet.auth.tokens import Grant
-from wsfleet.channels.override import Override
+from wsfleet.auth.tokens import Grant, SubscribeOptions
 from wsfleet.protocol import strict_json
 from wsfleet.protocol.payload import NULL, payload
 
@@ -51,21 +50,6 @@ class _Answer(Struct, Generic[R]):
     disconnect: _Disconnect | None = None
 
 
-class _Options(Struct):
-    info: Raw = NULL
-    b64info: str | None = None
-    data: Raw = NULL
-    b64data: str | None = None
-    override: Override | None = None
-
-    def grant(self) -> Grant:
-        return Grant(
-            info=payload(self.info, self.b64info),
-            data=payload(self.data, self.b64data),
-            override=self.override.flags() if self.override else {},
-        )
-
-
 class _ConnectResult(Struct):
     user: str | None = ""
     expire_at: UnixSeconds | None = 0
@@ -75,10 +59,10 @@ class _ConnectResult(Struct):
     b64data: str | None = None
     meta: Raw = NULL
     channels: list[str] | None = None
-    subs: dict[str, _Options | None] | None = None
+    subs: dict[str, SubscribeOptions | None] | None = None
 
 
-class _SubscribeResult(_Options):
+class _SubscribeResult(SubscribeOptions):
     expire_at: UnixSeconds | None = 0
 
 

@@ -19,6 +19,7 @@ from wsfleet.application.port import (
     PublishCall,
     RefreshCall,
     Router,
+    RpcCall,
     SubRefreshCall,
     SubscribeCall,
     UnknownMethodError,
@@ -73,11 +74,11 @@ class ProxyEndpoints:
         try:
             request = served_json.read(body)
             client = request.known_client(headers)
-            request.payload()
+            data = request.payload()
         except (ValueError, RecursionError) as error:
             raise RefusedRequestError(400, f"the request is not valid: {error}") from None
         try:
-            return served_json.answer(await self._ask(event, request, client))
+            return served_json.answer(await self._ask(event, request, client, data))
         except (Error, Disconnect) as refused:
             return served_json.refusal(refused)
         except BackendError as failure:
@@ -89,23 +90,25 @@ class ProxyEndpoints:
             log.exception("backend_raised", backend_event=event)
             raise RefusedRequestError(500, "the handler failed") from None
 
-    async def _ask(self, event: str, request: ServedRequest, client: Client) -> Any:
+    async def _ask(self, event: str, request: ServedRequest, client: Client, data: bytes) -> Any:
         router = self._router
         match event:
             case "connect":
-                return await _present(router.connect, event).connect(request.connect(client))
+                return await _present(router.connect, event).connect(request.connect(client, data))
             case "refresh":
                 return await _present(router.refresh, event).refresh(RefreshCall(client))
             case "disconnect":
                 ended = request.disconnected(client)
                 return await _present(router.disconnected, event).disconnected(ended)
             case "rpc":
-                return await self._method(request).rpc(request.rpc(client))
+                return await self._method(request).rpc(RpcCall(client, request.method, data))
             case "subscribe" | "sub_refresh" | "publish":
-                return await self._ask_channel(event, request, client)
+                return await self._ask_channel(event, request, client, data)
         raise RefusedRequestError(404, f"no event {event!r}")
 
-    async def _ask_channel(self, event: str, request: ServedRequest, client: Client) -> Any:
+    async def _ask_channel(
+        self, event: str, request: ServedRequest, client: Client, data: bytes
+    ) -> Any:
         try:
             channel = self._channels.find(request.channel)
         except ChannelError as error:
@@ -113,13 +116,13 @@ class ProxyEndpoints:
         router, namespace = self._router, channel.namespace
         name = channel.name, self._channels.short_name(channel)
         if event == "subscribe":
-            call = SubscribeCall(client, *name, request.payload())
+            call = SubscribeCall(client, *name, data)
             return await _present(router.subscribe(namespace), event).subscribe(call)
         if event == "sub_refresh":
             backend = _present(router.sub_refresh(namespace), event)
             return await backend.sub_refresh(SubRefreshCall(client, *name))
         backend = _present(router.publish(namespace), event)
-        return await backend.publish(PublishCall(client, *name, request.payload()))
+        return await backend.publish(PublishCall(client, *name, data))
 
     def _method(self, request: ServedRequest) -> Backend:
         try:

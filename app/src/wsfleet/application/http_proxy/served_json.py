@@ -18,7 +18,6 @@ from wsfleet.application.port import (
     Error,
     Published,
     Renewed,
-    RpcCall,
     Subscribed,
 )
 from wsfleet.auth.tokens import Grant
@@ -60,16 +59,16 @@ class ServedRequest(Struct):
         )
 
     def payload(self) -> bytes:
-        """Return the client's payload; empty if there is none."""
+        """Return the client's payload; empty if there is none.
+
+        Raises:
+            ValueError: it is not valid.
+        """
         return payload(self.data, self.b64data) or b""
 
-    def connect(self, client: Client) -> ConnectCall:
+    def connect(self, client: Client, data: bytes) -> ConnectCall:
         """Return the call of a connect."""
-        return ConnectCall(client, self.payload(), self.name, self.version, tuple(self.channels))
-
-    def rpc(self, client: Client) -> RpcCall:
-        """Return the call of a method."""
-        return RpcCall(client, self.method, self.payload())
+        return ConnectCall(client, data, self.name, self.version, tuple(self.channels))
 
     def disconnected(self, client: Client) -> DisconnectedCall:
         """Return the call of a disconnect."""

@@ -157,7 +157,7 @@ def test_the_vendored_sdk_is_the_released_one() -> None:
 def test_the_example_passes_its_own_tests() -> None:
     """As a user runs them."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        [Path(sys.executable).with_name("pytest"), "-q", "-p", "no:cacheprovider"],
         cwd=EXAMPLE,
         capture_output=True,
         text=True,

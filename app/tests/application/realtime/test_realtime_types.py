@@ -4,13 +4,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mypy import api
 
 import wsfleet
+from lab.paths import ROOT
 from tests.support import typed_example
 from tests.support.paths import JAVASCRIPT
+
+EXAMPLES = ("chat", "room-game")
 
 WRONG = """
 from wsfleet import Accept, Connect, Publish, Realtime, Renew, Subscribe
@@ -40,13 +44,30 @@ async def call() -> None:
 
 
 def check(path: Path, cache: Path) -> str:
-    """Return what `mypy --strict` finds in a file."""
+    """Return what `mypy --strict` finds in a file or folder."""
     configuration = cache / "mypy.ini"
-    configuration.write_text("[mypy]\nstrict = True\n")
+    configuration.write_text("[mypy]\nstrict = True\nexplicit_package_bases = True\n")
     found, problem, _ = api.run(
         ["--config-file", str(configuration), "--cache-dir", str(cache), str(path)]
     )
     assert not problem
+    return found
+
+
+def diagnostics(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what pyright finds, with a configuration file in a folder."""
+    configuration = folder / "pyrightconfig.json"
+    configuration.write_text(json.dumps(settings | {"pythonVersion": "3.11"}))
+    command = ["node_modules/.bin/pyright", "--outputjson", "--pythonpath", sys.executable]
+    done = subprocess.run(
+        [*command, "--project", str(configuration)],
+        cwd=JAVASCRIPT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    found: list[dict[str, Any]] = json.loads(done.stdout)["generalDiagnostics"]
     return found
 
 
@@ -64,25 +85,33 @@ def test_an_application_is_checked_strictly(tmp_path: Path) -> None:
     assert lines == expected
 
 
+@pytest.mark.usefixtures("processes")
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_are_checked_strictly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The examples' packages and their tests have no error."""
+    folder = ROOT / "examples" / name
+    monkeypatch.setenv("MYPYPATH", str(folder))
+    found = check(folder, tmp_path)
+    assert found.startswith("Success"), found
+
+
+@pytest.mark.usefixtures("modules")
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_pyright_finds_nothing_in_examples(tmp_path: Path, name: str) -> None:
+    """In its strict mode."""
+    folder = ROOT / "examples" / name
+    assert not diagnostics(tmp_path, {"include": [str(folder)], "strict": [str(folder)]})
+
+
 @pytest.mark.usefixtures("modules")
 def test_pyright_agrees(tmp_path: Path) -> None:
     """In its strict mode it finds nothing in the example, and each mistake of the other one."""
     wrong = tmp_path / "wrong.py"
     wrong.write_text(WRONG)
-    configuration = tmp_path / "pyrightconfig.json"
-    strict = {"include": ["."], "strict": ["."], "pythonVersion": "3.11"}
-    configuration.write_text(json.dumps(strict))
     (tmp_path / "right.py").write_text(Path(typed_example.__file__).read_text())
-    command = ["node_modules/.bin/pyright", "--outputjson", "--pythonpath", sys.executable]
-    done = subprocess.run(
-        [*command, "--project", str(configuration)],
-        cwd=JAVASCRIPT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    found = json.loads(done.stdout)["generalDiagnostics"]
+    found = diagnostics(tmp_path, {"include": ["."], "strict": ["."]})
     assert {each["file"] for each in found} == {str(wrong)}, found
     lines = {each["range"]["start"]["line"] + 1 for each in found}
     assert lines == {5, 8, 11, 14, 18, 21, 22, 23}

@@ -39,14 +39,13 @@ class Sessions:
         return Session(name, self)
 
     async def open(self, client: Client) -> None:
-        """Load a client's session if it has one, and renew it until `close`.
+        """Load a client's session, and renew it until `close`.
 
         Raises:
             UnavailableError, redis.exceptions.RedisError: Redis is unavailable.
         """
-        if client.session.name:
-            self._open[client.id] = client.session
-            client.session.replace(await self._load(client.session.name))
+        self._open[client.id] = client.session
+        client.session.replace(await self._load(client.session.name))
 
     def close(self, client: Client) -> None:
         """Let a client's session expire, unless another client has it."""

@@ -132,11 +132,11 @@ class ApplicationCalls:
         Raises:
             UnavailableError, redis.exceptions.RedisError: Redis does not have the session now.
         """
-        opening = self._application.sessions.open(self.client)
-        if (disconnects := self._application.disconnects) is None:
-            await opening
+        if self.client.session.name:
+            loading = self._application.sessions.open(self.client)
+            await asyncio.gather(loading, self._note())  # one round trip
         else:
-            await asyncio.gather(opening, disconnects.opened(self.client))  # one round trip
+            await self._note()
 
     def changed(self) -> None:
         """Note that the client has changed."""
@@ -154,6 +154,10 @@ class ApplicationCalls:
         self._application.sessions.close(self.client)
         if (disconnects := self._application.disconnects) is not None:
             disconnects.tell(port.DisconnectedCall(self.client, code, reason))
+
+    async def _note(self) -> None:
+        if (disconnects := self._application.disconnects) is not None:
+            await disconnects.opened(self.client)
 
     async def _renewed(
         self, event: str, namespace: str, call: Awaitable[port.Renewed]

@@ -29,6 +29,7 @@ def rig(processes: None, tmp_path: Path) -> Iterator[Rig]:
         WSFLEET_APP="room_game.app:realtime",
         WSFLEET_APP_DIR=str(EXAMPLE),
         WSFLEET_CONFIG=str(EXAMPLE / "wsfleet.yml"),
+        WSFLEET_DRAIN_TIMEOUT="600",  # rooms move because they are told, not because time is over
     ) as running:
         yield running
 

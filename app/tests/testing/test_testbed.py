@@ -270,6 +270,7 @@ async def test_ends_and_drains_are_told() -> None:
         await bed.start_node()
         await bed.kill_node("node2")
         await settled(lambda: ends == [1000, 0, 3001, 0], "another node tells", pause=0.01)
+    assert ends == [1000, 0, 3001, 0, 0]  # the third node has drained at the end
 
 
 async def test_a_session_comes_along() -> None:

@@ -78,8 +78,8 @@ class Room:
             here = {seat.id: seat.name for seat in self.seats.values()}
             moves = [(seat.id, seat.moves.popleft()) for seat in self.seats.values() if seat.moves]
             self.board.play(here, moves)
-            state = {"node": NODE, "token": lease.token, "board": self.board.model_dump()}
-            text = json.dumps(state)
+            board = self.board.model_dump()
+            text = json.dumps({"node": NODE, "token": lease.token, "board": board})
             for websocket in list(self.seats):
                 with contextlib.suppress(RuntimeError, WebSocketDisconnect):
                     await websocket.send_text(text)

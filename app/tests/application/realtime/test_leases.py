@@ -86,6 +86,17 @@ async def test_a_holder_can_number_what_it_writes(node: RunningNode) -> None:
     assert all(later - token >= 1_000_000 for token, later in itertools.pairwise(tokens))
 
 
+async def test_a_late_write_of_an_earlier_holder_is_refused(node: RunningNode) -> None:
+    """By the version of a publication, which begins at the fencing token."""
+    async with realtime.lease("room:7") as earlier:
+        await realtime.publish("short:7", "first", version=earlier.token + 1)
+    async with realtime.lease("room:7") as later:
+        await realtime.publish("short:7", "second", version=later.token + 1)
+    await realtime.publish("short:7", "too late", version=earlier.token + 999)
+    newest = await realtime.history("short:7", limit=1, reverse=True)
+    assert newest.publications[0].data == "second"
+
+
 async def test_a_lease_that_another_has_is_lost(node: RunningNode, store: Any) -> None:
     """The holder notices at its next renewal, and does not release the other's lease."""
     async with realtime.lease("room:7", ttl=0.6) as lease:

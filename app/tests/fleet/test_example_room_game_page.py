@@ -80,7 +80,7 @@ def goes(page: Page, key: str, name: str, to: tuple[int, int]) -> None:
 
 
 def collect(page: Page, name: str) -> None:
-    """Walk to a dot, and wait for the point."""
+    """Walk to a dot, and wait for the point; other dots may be on the way."""
     score = page.locator("#scores li.you b")
     before = int(score.inner_text())
     target = page.locator(".dot").first.get_attribute("style") or ""
@@ -92,6 +92,7 @@ def collect(page: Page, name: str) -> None:
     ):
         for _ in range(abs(distance)):
             page.keyboard.press(ahead if distance > 0 else back)
+    until(lambda: place(page, name) == (x, y), f"{name} is at the dot")
     until(lambda: int(score.inner_text()) > before, "the dot is collected")
 
 

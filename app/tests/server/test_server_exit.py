@@ -57,7 +57,9 @@ def running(folder: Path, port: int, *command: str) -> Iterator["Popen[bytes]"]:
         "WSFLEET_INTERNAL_PORT": str(free_port()),
         "WSFLEET_DRAIN_DELAY": "0",
     }
-    with process([*COMMAND, *command], folder / "log", variables, port=port) as child:
+    # A shell lets its background jobs ignore SIGINT, and so the tests' child processes.
+    default = ["env", "--default-signal=INT"]
+    with process([*default, *COMMAND, *command], folder / "log", variables, port=port) as child:
         yield child
 
 

@@ -53,10 +53,11 @@ def release_of(cluster: Cluster, host: str) -> str:
 
 
 def test_a_node_is_added_and_nobody_is_dropped(cluster: Cluster, with_node3: str) -> None:
-    """A host in the inventory and site.yml again: every open connection stays, without a reload."""
+    """A host in the inventory and scale_out.yml: every open connection stays, without a reload."""
     workers = cluster.on("lb1", "pgrep -u haproxy haproxy")
     with cluster.load() as report:
-        cluster.play("site.yml", with_node3, "--limit", "node3,loadbalancers,redis")
+        output = cluster.play("playbooks/scale_out.yml", with_node3, "-enode=node3")
+    print(output[output.index("PLAY RECAP") :])  # the number of tasks on each host
     assert report["reconnects"] == 0
     assert cluster.on("lb1", "pgrep -u haproxy haproxy") == workers
     cluster.well()
@@ -68,12 +69,31 @@ def test_a_node_is_added_and_nobody_is_dropped(cluster: Cluster, with_node3: str
     assert set(json.loads(output)["nodes"]) == set(cluster.fleet["nodes"])
 
 
+@pytest.mark.parametrize("arguments", [[], ["-enode=node9"], ["-enode=lb1"]])
+def test_the_host_to_be_added_must_be_named(cluster: Cluster, arguments: list[str]) -> None:
+    """Nothing is touched, and the hosts that may be named are listed."""
+    result = cluster.playbook("playbooks/scale_out.yml", *arguments)
+    assert result.returncode != 0
+    assert "-e node=NAME" in result.stdout
+    assert cluster.changed(result.stdout) == []
+
+
+def test_after_that_site_changes_nothing(cluster: Cluster, with_node3: str) -> None:
+    """The host has all that site.yml does, and the other hosts know of it."""
+    assert cluster.changed(cluster.play("site.yml", with_node3)) == []
+
+
 def test_an_update_loses_nothing(cluster: Cluster, with_node3: str) -> None:
     """Node by node drains and comes back with the new release; clients recover what they missed."""
     make_release(cluster, "good", "server", "# another release")
     with cluster.load() as report:
-        cluster.play("playbooks/rolling_update.yml", with_node3, "-ewsnode_release=good")
+        output = cluster.play("playbooks/rolling_update.yml", with_node3, "-ewsnode_release=good")
     assert report["reconnects"] > 0
+    said = " ".join(output.split())
+    assert "Hosts restart one at a time: node1, node2, node3." in said
+    assert "a client moves at most twice" in said
+    assert "at most 2 times each were planned" in said
+    assert cluster.output("rebalance", "--dry-run").startswith("even: ")
     assert [release_of(cluster, host) for host in NODES] == ["good"] * 3
     cluster.well()
 
@@ -119,6 +139,23 @@ def test_the_host_to_be_taken_out_must_be_named(cluster: Cluster, arguments: lis
     assert cluster.changed(result.stdout) == []
 
 
+def test_with_a_host_in_standby_each_client_moves_once(cluster: Cluster, with_node3: str) -> None:
+    """It serves before the first client moves, and the last host is in standby afterwards."""
+    cluster.output("drain", "node1", "--standby")
+    make_release(cluster, "better", "server", "# a better release")
+    with cluster.load() as report:
+        output = cluster.play("playbooks/rolling_update.yml", with_node3, "-ewsnode_release=better")
+    said = " ".join(output.split())
+    assert "Hosts restart one at a time: node1, node2, node3." in said
+    assert "First node1 of the warm pool serves; afterwards node3 is in the pool" in said
+    assert "at most 1 times each were planned" in said
+    assert report["reconnects"] > 0
+    assert [release_of(cluster, host) for host in NODES] == ["better"] * 3
+    assert cluster.connections()["node3-8001"] == 0
+    cluster.output("undrain", "node3")
+    cluster.well()
+
+
 def test_a_node_is_taken_out(cluster: Cluster, with_node3: str) -> None:
     """Its clients move, each once, and nobody else; then nothing knows of it."""
     with cluster.load() as report:
@@ -135,13 +172,13 @@ def test_a_node_is_taken_out(cluster: Cluster, with_node3: str) -> None:
     with redis.Redis.from_url(cluster.fleet["redis_url"], decode_responses=True) as store:
         assert sorted(store.zrange("wsfleet:nodes", 0, -1)) == ["node1-8001", "node2-8001"]
         assert not list(store.scan_iter("wsfleet:node:node3*"))
-        assert not store.exists("wsfleet:desired")
+        assert "node3-8001" not in store.hkeys("wsfleet:desired")
     cluster.well()
 
 
 def test_without_it_in_the_inventory_nothing_is_left_to_do(cluster: Cluster) -> None:
     """The next site.yml changes nothing."""
-    assert cluster.changed(cluster.play("site.yml", "-ewsnode_release=good")) == []
+    assert cluster.changed(cluster.play("site.yml", "-ewsnode_release=better")) == []
 
 
 def test_a_dead_node_is_taken_out(cluster: Cluster) -> None:
@@ -161,5 +198,5 @@ def test_a_dead_node_is_taken_out(cluster: Cluster) -> None:
     assert set(cluster.fleet["nodes"]) == {"node1-8001"}
     with redis.Redis.from_url(cluster.fleet["redis_url"], decode_responses=True) as store:
         assert store.zrange("wsfleet:nodes", 0, -1) == ["node1-8001"]
-        assert not store.exists("wsfleet:desired")
+        assert "node2-8001" not in store.hkeys("wsfleet:desired")
     cluster.well()

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 import redis
+import wsfleet
 import yaml
+from wsfleet.clients import plain
+from wsfleet.server import server
 
 from lab.waiting import until
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from molecule.conftest import Cluster
 
+PACKAGE = Path(wsfleet.__file__).parent
 NODES = ["node1", "node2", "node3"]
 
 
@@ -35,9 +42,11 @@ def opened(cluster: Cluster, name: str) -> int:
     return int(float(found[1]))
 
 
-def make_release(cluster: Cluster, name: str, module: str, line: str) -> None:
+def make_release(cluster: Cluster, name: str, module: ModuleType, line: str) -> None:
     """Put another release on all nodes: that of today with a line appended to a module."""
-    files = f"{name}/venv/lib/python3*/site-packages/wsfleet/{module}.py"
+    assert module.__file__
+    path = Path(module.__file__).relative_to(PACKAGE)
+    files = f"{name}/venv/lib/python3*/site-packages/wsfleet/{path}"
     for host in NODES:
         cluster.on(
             host,
@@ -85,7 +94,7 @@ def test_after_that_site_changes_nothing(cluster: Cluster, with_node3: str) -> N
 
 def test_an_update_loses_nothing(cluster: Cluster, with_node3: str) -> None:
     """Node by node drains and comes back with the new release; clients recover what they missed."""
-    make_release(cluster, "good", "server", "# another release")
+    make_release(cluster, "good", server, "# another release")
     with cluster.load() as report:
         output = cluster.play("playbooks/rolling_update.yml", with_node3, "-ewsnode_release=good")
     assert report["reconnects"] > 0
@@ -101,16 +110,20 @@ def test_an_update_loses_nothing(cluster: Cluster, with_node3: str) -> None:
 @pytest.mark.parametrize(
     ("name", "defect", "playbook"),
     [
-        ("dead", ("server", "raise SystemExit(1)"), ["rollback.yml", "-ewsnode_rollback_to=dead"]),
+        ("dead", (server, "raise SystemExit(1)"), ["rollback.yml", "-ewsnode_rollback_to=dead"]),
         (
             "mute",
-            ("plain_endpoint", "PlainClient.receive = lambda *_: asyncio.sleep(0)"),
+            (plain, "PlainClient.receive = lambda *_: asyncio.sleep(0)"),
             ["rolling_update.yml", "-ewsnode_release=mute"],
         ),
     ],
 )
 def test_a_bad_release_stops_at_the_first_node(
-    cluster: Cluster, with_node3: str, name: str, defect: tuple[str, str], playbook: list[str]
+    cluster: Cluster,
+    with_node3: str,
+    name: str,
+    defect: tuple[ModuleType, str],
+    playbook: list[str],
 ) -> None:
     """One that does not start, or starts and does not answer, is put back; the others run on."""
     make_release(cluster, name, *defect)
@@ -142,7 +155,7 @@ def test_the_host_to_be_taken_out_must_be_named(cluster: Cluster, arguments: lis
 def test_with_a_host_in_standby_each_client_moves_once(cluster: Cluster, with_node3: str) -> None:
     """It serves before the first client moves, and the last host is in standby afterwards."""
     cluster.output("drain", "node1", "--standby")
-    make_release(cluster, "better", "server", "# a better release")
+    make_release(cluster, "better", server, "# a better release")
     with cluster.load() as report:
         output = cluster.play("playbooks/rolling_update.yml", with_node3, "-ewsnode_release=better")
     said = " ".join(output.split())

@@ -19,7 +19,8 @@ def roll_plan(
 
     Returns `order` and `batches` (the sizes for `serial`); `joins`, hosts in standby that serve
     before a client is moved, and `leaves`, as many serving hosts that are in standby afterwards;
-    `moves`, how often a client moves at most; and `text`, the plan for people.
+    `moves`, how often a client moves at most; `uneven`, whether the clients must be spread over
+    several hosts afterwards; and `text`, the plan for people.
     """
     changed = [host for host in hosts if host["changed"]]
     serving = [host["name"] for host in changed if places.get(host["host"], SERVING) == SERVING]
@@ -31,13 +32,16 @@ def roll_plan(
     empty = [host["name"] for host in changed if host["name"] not in serving]
     empty += [name for name in joins if name not in empty]
     leaves = serving[len(serving) - len(joins) :]
-    moves = 0 if not (places and serving) else 1 if joins else 2
+    among = [host for host in hosts if places.get(host["host"], SERVING) == SERVING]
+    uneven = bool(places and serving) and len(among) > 1
+    moves = 0 if not (places and serving) else 2 if uneven and not joins else 1
     return {
         "order": empty + serving,
         "batches": [len(batch) for part in (empty, serving) for batch in _batches(part, size)],
         "joins": joins,
         "leaves": leaves,
         "moves": moves,
+        "uneven": uneven,
         "text": _text(empty + serving, size, joins, leaves, moves),
     }
 

@@ -76,6 +76,16 @@ def test_a_host_that_an_operator_drained_is_not_brought_in() -> None:
     assert (plan["joins"], plan["moves"]) == ([], 2)
 
 
+def test_the_only_serving_host_leaves_nothing_to_spread() -> None:
+    """Its clients return to it, or stay on the host in standby that serves in its place."""
+    alone = roll_plan(hosts("a"), places(a="serving"))
+    assert (alone["moves"], alone["uneven"]) == (1, False)
+    assert alone["text"].endswith("so a client moves at most once.")
+    replaced = roll_plan(hosts("a", "spare"), places(a="serving", spare="standby"))
+    assert (replaced["joins"], replaced["moves"], replaced["uneven"]) == (["spare"], 1, False)
+    assert roll_plan(hosts("a", "b"), places(a="serving", b="serving"))["uneven"]
+
+
 def test_nothing_changed_is_no_roll() -> None:
     """No host restarts, and none joins."""
     plan = roll_plan(hosts("a", "spare", unchanged="a spare"), places(a="serving", spare="standby"))

@@ -6,10 +6,11 @@ from __future__ import annotations
 import re
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -25,7 +26,11 @@ options:
   name:
     description: The unit, with its type.
     type: str
-    required: true
+  units:
+    description:
+      - Several units, one after the other, in place of O(name). Each has these options.
+    type: list
+    elements: dict
   state:
     description:
       - V(current) restarts or reloads a process that is older than its files. V(started) only
@@ -90,11 +95,16 @@ RETURN = r"""
 reason:
   description: Why the unit was started, restarted or reloaded; empty if it was not.
   type: str
-  returned: always
+  returned: with O(name)
 since:
   description: Time of that, in seconds since 1970.
   type: float
-  returned: always
+  returned: with O(name)
+units:
+  description: The name, the change and these values of each unit.
+  type: list
+  elements: dict
+  returned: with O(units)
 """
 
 PROPERTIES = (
@@ -111,6 +121,7 @@ PROPERTIES = (
     "ExecMainStartTimestamp",
     "StateChangeTimestamp",
 )
+STATES = ["current", "started", "restarted", "reloaded"]
 FOLDER = Path("/etc/systemd/system")
 SETTLED = 2.0
 """Seconds that a process must live: most configuration errors end one sooner."""
@@ -318,28 +329,22 @@ def wait(unit: Unit, page: Page, since: float, acted: float, timeout: float) -> 
         time.sleep(0.25)
 
 
-def main() -> None:
-    """Run as Ansible does."""
-    module = AnsibleModule(
-        argument_spec={
-            "name": {"type": "str", "required": True},
-            "state": {
-                "type": "str",
-                "choices": ["current", "started", "restarted", "reloaded"],
-                "default": "current",
-            },
-            "restart_files": {"type": "list", "elements": "path", "default": []},
-            "reload_files": {"type": "list", "elements": "path", "default": []},
-            "url": {"type": "str", "default": ""},
-            "expect": {"type": "str", "default": ""},
-            "wrong": {"type": "str", "default": ""},
-            "since": {"type": "float", "default": 0.0},
-            "must_stay": {"type": "bool", "default": True},
-            "timeout": {"type": "int", "default": 30},
-        },
-        supports_check_mode=True,
-    )
-    params = module.params
+OPTIONS: dict[str, dict[str, Any]] = {
+    "name": {"type": "str"},
+    "state": {"type": "str", "choices": STATES, "default": STATES[0]},
+    "restart_files": {"type": "list", "elements": "path", "default": []},
+    "reload_files": {"type": "list", "elements": "path", "default": []},
+    "url": {"type": "str", "default": ""},
+    "expect": {"type": "str", "default": ""},
+    "wrong": {"type": "str", "default": ""},
+    "since": {"type": "float", "default": 0.0},
+    "must_stay": {"type": "bool", "default": True},
+    "timeout": {"type": "int", "default": 30},
+}
+
+
+def make_current(module: AnsibleModule, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Make one unit run with its configuration, and return its result."""
     unit = Unit(params["name"], module.run_command)
     page = Page(params["url"], params["expect"])
     now = time.time()
@@ -352,7 +357,7 @@ def main() -> None:
             unit.daemon_reload()
             state = unit.state
         elif state.load == "not-found":
-            module.exit_json(changed=True, reason="it is not installed yet", since=now)
+            return {"changed": True, "reason": "it is not installed yet", "since": now}
     if state.active == "activating" and not params["must_stay"]:
         state = replace(state, active="active")
     restart_files = [*unit.own_files, *params["restart_files"]]
@@ -371,7 +376,24 @@ def main() -> None:
                 wait(unit, page, since, now if verb else 0, params["timeout"])
         except FailedError as error:
             module.fail_json(msg=str(error), reason=reason, since=since)
-    module.exit_json(changed=bool(verb) or disabled, reason=reason if verb else "", since=since)
+    changed = bool(verb) or disabled
+    return {"changed": changed, "reason": reason if verb else "", "since": since}
+
+
+def main() -> None:
+    """Run as Ansible does."""
+    one = {**OPTIONS, "name": {"type": "str", "required": True}}
+    module = AnsibleModule(
+        argument_spec={**OPTIONS, "units": {"type": "list", "elements": "dict", "options": one}},
+        required_one_of=[("name", "units")],
+        mutually_exclusive=[("name", "units")],
+        supports_check_mode=True,
+    )
+    units = module.params["units"]
+    if units is None:
+        module.exit_json(**make_current(module, module.params))
+    results = [{"name": unit["name"], **make_current(module, unit)} for unit in units]
+    module.exit_json(changed=any(result["changed"] for result in results), units=results)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "library"))
 
@@ -189,3 +192,46 @@ def test_lines_that_tell_are_chosen() -> None:
         "[ALERT] a",
         "Loading failure!",
     ]
+
+
+@pytest.fixture
+def module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., dict[str, Any]]:
+    """Run the module with a stand-in for systemd, in check mode, and return its result."""
+
+    def run(states: dict[str, str], **arguments: Any) -> dict[str, Any]:
+        def answer(_: Any, command: Sequence[str]) -> tuple[int, str, str]:
+            return 0, states[command[-1]], ""
+
+        monkeypatch.setattr(fleet_unit.AnsibleModule, "run_command", answer)
+        arguments |= {"_ansible_check_mode": True}
+        with patch_module_args(arguments), pytest.raises(SystemExit):
+            fleet_unit.main()
+        result: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return result
+
+    return run
+
+
+def test_several_units_have_a_result_each(
+    module: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Each with options of its own: one is restarted for its file, the other stays."""
+    file = written(tmp_path / "file", 1)
+    units = [{"name": "a.service", "restart_files": [file]}, {"name": "b.service"}]
+    result = module({"a.service": shown(), "b.service": shown()}, units=units)
+    assert result["changed"]
+    assert [(unit["name"], unit["changed"]) for unit in result["units"]] == [
+        ("a.service", True),
+        ("b.service", False),
+    ]
+    assert file in result["units"][0]["reason"]
+    assert not module({"b.service": shown()}, units=units[1:])["changed"]
+
+
+def test_one_unit_has_its_own_result(module: Callable[..., dict[str, Any]]) -> None:
+    """As tasks read it that restart one unit; a unit or a list of them is required."""
+    result = module({"a.service": shown(ActiveState="inactive")}, name="a.service")
+    assert (result["changed"], result["reason"]) == (True, "it does not run")
+    assert "one of the following is required: name, units" in module({})["msg"]

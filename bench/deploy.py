@@ -51,6 +51,14 @@ def changed(recap: str) -> int:
     return sum(map(int, re.findall(r"\bchanged=(\d+)", recap)))
 
 
+def host_tasks(output: str) -> int:
+    """Return the number of tasks in Ansible's output, each counted once for each host and item.
+
+    It depends on the roles alone, where the seconds depend on the load of the machine as well.
+    """
+    return len(re.findall(r"(?m)^(?:ok|changed): \[", output))
+
+
 def with_another_node(inventory: str) -> str:
     """Return the inventory with its commented node as a host.
 
@@ -64,17 +72,19 @@ def with_another_node(inventory: str) -> str:
     return text
 
 
-def _up(clone: Path) -> None:
-    run(clone, "scripts/up")
+def _up(clone: Path) -> str:
+    return run(clone, "scripts/up")
 
 
-def _again(clone: Path) -> None:
-    if count := changed(run(clone, "ansible-playbook", "site.yml")):
+def _again(clone: Path) -> str:
+    output = run(clone, "ansible-playbook", "site.yml")
+    if count := changed(output):
         raise BenchError(f"the second site.yml changed {count} things")
+    return output
 
 
-def _add(clone: Path) -> None:
-    run(clone, "ansible-playbook", "site.yml")
+def _add(clone: Path) -> str:
+    return run(clone, "ansible-playbook", "site.yml")
 
 
 def _prepare_node(clone: Path) -> None:
@@ -90,10 +100,10 @@ def _remove_vms(clone: Path) -> None:
 
 @dataclass(frozen=True)
 class Step:
-    """A timed step of a deployment, an untimed preparation, and the goal in seconds."""
+    """A timed step that returns its output, an untimed preparation, and the goal in seconds."""
 
     title: str
-    timed: Callable[[Path], None]
+    timed: Callable[[Path], str]
     before: Callable[[Path], None] | None = None
     goal: float | None = None
 
@@ -119,11 +129,13 @@ def cloned() -> Iterator[Path]:
 
 
 def steps() -> Iterator[dict[str, Any]]:
-    """Time the steps in order: each needs the result of the one before."""
+    """Time the steps and count their host-tasks, in order: each needs the one before."""
     with cloned() as clone:
         for step in STEPS:
             if step.before is not None:
                 step.before(clone)
             began = time.monotonic()
-            step.timed(clone)
-            yield {"step": step.title, "value": time.monotonic() - began, "goal": step.goal}
+            output = step.timed(clone)
+            seconds = time.monotonic() - began
+            counted = {"value": seconds, "goal": step.goal, "host_tasks": host_tasks(output)}
+            yield {"step": step.title} | counted

@@ -232,7 +232,7 @@ def write_profile(document: dict[str, Any], page: Path) -> None:
 
 
 def write_deploy(document: dict[str, Any], page: Path) -> None:
-    """Write the seconds of each step into the page, beside its goal if it has one."""
+    """Write the seconds and host-tasks of each step into the page, beside its goal."""
     found: Measurements = [point for point in document["measurements"] if "value" in point]
     rows = []
     for step in dict.fromkeys(point["step"] for point in found):
@@ -240,8 +240,9 @@ def write_deploy(document: dict[str, Any], page: Path) -> None:
         spread, goal = Spread.of(point["value"] for point in points), points[0]["goal"]
         assert spread is not None
         met = "" if goal is None else _verdict(spread.median <= goal)
-        rows.append([step, f"≤ {goal:g} s" if goal else "", f"{spread} s", met])
-    text = markdown(["", "goal", "measured", "met"], rows)
+        tasks = str(points[0]["host_tasks"])
+        rows.append([step, f"≤ {goal:g} s" if goal else "", f"{spread} s", met, tasks])
+    text = markdown(["", "goal", "measured", "met", "host-tasks"], rows)
     _put(page, "deploy", [_where(document), text])
 
 

@@ -15,6 +15,23 @@ def test_changes_of_all_hosts_count() -> None:
     assert deploy.changed(recap) == 12
 
 
+def test_host_tasks_count_each_host_and_item() -> None:
+    """A task that was skipped, and an included file, cost nothing."""
+    output = """\
+TASK [a] ***
+ok: [lb1]
+changed: [node1]
+TASK [b] ***
+included: /x.yml for lb1
+skipping: [node1]
+ok: [lb1] => (item=one)
+ok: [lb1 -> localhost] => (item=two)
+PLAY RECAP ***
+lb1 : ok=3 changed=0
+"""
+    assert deploy.host_tasks(output) == 4
+
+
 def test_the_inventory_has_a_node_in_reserve() -> None:
     """The commented node of the local inventory becomes a host."""
     before = (deploy.ROOT / deploy.INVENTORY).read_text()

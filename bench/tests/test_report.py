@@ -162,7 +162,7 @@ def test_a_full_run_and_a_curve_fill_the_page(tmp_path: Path) -> None:
     report.write_balancer(document | {"measurements": costs}, page)
     half = {"mode": "one", "shares": {"hub": 0.25, "else": 0.75}}
     report.write_profile(document | {"measurements": [half]}, page)
-    step = {"step": "again", "value": 60.0, "goal": 45}
+    step = {"step": "again", "value": 60.0, "goal": 45, "host_tasks": 200}
     report.write_deploy(document | {"measurements": [step, {"error": "no"}]}, page)
     text = page.read_text()
     assert text.startswith("# Title\n")
@@ -172,7 +172,7 @@ def test_a_full_run_and_a_curve_fill_the_page(tmp_path: Path) -> None:
     assert "more than 50% of its core" in text
     assert "| the role's | 3.00 (2.00-4.00) |" in text
     assert "| hub | 25% |" in text
-    assert "| again | ≤ 45 s | 60.0 s | **no** |" in text
+    assert "| again | ≤ 45 s | 60.0 s | **no** | 200 |" in text
     plots = {file.name for file in (tmp_path / "performance").iterdir()}
     assert plots == {"one.svg", "connections.svg", "channels.svg"}
     assert all(f"(performance/{name})" in text for name in plots)

@@ -40,9 +40,9 @@ def fleet_members(groups: Groups, hostvars: HostVars, ca: str = "") -> dict[str,
         "talks": talks(groups, hostvars),
         "ports": {
             name: sorted({port for port, _ in listening_ports(Host(name, hostvars[name]), groups)})
-            for group in (*GROUPS, "monitoring")
-            for name in groups.get(group, ())
+            for name in _names(groups)
         },
+        "roles": {name: host_roles(Host(name, hostvars[name]), groups) for name in _names(groups)},
         "base_url": _base_url(loadbalancers),
         "cookie": loadbalancers[0].get("haproxy_cookie") if loadbalancers else "",
         "stickiness": loadbalancers[0].get("haproxy_stickiness") if loadbalancers else "",
@@ -77,6 +77,28 @@ def fleet_hostnames(found: Mapping[str, str], path: str, hosts: Iterable[str]) -
     except (OSError, ValueError, KeyError, TypeError):  # the first run, or a file that is replaced
         known = dict(found)
     return {host: known[host] for host in hosts if host in known}
+
+
+def host_roles(host: Host, groups: Groups) -> list[str]:
+    """Return the roles with packages that `playbooks/site.yml` uses on a host."""
+
+    def holds(group: str) -> bool:
+        return host.name in groups.get(group, ())
+
+    balances, monitored = holds("loadbalancers"), bool([*groups.get("monitoring", ())])
+    commands = balances and (host.get("autoscale_enabled") or host.get("rebalance_enabled"))
+    used = {
+        "firewall": host.get("firewall_enabled"),
+        "redis": holds("redis"),
+        "sentinel": holds("redis") and len([*groups["redis"]]) > 1,
+        "wsnode": holds("wsnodes") or commands,
+        "haproxy": balances or (holds("wsnodes") and host.get("wsnode_app_redis")),
+        "keepalived": balances and host.get("keepalived_virtual_address"),
+        "node_exporter": monitored,
+        "journal": monitored,
+        "monitoring": holds("monitoring"),
+    }
+    return [role for role, is_used in used.items() if is_used]
 
 
 def node_processes(host: Host) -> list[dict[str, Any]]:
@@ -118,6 +140,11 @@ def redis_server(host: Host) -> dict[str, Any]:
         "tls": bool(host.get("fleet_tls")),
         "min_replicas": int(host.get("redis_min_replicas_to_write")),
     }
+
+
+def _names(groups: Groups) -> list[str]:
+    """Return the names of all hosts of the cluster."""
+    return [name for group in (*GROUPS, "monitoring") for name in groups.get(group, ())]
 
 
 def _base_url(loadbalancers: list[Host]) -> str:

@@ -61,7 +61,8 @@ def typed(options: dict[str, Any]) -> str:
 
 def metadata(role: Path, spec: dict[str, Any]) -> str:
     """Render one role's meta/main.yml."""
-    dependencies = " []" if role.name == "fleet" else "\n  - role: fleet"
+    # Its variables and modules alone: Ansible would check its variables in each play.
+    dependencies = " []" if role.name == "fleet" else "\n  - role: fleet\n    when: false"
     return f"""\
 ---
 # Written by scripts/roles_docs.py.

@@ -100,14 +100,17 @@ OTHER_GROUPS = {
         ({}, "The group 'loadbalancers' has no host"),
     ],
 )
-def test_other_groups_are_an_error(tmp_path: Path, inventory: Any, expected: str) -> None:
+@pytest.mark.parametrize("playbook", ["site", "playbooks/rolling_update", "playbooks/monitoring"])
+def test_other_groups_are_an_error(
+    tmp_path: Path, inventory: Any, expected: str, playbook: str
+) -> None:
     """An inventory without our groups does not end well by doing nothing."""
-    output = run_ansible(tmp_path, inventory, "site.yml")
+    output = run_ansible(tmp_path, inventory, f"{playbook}.yml")
     assert expected in output
     assert "UNREACHABLE" not in output
 
 
-PLAYBOOKS = ["backup", "certificates", "redis_restart", "restore", "rolling_update", "rollback"]
+PLAYBOOKS = ["backup", "certificates", "redis_restart", "restore", "rollback"]
 
 
 @pytest.mark.parametrize("playbook", [*PLAYBOOKS, "scale_in"])
@@ -146,6 +149,15 @@ def test_a_role_alone_reports_its_requirements(
     assert expected in output
     assert ("UNREACHABLE" in output) == (expected == "UNREACHABLE")
     assert "undefined" not in output
+
+
+def test_a_role_alone_checks_the_variables_that_roles_share(tmp_path: Path) -> None:
+    """Before its first task on the host, with the name of the variable."""
+    host = {"ansible_host": "192.0.2.1", "fleet_tls": "ja"}
+    play = {"hosts": "all", "gather_facts": False, "roles": ["haproxy"]}
+    output = run_ansible(tmp_path, {"loadbalancers": {"hosts": {"one": host}}}, play)
+    assert "fleet_tls must be true or false, and is 'ja'" in output
+    assert "UNREACHABLE" not in output
 
 
 def test_interfaces_are_found_by_address() -> None:
@@ -239,6 +251,41 @@ def test_a_machine_knows_whom_it_connects_to() -> None:
     assert {"address": "10.0.0.31", "ports": [6379]} in members["talks"]["node1"]
     assert members["talks"]["redis1"] == [{"address": "fd00::41", "ports": [19532]}]
     assert members["ports"]["mon1"] == [9090, 9093, 9100, 9121, 19532]
+
+
+@pytest.mark.parametrize(
+    ("variables", "roles"),
+    [
+        ({}, {"lb1": ["firewall", "haproxy"], "redis1": ["firewall", "redis"]}),
+        ({"firewall_enabled": "no"}, {"node1": ["wsnode"], "lb1": ["haproxy"]}),
+        (
+            {"keepalived_virtual_address": "10.0.0.10"},
+            {"lb1": ["firewall", "haproxy", "keepalived"]},
+        ),
+        ({"rebalance_enabled": True}, {"lb1": ["firewall", "wsnode", "haproxy"]}),
+        ({"wsnode_app_redis": True}, {"node1": ["firewall", "wsnode", "haproxy"]}),
+    ],
+)
+def test_the_roles_of_a_host_have_their_packages(
+    variables: dict[str, Any], roles: dict[str, list[str]]
+) -> None:
+    """The role base installs the packages of all of them at once."""
+    base = {"firewall_enabled": True, "rebalance_enabled": False}
+    hosts = {name: given | base | variables for name, given in HOSTS.items()}
+    found = fleet_members(GROUPS, hosts)["roles"]
+    assert {name: found[name] for name in roles} == roles
+    named = yaml.safe_load((ROOT / "roles/fleet/vars/main/packages.yml").read_text())
+    assert {role for each in found.values() for role in each} <= named["fleet_role_packages"].keys()
+
+
+def test_monitoring_adds_roles_to_every_host() -> None:
+    """A second Redis adds the Sentinels."""
+    groups = GROUPS | {"redis": ["redis1", "redis2"], "monitoring": ["redis2"]}
+    hosts = HOSTS | {"redis2": {"ansible_host": "10.0.0.32"}}
+    roles = fleet_members(groups, hosts)["roles"]
+    assert {"node_exporter", "journal"} <= set(roles["node1"]) & set(roles["redis1"])
+    assert {"redis", "sentinel", "monitoring"} <= set(roles["redis2"])
+    assert "monitoring" not in roles["redis1"]
 
 
 def test_a_refusal_has_no_secrets() -> None:

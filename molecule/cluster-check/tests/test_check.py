@@ -72,9 +72,15 @@ def test_fresh_machines(cluster: Cluster, check: Check) -> None:
     assert changed["sentinel : Write wsfleet-sentinel.conf"] == {"fresh1", "fresh2", "fresh3"}
     assert changed["wsnode : Write wsnode@.service"] == {"fresh2", "fresh3"}
     assert changed["haproxy : Write the configuration"] == {"fresh1", "fresh2"}
-    assert changed["keepalived : Write keepalived.conf"] == {"fresh1", "fresh2"}
-    assert changed["monitoring : Write prometheus.yml"] == {"fresh1"}
-    assert changed["wsnode : Write the unit of the service"] == {"fresh1", "fresh2"}
+    assert changed["keepalived : Write keepalived.conf and the settings of the service"] == {
+        "fresh1",
+        "fresh2",
+    }
+    assert changed["monitoring : Write prometheus.yml and wsfleet-rules.yml"] == {"fresh1"}
+    assert changed["wsnode : Write the environment and the unit of the service"] == {
+        "fresh1",
+        "fresh2",
+    }
 
 
 def test_installed_machines_and_new_certificates(cluster: Cluster, check: Check) -> None:

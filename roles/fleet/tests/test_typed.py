@@ -196,6 +196,7 @@ FOUND_OUT = {
         )
     },
     "_keepalived_peers": ["10.0.0.12"],
+    "_node_exporter_expiry": 0,
     "redis_acl_rights": {"node": "+@all"},
     "_wsnode_id": {"stdout": "1"},
     "_wsnode_asked": {"stdout": "3.13.5 x86_64"},
@@ -221,15 +222,9 @@ def rendering_roles(folder: Path, output: Path) -> Path:
             found["environment"] = f"_{role}_environment"
         templates = [path.name for path in source.glob("templates/*.j2")]
         found |= {name: f"lookup('ansible.builtin.template', '{name}')" for name in templates}
-        rules = found.pop("rules.yml.j2", None)
         content = ", ".join(f"{name!r}: {value}" for name, value in sorted(found.items()))
         copy = {"content": f"{{{{ {{{content}}} | to_nice_json }}}}", "dest": str(output / role)}
         tasks: list[dict[str, Any]] = [{"ansible.builtin.copy": copy}]
-        if rules:  # the other brackets are Prometheus's
-            brackets = {"variable_start_string": "[[", "variable_end_string": "]]"}
-            brackets |= {"block_start_string": "[%", "block_end_string": "%]"}
-            template = {"src": "rules.yml.j2", "dest": str(output / "rules.yml")}
-            tasks.append({"ansible.builtin.template": template | brackets})
         (folder / role / "tasks" / "main.yml").write_text(yaml.safe_dump(tasks))
     return folder
 
@@ -287,7 +282,7 @@ def test_templates_are_the_same_with_text(tmp_path: Path, flipped: bool) -> None
     assert len(scalars) > 90
     from_values = rendered(tmp_path / "values", scalars)
     from_text = rendered(tmp_path / "text", scalars, as_text=True)
-    assert set(from_values) == {*ROLES, "rules.yml"}
+    assert set(from_values) == {*ROLES}
     assert from_text == from_values
 
 

@@ -209,9 +209,9 @@ HARMLESS: dict[str, Series] = {
 @pytest.fixture(scope="module")
 def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file as the role writes it, with its defaults, for a cluster that has everything."""
-    tasks = yaml.safe_load((ROLE / "tasks" / "configure.yml").read_text())
-    (task,) = [each["ansible.builtin.template"] for each in tasks if "rules" in each["name"]]
-    brackets = {name: value for name, value in task.items() if name.endswith("_string")}
+    template = (ROLE / "templates" / "rules.yml.j2").read_text()
+    first, _, template = template.partition("\n")  # tells Ansible the brackets
+    brackets = yaml.safe_load(f"{{{first.removeprefix('#jinja2: ')}}}")
     environment = jinja2.Environment(
         **brackets,
         undefined=jinja2.StrictUndefined,
@@ -219,7 +219,7 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
         autoescape=False,  # noqa: S701 - no HTML
     )
     defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
-    text = environment.from_string((ROLE / "templates" / "rules.yml.j2").read_text()).render(
+    text = environment.from_string(template).render(
         {f"_{name}": value for name, value in defaults.items()},
         ansible_managed="by the test",
         groups={"redis": REDIS},

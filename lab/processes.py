@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lab.waiting import attempts
@@ -22,11 +22,12 @@ def start(
     *,
     port: int = 0,
     restore_signals: bool = True,
+    pass_fds: Collection[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a server; its output is appended to `log`. With `port`, return once it listens there.
 
     `environment` is added to that of this process. Without `restore_signals` the server ignores the
-    signals that Python ignores, such as SIGXFSZ.
+    signals that Python ignores, such as SIGXFSZ. `pass_fds` are file descriptors that it inherits.
 
     Raises:
         RuntimeError: it ended, or did not listen in time; the message has the last line of its log.
@@ -39,6 +40,7 @@ def start(
             stderr=output,
             env={**os.environ, **(environment or {})},
             restore_signals=restore_signals,
+            pass_fds=pass_fds,
         )
     if port:
         try:
@@ -71,9 +73,10 @@ def process(
     environment: Mapping[str, str] | None = None,
     *,
     port: int = 0,
+    pass_fds: Collection[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server until the block ends: see `start` and `stop`."""
-    child = start(command, log, environment, port=port)
+    child = start(command, log, environment, port=port, pass_fds=pass_fds)
     try:
         yield child
     finally:

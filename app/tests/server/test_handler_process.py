@@ -70,7 +70,7 @@ def proxied(socket: Path) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(params=["in the node's process", "in a process of their own"])
+@pytest.fixture(params=["in the node's process", "behind proxies", "behind the node's own socket"])
 async def node(
     request: pytest.FixtureRequest,
     start_node: StartNode,
@@ -83,11 +83,16 @@ async def node(
         config.write_text(yaml.safe_dump({"channel": CHANNEL}))
         yield await start_node(config=config, app=CHAT, app_dir=str(ROOT / "app"))
         return
-    config.write_text(yaml.safe_dump(proxied(socket)))
+    if request.param == "behind proxies":
+        options: dict[str, Any] = {}
+        config.write_text(yaml.safe_dump(proxied(socket)))
+    else:
+        options = {"app": CHAT, "app_dir": str(ROOT / "app"), "app_socket": str(socket)}
+        config.write_text(yaml.safe_dump({"channel": CHANNEL}))
     with chat_process(socket, config, backend.url_of("node"), tmp_path / "app.log"):
         await settled(socket.exists, "the process listens")
         assert stat.S_IMODE(socket.stat().st_mode) == 0o660
-        node = await start_node(config=config)
+        node = await start_node(config=config, **options)
         yield node
         await node.stop()
 
@@ -161,7 +166,7 @@ async def test_errors_of_the_command(processes: None, tmp_path: Path) -> None:
     config = tmp_path / "config.yml"
     config.write_text("channel: {}")
     for target, address, line in (
-        ("tests.support.guest:app", "app.sock", "is not a Realtime"),
+        ("tests.support.guest:app", "app.sock", "it is not a Realtime"),
         ("tests.support.nothing:app", "app.sock", "cannot be imported"),
         (CHAT, "app.sock", "the configuration has no namespace 'room'"),
     ):

@@ -18,7 +18,7 @@ from wsfleet.application.port import Subscribed
 from wsfleet.channels.permissions import Channels
 from wsfleet.config.schema import ChannelConfig
 from wsfleet.protocol.centrifuge.messages import RPCRequest, RPCResult
-from wsfleet.server.server import merged
+from wsfleet.server.server import handlers, merged
 
 GUEST = "tests.support.realtime_guest:realtime"
 
@@ -77,7 +77,7 @@ def test_a_handler_and_a_router_for_one_event_are_an_error(
     application.load()
     other = FakeBackend({"connect": None, "rpc greeting": b"1", "rpc other": b"1"})
     with pytest.raises(SystemExit, match="3"):
-        merged([other.router], application, Channels(ChannelConfig()))
+        merged([other.router, *handlers(application, "")], Channels(ChannelConfig()))
     assert capsys.readouterr().err.splitlines() == [
         "connect has two backends: remove its handler, or its proxy in the configuration",
         "rpc 'greeting' has two backends: remove its handler, or its proxy in the configuration",

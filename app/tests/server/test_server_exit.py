@@ -100,5 +100,5 @@ async def test_a_process_of_handlers_exits_as_well(tmp_path: Path, stop: signal.
         async with httpx.AsyncClient(trust_env=False) as http:
             call = {"client": "1", "method": "hang"}
             answer = await http.post(f"http://127.0.0.1:{port}/rpc", json=call)
-            assert answer.status_code == 500
+            assert answer.status_code == 504
         await exits(child, tmp_path, stop)

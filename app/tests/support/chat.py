@@ -1,5 +1,10 @@
 """A chat whose handlers a test runs in the node's process, or in a process of their own."""
 
+import os
+import time
+from pathlib import Path
+from typing import Any
+
 from pydantic import BaseModel, Field
 
 from wsfleet import (
@@ -15,7 +20,7 @@ from wsfleet import (
     Subscribe,
 )
 
-realtime = Realtime()
+realtime = Realtime(timeout=30.0)  # also on a busy machine
 
 
 class Message(BaseModel):
@@ -65,6 +70,32 @@ def add(event: Rpc[list[int]]) -> int:
 async def announce(event: Rpc[str]) -> None:
     """Publish as the server."""
     await realtime.publish("news", {"announced": event.data})
+
+
+@realtime.on_rpc("who")
+async def who(event: Rpc) -> dict[str, Any]:
+    """Return what the handler knows of the client."""
+    return {
+        "address": event.address,
+        "cookies": dict(event.cookies),
+        "agent": event.headers.get("user-agent"),
+        "emulated": dict(event.emulated_headers),
+        "info": event.client.info.decode(),
+        "meta": event.client.meta.decode(),
+    }
+
+
+@realtime.on_rpc("process")
+async def process(event: Rpc) -> int:
+    """Return the process that runs the handlers."""
+    return os.getpid()
+
+
+@realtime.on_rpc("block")
+async def block(event: Rpc[float]) -> None:
+    """Block the event loop, as nobody should; a file shows that it has begun."""
+    Path(os.environ["CHAT_BLOCKED"]).touch()  # noqa: ASYNC240
+    time.sleep(event.data)  # noqa: ASYNC251
 
 
 @realtime.on_rpc("fail")

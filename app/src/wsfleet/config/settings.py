@@ -8,6 +8,7 @@ from typing import Any, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from wsfleet.config.endpoint_url import LONGEST_SOCKET
 from wsfleet.config.fleet_file import SYSTEM_HOSTS
 from wsfleet.config.redis_url import CheckedURL
 
@@ -37,6 +38,9 @@ class Settings(BaseSettings):
     `/connection/` and `/emulation`. Empty: a built-in one with `/health`."""
     app_dir: str = ""
     """Folder in which the application's module is looked for first. Empty: the working folder."""
+    app_socket: str = Field(default="", pattern=r"^(/[!-~]*)?$", max_length=LONGEST_SOCKET)
+    """Path of the Unix socket where processes of `wsfleet app` run the handlers of `app`. Empty:
+    they run in this process."""
     plain_path: str = Field(default="", pattern=r"^(/[!-~]*)?$")
     """Path of the plain protocol. Empty: `/ws`, and none with an application."""
     internal_host: str = ""
@@ -151,6 +155,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 "WSFLEET_INTERNAL_PORT is 0, but the application of WSFLEET_APP has all paths of "
                 "WSFLEET_PORT: give the internal paths a port of their own"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_socket_has_an_application(self) -> Self:
+        if self.app_socket and not self.app:
+            raise ValueError(
+                "WSFLEET_APP_SOCKET is set, and WSFLEET_APP is not: name the application whose "
+                "handlers are asked there, or remove the socket"
             )
         return self
 

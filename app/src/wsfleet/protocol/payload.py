@@ -1,7 +1,9 @@
 """A payload in a JSON document: JSON in one field, or any bytes in Base64 in another."""
 
 import base64
+from typing import Any
 
+import orjson
 from msgspec import Raw
 
 from wsfleet.protocol import strict_json
@@ -30,3 +32,15 @@ def from_base64(text: str) -> bytes:
     data = base64.b64decode(text, validate=True)
     strict_json.check_opaque(data)
     return data
+
+
+def payload_fields(name: str, data: bytes | None) -> dict[str, Any]:
+    """Return the field of a document for a payload; none if it is empty.
+
+    The field is `name` if the payload is JSON, else `b64` and the name.
+    """
+    if not data:
+        return {}
+    if strict_json.is_json(data) and data != b"null":
+        return {name: orjson.Fragment(data)}
+    return {f"b64{name}": base64.b64encode(data).decode()}

@@ -28,6 +28,8 @@ SOCKET_MODE = 0o660
 """Permissions of the socket: its owner and its group may ask."""
 BACKLOG = 1024
 """Connections that wait to be accepted."""
+ACCEPTED = 0.1
+"""Seconds, before a stop, in which the request of a connection that was just accepted is read."""
 
 log = structlog.get_logger(__name__)
 
@@ -70,8 +72,14 @@ class HandlerServer(uvicorn.Server):
         systemd.notify("READY=1")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer the calls that run, and stop the application."""
+        """Answer the calls that run, and stop the application.
+
+        uvicorn closes a connection without a request at once, which would lose its call.
+        """
         systemd.notify("STOPPING=1")
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(ACCEPTED)
         await super().shutdown(sockets)
         await self._realtime.finish()
         self._watchdog.cancel()
@@ -82,14 +90,17 @@ class HandlerServer(uvicorn.Server):
 def run(target: str, app_dir: str, listen: str) -> None:
     """Serve the handlers of a `Realtime`, MODULE:NAME, until SIGTERM or SIGINT.
 
-    `listen` is the path of a unix socket, or HOST:PORT.
+    `listen` is the path of a unix socket, or HOST:PORT; empty for the sockets that systemd passes,
+    which other processes may have as well.
 
     Raises:
         SystemExit: 2 if the settings or the configuration are invalid; 3 if it cannot listen, or
             the application cannot be imported or started.
     """
-    name = f"app-{os.getpid()}-{socket.gethostname()}"[:64]
-    settings = read_settings(node_name=name)
+    settings = read_settings()
+    if not settings.node_name:
+        name = f"app-{os.getpid()}-{socket.gethostname()}"[:64]
+        settings = settings.model_copy(update={"node_name": name})
     logs.configure(settings.log_level, settings.name)
     uvloop.run(_serve(settings, target, app_dir or settings.app_dir, listen))
 
@@ -102,12 +113,19 @@ async def _serve(settings: Settings, target: str, app_dir: str, listen: str) -> 
         raise SystemExit(2) from None
     realtime = _imported(target, app_dir, node)
     try:
-        listening = _listen(listen)
+        sockets = [_listen(listen)] if listen else systemd.listening_sockets()
     except OSError as error:
         print(f"{listen}: {error.strerror}", file=sys.stderr)
         raise SystemExit(STARTUP_FAILURE) from None
-    log.info("listening", address=listen)
-    await HandlerServer(node, realtime).serve(sockets=[listening])
+    if not sockets:
+        print(
+            "there is no socket to listen on: give its address by --listen, or start the command "
+            "in a unit of systemd with Sockets=",
+            file=sys.stderr,
+        )
+        raise SystemExit(STARTUP_FAILURE)
+    log.info("listening", address=listen or [each.getsockname() for each in sockets])
+    await HandlerServer(node, realtime).serve(sockets=sockets)
 
 
 def _imported(target: str, app_dir: str, node: Node) -> Realtime:
@@ -115,7 +133,8 @@ def _imported(target: str, app_dir: str, node: Node) -> Realtime:
     load(application, node.channels)
     if application.realtime is None:
         print(
-            f"{target} is not a Realtime, so it has no handlers: name the Realtime of the module",
+            f"{target} cannot run here: it is not a Realtime, so it has no handlers; name the "
+            "Realtime of the module",
             file=sys.stderr,
         )
         raise SystemExit(STARTUP_FAILURE)

@@ -17,6 +17,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.lifespan.off import LifespanOff
 
 from wsfleet.application.application import Application, ApplicationError
+from wsfleet.application.http_proxy.process_router import ProcessRouter
 from wsfleet.application.http_proxy.router import ProxyRouter
 from wsfleet.application.port import Router
 from wsfleet.application.routing import RoutingError, merge
@@ -76,7 +77,10 @@ class Server(uvicorn.Server):
             load(self._application, self._node.channels)
             if (realtime := self._application.realtime) is not None:
                 realtime.attach(self._node)
-        router = merged(self._routers, self._application, self._node.channels)
+        router = merged(
+            [*self._routers, *handlers(self._application, self._node.settings.app_socket)],
+            self._node.channels,
+        )
         if router is not None:
             self._centrifuge.route(router)
         await self._node.start()
@@ -251,18 +255,36 @@ def read_settings(**given: Any) -> Settings:
         raise SystemExit(2) from None
 
 
-def merged(
-    routers: Sequence[Router], application: Application | None, channels: Channels
-) -> Router | None:
-    """Return one router for `routers` and the application's handlers; None if nobody has any.
+def handlers(application: Application | None, app_socket: str) -> list[Router]:
+    """Return the router of the application's handlers, if it is a `Realtime`.
+
+    With `app_socket`, they run in the processes of `wsfleet app` that listen there.
+
+    Raises:
+        SystemExit: there is a socket, and the application is not a `Realtime`.
+    """
+    realtime = application.realtime if application is not None else None
+    if realtime is not None:
+        own = realtime.router
+        return [ProcessRouter(own, app_socket, realtime.timeout) if app_socket else own]
+    if app_socket:
+        print(
+            "WSFLEET_APP_SOCKET cannot be used: WSFLEET_APP is not a Realtime, so it has no "
+            "handlers; name the Realtime of the module, or remove the socket",
+            file=sys.stderr,
+        )
+        raise SystemExit(STARTUP_FAILURE)
+    return []
+
+
+def merged(routers: Sequence[Router], channels: Channels) -> Router | None:
+    """Return one router for all; None if none has a backend.
 
     Raises:
         SystemExit: two have a backend for one event; standard error has a line for each.
     """
-    realtime = application.realtime if application is not None else None
-    handlers = [realtime.router] if realtime is not None else []
     try:
-        return merge([*routers, *handlers], channels.namespaces)
+        return merge(routers, channels.namespaces)
     except RoutingError as error:
         print(error, file=sys.stderr)
         raise SystemExit(STARTUP_FAILURE) from None
@@ -301,7 +323,7 @@ def run(*, check: bool = False, **given: str) -> None:
         application = Application(settings.app, settings.app_dir) if settings.app else None
         if application is not None:
             load(application, channels)
-        merged([proxies], application, channels)
+        merged([proxies, *handlers(application, settings.app_socket)], channels)
         return
     logs.configure(settings.log_level, settings.name)
     server.run()

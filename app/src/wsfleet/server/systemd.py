@@ -1,9 +1,26 @@
-"""The service's side of `Type=notify` (sd_notify(3)): ready, watchdog, stopping."""
+"""The service's side of systemd.
+
+Ready, watchdog and stopping are those of sd_notify(3), sockets those of sd_listen_fds(3).
+"""
 
 import asyncio
 import os
 import socket
 from collections.abc import Callable
+
+FIRST_FD = 3
+"""The first file descriptor that systemd passes."""
+
+
+def listening_sockets() -> list[socket.socket]:
+    """Return the sockets of the unit's `Sockets=`; none if systemd did not pass any."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = int(os.environ.get("LISTEN_FDS", "0"))
+    sockets = [socket.socket(fileno=fd) for fd in range(FIRST_FD, FIRST_FD + count)]
+    for each in sockets:
+        each.set_inheritable(False)
+    return sockets
 
 
 def notify(*assignments: str) -> None:

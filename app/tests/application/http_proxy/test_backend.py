@@ -90,14 +90,20 @@ async def test_a_refused_renewal_is_an_end() -> None:
             ours.close()
 
 
-@pytest.mark.parametrize("status", [201, 204, 301, 400, 404, 500, 503])
-async def test_a_status_other_than_200_is_a_failure(status: int) -> None:
-    """Even with a result in the body."""
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        *((status, "invalid") for status in (201, 204, 301, 400, 404, 502)),
+        *((500, "exception"), (503, "unavailable"), (504, "timeout")),
+    ],
+)
+async def test_a_status_other_than_200_is_a_failure(status: int, reason: str) -> None:
+    """Even with a result in the body; the metrics count it by what the status says."""
     async with running_backend(always(answer({"result": {}}, status))) as backend:
         failure = await refusal(proxy(backend))
     assert str(failure) == f"the answer has status {status}"
     assert isinstance(failure, BackendError)
-    assert failure.reason == "invalid"
+    assert failure.reason == reason
 
 
 async def test_status_transforms() -> None:

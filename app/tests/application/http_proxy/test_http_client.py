@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -29,9 +30,11 @@ FIELDS = b"x-one: 1\r\n"
 OK = answer("{}")
 
 
-def client_of(backend: HTTPBackend, timeout: float = 5.0, path: str = "/path?q=1") -> HTTPClient:
+def client_of(
+    backend: HTTPBackend, timeout: float = 5.0, path: str = "/path?q=1", **options: Any
+) -> HTTPClient:
     """Return a client of a backend."""
-    return HTTPClient(EndpointURL.parse(backend.url + path), timeout)
+    return HTTPClient(EndpointURL.parse(backend.url + path), timeout, **options)
 
 
 async def failure(client: HTTPClient) -> tuple[str, str]:
@@ -66,17 +69,24 @@ async def test_connections_are_used_again() -> None:
         await settled(lambda: backend.open == 0, "the connection is closed")
 
 
-async def test_an_idle_connection_is_used_for_a_limited_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_an_idle_connection_is_used_for_a_limited_time() -> None:
     """The backend may close it at any moment, and a request that crosses that is lost."""
     async with running_backend(always(OK)) as backend:
-        client = client_of(backend)
-        await client.post(FIELDS, b"{}")
-        monkeypatch.setattr(http_client, "MAX_IDLE", -1.0)
-        await client.post(FIELDS, b"{}")
-        assert backend.accepted == 2
+        client = client_of(backend, max_idle=-1.0)
+        for _ in range(2):
+            await client.post(FIELDS, b"{}")
+        assert (backend.accepted, backend.open) == (2, 1)
         client.close()
+
+
+async def test_without_idle_connections_each_call_has_its_own() -> None:
+    """It is closed with the answer."""
+    async with running_backend(always(OK)) as backend:
+        client = client_of(backend, max_idle=0)
+        for _ in range(3):
+            await client.post(FIELDS, b"{}")
+        assert backend.accepted == 3
+        await settled(lambda: backend.open == 0, "all connections are closed")
 
 
 @pytest.mark.parametrize(

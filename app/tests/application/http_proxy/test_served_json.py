@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsfleet.application.http_proxy import answers, served_json
-from wsfleet.application.http_proxy.requests import Bodies
+from wsfleet.application.http_proxy.requests import Bodies, CompleteBodies
 from wsfleet.application.port import (
     Client,
     ConnectCall,
@@ -18,6 +18,7 @@ from wsfleet.application.port import (
     Disconnect,
     DisconnectedCall,
     Error,
+    PublishCall,
     Published,
     Renewed,
     RpcCall,
@@ -131,6 +132,34 @@ def test_calls_come_back_as_they_were(
     request = served_json.read(bodies.disconnect(DisconnectedCall(client, 3001, "r")))
     ended = request.disconnected(request.known_client({}))
     assert (ended.code, ended.reason) == (3001, "r")
+
+
+@given(
+    st.builds(
+        Client,
+        TEXT,
+        user=TEXT,
+        info=st.just(b"") | BYTES,
+        meta=st.just(b"") | JSON,
+        encoding=st.sampled_from(["json", "protobuf"]),
+        address=TEXT,
+        headers=st.dictionaries(TEXT, TEXT, max_size=2),
+        emulated_headers=st.dictionaries(TEXT, TEXT, max_size=2),
+    ),
+    st.just(b"") | BYTES,
+)
+def test_the_nodes_own_application_is_told_everything(client: Client, data: bytes) -> None:
+    """Its requests have the whole client, and any payload; the request's header fields are none."""
+    bodies = CompleteBodies(Proxy(include_connection_meta=True))
+    request = served_json.read(bodies.publish(PublishCall(client, "a:b", "b", data)))
+    found = request.known_client({"host": "localhost"})
+    for name in ("id", "user", "info", "meta", "encoding", "address", "headers"):
+        assert getattr(found, name) == getattr(client, name)
+    assert found.emulated_headers == client.emulated_headers
+    assert (request.channel, request.payload()) == ("a:b", data)
+    request = served_json.read(bodies.connect(ConnectCall(client, data)))
+    assert request.known_client({}).headers == client.headers
+    assert request.payload() == data
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"client":1}', b'{"client":"\\ud800"}'])

@@ -3,7 +3,7 @@
 from typing import NoReturn
 
 from wsfleet.application.http_proxy import answers
-from wsfleet.application.http_proxy.http_client import HTTPClient
+from wsfleet.application.http_proxy.http_client import MAX_IDLE, HTTPClient
 from wsfleet.application.http_proxy.requests import Bodies, HeaderFields
 from wsfleet.application.http_proxy.tls import client_context
 from wsfleet.application.port import (
@@ -14,6 +14,7 @@ from wsfleet.application.port import (
     Disconnect,
     DisconnectedCall,
     Error,
+    Failure,
     PublishCall,
     Published,
     RefreshCall,
@@ -27,18 +28,26 @@ from wsfleet.config.endpoint_url import EndpointURL
 from wsfleet.config.proxy import Proxy
 
 OK = 200
+FAILURES: dict[int, Failure] = {500: "exception", 503: "unavailable", 504: "timeout"}
+"""What a status tells of a failure (RFC 9110, section 15.6); any other answer is invalid."""
 
 
 class HTTPProxy:
     """A backend that is asked by HTTP; `path` is the place of its options in the configuration.
 
-    A call is one request, which is never sent twice.
+    A call is one request, which is never sent twice. `max_idle` is that of its connections.
 
     Raises:
         ConfigError: a certificate or key is missing or invalid.
     """
 
-    def __init__(self, options: Proxy, path: str) -> None:
+    def __init__(
+        self,
+        options: Proxy,
+        path: str,
+        bodies: type[Bodies] = Bodies,
+        max_idle: float = MAX_IDLE,
+    ) -> None:
         url = EndpointURL.parse(options.endpoint)
         tls = options.http.tls
         self._client = HTTPClient(
@@ -46,8 +55,9 @@ class HTTPProxy:
             options.timeout,
             client_context(tls, f"{path}.http.tls") if url.tls else None,
             tls.server_name if tls.enabled else "",
+            max_idle,
         )
-        self._bodies = Bodies(options)
+        self._bodies = bodies(options)
         self._fields = HeaderFields(options)
         self._transforms = {
             each.status_code: each for each in reversed(options.http.status_to_code_transforms)
@@ -111,4 +121,5 @@ class HTTPProxy:
             raise Error(error.code, error.message, temporary=error.temporary)
         if transform is not None and (disconnect := transform.to_disconnect) is not None:
             raise Disconnect(disconnect.code, disconnect.reason)
-        raise BackendError(f"the answer has status {status}", reason="invalid")
+        reason = FAILURES.get(status, "invalid")
+        raise BackendError(f"the answer has status {status}", reason=reason)

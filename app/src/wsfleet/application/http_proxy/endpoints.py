@@ -45,7 +45,8 @@ class RefusedRequestError(Exception):
 class ProxyEndpoints:
     """An ASGI application with an endpoint for each event: `/connect`, `/publish` and so on.
 
-    The lifespan is that of `app`. A failure of a backend is a response with status 500.
+    The lifespan is that of `app`. A failure of a backend is a response with status 500, or 504 if
+    it took too long.
     """
 
     def __init__(self, router: Router, channels: Channels, app: ASGIApp) -> None:
@@ -83,7 +84,8 @@ class ProxyEndpoints:
             return served_json.refusal(refused)
         except BackendError as failure:
             log_failure(failure, event, "")
-            raise RefusedRequestError(500, "the handler failed") from None
+            status = 504 if failure.reason == "timeout" else 500
+            raise RefusedRequestError(status, "the handler failed") from None
         except RefusedRequestError:
             raise
         except Exception:

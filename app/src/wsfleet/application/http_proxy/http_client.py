@@ -19,7 +19,7 @@ MAX_CONNECTIONS = 100
 MAX_ANSWER = 4_194_304
 """Bytes of an answer, head and body."""
 MAX_IDLE = 1.5
-"""Seconds after which an idle connection is not used again.
+"""Seconds after which an idle connection is not used again; with 0, each call has its own.
 
 Servers close theirs after 2 s (gunicorn) or 5 s (uvicorn, Node.js). A request that crosses such a
 close is lost, and nobody can tell whether it was read.
@@ -34,7 +34,7 @@ class HTTPAnswer(NamedTuple):
 
 
 class HTTPClient:
-    """A client of one endpoint."""
+    """A client of one endpoint; `max_idle` is in seconds, see `MAX_IDLE`."""
 
     def __init__(
         self,
@@ -42,9 +42,11 @@ class HTTPClient:
         timeout: float,
         tls: ssl.SSLContext | None = None,
         server_name: str = "",
+        max_idle: float = MAX_IDLE,
     ) -> None:
         self._url = url
         self._timeout = timeout
+        self._max_idle = max_idle
         self._tls = tls
         self._server_name = server_name or url.host
         self._first_lines = f"POST {url.target} HTTP/1.1\r\nhost: {url.authority}\r\n".encode()
@@ -72,7 +74,7 @@ class HTTPClient:
         except TimeoutError:
             reason = f"no answer within {self._timeout:g} s"
             raise BackendError(reason, reason="timeout") from None
-        if connection.reusable and not self._closed:
+        if connection.reusable and self._max_idle and not self._closed:
             self._idle.append(connection)
         else:
             connection.abort()
@@ -85,7 +87,7 @@ class HTTPClient:
             self._idle.pop().abort()
 
     def _take(self) -> "_Connection | None":
-        oldest = asyncio.get_running_loop().time() - MAX_IDLE
+        oldest = asyncio.get_running_loop().time() - self._max_idle
         while self._idle:
             connection = self._idle.pop()
             if connection.reusable and connection.used_at > oldest:

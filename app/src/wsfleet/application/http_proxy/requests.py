@@ -25,6 +25,7 @@ from wsfleet.application.port import (
 )
 from wsfleet.config.proxy import Proxy
 from wsfleet.protocol import strict_json
+from wsfleet.protocol.payload import payload_fields
 
 CONTENT_TYPE = b"application/json"
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -143,3 +144,24 @@ class Bodies:
                 reason="invalid",
             )
         return {"data": orjson.Fragment(data)}
+
+
+class CompleteBodies(Bodies):
+    """The bodies of requests to the node's own application in other processes.
+
+    Its handlers know as much of a client as in the node's process, apart from `state`. The fields
+    `address`, `headers`, `emulated_headers` and `info` are not Centrifugo's.
+    """
+
+    def _connection(self, client: Client) -> dict[str, Any]:
+        return super()._connection(client) | {
+            "address": client.address,
+            "headers": dict(client.headers),
+            "emulated_headers": dict(client.emulated_headers),
+        }
+
+    def _user(self, client: Client) -> dict[str, Any]:
+        return super()._user(client) | payload_fields("info", client.info)
+
+    def _payload(self, client: Client, data: bytes) -> dict[str, Any]:
+        return payload_fields("data", data)

@@ -1,6 +1,5 @@
 """The other side of a proxy: requests that are read, and answers that are written."""
 
-import base64
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,11 +21,15 @@ from wsfleet.application.port import (
 )
 from wsfleet.auth.tokens import Grant
 from wsfleet.protocol import strict_json
-from wsfleet.protocol.payload import NULL, payload
+from wsfleet.protocol.payload import NULL, payload, payload_fields
 
 
 class ServedRequest(Struct):
-    """A request of a node, for any event: an event's own fields are at their default in others."""
+    """A request of a node, for any event: an event's own fields are at their default in others.
+
+    `address`, `headers`, `emulated_headers` and `info` come from nodes that serve the same
+    application, see `CompleteBodies`.
+    """
 
     client: str
     transport: str = "websocket"
@@ -42,20 +45,28 @@ class ServedRequest(Struct):
     b64data: str = ""
     code: int = 0
     reason: str = ""
+    address: str = ""
+    headers: dict[str, str] | None = None
+    emulated_headers: dict[str, str] | None = None
+    info: Raw = NULL
+    b64info: str = ""
 
     def known_client(self, headers: Mapping[str, str]) -> Client:
-        """Return the client; `headers` are those of the request, which the node forwards.
+        """Return the client; `headers` are those of the request, which a node forwards.
 
-        Emulated header fields are among them, and cannot be told from those of the handshake.
+        Without header fields in the body, those of the request are both the handshake's and the
+        emulated ones, which cannot be told apart.
         """
         return Client(
             self.client,
             user=self.user,
+            info=payload(self.info, self.b64info) or b"",
             meta=payload(self.meta, None) or b"",
             transport=self.transport,
             encoding=self.protocol,
-            headers=headers,
-            emulated_headers=headers,
+            address=self.address,
+            headers=headers if self.headers is None else self.headers,
+            emulated_headers=headers if self.emulated_headers is None else self.emulated_headers,
         )
 
     def payload(self) -> bytes:
@@ -118,16 +129,16 @@ def _result(result: Connected | Renewed | Subscribed | Published | bytes) -> dic
                 "user": result.user,
                 "expire_at": result.expire_at,
                 "subs": {channel: _grant(grant) for channel, grant in result.subs.items()},
-                **_payload("info", result.info),
-                **_payload("data", result.data),
-                **_payload("meta", result.meta),
+                **payload_fields("info", result.info),
+                **payload_fields("data", result.data),
+                **payload_fields("meta", result.meta),
             }
         case Renewed():
             return {
                 "expired": result.expired,
                 "expire_at": result.expire_at,
-                **_payload("info", result.info),
-                **_payload("meta", result.meta),
+                **payload_fields("info", result.info),
+                **payload_fields("meta", result.meta),
             }
         case Subscribed():
             return {"expire_at": result.expire_at, **_grant(result.grant)}
@@ -138,23 +149,15 @@ def _result(result: Connected | Renewed | Subscribed | Published | bytes) -> dic
                 "idempotency_key": result.idempotency_key,
                 "version": result.version,
                 "version_epoch": result.version_epoch,
-                **_payload("data", result.data),
+                **payload_fields("data", result.data),
             }
         case bytes():
-            return _payload("data", result)
+            return payload_fields("data", result)
 
 
 def _grant(grant: Grant) -> dict[str, Any]:
     return {
-        **_payload("info", grant.info),
-        **_payload("data", grant.data),
+        **payload_fields("info", grant.info),
+        **payload_fields("data", grant.data),
         "override": {name: {"value": on} for name, on in grant.override.items()},
     }
-
-
-def _payload(name: str, data: bytes | None) -> dict[str, Any]:
-    if not data:
-        return {}
-    if strict_json.is_json(data) and data != b"null":
-        return {name: orjson.Fragment(data)}
-    return {f"b64{name}": base64.b64encode(data).decode()}

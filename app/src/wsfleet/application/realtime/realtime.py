@@ -77,6 +77,7 @@ class Realtime(Calls):
         self, app: ASGIApp | None = None, *, timeout: float = TIMEOUT, threads: int = THREADS
     ) -> None:
         self.app: ASGIApp = app or Starlette()
+        self.timeout = timeout
         self._handlers = Handlers()
         self._runner = Runner(timeout, threads)
         self._servings: list[Serving] = []

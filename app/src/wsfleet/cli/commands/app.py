@@ -14,9 +14,10 @@ def command(
         typer.Option(
             "--listen",
             metavar="ADDRESS",
-            help="Path of a unix socket, or HOST:PORT, where nodes ask the handlers.",
+            help="Path of a unix socket, or HOST:PORT, where nodes ask the handlers; default: the "
+            "sockets that systemd passes.",
         ),
-    ],
+    ] = "",
     app_dir: Annotated[
         str, typer.Option("--app-dir", help="Folder with MODULE; default: WSFLEET_APP_DIR.")
     ] = "",

@@ -25,6 +25,7 @@ from wsfleet.cluster.node_name import host_of
 DIRECTORY = "/var/log/journal/remote"
 UNITS = (
     "wsnode@*",
+    "wsfleet-app@*",
     "haproxy",
     "keepalived",
     "wsfleet-autoscale",

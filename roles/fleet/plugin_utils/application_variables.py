@@ -19,6 +19,7 @@ VARIABLES = (
     "wsnode_app_writable_paths",
     "wsnode_app_memory_max",
     "wsnode_app_sandbox",
+    "wsnode_app_processes",
     "wsnode_app_redis",
 )
 SHARED = ("wsnode_app", "wsnode_app_source", "wsnode_app_before")
@@ -29,6 +30,8 @@ GIT = re.compile(r"git\+[^#]+@[^@/#:]+(/[^@#:]+)*(#subdirectory=.+)?")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 MEMORY = re.compile(r"\d+(\.\d+)?[KMGT%]?|infinity")
 SANDBOX = Path(__file__).resolve().parents[1] / "vars" / "main" / "sandbox.yml"
+
+MOST_PROCESSES = 64
 
 OWN_KEYS = "wsfleet:"
 
@@ -102,6 +105,12 @@ def _mistakes(get: Get, directory: Path) -> Iterator[str]:
             "of the machine's memory, as 40%."
         )
     yield from _sandbox_mistakes(get("wsnode_app_sandbox"))
+    processes = get("wsnode_app_processes")
+    if not 0 <= processes <= MOST_PROCESSES:
+        yield (
+            f"wsnode_app_processes of HOST is {processes}: write a number from 0, where the nodes "
+            f"run the handlers, to {MOST_PROCESSES}; about one a core is enough."
+        )
 
 
 def _source_mistakes(source: str, directory: Path) -> Iterator[str]:

@@ -44,6 +44,7 @@ def test_sound_variables_are_no_mistake(tmp_path: Path) -> None:
             "MemoryDenyWriteExecute": False,
             "SystemCallFilter": "@system-service",
         },
+        "wsnode_app_processes": 4,
     }
     assert mistakes({}) == []
     assert mistakes(SOUND | more, SOUND | more) == []
@@ -77,6 +78,8 @@ def test_sound_variables_are_no_mistake(tmp_path: Path) -> None:
         ("wsnode_app_writable_paths", ["/var/../etc"], "has '/var/../etc': write an absolute"),
         ("wsnode_app_writable_paths", ["/home/chat"], "'/home/chat', which the sandbox hides"),
         ("wsnode_app_memory_max", "1 GB", "is '1 GB': write bytes, as 512M or 2G"),
+        ("wsnode_app_processes", -1, "is -1: write a number from 0, where the nodes run the"),
+        ("wsnode_app_processes", 65, "is 65: write a number from 0"),
         ("wsnode_app_sandbox", {"Sandbox": False}, "has 'Sandbox': exceptions are for Capability"),
         ("wsnode_app_sandbox", {"UMask": "0077\nUser=root"}, "must be true, false or one line"),
     ],
@@ -107,11 +110,16 @@ def test_a_source_without_a_lock_says_how_to_make_it(tmp_path: Path, missing: st
 
 
 @pytest.mark.parametrize(
-    "name", ["wsnode_app_source", "wsnode_app_check", "wsnode_app_environment"]
+    ("name", "value"),
+    [
+        ("wsnode_app_source", "/x"),
+        ("wsnode_app_check", "/x"),
+        ("wsnode_app_environment", {"A": "x"}),
+        ("wsnode_app_processes", 2),
+    ],
 )
-def test_a_variable_without_an_application_is_a_mistake(name: str) -> None:
+def test_a_variable_without_an_application_is_a_mistake(name: str, value: Any) -> None:
     """It would be of no effect."""
-    value = {"A": "x"} if name.endswith("environment") else "/x"
     (line,) = mistakes({name: value})
     assert f"{name} of the host 'node1' is set, and wsnode_app is not" in line
 

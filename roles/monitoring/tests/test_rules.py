@@ -114,6 +114,10 @@ def quiet() -> Series:
 
 
 NODE1 = 'job="wsfleet",instance="node1-8001"'
+APP_PROCESS = (
+    'node_systemd_unit_state{job="node",instance="node1",name="wsfleet-app@1.service",'
+    'state="active",type="notify"}'
+)
 GONE = ""
 TROUBLES: dict[str, Series] = {
     "NodeDown": {f"up{{{NODE1}}}": always(0)},
@@ -141,6 +145,7 @@ TROUBLES: dict[str, Series] = {
             rising(9)
         ),
     },
+    "ApplicationProcessDown": {APP_PROCESS: always(0)},
     "EventLoopBlocked": {f"wsfleet_event_loop_blocked_seconds_total{{{NODE1}}}": rising(1)},
     "NodeMemoryGrows": {f"process_resident_memory_bytes{{{NODE1}}}": rising(1e6)},
     "RedisDown": {'redis_up{job="sentinel",instance="redis3"}': always(0)},
@@ -177,6 +182,7 @@ TROUBLES: dict[str, Series] = {
 
 HARMLESS: dict[str, Series] = {
     "nothing": {},
+    "an application with a process of its own": {APP_PROCESS: always(1)},
     "a drain": {
         f"wsfleet_ready{{{NODE1}}}": always(0),
         f"wsfleet_drain_wanted{{{NODE1}}}": always(1),

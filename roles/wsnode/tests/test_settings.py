@@ -28,6 +28,7 @@ WITH_ANOTHER_SOURCE = {
     "tls_certificate": "fleet_tls",
     "tls_key": "fleet_tls",
     "app": "wsnode_app, in the unit: a check of the settings would import it",
+    "app_socket": "wsnode_app_processes, in the unit beside the application",
     "config": "the path of the file with wsnode_config",
 }
 """Settings whose value is not that of a variable with the same name, and where it comes from."""

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import httpx
 import pytest
-import yaml
 
 from lab.waiting import until
 
@@ -125,14 +124,6 @@ def variant(folder: Path, line: str) -> Path:
     with (copy / "main.py").open("a") as file:
         file.write(f"{line}\n")
     return copy
-
-
-@pytest.fixture(scope="module")
-def with_node3(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return what the operator adds to the inventory, as an argument."""
-    extra = tmp_path_factory.mktemp("inventory") / "extra.yml"
-    extra.write_text(yaml.safe_dump({"wsnodes": {"hosts": {"node3": None}}}))
-    return f"-i{extra}"
 
 
 def test_the_application_has_the_paths_of_the_clients(cluster: Cluster) -> None:

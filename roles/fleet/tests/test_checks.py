@@ -278,6 +278,26 @@ def test_the_roles_of_a_host_have_their_packages(
     assert {role for each in found.values() for role in each} <= named["fleet_role_packages"].keys()
 
 
+def test_only_missing_packages_are_installed(tmp_path: Path) -> None:
+    """Also one whose configuration alone is left, and a version, which apt must compare."""
+    listed = "installed haproxy \ninstalled chrony time-daemon\nconfig-files curl \n"
+    play = {
+        "hosts": "all",
+        "gather_facts": False,
+        "vars": {
+            "fleet_packages": ["haproxy", "time-daemon", "curl", "chrony=4.3"],
+            "fleet_installed": {"stdout": listed},
+        },
+        "tasks": [
+            {"ansible.builtin.import_role": {"name": "fleet"}},
+            {"ansible.builtin.fail": {"msg": "missing: {{ _fleet_missing_packages | join(' ') }}"}},
+        ],
+    }
+    here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    output = run_ansible(tmp_path, {"all": {"hosts": {"one": here}}}, play)
+    assert "missing: time-daemon curl chrony=4.3" in output
+
+
 def test_monitoring_adds_roles_to_every_host() -> None:
     """A second Redis adds the Sentinels."""
     groups = GROUPS | {"redis": ["redis1", "redis2"], "monitoring": ["redis2"]}

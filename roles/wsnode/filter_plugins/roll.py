@@ -12,7 +12,10 @@ SERVING, STANDBY = "serving", "standby"
 def roll_plan(
     hosts: Sequence[Mapping[str, Any]], places: Mapping[str, str], serial: int | str = 1
 ) -> dict[str, Any]:
-    """Plan the roll of hosts: `name`, `host` (their part of the nodes' names) and `changed` each.
+    """Plan the roll of hosts.
+
+    Each has its `name`; `host`, its part of the nodes' names; `changed`, whether a process of it
+    must be restarted; and `moves`, whether a node must, so that clients move.
 
     `places` are the hosts' places by `host`; before the first roll there are none. `serial` is the
     number of hosts, or per cent of the hosts, that restart at once.
@@ -23,7 +26,11 @@ def roll_plan(
     several hosts afterwards; and `text`, the plan for people.
     """
     changed = [host for host in hosts if host["changed"]]
-    serving = [host["name"] for host in changed if places.get(host["host"], SERVING) == SERVING]
+    serving = [
+        host["name"]
+        for host in changed
+        if host["moves"] and places.get(host["host"], SERVING) == SERVING
+    ]
     size = _size(serial, len(changed))
     spare = [host["name"] for host in hosts if places.get(host["host"]) == STANDBY]
     joins = spare[: min(size, len(serving))] if places and serving else []

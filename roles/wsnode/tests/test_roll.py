@@ -20,8 +20,9 @@ Hosts = list[dict[str, Any]]
 def hosts(*names: str, unchanged: str = "") -> Hosts:
     """Return hosts; the part of their nodes' names differs from their name."""
     return [
-        {"name": name, "host": name.upper(), "changed": name not in unchanged.split()}
+        {"name": name, "host": name.upper(), "changed": changed, "moves": changed}
         for name in names
+        for changed in [name not in unchanged.split()]
     ]
 
 
@@ -86,6 +87,13 @@ def test_the_only_serving_host_leaves_nothing_to_spread() -> None:
     assert roll_plan(hosts("a", "b"), places(a="serving", b="serving"))["uneven"]
 
 
+def test_processes_of_the_application_move_nobody() -> None:
+    """A host whose nodes stay is done first, and no host of the warm pool serves for it."""
+    handlers = [host | {"moves": False} for host in hosts("a", "b")]
+    plan = roll_plan([*handlers, *hosts("spare", unchanged="spare")], places(spare="standby"))
+    assert (plan["order"], plan["joins"], plan["moves"]) == (["a", "b"], [], 0)
+
+
 def test_nothing_changed_is_no_roll() -> None:
     """No host restarts, and none joins."""
     plan = roll_plan(hosts("a", "spare", unchanged="a spare"), places(a="serving", spare="standby"))
@@ -106,25 +114,32 @@ def test_serial_may_be_text(serial: str, batches: list[int]) -> None:
 
 
 HOSTS = st.lists(
-    st.tuples(st.booleans(), st.sampled_from(["serving", "standby", "draining", "held", ""])),
+    st.tuples(
+        st.booleans(),
+        st.booleans(),
+        st.sampled_from(["serving", "standby", "draining", "held", ""]),
+    ),
     max_size=8,
 )
 
 
 @given(HOSTS, st.integers(1, 4))
-def test_each_changed_host_restarts_once(found: list[tuple[bool, str]], serial: int) -> None:
+def test_each_changed_host_restarts_once(found: list[tuple[bool, bool, str]], serial: int) -> None:
     """The batches are the order; hosts without clients come first; as many join as leave."""
     all_hosts: Hosts = [
-        {"name": f"h{number}", "host": f"H{number}", "changed": changed}
-        for number, (changed, _) in enumerate(found)
+        {"name": f"h{number}", "host": f"H{number}", "changed": changed, "moves": moves}
+        for number, (changed, moves, _) in enumerate(found)
     ]
-    known = {f"H{number}": place for number, (_, place) in enumerate(found) if place}
+    known = {f"H{number}": place for number, (*_, place) in enumerate(found) if place}
     plan = roll_plan(all_hosts, known, serial)
     changed = {host["name"] for host in all_hosts if host["changed"]}
     assert len(plan["order"]) == len(set(plan["order"])) == sum(plan["batches"])
     assert set(plan["order"]) == changed | set(plan["joins"])
     assert max(plan["batches"], default=0) <= serial
     assert len(plan["joins"]) == len(plan["leaves"])
-    serving = [known.get(name.upper(), "serving") == "serving" for name in plan["order"]]
+    moves = {host["name"]: host["moves"] for host in all_hosts}
+    serving = [
+        moves[name] and known.get(name.upper(), "serving") == "serving" for name in plan["order"]
+    ]
     assert serving == sorted(serving)
     assert all(known[name.upper()] == "standby" for name in plan["joins"])

@@ -102,6 +102,7 @@ def test_an_update_loses_nothing(cluster: Cluster, with_node3: str) -> None:
     assert "Hosts restart one at a time: node1, node2, node3." in said
     assert "a client moves at most twice" in said
     assert "at most 2 times each were planned" in said
+    assert "raise wsnode_restart_pause" not in said
     assert cluster.output("rebalance", "--dry-run").startswith("even: ")
     assert [release_of(cluster, host) for host in NODES] == ["good"] * 3
     cluster.well()
@@ -162,6 +163,7 @@ def test_with_a_host_in_standby_each_client_moves_once(cluster: Cluster, with_no
     assert "Hosts restart one at a time: node1, node2, node3." in said
     assert "First node1 of the warm pool serves; afterwards node3 is in the pool" in said
     assert "at most 1 times each were planned" in said
+    assert "raise wsnode_restart_pause" not in said
     assert report["reconnects"] > 0
     assert [release_of(cluster, host) for host in NODES] == ["better"] * 3
     assert cluster.connections()["node3-8001"] == 0

@@ -204,7 +204,7 @@ def module(
         def answer(_: Any, command: Sequence[str]) -> tuple[int, str, str]:
             return 0, states[command[-1]], ""
 
-        monkeypatch.setattr(fleet_unit.AnsibleModule, "run_command", answer)
+        monkeypatch.setattr("fleet_unit.AnsibleModule.run_command", answer)
         arguments |= {"_ansible_check_mode": True}
         with patch_module_args(arguments), pytest.raises(SystemExit):
             fleet_unit.main()

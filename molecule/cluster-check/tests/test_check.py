@@ -68,7 +68,11 @@ def test_fresh_machines(cluster: Cluster, check: Check) -> None:
     changed = check(FRESH, ("fresh1", "fresh2", "fresh3"))
     assert changed["fleet : List the packages to install"] == {"fresh3"}
     assert changed["fleet : Install packages"] == {"fresh1", "fresh2"}
-    assert changed["redis : Write wsfleet.conf and the password of the admin user"] == {"fresh1", "fresh2", "fresh3"}
+    assert changed["redis : Write wsfleet.conf and the password of the admin user"] == {
+        "fresh1",
+        "fresh2",
+        "fresh3",
+    }
     assert changed["sentinel : Write wsfleet-sentinel.conf"] == {"fresh1", "fresh2", "fresh3"}
     assert changed["wsnode : Write wsnode@.service"] == {"fresh2", "fresh3"}
     assert changed["haproxy : Write the configuration"] == {"fresh1", "fresh2"}

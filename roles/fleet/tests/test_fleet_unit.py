@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "library"))
@@ -204,7 +205,7 @@ def module(
         def answer(_: Any, command: Sequence[str]) -> tuple[int, str, str]:
             return 0, states[command[-1]], ""
 
-        monkeypatch.setattr("fleet_unit.AnsibleModule.run_command", answer)
+        monkeypatch.setattr(AnsibleModule, "run_command", answer)
         arguments |= {"_ansible_check_mode": True}
         with patch_module_args(arguments), pytest.raises(SystemExit):
             fleet_unit.main()

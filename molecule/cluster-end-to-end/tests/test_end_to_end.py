@@ -248,7 +248,7 @@ def servers(cluster: Cluster) -> dict[str, str]:
     """What HAProxy's last check of each server found."""
     rows = csv.DictReader(io.StringIO(haproxy(cluster, "show stat").removeprefix("# ")))
     return {
-        row["svname"]: f"{row['status']} {row['check_status']}"
+        row["svname"]: f"{row['status']} {row['check_status'].removeprefix('* ')}"  # it checks now
         for row in rows
         if row["pxname"] == "nodes" and row["type"] == "2"
     }

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import httpx
 import pytest
 import yaml
+from yarl import URL
 
 from lab.waiting import until
 
@@ -98,23 +100,33 @@ class Member:
         return {reply["rpc"]["data"] for reply in replies}
 
 
+def sticky_cookie(cluster: Cluster, node: str) -> dict[str, str]:
+    """Return the cookie that leads to a node, by name."""
+    name = cluster.fleet["cookie"]
+    for _ in range(100):  # the balancer chooses
+        cookie = httpx.get(cluster.url, verify=cluster.trusted).cookies[name]
+        if cookie.startswith(node):
+            return {name: cookie}
+    raise AssertionError(f"the balancer never chose {node}")
+
+
 @asynccontextmanager
-async def member(cluster: Cluster, name: str, node: str) -> AsyncIterator[Member]:
-    """Sign in on a node, and connect."""
+async def member(cluster: Cluster, name: str, cookie: dict[str, str]) -> AsyncIterator[Member]:
+    """Sign in on the node of a sticky cookie, and connect."""
     jar = aiohttp.CookieJar(unsafe=True)  # of an address, not of a name
+    jar.update_cookies(cookie, URL(cluster.url))
     async with aiohttp.ClientSession(cookie_jar=jar) as session:
-        for _ in range(100):  # the balancer chooses
-            async with session.post(f"{cluster.url}/api/login", json={"name": name}):
-                pass
-            found = next(each.value for each in jar if each.value.startswith("node"))
-            if found.startswith(node):
-                break
-            jar.clear()
-        assert found.startswith(node)
+        async with session.post(f"{cluster.url}/api/login", json={"name": name}) as answer:
+            assert answer.ok
         async with session.ws_connect(f"{cluster.url}/connection/websocket") as socket:
             one = Member(socket)
             assert "connect" in await one.ask(connect={})
             yield one
+
+
+def release_of(cluster: Cluster, name: str) -> str:
+    """Return the release that a host has in use; its name ends with the host's Python."""
+    return cluster.on(name, "basename $(readlink /opt/wsfleet/current)")
 
 
 def main_pid(cluster: Cluster, name: str, unit: str) -> str:
@@ -145,7 +157,8 @@ def test_each_host_runs_the_handlers_beside_its_nodes(
 
 async def test_a_handler_publishes_to_the_cluster(cluster: Cluster) -> None:
     """A member on another host hears what a handler publishes."""
-    async with member(cluster, "ada", "node1") as ada, member(cluster, "ben", "node2") as ben:
+    one, two = sticky_cookie(cluster, "node1"), sticky_cookie(cluster, "node2")
+    async with member(cluster, "ada", one) as ada, member(cluster, "ben", two) as ben:
         assert "subscribe" in await ben.ask(subscribe={"channel": "room:kitchen"})
         rename = {"room": "kitchen", "title": "The kitchen"}
         reply = await ada.ask(rpc={"method": "room.rename", "data": rename})
@@ -160,7 +173,7 @@ async def test_a_handler_publishes_to_the_cluster(cluster: Cluster) -> None:
 
 async def test_a_killed_process_costs_no_connection(cluster: Cluster) -> None:
     """The next calls on the same connection are answered, and systemd starts another process."""
-    async with member(cluster, "ada", "node1") as ada:
+    async with member(cluster, "ada", sticky_cookie(cluster, "node1")) as ada:
         running = {main_pid(cluster, "node1", unit) for unit in UNITS}
         node = main_pid(cluster, "node1", "wsnode@8001")
         killed = (await ada.processes()).pop()
@@ -180,7 +193,8 @@ async def test_a_killed_process_costs_no_connection(cluster: Cluster) -> None:
 async def test_a_blocked_handler_costs_its_own_call(cluster: Cluster) -> None:
     """It gets the temporary error 100; the connection stays, and all others are answered."""
     before = {main_pid(cluster, "node1", unit) for unit in UNITS}
-    async with member(cluster, "ada", "node1") as ada, member(cluster, "ben", "node1") as ben:
+    one = sticky_cookie(cluster, "node1")
+    async with member(cluster, "ada", one) as ada, member(cluster, "ben", one) as ben:
         reply = await ada.ask(rpc={"method": "block", "data": 600})
         assert (reply["error"]["code"], reply["error"]["temporary"]) == (100, True)
         assert await ada.processes()
@@ -198,17 +212,17 @@ def test_a_release_whose_handlers_do_not_start_is_put_back(
     cluster: Cluster, with_node3: str, tmp_path: Path
 ) -> None:
     """The host's nodes are not restarted, and other hosts not touched."""
-    release = cluster.on("node1", "basename $(readlink /opt/wsfleet/current)")
+    releases = [release_of(cluster, name) for name in NODES]
     before = [main_pid(cluster, name, "wsnode@8001") for name in NODES]
     bad = source(tmp_path, "\nraise RuntimeError('at import')\n")
     result = cluster.playbook("playbooks/rolling_update.yml", with_node3, *variables(bad, 2))
     assert result.returncode != 0
     said = " ".join(result.stdout.split())
-    assert f"and is back at releases/{release}" in said
+    assert f"and is back at releases/{releases[0]}" in said
     assert "at import" in said
     assert [main_pid(cluster, name, "wsnode@8001") for name in NODES] == before
+    assert [release_of(cluster, name) for name in NODES] == releases
     for name in NODES:
-        assert cluster.on(name, "basename $(readlink /opt/wsfleet/current)") == release
         assert all(cluster.host(name).service(unit).is_running for unit in UNITS)
     cluster.well()
 
@@ -228,7 +242,7 @@ async def test_one_process_fewer_and_none(cluster: Cluster, with_node3: str, cha
         assert cluster.on(name, "systemctl list-units --no-legend 'wsfleet-app*'") == ""
         assert cluster.on(name, "ls /etc/systemd/system | grep wsfleet-app || true") == ""
         assert not cluster.host(name).file("/run/wsfleet-app.sock").exists
-    async with member(cluster, "ada", "node1") as ada:
+    async with member(cluster, "ada", sticky_cookie(cluster, "node1")) as ada:
         node = main_pid(cluster, "node1", "wsnode@8001")
         assert await ada.processes() == {int(node)}
     cluster.well()

@@ -136,7 +136,7 @@ def test_a_release_for_another_python_is_replaced(cluster: Cluster) -> None:
         cluster.host(name).run("systemctl restart wsnode@8001")
         assert cluster.host(name).run("wsfleet --version").rc != 0
 
-    update = ("playbooks/rolling_update.yml", "-ewsnode_serial=2")
+    update = ("molecule/role-wsnode/update.yml", "-ewsnode_serial=2")
     cluster.play(*update)
     for name, release in current.items():
         assert json.loads(get(cluster.host(name), "/ready")) == {"ready": True}
@@ -157,7 +157,7 @@ def test_an_unusable_release_is_built_again(cluster: Cluster) -> None:
     for name in NAMES:
         cluster.on(name, "chmod -R go= /opt/wsfleet")
         assert cluster.host(name).run("runuser -u wsfleet -- wsfleet --version").rc != 0
-    cluster.play("playbooks/rolling_update.yml", "-ewsnode_serial=2")
+    cluster.play("molecule/role-wsnode/update.yml", "-ewsnode_serial=2")
     for name in NAMES:
         cluster.on(name, "runuser -u wsfleet -- wsfleet --version")
 

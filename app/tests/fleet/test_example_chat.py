@@ -4,8 +4,6 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from lab.processes import process
 from lab.waiting import until
 from tests.support.browser import PATIENCE, chromium
 from tests.support.command import COMMAND
+from tests.support.example import check_own_tests
 
 EXAMPLE = ROOT / "examples" / "chat"
 
@@ -156,12 +155,4 @@ def test_the_vendored_sdk_is_the_released_one() -> None:
 
 def test_the_example_passes_its_own_tests() -> None:
     """As a user runs them."""
-    done = subprocess.run(
-        [Path(sys.executable).with_name("pytest"), "-q", "-p", "no:cacheprovider"],
-        cwd=EXAMPLE,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    check_own_tests(EXAMPLE)

@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from lab.processes import process
 from lab.waiting import until
 from tests.support.browser import PATIENCE, chromium
 from tests.support.command import COMMAND, wsfleet
+from tests.support.example import check_own_tests
 from tests.support.fleet import running_fleet
 
 EXAMPLE = ROOT / "examples" / "room-game"
@@ -169,12 +168,4 @@ def test_the_page_follows_its_room_to_another_node(browser: Browser, tmp_path: P
 
 def test_the_example_passes_its_own_tests() -> None:
     """As a user runs them."""
-    done = subprocess.run(
-        [Path(sys.executable).with_name("pytest"), "-q", "-p", "no:cacheprovider"],
-        cwd=EXAMPLE,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    check_own_tests(EXAMPLE)

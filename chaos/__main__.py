@@ -34,6 +34,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--clients", type=int, default=20, metavar="C", help="number of subscribers"
     )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=5.0,
+        metavar="N",
+        help="messages a second of each of the four publishers",
+    )
+    parser.add_argument(
+        "--even",
+        type=float,
+        metavar="SECONDS",
+        help="after each fault wait until the cluster has spread the clients by itself, 10 %% from "
+        "the mean at most; it is a failure if this takes longer",
+    )
     parser.add_argument("--inventory", default="local", help="a folder below inventory/, or a path")
     parser.add_argument(
         "--channel",
@@ -75,8 +89,8 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     events = ROOT / ".cache" / "chaos" / f"{cluster.name}-{options.seed}.jsonl"
-    clients = Clients(cluster.url, options.clients, options.channel, events)
-    report = run(cluster, steps, clients, options.seed, stop)
+    clients = Clients(cluster.url, options.clients, options.channel, options.rate, events)
+    report = run(cluster, steps, clients, options.seed, stop, options.even)
     if options.report:
         write(report, options.report, "scripts/chaos", describe(parse_url(cluster.url)))
     return emit(report, as_json=options.json)

@@ -17,24 +17,27 @@ from wsfleet.cli.measure.histogram import Histogram, Timeline
 from chaos.cluster import PROGRAMS, CommandError
 from lab.waiting import attempts
 
-PUBLISHERS, RATE = 4, 5.0
+PUBLISHERS = 4
 #: Seconds for the whole run, and for the last acknowledgements and deliveries at its end.
 RUN_TIMEOUT, END_TIMEOUT = 4 * 3600, 90.0
 START_TIMEOUT = 30.0
 
 
 class Clients:
-    """The publishers and subscribers of a run, from the start of the `with` block to `finish`."""
+    """The publishers and subscribers of a run, from the start of the `with` block to `finish`.
 
-    def __init__(self, url: str, subscribers: int, channel: str, events: Path) -> None:
+    `rate` is messages a second of each publisher.
+    """
+
+    def __init__(self, url: str, subscribers: int, channel: str, rate: float, events: Path) -> None:
         self.events = events
         self._report = events.with_suffix(".json")
         room = MOST_DELIVERIES // (PUBLISHERS * subscribers)
-        messages = min(int(RUN_TIMEOUT * RATE), room)  # more than most runs publish
+        messages = min(int(RUN_TIMEOUT * rate), room)  # more than most runs publish
         self._command = [
             *(str(PROGRAMS / "wsfleet"), "verify-delivery", url, "--json"),
             *("--publishers", str(PUBLISHERS), "--subscribers", str(subscribers)),
-            *("--messages", str(messages), "--rate", str(RATE), "--timeout", str(RUN_TIMEOUT)),
+            *("--messages", str(messages), "--rate", str(rate), "--timeout", str(RUN_TIMEOUT)),
             *("--channel", channel, "--events", str(events)),
         ]
 

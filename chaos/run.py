@@ -8,16 +8,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from wsfleet.cli.measure import delivery_events
-from wsfleet.cli.measure.charts import Course, Mark, Spread
+from wsfleet.cli.measure.charts import Counts, Course, Mark, Spread
 from wsfleet.cli.measure.report import Criterion, Figure, Report, table
 
 from chaos.clients import Clients, effects_by_fault, read_events, timeline
 from chaos.cluster import Cluster, CommandError
+from chaos.evenness import ClientCounts, Moves, moves
 from chaos.faults import FAULTS
 from chaos.schedule import Step
 from lab.waiting import attempts
@@ -36,7 +37,8 @@ class FaultResult:
     """The result of a fault; `host` is the target, times are Unix times, durations are seconds.
 
     `hit` is the number of clients that used the target when the fault began. `ended` is the time
-    from which what clients see is no effect of the fault any more.
+    from which what clients see is no effect of the fault any more. `even_after` counts from the
+    repair, and `moves` from the fault's start; without --even both are None.
     """
 
     step: Step
@@ -46,6 +48,8 @@ class FaultResult:
     ended: float = math.inf
     held: float = 0.0
     healthy_after: float | None = None
+    even_after: float | None = None
+    moves: Moves | None = None
     problem: str | None = None
 
     def document(self) -> dict[str, Any]:
@@ -58,6 +62,8 @@ class FaultResult:
             "began": round(self.began, 3),
             "held": round(self.held, 3),
             "healthy_after": None if self.healthy_after is None else round(self.healthy_after, 3),
+            "even_after": None if self.even_after is None else round(self.even_after, 3),
+            "rebalancing": None if self.moves is None else asdict(self.moves),
             "problem": self.problem,
         }
 
@@ -136,12 +142,34 @@ def run_fault(cluster: Cluster, step: Step, hit: int, stop: threading.Event) -> 
     return result
 
 
+def wait_until_even(
+    cluster: Cluster,
+    counts: ClientCounts,
+    result: FaultResult,
+    seconds: float,
+    stop: threading.Event,
+) -> None:
+    """Wait until the cluster has spread the clients by itself, and note what it did for that."""
+    healed = result.began + result.held
+    if counts.wait_until_even(healed + seconds - time.time(), stop):
+        result.even_after = time.time() - healed
+    elif result.problem is None and not stop.is_set():
+        result.problem = f"the clients were not even after {seconds:g} s"
+    result.moves = moves(cluster, result.began, time.time())
+
+
 def run(
-    cluster: Cluster, steps: list[Step], clients: Clients, seed: int, stop: threading.Event
+    cluster: Cluster,
+    steps: list[Step],
+    clients: Clients,
+    seed: int,
+    stop: threading.Event,
+    even: float | None = None,
 ) -> Report:
     """Run all steps while clients publish and subscribe; end early when `stop` is set.
 
     A step whose target has no clients would prove nothing: it is repeated once, after all others.
+    With `even`, the cluster must have spread the clients so many seconds after each repair.
 
     Raises:
         CommandError: the cluster is not healthy at the start, or clients cannot use it.
@@ -154,8 +182,9 @@ def run(
     faults: list[FaultResult] = []
     refused: list[Step] = []
     queue = deque((step, True) for step in steps)
+    counts = ClientCounts(cluster) if even else None
     try:
-        with clients:
+        with clients, counts or nullcontext():
             clients.wait_for_messages()
             while queue:
                 step, first = queue.popleft()
@@ -174,6 +203,8 @@ def run(
                     continue
                 result = run_fault(cluster, step, hit, stop)
                 faults.append(result)
+                if counts is not None and even and result.healthy_after is not None:
+                    wait_until_even(cluster, counts, result, even, stop)
                 progress(_line(result))
                 if result.healthy_after is None:
                     break
@@ -181,6 +212,8 @@ def run(
     finally:
         cluster.heal()
     report = _report(seed, faults, verdict, clients, len(steps))
+    if counts is not None:
+        _add_evenness(report, faults, counts)
     report.problems += _refusals(refused)
     report.data["not_counted"] = [{"name": step.name, "target": step.target} for step in refused]
     return report
@@ -256,13 +289,38 @@ def _report(
         Criterion("subscribers that did not reconnect", verdict.get("absent")),
     ]
     began = events[0]["at"] if events else 0.0
-    marks = [
-        Mark(f"{f.step.name} at {f.host}", f.began - began, f.began - began + f.held)
-        for f in faults
-    ]
+    marks = _marks(faults, began)
     delivery, dropped_at = timeline(events, began)
     figures: list[Figure] = [
         Course("Delivery over time", delivery, marks, dropped_at),
         Spread("Delivery latency", delivery.whole()),
     ]
     return Report(data, list(views), problems, criteria, figures, f"Chaos, seed {seed}")
+
+
+def _marks(faults: Iterable[FaultResult], began: float) -> list[Mark]:
+    return [
+        Mark(f"{f.step.name} at {f.host}", f.began - began, f.began - began + f.held)
+        for f in faults
+    ]
+
+
+def _add_evenness(report: Report, faults: list[FaultResult], counts: ClientCounts) -> None:
+    """Add when the clients were even after each fault, and the clients of each node over time."""
+    rows = [
+        (f.step.name, f.host, f.even_after, f.moves.rounds, f.moves.clients)
+        for f in faults
+        if f.moves
+    ]
+    headers = ("fault", "host", ">even after s", ">rounds", ">clients moved")
+    report.views.append(table("rebalancing", headers, rows))
+    even = sum(fault.even_after is not None for fault in faults)
+    report.criteria.append(
+        Criterion("faults after which the clients were even", even, wanted=len(faults))
+    )
+    began = min((line[0][0] for line in counts.lines.values()), default=0.0)
+    lines = {
+        name: [(at - began, count) for at, count in line]
+        for name, line in sorted(counts.lines.items())
+    }
+    report.figures.append(Counts("Clients of each node over time", lines, _marks(faults, began)))

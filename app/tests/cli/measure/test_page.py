@@ -13,7 +13,7 @@ from tests.support.fleet import Rig
 from wsfleet.cli.access.endpoint import parse_url
 from wsfleet.cli.access.http import describe
 from wsfleet.cli.errors import CannotRun
-from wsfleet.cli.measure.charts import Bars, Course, Mark, Spread
+from wsfleet.cli.measure.charts import Bars, Counts, Course, Mark, Spread
 from wsfleet.cli.measure.histogram import Histogram, Timeline
 from wsfleet.cli.measure.page import check, page, write
 from wsfleet.cli.measure.report import Criterion, Figure, Report, table
@@ -77,6 +77,12 @@ FIGURES: list[Figure] = [
     Spread("Nothing", Histogram()),
     course(Mark("node killed & gone", 10, 20), dropped_at=(10.1, 10.2, 59)),
     Course("Nothing", Timeline()),
+    Counts(
+        "Clients of each node",
+        {"node<1>": [(0.0, 10), (5.0, 0), (9.5, 10)], "node2": [(0.0, 10), (5.0, 20)]},
+        [Mark("node killed", 4, 11)],
+    ),
+    Counts("No node", {}),
     Course("One moment", course().timeline, [Mark("later than all", 100, 100)]),
 ]
 
@@ -115,6 +121,19 @@ def test_faults_are_marked_when_they_happened() -> None:
     assert float(x) - points[0] == pytest.approx(length * 15 / 59, abs=1)
     assert float(width) == pytest.approx(length * 15 / 59, abs=1)
     assert "<li>node killed <small>at 15.0 s, for 15.0 s</small></li>" in drawing
+
+
+def test_a_count_holds_until_the_next_one() -> None:
+    """A line starts at its first count, and each later count is a step at its time."""
+    drawing = Counts("Clients", {"node<1>": [(0, 10), (5, 0), (10, 5)], "node2": [(0, 0)]}).svg()
+    first, second = re.findall(r'<path class="(line\d)" d="(.*?)"', drawing)
+    assert (first[0], second[0]) == ("line0", "line1")
+    left, top, steps = re.fullmatch(r"M([\d.]+) ([\d.]+)(.*)", first[1]).groups()  # type: ignore[union-attr]
+    places = [(float(x), float(y)) for x, y in re.findall(r"H([\d.]+)V([\d.]+)", steps)]
+    (middle, floor), (right, half) = places
+    assert middle - float(left) == pytest.approx(right - middle, abs=0.2)
+    assert floor - half == pytest.approx(half - float(top), abs=0.2)
+    assert "</i>node&lt;1&gt;</li>" in drawing
 
 
 def test_a_page_has_verdict_criteria_problems_and_tables() -> None:

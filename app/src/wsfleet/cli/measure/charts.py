@@ -1,4 +1,4 @@
-"""The charts of a page, as SVG: bars, a histogram, and latency over time."""
+"""The charts of a page, as SVG: bars, a histogram, latency over time, and counts over time."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +11,7 @@ from wsfleet.cli.measure.histogram import Histogram, Timeline
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 260, 58, 14, 26, 34
 _RIGHT_END, _FLOOR = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
 _ROW = 26  # height of a horizontal bar with its gap
+_LINE_KINDS = 6  # colours of lines, see page.py
 _STEPS = 10  # bars of a histogram between a duration and ten times as much
 
 
@@ -120,23 +121,13 @@ class Course:
         highest = max(part.highest for _, part in parts)
         y = _Scale(*_round_ends(lowest, highest), _FLOOR, _TOP)
         body = [
-            *self._marks(x),
+            *_draw_marks(self.marks, x),
             *_value_axis(y),
             *_time_axis(x),
             *self._lines(parts, x, y),
             *self._drops(x, width),
         ]
         return _svg(self.title, body) + self._legend()
-
-    def _marks(self, x: "_Scale") -> Iterator[str]:
-        for number, mark in enumerate(self.marks, 1):
-            left, right = x(mark.begin), max(x(mark.end), x(mark.begin) + 2)
-            yield (
-                f'<rect class="fault" x="{left:.1f}" y="{_TOP}" width="{right - left:.1f}" '
-                f'height="{_FLOOR - _TOP}"><title>{number} {escape(mark.name)}, '
-                f"{mark.begin:.1f} s to {mark.end:.1f} s</title></rect>"
-            )
-            yield _text((left + right) / 2, _TOP - 8, str(number), "middle", "number")
 
     def _lines(
         self, parts: Sequence[tuple[float, Histogram]], x: "_Scale", y: "_Scale"
@@ -181,15 +172,67 @@ class Course:
         keys = [("p50", "p50"), ("p99", "p99"), ("highest", "highest")]
         if self.dropped_at:
             keys.append(("drop", f"connections dropped ({len(self.dropped_at):,})"))
-        if self.marks:
-            keys.append(("fault", "fault, from its start until it was repaired"))
-        legend = "".join(f'<li><i class="{kind}"></i>{text}</li>' for kind, text in keys)
-        faults = "".join(
-            f"<li>{escape(mark.name)} <small>at {mark.begin:.1f} s, "
-            f"for {mark.end - mark.begin:.1f} s</small></li>"
-            for mark in self.marks
+        return _legend(keys, self.marks)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Counts over time, a line for each name, with events (`marks`).
+
+    A line is the counts and when each was taken, in seconds after the run began.
+    """
+
+    title: str
+    lines: Mapping[str, Sequence[tuple[float, int]]]
+    marks: Sequence[Mark] = ()
+
+    def svg(self) -> str:
+        """Draw a line for each name from 0 up; a count holds until the next one."""
+        points = [point for line in self.lines.values() for point in line]
+        if not points:
+            return _empty(self.title)
+        ends = (1.0, *(at for at, _ in points), *(mark.end for mark in self.marks))
+        x = _Scale(0, max(ends), _LEFT, _RIGHT_END)
+        most = max(1, *(count for _, count in points))
+        y = _Scale(0, most, _FLOOR, _TOP)
+        body = [*_draw_marks(self.marks, x), *_time_axis(x)]
+        for count in dict.fromkeys((most // 2, most)):
+            body.append(_line("grid", _LEFT, y(count), _RIGHT_END, y(count)))
+            body.append(_text(_LEFT - 8, y(count) + 4, f"{count:,}", "end"))
+        for number, line in enumerate(self.lines.values()):
+            path = ""
+            for at, count in sorted(line):
+                path += f"H{x(at):.1f}V{y(count):.1f}" if path else f"M{x(at):.1f} {y(count):.1f}"
+            body.append(f'<path class="{_line_kind(number)}" d="{path}"/>')
+        keys = [(_line_kind(number), escape(name)) for number, name in enumerate(self.lines)]
+        return _svg(self.title, body) + _legend(keys, self.marks)
+
+
+def _line_kind(number: int) -> str:
+    return f"line{number % _LINE_KINDS}"
+
+
+def _draw_marks(marks: Sequence[Mark], x: "_Scale") -> Iterator[str]:
+    for number, mark in enumerate(marks, 1):
+        left, right = x(mark.begin), max(x(mark.end), x(mark.begin) + 2)
+        yield (
+            f'<rect class="fault" x="{left:.1f}" y="{_TOP}" width="{right - left:.1f}" '
+            f'height="{_FLOOR - _TOP}"><title>{number} {escape(mark.name)}, '
+            f"{mark.begin:.1f} s to {mark.end:.1f} s</title></rect>"
         )
-        return f'<ul class="legend">{legend}</ul>' + (f"<ol>{faults}</ol>" if faults else "")
+        yield _text((left + right) / 2, _TOP - 8, str(number), "middle", "number")
+
+
+def _legend(keys: Sequence[tuple[str, str]], marks: Sequence[Mark]) -> str:
+    if marks:
+        keys = [*keys, ("fault", "fault, from its start until it was repaired")]
+    legend = "".join(f'<li><i class="{kind}"></i>{text}</li>' for kind, text in keys)
+    faults = "".join(
+        f"<li>{escape(mark.name)} <small>at {mark.begin:.1f} s, "
+        f"for {mark.end - mark.begin:.1f} s</small></li>"
+        for mark in marks
+    )
+    return f'<ul class="legend">{legend}</ul>' + (f"<ol>{faults}</ol>" if faults else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,6 +208,8 @@ path { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: roun
 path.p50 { stroke: var(--blue); }
 path.p99 { stroke: var(--pale); }
 path.highest { stroke: var(--grey); stroke-width: 1; }
+path.line0 { stroke: #2a78d6; } path.line1 { stroke: #d9822b; } path.line2 { stroke: #2e9e5b; }
+path.line3 { stroke: #9b59b6; } path.line4 { stroke: #c0a020; } path.line5 { stroke: #16a0a0; }
 .touch { fill: transparent; }
 .touch:hover { fill: var(--line); fill-opacity: .4; }
 rect.fault { fill: var(--red); fill-opacity: .14; }
@@ -218,6 +220,8 @@ rect.drop { fill: var(--red); }
   vertical-align: middle; }
 i.p50 { background: var(--blue); } i.p99 { background: var(--pale); }
 i.highest { background: var(--grey); } i.drop { background: var(--red); width: 3px; height: 12px; }
+i.line0 { background: #2a78d6; } i.line1 { background: #d9822b; } i.line2 { background: #2e9e5b; }
+i.line3 { background: #9b59b6; } i.line4 { background: #c0a020; } i.line5 { background: #16a0a0; }
 i.fault { background: var(--red); opacity: .25; height: 12px; }
 ol { columns: 2 300px; font-size: 13px; padding-left: 26px; }
 ol li::marker { color: var(--red); font-weight: 600; }

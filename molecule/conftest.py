@@ -174,10 +174,17 @@ class Cluster:
 
     @staticmethod
     def changed(output: str) -> list[str]:
-        """The lines of a playbook's recap of hosts where something was changed."""
-        recap = re.findall(r"^\S+ +: ok=.*$", output, re.MULTILINE)
+        """Return a line for each machine that a playbook changed: its recap, and the tasks."""
+        recap = re.findall(r"^(\S+) +(: ok=.*)$", output, re.MULTILINE)
         assert recap
-        return [line for line in recap if "changed=0 " not in line]
+        tasks: dict[str, list[str]] = {name: [] for name, _ in recap}
+        heading = ""
+        for line in output.splitlines():
+            if title := re.match(r"(?:TASK|RUNNING HANDLER) \[(.*)\] \**$", line):
+                heading = title[1]
+            elif result := re.match(r"changed: \[(\S+?)[ \]]", line):
+                tasks[result[1]].append(heading)
+        return [f"{name} {did} {tasks[name]}" for name, did in recap if "changed=0 " not in did]
 
     @staticmethod
     def failures(output: str) -> dict[str, str]:

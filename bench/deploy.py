@@ -1,4 +1,4 @@
-"""Measure a deployment: a clean clone starts its cluster, runs again, and adds a node."""
+"""Measure a deployment: a clean clone starts its cluster, runs again, and adds two nodes."""
 
 from __future__ import annotations
 
@@ -60,16 +60,19 @@ def host_tasks(output: str) -> int:
 
 
 def with_another_node(inventory: str) -> str:
-    """Return the inventory with its commented node as a host.
+    """Return the inventory with its commented node as a host, and the next one in a comment.
 
     Raises:
         BenchError: no node is in a comment.
 
     """
-    text, count = re.subn(r"(?m)^( +)# (node\d+: )", r"\1\2", inventory)
-    if not count:
+    found = re.search(r"(?m)^( +)# node(\d+)(: .*\.)(\d+)( }\n)", inventory)
+    if found is None:
         raise BenchError(f"{INVENTORY} has no node in a comment")
-    return text
+    indent, number, middle, address, end = found.groups()
+    node = f"{indent}node{number}{middle}{address}{end}"
+    following = f"{indent}# node{int(number) + 1}{middle}{int(address) + 1}{end}"
+    return inventory[: found.start()] + node + following + inventory[found.end() :]
 
 
 def _up(clone: Path) -> str:
@@ -83,7 +86,18 @@ def _again(clone: Path) -> str:
     return output
 
 
-def _add(clone: Path) -> str:
+def _up_again(clone: Path) -> str:
+    output = run(clone, "scripts/up")
+    if count := changed(output):
+        raise BenchError(f"the second scripts/up changed {count} things")
+    return output
+
+
+def _scale_out(clone: Path) -> str:
+    return run(clone, "ansible-playbook", "playbooks/scale_out.yml", "-e", "node=node3")
+
+
+def _site(clone: Path) -> str:
     return run(clone, "ansible-playbook", "site.yml")
 
 
@@ -111,7 +125,9 @@ class Step:
 STEPS = (
     Step("`scripts/up` in a clean clone", _up, goal=360),
     Step("`site.yml` again: nothing changes", _again, goal=45),
-    Step("`site.yml` with one node more", _add, _prepare_node, goal=60),
+    Step("`scripts/up` again: nothing changes", _up_again, goal=60),
+    Step("`scale_out.yml`: one node more", _scale_out, _prepare_node, goal=60),
+    Step("`site.yml` with one node more", _site, _prepare_node),
     Step("`scripts/up` after `scripts/down local`", _up, _remove_vms),
 )
 

@@ -33,10 +33,14 @@ lb1 : ok=3 changed=0
 
 
 def test_the_inventory_has_a_node_in_reserve() -> None:
-    """The commented node of the local inventory becomes a host."""
-    before = (deploy.ROOT / deploy.INVENTORY).read_text()
-    after = deploy.with_another_node(before)
-    nodes = [set(yaml.safe_load(text)["wsnodes"]["hosts"]) for text in (before, after)]
-    assert nodes[1] - nodes[0] == {"node3"}
+    """The commented node of the local inventory becomes a host, and the next one a comment."""
+    texts = [(deploy.ROOT / deploy.INVENTORY).read_text()]
+    for _ in range(2):
+        texts.append(deploy.with_another_node(texts[-1]))
+    hosts = [yaml.safe_load(text)["wsnodes"]["hosts"] for text in texts]
+    assert set(hosts[1]) - set(hosts[0]) == {"node3"}
+    assert set(hosts[2]) - set(hosts[1]) == {"node4"}
+    addresses = [host["ansible_host"] for host in hosts[2].values()]
+    assert len(set(addresses)) == len(addresses)
     with pytest.raises(BenchError, match="no node"):
-        deploy.with_another_node(after)
+        deploy.with_another_node("wsnodes:\n")

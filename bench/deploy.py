@@ -66,7 +66,7 @@ def with_another_node(inventory: str) -> str:
         BenchError: no node is in a comment.
 
     """
-    found = re.search(r"(?m)^( +)# node(\d+)(: .*\.)(\d+)( }\n)", inventory)
+    found = re.search(r'(?m)^( +)# node(\d+)(: .*\.)(\d+)(" }\n)', inventory)
     if found is None:
         raise BenchError(f"{INVENTORY} has no node in a comment")
     indent, number, middle, address, end = found.groups()

@@ -114,24 +114,6 @@ def test_each_certificate_has_an_end(cluster: Cluster) -> None:
     assert counts == {"trixie": "2", "bookworm": "1"}
 
 
-def test_all_services_come_back_when_the_machine_boots_before_the_network(
-    cluster: Cluster,
-) -> None:
-    """Balancer, node, Redis and what watches over them, of which the machine has all."""
-    cluster.boot_without_an_address("trixie")
-    until(cluster.answers, "a client is answered", 60)
-    for service in ("haproxy", "redis-server", "prometheus", "prometheus-alertmanager"):
-        show = f"systemctl show --property NRestarts --value {service}"
-        assert cluster.on("trixie", show) != "0", service
-    test_every_target_is_up(cluster, "trixie")
-    test_every_target_is_up(cluster, "bookworm")
-    assert cluster.on("trixie", "systemctl list-units --failed --no-legend --plain") == ""
-    assert cluster.on("trixie", "systemctl is-active keepalived systemd-journal-upload") == (
-        "active\nactive"
-    )
-    start_receiver(cluster)
-
-
 def logs(cluster: Cluster, *options: str) -> list[dict[str, Any]]:
     """What `wsfleet logs` has."""
     output = cluster.output("logs", "--since", "1h", "--json", *options)
@@ -315,6 +297,23 @@ def test_nobody_else_is_listened_to(cluster: Cluster) -> None:
         collector = {f"{cluster.address(host)}:19532"} if host == WATCHERS[0] else set()
         assert {each for each in listening if each.endswith(":19532")} == collector
         assert cluster.host(host).file("/etc/default/prometheus-redis-exporter").mode == 0o600
+
+
+def test_all_services_come_back_when_the_machine_boots_before_the_network(
+    cluster: Cluster,
+) -> None:
+    """Balancer, node, Redis and what watches over them, of which the machine has all."""
+    cluster.boot_without_an_address("trixie")
+    until(cluster.answers, "a client is answered", 60)
+    for service in ("haproxy", "redis-server", "prometheus", "prometheus-alertmanager"):
+        show = f"systemctl show --property NRestarts --value {service}"
+        assert cluster.on("trixie", show) != "0", service
+    test_every_target_is_up(cluster, "trixie")
+    test_every_target_is_up(cluster, "bookworm")
+    assert cluster.on("trixie", "systemctl list-units --failed --no-legend --plain") == ""
+    assert cluster.on("trixie", "systemctl is-active keepalived systemd-journal-upload") == (
+        "active\nactive"
+    )
 
 
 def test_it_changes_nothing_in_check_mode(cluster: Cluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
+import yaml
 
 from lab.waiting import until
 
@@ -22,6 +25,13 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 WATCHERS = ("trixie", "bookworm")
 RECEIVED = "/run/webhook.jsonl"
+CHAT = ROOT / "examples" / "chat"
+#: Nodes without an application have none of these: the last test deploys one.
+METRICS_OF_APPLICATIONS = [
+    "node_systemd_unit_state",
+    "wsfleet_handler_seconds_bucket",
+    "wsfleet_handler_seconds_count",
+]
 RECEIVER = f"""
 from http.server import BaseHTTPRequestHandler, HTTPServer
 class Receiver(BaseHTTPRequestHandler):
@@ -103,7 +113,7 @@ def test_the_rules_ask_for_what_there_is(cluster: Cluster) -> None:
     assert len(names) > 20, names
     for host in WATCHERS:
         missing = [name for name in names if not cluster.query(host, name)]
-        assert missing == []
+        assert missing == METRICS_OF_APPLICATIONS
 
 
 def test_each_certificate_has_an_end(cluster: Cluster) -> None:
@@ -335,3 +345,45 @@ def test_a_node_that_leaves_is_not_missed(cluster: Cluster) -> None:
 
     expected = {(host, "trixie-8001") for host in WATCHERS}
     until(lambda: asked() == expected, "both have forgotten it")
+
+
+def test_an_application_and_its_processes_are_watched(cluster: Cluster) -> None:
+    """Rules about handlers have their metrics, and a process that does not run is told by name."""
+    given = {
+        "wsnode_app": "chat.app:realtime",
+        "wsnode_app_source": str(CHAT),
+        "wsnode_app_processes": 1,
+        "wsnode_app_check": "/",
+        "wsnode_app_writable_paths": ["/var/lib/chat"],
+        "wsnode_app_environment": {"CHAT_DATABASE": "/var/lib/chat/chat.db"},
+        "wsnode_config": yaml.safe_load((CHAT / "wsfleet.yml").read_text()),
+    }
+    cluster.play("site.yml", "-e", json.dumps(given))
+    asyncio.run(call_a_handler(cluster))
+    for host in WATCHERS:
+        for name in METRICS_OF_APPLICATIONS:
+            until(lambda host=host, name=name: cluster.query(host, name), f"{host} has {name}")
+    down = "ApplicationProcessDown bookworm"
+    with stopped_handlers(cluster):
+        until(lambda: down in told(cluster, "firing"), "it is told", 90)
+    until(lambda: down in told(cluster, "resolved"), "it is over", 90)
+
+
+async def call_a_handler(cluster: Cluster) -> None:
+    """Connect to each node as a client who has not signed in, which the chat's handler refuses."""
+    async with aiohttp.ClientSession() as session:
+        for host in WATCHERS:
+            url = f"https://{cluster.address(host)}:8001/connection/websocket"
+            async with session.ws_connect(url, ssl=cluster.trusted) as socket:
+                await socket.send_json({"id": 1, "connect": {}})
+                await socket.receive()
+
+
+@contextmanager
+def stopped_handlers(cluster: Cluster) -> Iterator[None]:
+    """A process of the application's handlers is away."""
+    cluster.on("bookworm", "systemctl stop wsfleet-app@1")
+    try:
+        yield
+    finally:
+        cluster.on("bookworm", "systemctl start wsfleet-app@1")

@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[3]
 ADMIN = "/run/haproxy/admin.sock"
 MASTER = "/run/haproxy-master.sock"
 SERVERS = "molecule/role-haproxy/servers.yml"
+CONVERGE = "molecule/role-haproxy/converge.yml"
 NAMES = ("trixie", "bookworm")
 RELOADED = "(item=settings other than the servers changed)"
 
@@ -256,6 +257,25 @@ def test_a_failed_reload_is_an_error(
     finally:
         for host in balancers:
             host.check_output("systemctl stop taken")
+
+
+def test_a_limit_that_the_machine_does_not_allow_ends_no_process(
+    balancers: list[Host], become: Callable[..., str], cluster: Cluster
+) -> None:
+    """The role fails before it writes, so the process serves on, and again after a restart."""
+    become([A])
+    before = [workers(host) for host in balancers]
+    result = cluster.playbook(CONVERGE, "-e", json.dumps({"haproxy_maxconn": 2_000_000}))
+    failures = cluster.failures(result.stdout)
+    assert sorted(failures) == sorted(NAMES), result.stdout
+    for printed in failures.values():
+        assert "LimitNOFILE=4005000, which is more open files than this machine allows" in printed
+        assert "lower the variable that it is computed from (haproxy_maxconn" in printed
+    for host, processes in zip(balancers, before, strict=True):
+        assert workers(host) == processes
+        assert "2000000" not in host.check_output("cat /etc/haproxy/haproxy.cfg")
+        host.check_output("systemctl restart haproxy")
+        assert body(host)[:2] == (200, "9001")
 
 
 def test_servers_come_and_go_without_a_reload(

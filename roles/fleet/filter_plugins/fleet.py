@@ -21,6 +21,7 @@ from cluster_members import fleet_hostnames, fleet_members
 from inventory_mistakes import fleet_mistakes
 from redis_access import redis_passwords
 from refusal import refusal
+from taken_ports import taken_ports
 
 
 class FilterModule:
@@ -40,4 +41,5 @@ class FilterModule:
             "netloc": netloc,
             "redis_passwords": redis_passwords,
             "refusal": refusal,
+            "taken_ports": taken_ports,
         }

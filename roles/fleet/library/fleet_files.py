@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -21,6 +23,8 @@ description:
     machine.
   - A file gets its owner, its mode and its content at once, by a rename within its folder.
   - The entries are done in order. An error leaves the entries after it untouched.
+  - A unit file or drop-in file with more open files (C(LimitNOFILE)) than the machine allows is an
+    error. systemd would silently start the service with fewer, and HAProxy then exits.
 options:
   files:
     description: The files, folders and links, and what must not exist.
@@ -107,6 +111,10 @@ StartLimitIntervalSec=0
 Restart=always
 RestartSec=1
 """
+PID1_LIMITS = Path("/proc/1/limits")
+NR_OPEN = Path("/proc/sys/fs/nr_open")
+UNIT_SUFFIXES = (".service", ".service.d/wsfleet.conf")
+OPEN_FILES = re.compile(r"^LimitNOFILE=(\d+)$", re.MULTILINE)
 SUBOPTIONS: dict[str, dict[str, Any]] = {
     "path": {"type": "path", "required": True},
     "state": {
@@ -152,6 +160,40 @@ def drop_in_entries(drop_ins: Mapping[str, str]) -> list[Entry]:
                 file = {"path": f"{folder}/{name}", "state": "file", "content": content}
                 found.append(file | {"mode": "0644", **root})
     return found
+
+
+def allows(files: int) -> bool:
+    """Return whether this machine allows a service so many open files.
+
+    A process with CAP_SYS_RESOURCE raises its limit up to fs.nr_open (setrlimit(2)). Without it, as
+    in a container, a service has the hard limit of PID 1; that of this process may be lower.
+    """
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before[0], max(files, before[1])))
+    except (OSError, ValueError):
+        found = re.search(r"^Max open files +\S+ +(\d+)", PID1_LIMITS.read_text(), re.MULTILINE)
+        return bool(found) and files <= min(int(found[1]), int(NR_OPEN.read_text()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    return True
+
+
+def check_open_files(entry: Entry) -> None:
+    """Check the number of open files of a unit.
+
+    Raises:
+        FailedError: the machine does not allow so many.
+    """
+    if not entry["path"].startswith(FOLDER) or not entry["path"].endswith(UNIT_SUFFIXES):
+        return
+    found = OPEN_FILES.search(entry.get("content") or "")
+    if found and not allows(int(found[1])):
+        raise FailedError(
+            f"{entry['path']} has LimitNOFILE={found[1]}, which is more open files than this "
+            f"machine allows (fs.nr_open is {NR_OPEN.read_text().strip()}; a container may have a "
+            "lower limit): lower the variable that it is computed from (haproxy_maxconn, "
+            "wsnode_max_connections or redis_maxclients), or raise the machine's limit."
+        )
 
 
 class Writer:
@@ -291,6 +333,8 @@ def main() -> None:
     entries = [*module.params["files"], *drop_in_entries(module.params["drop_ins"])]
     writer = Writer(module)
     try:
+        for entry in entries:
+            check_open_files(entry)
         for entry in entries:
             writer.write(entry)
     except FailedError as error:

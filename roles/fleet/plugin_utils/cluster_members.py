@@ -39,7 +39,7 @@ def fleet_members(groups: Groups, hostvars: HostVars, ca: str = "") -> dict[str,
         "listens": listens(groups, hostvars),
         "talks": talks(groups, hostvars),
         "ports": {
-            name: sorted({port for port, _ in listening_ports(Host(name, hostvars[name]), groups)})
+            name: dict(sorted(listening_ports(Host(name, hostvars[name]), groups)))
             for name in _names(groups)
         },
         "roles": {name: host_roles(Host(name, hostvars[name]), groups) for name in _names(groups)},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from addresses import (  # noqa: E402
 from cluster_members import fleet_members  # noqa: E402
 from inventory_mistakes import fleet_mistakes  # noqa: E402
 from refusal import refusal  # noqa: E402
+from taken_ports import taken_ports  # noqa: E402
 
 GROUPS = {"loadbalancers": ["lb1"], "wsnodes": ["node1"], "redis": ["redis1"]}
 HOSTS: dict[str, dict[str, Any]] = {
@@ -209,6 +211,56 @@ def test_an_address_that_the_machine_has_not_is_an_error(
 
 
 @pytest.mark.parametrize(
+    ("local", "name", "taken"),
+    [
+        ("*:80", "apache2", True),
+        ("0.0.0.0:80", "apache2", True),
+        ("[::]:80", "apache2", True),
+        ("10.0.0.11:80", "apache2", True),
+        ("[fd00::11]:80", "apache2", True),
+        ("127.0.0.9:80", "apache2", False),
+        ("10.0.0.11%eth0:80", "apache2", True),
+        ("*:8080", "apache2", False),
+        ("*:8888", "certbot", False),
+        ("*:80", "haproxy", False),
+        ("10.0.0.11:80", "prometheus-redi", False),
+        ("*:80", "", False),
+        ("*:80", "python3", True),
+    ],
+)
+def test_ports_of_other_programs_are_found(local: str, name: str, taken: bool) -> None:
+    """Where a service would listen; not its own ones, nor those of a program that it connects to."""
+    process = f'users:(("{name}",pid=7,fd=3),("{name}",pid=8,fd=3))' if name else ""
+    shown = f"LISTEN 0      4096   {local}    0.0.0.0:*    {process}\n"
+    ports = {80: "haproxy_port", 8888: "haproxy_acme_port"}
+    expected = {"socket": local, "program": f"{name} (process 7)", "variable": "haproxy_port"}
+    found = taken_ports(shown, ports, ["10.0.0.11", "fd00::11"])
+    assert found == ([expected] if taken else [])
+    node = shown.replace("\n", " cgroup:/system.slice/system-wsnode.slice/wsnode@8001.service\n")
+    assert taken_ports(node, ports, ["10.0.0.11", "fd00::11"]) == []
+
+
+def test_a_port_of_another_program_is_an_error(tmp_path: Path) -> None:
+    """It is found with the machine's check, before a restart ends the process that serves."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        host = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "fleet_address": "127.0.0.1",
+            "redis_port": port,
+            "redis_allow_no_password": True,
+        }
+        tasks = [{"ansible.builtin.import_role": {"name": "fleet", "tasks_from": "network"}}]
+        play = {"hosts": "all", "gather_facts": False, "tasks": tasks}
+        output = run_ansible(tmp_path, {"redis": {"hosts": {"redis1": host}}}, play)
+    assert f"(process {os.getpid()}) listens on 127.0.0.1:{port} of redis1" in output
+    assert "stop that program, or change redis_port" in output
+
+
+@pytest.mark.parametrize(
     ("host", "variables", "expected"),
     [
         ("lb1", {"haproxy_maxconn": 600_000}, "is 600000, and must be between 1 and 521788"),
@@ -250,7 +302,8 @@ def test_a_machine_knows_whom_it_connects_to() -> None:
     assert {"address": "fd00::41", "ports": [19532]} in members["talks"]["lb1"]
     assert {"address": "10.0.0.31", "ports": [6379]} in members["talks"]["node1"]
     assert members["talks"]["redis1"] == [{"address": "fd00::41", "ports": [19532]}]
-    assert members["ports"]["mon1"] == [9090, 9093, 9100, 9121, 19532]
+    assert [*members["ports"]["mon1"]] == [9090, 9093, 9100, 9121, 19532]
+    assert members["ports"]["redis1"][6379] == "redis_port"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import grp
 import json
 import os
 import pwd
+import resource
 import stat
 import sys
 from pathlib import Path
@@ -208,3 +209,49 @@ def test_drop_in_files_are_written_after_the_files(
         "a.service.d/wsfleet-boot.conf",
         "a.service.d/wsfleet.conf",
     ]
+
+
+def test_a_limit_that_the_machine_does_not_allow_is_an_error(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is written, also not what precedes it, so a restart does not end the old process."""
+    monkeypatch.setattr(fleet_files, "FOLDER", str(tmp_path))
+    most = int(fleet_files.NR_OPEN.read_text())
+    text = "[Service]\nLimitNOFILE={}\n"
+    first = {"path": tmp_path / "first", "content": "x", "mode": "0600"}
+    for check in (True, False):
+        drop_ins = {"a.service": text.format(most + 1)}
+        result = run(first, check=check, drop_ins=drop_ins)
+        assert f"a.service.d/wsfleet.conf has LimitNOFILE={most + 1}" in result["msg"]
+        unit = {"path": tmp_path / "a@.service", "mode": "0644"}
+        result = run(first, unit | {"content": text.format(most + 1)}, check=check)
+        assert "haproxy_maxconn" in result["msg"]
+    assert not list(tmp_path.iterdir())
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert run(unit | {"content": text.format(hard)})["changed"]
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] == hard
+
+
+@pytest.mark.parametrize(
+    ("hard", "kernel", "wanted", "allowed"),
+    [(20_000, 1 << 20, 20_000, True), (20_000, 1 << 20, 20_001, False), (900, 500, 600, False)],
+)
+def test_the_limit_of_a_container_is_that_of_its_first_process(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hard: int,
+    kernel: int,
+    wanted: int,
+    allowed: bool,
+) -> None:
+    """The limit of a login may be lower, and without CAP_SYS_RESOURCE it cannot be raised."""
+    (tmp_path / "limits").write_text(f"Max open files            1024      {hard}      files\n")
+    (tmp_path / "nr_open").write_text(f"{kernel}\n")
+    monkeypatch.setattr(fleet_files, "PID1_LIMITS", tmp_path / "limits")
+    monkeypatch.setattr(fleet_files, "NR_OPEN", tmp_path / "nr_open")
+
+    def refuse(*_: object) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert fleet_files.allows(wanted) is allowed

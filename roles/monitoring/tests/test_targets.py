@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -57,3 +58,35 @@ def test_nodes_are_asked_as_they_speak(tmp_path: Path, tls: bool) -> None:
     ]
     assert jobs["wsfleet"].get("tls_config") == ({"ca_file": certifi.where()} if tls else None)
     assert "tls_config" not in jobs["redis"]
+
+
+@pytest.mark.parametrize(
+    ("retention", "words"), [("15d", ""), ("1d12h", ""), ("15x", "not a valid duration string")]
+)
+def test_arguments_are_tried_before_they_are_written(
+    tmp_path: Path, retention: str, words: str
+) -> None:
+    """Prometheus reads them in its start alone, after the old process has ended."""
+    role = Path(__file__).resolve().parents[1]
+    variables = yaml.safe_load((role / "vars" / "main" / "main.yml").read_text())
+    (command,) = (
+        file["validate"]
+        for file in variables["_monitoring_arguments"]
+        if file["path"] == "/etc/default/prometheus"
+    )
+    environment = jinja2.Environment(autoescape=False)  # noqa: S701 - no HTML
+    environment.filters["netloc"] = "{}:{}".format
+    text = environment.from_string((role / "templates" / "prometheus.default.j2").read_text())
+    (tmp_path / "prometheus").write_text(
+        text.render(
+            ansible_managed="by the test",
+            _monitoring_bind="127.0.0.1",
+            _monitoring_prometheus_port=9,
+            fleet_host_address="127.0.0.1",
+            _monitoring_retention=retention,
+        )
+    )
+    arguments = shlex.split(command.replace("%s", str(tmp_path / "prometheus")))
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == (1 if words else 0), done.stdout
+    assert words in done.stdout

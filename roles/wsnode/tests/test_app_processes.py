@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 ROLE = ROOT / "roles" / "wsnode"
 TEMPLATES = ("wsnode@.service", "wsfleet-app@.service", "wsfleet-app.socket")
-FILES = ("_wsnode_files", "_wsnode_app_files", "_wsnode_app_units")
+FILES = ("_wsnode_files", "_wsnode_app_files", "_wsnode_app_units", "_wsnode_app_restarts")
 APP: dict[str, Any] = {
     "wsnode_app": "chat.app:realtime",
     "wsnode_app_memory_max": "1G",
@@ -27,6 +27,7 @@ APP: dict[str, Any] = {
     "fleet_spare_files": 1000,
     "fleet_ca": "/etc/wsfleet/tls/ca.pem",
     "fleet_members": {"tls": True},
+    "_wsnode_app_found": [1, 2],
     "_node_exporter_bind": "10.0.0.1",
     "_node_exporter_port": 9100,
 }
@@ -98,6 +99,13 @@ def test_nodes_and_processes_have_one_socket(files: dict[str, str]) -> None:
     units = json.loads(files["_wsnode_app_units"])
     assert units == ["wsfleet-app@1.service", "wsfleet-app@2.service"]
     assert socket["Service"] == units[0]
+
+
+def test_processes_are_restarted_in_one_task(files: dict[str, str]) -> None:
+    """A task with a loop would restart the second one although the first one does not start."""
+    assert json.loads(files["_wsnode_app_restarts"]) == [
+        {"name": f"wsfleet-app@{number}.service", "state": "restarted"} for number in (1, 2)
+    ]
 
 
 def test_a_process_has_what_the_nodes_have(files: dict[str, str]) -> None:

@@ -229,7 +229,7 @@ def test_an_address_that_the_machine_has_not_is_an_error(
     ],
 )
 def test_ports_of_other_programs_are_found(local: str, name: str, taken: bool) -> None:
-    """Where a service would listen; not its own ones, nor those of a program that it connects to."""
+    """Where a service would listen; not its own, nor those of a program that it connects to."""
     process = f'users:(("{name}",pid=7,fd=3),("{name}",pid=8,fd=3))' if name else ""
     shown = f"LISTEN 0      4096   {local}    0.0.0.0:*    {process}\n"
     ports = {80: "haproxy_port", 8888: "haproxy_acme_port"}

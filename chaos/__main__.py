@@ -14,9 +14,11 @@ from wsfleet.cli.errors import EXIT_CANNOT_RUN, EXIT_OK, CannotRun
 from wsfleet.cli.measure.page import check, write
 from wsfleet.cli.measure.report import emit
 
+from chaos import disconnects
 from chaos.clients import Clients
 from chaos.cluster import ROOT, Cluster, CommandError
 from chaos.faults import FAULTS
+from chaos.report import report_of
 from chaos.run import progress, run
 from chaos.schedule import schedule
 
@@ -55,6 +57,13 @@ def arguments() -> argparse.Namespace:
         help="a channel with durability: replicated that is open to everybody",
     )
     parser.add_argument(
+        "--application",
+        action="store_true",
+        help="first deploy chaos/application, whose handlers sleep, block and raise at a rate; "
+        f"clients also use {disconnects.CHANNEL}, its channel. It stays deployed until "
+        "playbooks/rolling_update.yml",
+    )
+    parser.add_argument(
         "--only", default="", metavar="NAME,NAME...", help="only these kinds of faults"
     )
     parser.add_argument(
@@ -66,6 +75,22 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def clients_of(options: argparse.Namespace, cluster: Cluster) -> list[Clients]:
+    """Return the clients of each channel."""
+    channels = {options.channel: False}  # by whether a handler publishes each message once
+    if options.application:
+        channels[disconnects.CHANNEL] = True
+    folder = ROOT / ".cache" / "chaos"
+    return [
+        Clients(
+            *(cluster.url, options.clients, channel, options.rate),
+            folder / f"{cluster.name}-{options.seed}-{channel.replace(':', '-')}.jsonl",
+            keyed=keyed,
+        )
+        for channel, keyed in channels.items()
+    ]
+
+
 def main() -> int:
     """Run the command line, and return the exit code."""
     options = arguments()
@@ -75,7 +100,7 @@ def main() -> int:
         raise CommandError(f"unknown: {', '.join(unknown)}; choose from {', '.join(FAULTS)}")
     path = Path(options.inventory)
     inventory = path.resolve() if len(path.parts) > 1 else ROOT / "inventory" / path
-    cluster = Cluster(inventory)
+    cluster = Cluster(inventory, disconnects.VARIABLES if options.application else ())
     if options.heal:
         cluster.heal()
         return EXIT_OK
@@ -88,9 +113,12 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
-    events = ROOT / ".cache" / "chaos" / f"{cluster.name}-{options.seed}.jsonl"
-    clients = Clients(cluster.url, options.clients, options.channel, options.rate, events)
-    report = run(cluster, steps, clients, options.seed, stop, options.even)
+    outcome = run(
+        *(cluster, steps, clients_of(options, cluster), options.seed, stop),
+        even=options.even,
+        application=options.application,
+    )
+    report = report_of(outcome)
     if options.report:
         write(report, options.report, "scripts/chaos", describe(parse_url(cluster.url)))
     return emit(report, as_json=options.json)

@@ -24,12 +24,23 @@ START_TIMEOUT = 30.0
 
 
 class Clients:
-    """The publishers and subscribers of a run, from the start of the `with` block to `finish`.
+    """The publishers and subscribers of a channel, from the start of the `with` block to `finish`.
 
-    `rate` is messages a second of each publisher.
+    `rate` is messages a second of each publisher. `keyed` means that the channel's handler
+    publishes each message once, however often it is sent.
     """
 
-    def __init__(self, url: str, subscribers: int, channel: str, rate: float, events: Path) -> None:
+    def __init__(
+        self,
+        url: str,
+        subscribers: int,
+        channel: str,
+        rate: float,
+        events: Path,
+        *,
+        keyed: bool = False,
+    ) -> None:
+        self.channel = channel
         self.events = events
         self._report = events.with_suffix(".json")
         room = MOST_DELIVERIES // (PUBLISHERS * subscribers)
@@ -39,6 +50,7 @@ class Clients:
             *("--publishers", str(PUBLISHERS), "--subscribers", str(subscribers)),
             *("--messages", str(messages), "--rate", str(rate), "--timeout", str(RUN_TIMEOUT)),
             *("--channel", channel, "--events", str(events)),
+            *(["--keyed"] if keyed else []),
         ]
 
     def __enter__(self) -> Clients:
@@ -106,7 +118,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 def effects_by_fault(
-    events: Iterable[dict[str, Any]], times: Sequence[tuple[float, float]]
+    effects: Iterable[tuple[str, float, float]], times: Sequence[tuple[float, float]]
 ) -> list[dict[str, Any]]:
     """Return the effects between the start and the end of each fault (Unix times).
 
@@ -114,20 +126,22 @@ def effects_by_fault(
     """
     began = [start for start, _ in times]
     spans = [_Span() for _ in times]
-    for kind, at, seconds in effects(events):
+    for kind, at, seconds in effects:
         number = bisect.bisect_right(began, at)
         if number and at < times[number - 1][1]:
             spans[number - 1].enter(kind, seconds)
     return [span.summary() for span in spans]
 
 
-def timeline(events: Iterable[dict[str, Any]], began: float) -> tuple[Timeline, list[float]]:
+def timeline(
+    effects: Iterable[tuple[str, float, float]], began: float
+) -> tuple[Timeline, list[float]]:
     """Return the latency of deliveries over time and the times of dropped connections.
 
     All times are in seconds after `began` (Unix time).
     """
     delivery, dropped = Timeline(), []
-    for kind, at, seconds in effects(events):
+    for kind, at, seconds in effects:
         if kind == "delivery":
             delivery.add(at - began, seconds)
         elif kind == "dropped":
@@ -135,8 +149,8 @@ def timeline(events: Iterable[dict[str, Any]], began: float) -> tuple[Timeline, 
     return delivery, dropped
 
 
-def effects(events: Iterable[dict[str, Any]]) -> Iterator[tuple[str, float, float]]:
-    """Yield the effects in the events: kind, start (Unix time) and duration in seconds.
+def find_effects(events: Iterable[dict[str, Any]]) -> Iterator[tuple[str, float, float]]:
+    """Yield the effects in the events of a channel: kind, start (Unix time), duration in seconds.
 
     The kinds are dropped, unrecovered, reconnect, ack and delivery. Only the first of several
     acknowledgements or copies counts.

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,14 @@ def command(
 
 
 class Cluster:
-    """The cluster of one inventory; `groups` has the names of its hosts by group."""
+    """The cluster of one inventory; `groups` has the names of its hosts by group.
 
-    def __init__(self, inventory: Path) -> None:
+    `variables` are arguments of each playbook.
+    """
+
+    def __init__(self, inventory: Path, variables: Sequence[str] = ()) -> None:
         self.inventory = inventory
+        self.variables = variables
         self.fleet_file = inventory / ".fleet.json"
         listing = command(["ansible-inventory", f"--inventory={inventory}", "--list"]).stdout
         inventory_data: dict[str, Any] = json.loads(listing)
@@ -107,7 +112,8 @@ class Cluster:
     def address(self, host: str) -> str:
         """Return the address of a machine; in the inventory it contains a variable."""
         variables = self._variables[host]
-        return jinja2.Template(variables["ansible_host"]).render(variables)
+        address: str = jinja2.Template(variables["ansible_host"]).render(variables)
+        return address
 
     def filter(self, host: str, rules: str) -> None:
         """Drop packets of a machine by nftables `rules` in its network namespace."""
@@ -145,7 +151,7 @@ class Cluster:
     def playbook(self, *arguments: str) -> None:
         """Run a playbook."""
         program = ["ansible-playbook", f"--inventory={self.inventory}"]
-        command([*program, *arguments], seconds=PLAYBOOK)
+        command([*program, *arguments, *self.variables], seconds=PLAYBOOK)
 
     def wsfleet(self, *arguments: str, check: bool = True) -> str:
         """Run `wsfleet`, and return its output."""

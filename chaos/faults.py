@@ -33,6 +33,12 @@ ROLES = {"primary": "redis", "active": "loadbalancers", "all": "wsnodes"}
 
 
 @contextmanager
+def nothing(_: Cluster, __: str) -> Iterator[None]:
+    """Inject nothing."""
+    yield
+
+
+@contextmanager
 def machine_killed(cluster: Cluster, host: str) -> Iterator[None]:
     """Cut the power of a machine, and switch it on again."""
     try:
@@ -180,7 +186,11 @@ def clock_stepped(cluster: Cluster, host: str) -> Iterator[None]:
 
 NODE, REDIS, SENTINEL, HAPROXY = "wsnode@*", "redis-server", "redis-sentinel", "haproxy"
 
+#: The control, with which every run begins: what clients see without a fault.
+CONTROL = "no_fault"
+
 FAULTS: dict[str, Fault] = {
+    CONTROL: Fault(nothing, "all", 20.0, 20.0),
     "node_process_killed": Fault(process_killed(NODE), "wsnodes", 0.0, 3.0),
     # After 20 s systemd's watchdog kills it.
     "node_process_frozen": Fault(process_frozen(NODE), "wsnodes", 1.0, 25.0),

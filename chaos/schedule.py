@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from chaos.faults import FAULTS, ROLES
+from chaos.faults import CONTROL, FAULTS, ROLES
 
 
 class Step(NamedTuple):
@@ -21,14 +21,15 @@ class Step(NamedTuple):
 def schedule(
     seed: int, count: int, groups: Mapping[str, Sequence[str]], names: Sequence[str] = ()
 ) -> list[Step]:
-    """Return `count` steps with the faults in `names`, or with all that these hosts allow.
+    """Return the control, and `count` steps with the faults in `names`.
 
-    Each fault is used once, in random order, before any is repeated.
+    Without names they are all that these hosts allow. Each fault is used once, in random order,
+    before any is repeated.
     """
     possible = [
         name
         for name, fault in FAULTS.items()
-        if len(groups[ROLES.get(fault.target, fault.target)]) >= fault.least
+        if name != CONTROL and len(groups[ROLES.get(fault.target, fault.target)]) >= fault.least
     ]
     kinds = [name for name in possible if not names or name in names]
     random_ = random.Random(seed)  # noqa: S311 - it must be repeatable
@@ -41,4 +42,5 @@ def schedule(
                 target = random_.choice(groups[target])
             hold = round(random_.uniform(fault.shortest, fault.longest), 1)
             steps.append(Step(name, target, hold, round(random_.uniform(1, 3), 1)))
-    return steps[:count]
+    control = FAULTS[CONTROL]
+    return [Step(CONTROL, control.target, control.shortest, 1.0), *steps[:count]]

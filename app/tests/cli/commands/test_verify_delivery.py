@@ -78,7 +78,7 @@ def test_an_applications_path_is_an_error(guests: Rig) -> None:
 
 
 def test_the_file_of_events_reproduces_the_account(fleet: Rig, tmp_path: Path) -> None:
-    """The file of events has all that the account is drawn up from, line by line."""
+    """It has all that the account is drawn up from, line by line, and each connection's id."""
     events = tmp_path / "events.jsonl"
     outcome = wsfleet(
         *("verify-delivery", fleet.base_url, "--json", "--events", events),
@@ -89,10 +89,14 @@ def test_the_file_of_events_reproduces_the_account(fleet: Rig, tmp_path: Path) -
     assert first["event"] == "began"
     assert abs(first["time"] - time.time()) < 600
     kinds = Counter(event["event"] for event in others)
-    assert kinds == {"subscribed": 2, "sent": 5, "acknowledged": 5, "received": 10}
+    counts = {"connected": 3, "subscribed": 2, "sent": 5, "acknowledged": 5, "received": 10}
+    assert kinds == counts
     assert [event["at"] for event in others] == sorted(event["at"] for event in others)
+    assert len({event["client"] for event in others if event["event"] == "connected"}) == 3
     log: list[Event] = []
     for event in others:
+        if event["event"] == "connected":
+            continue
         kind = KINDS[event.pop("event")]
         if event.get("position"):
             event["position"] = DeliveryPosition(*event["position"])
@@ -100,6 +104,19 @@ def test_the_file_of_events_reproduces_the_account(fleet: Rig, tmp_path: Path) -
     findings = account_for(Terms(1, 2, 5), log)
     assert findings.clean
     assert findings.delivered == outcome.document["delivered"]
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_keyed_is_what_the_caller_says(fleet: Rig, tmp_path: Path, keyed: bool) -> None:
+    """Only the caller knows whether a handler publishes with the key: then no copy is allowed."""
+    events = tmp_path / "events.jsonl"
+    outcome = wsfleet(
+        *("verify-delivery", fleet.base_url, "--events", events, *(["--keyed"] if keyed else [])),
+        *("--publishers", 1, "--subscribers", 1, "--messages", 2),
+    )
+    assert outcome.code == 0, outcome.stdout + outcome.stderr
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    assert [line["keyed"] for line in lines if line["event"] == "sent"] == [keyed, keyed]
 
 
 @pytest.mark.usefixtures("processes")

@@ -40,6 +40,14 @@ def command(
         str, typer.Option(help="A channel that every client may subscribe and publish to.")
     ] = CHANNEL,
     timeout: Annotated[float, typer.Option(min=1, help="The most seconds for the run.")] = 300.0,
+    keyed: Annotated[
+        bool,
+        typer.Option(
+            "--keyed",
+            help="The channel's publish handler publishes each message with its "
+            "`idempotency_key`: no copy is allowed.",
+        ),
+    ] = False,
     events: Annotated[
         Path | None,
         typer.Option(
@@ -64,7 +72,9 @@ def command(
     check(page)
     endpoint = parse_url(url)
     _check_path(endpoint, protocol)
-    plan = DeliveryPlan(publishers, subscribers, messages, rate, protocol, channel, timeout, events)
+    plan = DeliveryPlan(
+        *(publishers, subscribers, messages, rate, protocol, channel, timeout, keyed, events)
+    )
     report = report_of(run_delivery(endpoint, plan))
     if page is not None:
         write(report, page, "wsfleet", describe(endpoint))

@@ -141,6 +141,9 @@ class _Sdk(centrifuge.ClientEventHandler):  # type: ignore[misc]
         """Disconnect."""
         await self.client.disconnect()
 
+    async def on_connected(self, ctx: centrifuge.ConnectedContext) -> None:
+        self.run.connected(ctx.client)
+
     async def on_error(self, ctx: centrifuge.ErrorContext) -> None:
         self.run.failed(ctx.error)
 
@@ -154,7 +157,7 @@ class _Sdk(centrifuge.ClientEventHandler):  # type: ignore[misc]
 
 
 class SdkPublisher(_Sdk):
-    """A publisher that uses the SDK; its protocol has no idempotency key."""
+    """A publisher that uses the SDK; only a handler can publish with an idempotency key."""
 
     def __init__(self, run: DeliveryRun, number: int) -> None:
         super().__init__(run, f"publisher {number}")
@@ -163,7 +166,7 @@ class SdkPublisher(_Sdk):
     async def work(self) -> None:
         """Publish everything."""
         await self.client.connect()
-        await self.run.publish_all(self._number, self._publish, keyed=False)
+        await self.run.publish_all(self._number, self._publish, keyed=self.run.plan.keyed)
 
     async def _publish(self, message: dict[str, Any]) -> None:
         try:

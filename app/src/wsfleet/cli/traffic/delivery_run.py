@@ -26,7 +26,8 @@ RETRY_PAUSE = 0.2
 class DeliveryPlan:
     """The size of a run: `rate` is messages a second of each publisher, `timeout` seconds in all.
 
-    If `events` is a file, every event is written to it.
+    `keyed` means that a handler publishes each message of the SDK with its `idempotency_key`. If
+    `events` is a file, every event is written to it, and each connection of the SDK with its id.
     """
 
     publishers: int = 4
@@ -36,6 +37,7 @@ class DeliveryPlan:
     protocol: str = "centrifuge"
     channel: str = CHANNEL
     timeout: float = 300.0
+    keyed: bool = False
     events: Path | None = None
 
 
@@ -69,6 +71,10 @@ class DeliveryRun:
             self.account.enter(event)
             self._write(type(event).__name__, event._asdict)
 
+    def connected(self, client: str) -> None:
+        """Write the id of a new connection to the events; the account does not need it."""
+        self._write("connected", lambda: {"at": self.at, "client": client})
+
     def _write(self, kind: str, fields: Callable[[], dict[str, Any]]) -> None:
         if self._log is not None:
             # orjson passes a named tuple, as a position is, to `default`.
@@ -80,7 +86,10 @@ class DeliveryRun:
         self.finishing = True
 
     def message(self, publisher: int, sequence: int) -> dict[str, Any]:
-        """Return a message; its key makes repeated plain messages one publication."""
+        """Return a message; its key makes a repeated message one publication.
+
+        The key is that of the plain protocol. A handler can publish with it as well.
+        """
         return {
             "run": self.id,
             "publisher": publisher,

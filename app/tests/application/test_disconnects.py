@@ -14,7 +14,7 @@ from tests.support.metrics import value
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.peer import Peer
 from tests.support.tokens import token
-from wsfleet.application import disconnects
+from wsfleet.application import disconnects, untold
 from wsfleet.application.port import Connected, Disconnect, DisconnectedCall
 from wsfleet.auth.tokens import Grant
 from wsfleet.protocol.centrifuge.messages import RPCRequest
@@ -345,6 +345,7 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let two calls run, four wait, and read a few entries at once."""
     for name, number in (("CONCURRENCY", 2), ("MAX_WAITING", 4), ("CHUNK", 3)):
         monkeypatch.setattr(disconnects, name, number)
+    monkeypatch.setattr(untold, "CHUNK", 3)
 
 
 def queue_of(node: RunningNode) -> disconnects.Disconnects:

@@ -6,7 +6,8 @@ until the application's backend has been called. So it is told
 - by the client's node, at once, in the background; a node that stops first tells all, and waits for
   that at most until its drain time-out is over;
 - by the next process of the same name, at its start, or by another node within `node_dead_after`
-  seconds and one heartbeat interval, if the client's node died, or stopped before it had told all.
+  seconds and one heartbeat interval, if the client's node died, or stopped before it had told all;
+- one heartbeat interval later, if a node without a handler found them first (`untold`).
 
 A call that fails is repeated, `ATTEMPTS` times in all, and then logged and given up. If the
 application is slow, at most `MAX_WAITING` calls wait in memory. The others are left in Redis and
@@ -24,7 +25,6 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
 
 import msgspec
 import structlog
@@ -39,6 +39,7 @@ from wsfleet.application.port import (
     DisconnectedCall,
     Error,
 )
+from wsfleet.application.untold import CHUNK, chunks, move
 from wsfleet.node.node import Node
 from wsfleet.redis import key_names
 from wsfleet.redis.background import Background
@@ -51,12 +52,8 @@ CONCURRENCY = 64
 ATTEMPTS = 5
 FIRST_PAUSE = 1.0
 """Seconds before the second attempt; before each later one, twice as many."""
-CHUNK = 500
-"""Entries of Redis that are handled at once."""
 MAX_WAITING = 10_000
 """Calls that wait in memory; some kilobytes each, with the headers of the handshake."""
-
-T = TypeVar("T")
 
 
 class Kept(msgspec.Struct, array_like=True, frozen=True):
@@ -90,12 +87,15 @@ class Disconnects:
         self._told: set[bytes] = set()  # and perhaps still in Redis, which did not answer
         self._waiting: deque[DisconnectedCall] = deque()
         self._left_in_redis = False  # whether calls are to be read from there
+        self._finishing = False
+        self._taking = asyncio.Lock()
         self._callers = 0
         self._background = Background(node.metrics.handler_failed)
         self._idle = asyncio.Event()
         self._idle.set()
         node.registry.on_dead.append(self.reap)
         node.registry.on_unknown.append(self.reconcile)
+        node.registry.on_beat.append(self.take_untold)
         node.on_connected.append(self.reconcile)
         node.on_drained.append(self.finish)
 
@@ -134,12 +134,15 @@ class Disconnects:
 
     async def finish(self) -> None:
         """Wait until all has been told; what is left is for the node that reaps this one."""
+        self._finishing = True
         try:
+            async with self._taking:  # a heartbeat may take over those of a dead node
+                pass
             await self._idle.wait()
             await self._remove(list(self._told))
         finally:
             left = len(self._waiting) + self._callers + len(self._told)
-            if left or self._left_in_redis:
+            if left or self._left_in_redis or self._taking.locked():
                 log.warning("disconnects_left", clients=left, more_in_redis=self._left_in_redis)
                 self._node.to_be_reaped = True
 
@@ -152,7 +155,7 @@ class Disconnects:
         await self._remove(list(self._told))
         kept = await self._node.store.call("HGETALL", self._own)
         missing = [client for name, client in self._known.items() if name.encode() not in kept]
-        for some in _chunks(missing):
+        for some in chunks(missing):
             await self._keep(some)
             self._unkept.difference_update(client.id for client in some)
             gone = [client.id.encode() for client in some if client.id not in self._known]
@@ -162,22 +165,36 @@ class Disconnects:
     async def reap(self, node: str) -> None:
         """Take over what a dead node has left: it is in this node's record before it is told.
 
-        Several nodes may do so at once: the one that removes an entry tells it.
+        Raises:
+            UnavailableError: Redis is unavailable, and the next heartbeat tries again; or this node
+                stops, and another one does it.
+        """
+        if self._finishing:
+            raise UnavailableError("this node stops")
+        if taken := await self._take(key_names.node_disconnects(node)):
+            log.warning("dead_node_disconnects_taken", dead=node, clients=taken)
+
+    async def take_untold(self) -> None:
+        """Take over what nodes without a handler have found.
 
         Raises:
             UnavailableError: Redis is unavailable; the next heartbeat tries again.
         """
-        store, theirs = self._node.store, key_names.node_disconnects(node)
-        found = await store.call("HGETALL", theirs)
-        for names in _chunks(list(found)):
-            pairs = [item for name in names for item in (name, found[name])]
-            await store.call("HSET", self._own, *pairs)
-            removed = await asyncio.gather(*(store.call("HDEL", theirs, name) for name in names))
-            won = {name for name, count in zip(names, removed, strict=True) if count}
-            await self._remove([name for name in names if name not in won])
-            self._tell_kept({name: found[name] for name in won})
-        if found:
-            log.warning("dead_node_disconnects_taken", dead=node, clients=len(found))
+        if not self._finishing and (taken := await self._take(key_names.UNTOLD_DISCONNECTS)):
+            log.warning("untold_disconnects_taken", clients=taken)
+
+    async def _take(self, source: str) -> int:
+        """Tell what is in another record; return how much this node has got of it.
+
+        Several nodes may do so at once: the one that removes an entry tells it.
+        """
+        taken = 0
+        async with self._taking:
+            async for moved in move(self._node.store, source, self._own):
+                await self._remove(moved.lost)
+                self._tell_kept(moved.won)
+                taken += len(moved.won)
+        return taken
 
     @property
     def _full(self) -> bool:
@@ -272,11 +289,7 @@ class Disconnects:
     async def _remove(self, names: Sequence[bytes]) -> None:
         """Remove entries; if Redis is unavailable, they are noted and removed later."""
         self._told.update(names)
-        for some in _chunks(list(names)):
+        for some in chunks(list(names)):
             with contextlib.suppress(UnavailableError, RedisError):
                 await self._node.store.call("HDEL", self._own, *some)
                 self._told.difference_update(some)
-
-
-def _chunks(things: list[T]) -> list[list[T]]:
-    return [things[i : i + CHUNK] for i in range(0, len(things), CHUNK)]

@@ -28,6 +28,7 @@ class Registry:
         self._interval = settings.heartbeat_interval
         self._dead_after = settings.node_dead_after
         self._describe = describe
+        self.on_beat: list[Callable[[], Awaitable[None]]] = []
         self.on_dead: list[Callable[[str], Awaitable[None]]] = []
         self.on_unknown: list[Callable[[], Awaitable[None]]] = []
         self.on_wanted: Callable[[str | None], None] = lambda wanted: None
@@ -129,6 +130,8 @@ class Registry:
             for reap in self.on_dead:
                 await reap(name)
             await self._store.function("forget", [key_names.NODES], name, self._dead_after)
+        for work in self.on_beat:
+            await work()
 
     async def _report(self) -> tuple[Any, Any]:
         """Send a heartbeat and this node's report; return its answer and the desired state."""

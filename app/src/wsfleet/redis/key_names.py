@@ -7,6 +7,9 @@ Redis Cluster. Pub/sub is sharded: a pub/sub channel is served where its tag's k
 NODES = "wsfleet:nodes"
 """Sorted set: node name -> time of its last heartbeat, Unix seconds on Redis's clock."""
 
+HANDLERS = "wsfleet:handlers"
+"""Sorted set, as `NODES`: name of a process of `wsfleet app` -> time of its last heartbeat."""
+
 CONTROL = "wsfleet:control"
 """Pub/sub channel of control messages to every node."""
 
@@ -67,6 +70,10 @@ def node_clients(name: str) -> str:
 def node_disconnects(name: str) -> str:
     """Hash: client -> what an application is told of it when it is gone, for the node's clients."""
     return f"wsfleet:node:{name}:disconnects"
+
+
+UNTOLD_DISCONNECTS = "wsfleet:disconnects"
+"""Hash: as `node_disconnects`, of no node: of dead ones that nodes without a handler have found."""
 
 
 def samples(name: str) -> str:

@@ -81,8 +81,7 @@ class Server(uvicorn.Server):
             [*self._routers, *handlers(self._application, self._node.settings.app_socket)],
             self._node.channels,
         )
-        if router is not None:
-            self._centrifuge.route(router)
+        self._centrifuge.route(router)
         await self._node.start()
         clients, internal = _split(sockets)
         try:

@@ -9,6 +9,7 @@ from wsfleet.application.disconnects import Disconnects
 from wsfleet.application.port import Router
 from wsfleet.application.routing import count_from_start
 from wsfleet.application.sessions import Sessions
+from wsfleet.application.untold import Untold
 from wsfleet.broker import control
 from wsfleet.broker.events import BrokerEventHandler, NodeCount
 from wsfleet.channels.publication import Member, Record
@@ -56,12 +57,15 @@ class Centrifuge(BrokerEventHandler):
         node.dispatcher.add(self)
         node.background.append(self.refresh_presence)
 
-    def route(self, router: Router) -> None:
-        """Ask an application's backends from now on: before the node starts."""
+    def route(self, router: Router | None) -> None:
+        """Ask an application's backends, if there are any, from now on: before the node starts."""
         self.router = router
-        count_from_start(self.node.metrics, router, self.node.channels.namespaces)
-        if router.disconnected is not None:
+        if router is not None:
+            count_from_start(self.node.metrics, router, self.node.channels.namespaces)
+        if router is not None and router.disconnected is not None:
             self.disconnects = Disconnects(self.node, router.disconnected)
+        else:
+            Untold(self.node)
 
     async def endpoint(self, websocket: WebSocket, request: Request) -> None:
         """Serve one client."""

@@ -183,25 +183,34 @@ async def test_a_failover_loses_and_doubles_nothing(
         assert len(events.subscribed) == 1, "the subscription never had to be made anew"
 
 
+@pytest.mark.parametrize("once", [{"idempotency_key": "key1"}, {"version": 1}])
 async def test_an_unreplicated_publication_is_not_delivered(
-    sentinel: SentinelTopology, start_node: StartNode, tmp_path: Path
+    sentinel: SentinelTopology, start_node: StartNode, tmp_path: Path, once: dict[str, object]
 ) -> None:
-    """Without replicas `durability: replicated` refuses, and delivers nothing."""
+    """Nor is it acknowledged when it is repeated, on either node, before a replica confirms it."""
     one, two = await nodes(start_node, tmp_path, sentinel.url, "replicated")
-    async with sdk(one) as client, api(two) as http:
+    async with sdk(one) as client, api(one) as http, api(two) as other_http:
         subscription, events = await subscribed(client, "room")
         for replica in sentinel.replicas:
             replica.freeze()
-        request = {"channel": "room", "data": 1, "idempotency_key": "key1"}
-        answer = await http.post("/api/publish", json=request)
+        request = {"channel": "room", "data": 1, **once}
+        answer = await other_http.post("/api/publish", json=request)
         assert answer.json()["error"]["code"] == 100, "not acknowledged"
-        assert events.data == []
         assert (await subscription.history(limit=10)).publications == []
+        answer = await http.post("/api/publish", json=request)
+        assert answer.json()["error"]["code"] == 100, "not acknowledged either"
+        assert events.data == []
         for replica in sentinel.replicas:
             replica.thaw()
         await two.wait_ready()
-        await Publisher(http)("room", 1)
-        await settled(lambda: events.data == [1], "it is heard, once")
+
+        async def acknowledged() -> bool:
+            answer = await other_http.post("/api/publish", json=request)
+            return bool(answer.json().get("result", {}).get("offset") == 1)
+
+        await settled(acknowledged, "the repeated publication is acknowledged, as the first")
+        await settled(lambda: events.data == [1], "it is heard")
+        assert [each.data for each in (await subscription.history(limit=10)).publications] == [1]
 
 
 async def test_a_restart_leaves_numbers_out(

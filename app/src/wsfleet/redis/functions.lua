@@ -138,29 +138,44 @@ end
 -- idempotency key within that many seconds is none: it gets the position of the first. SIZE 0 is a
 -- channel without history: offset 0, nothing kept. A VERSION other than 0 that is not above that of the
 -- last versioned publication is not published, unless VERSION_EPOCH is given and another one than then:
--- the stream's top is returned. Returns {offset, epoch}.
+-- the stream's top is returned, for `confirm` with what is held. Returns {offset, epoch}.
+--
+-- With HOLD, something is written for a publication that is none as well. The first one may be on no
+-- replica yet, and WAIT is about what its own connection has written: a replica that has this has the
+-- first one, too.
 local function publish(keys, args)
   local channel, record, size, once_ttl = args[1], args[2], tonumber(args[3]), tonumber(args[7])
+  local hold = args[8] == '1'
   if once_ttl > 0 then
     local first = redis.call('GET', keys[3])
     if first then
       local offset, epoch = first:match('^(%d+) (.*)$')
+      if hold then
+        redis.call('EXPIRE', keys[2], args[5])
+      end
       return { tonumber(offset), epoch }
     end
   end
   local offset, epoch = 0, ''
   if size > 0 then
     local at = position(keys[1], keys[2], args[6], args[5])
+    if at.sent and not hold then -- it was a channel that holds, and is none any more
+      send_held(keys[1], channel, at, at.offset)
+      redis.call('HDEL', keys[2], 'sent')
+    end
     local version, version_epoch = args[9], args[10]
     if version ~= '0' then
       local last = redis.call('HMGET', keys[2], 'version', 'version_epoch')
       local same = version_epoch == '' or version_epoch == last[2]
       if last[1] and same and not is_above(version, last[1]) then
-        return { at.sent or at.offset, at.epoch }
+        if hold then
+          redis.call('EXPIRE', keys[2], args[5])
+        end
+        return { at.offset, at.epoch }
       end
       redis.call('HSET', keys[2], 'version', version, 'version_epoch', version_epoch)
     end
-    local previous, hold = at.offset, args[8] == '1'
+    local previous = at.offset
     local length = hold and size + HELD or size
     offset, epoch = previous + 1, at.epoch
     if at.life == this_life() then
@@ -178,10 +193,6 @@ local function publish(keys, args)
         redis.call('HSET', keys[2], 'sent', previous)
       end
     else
-      if at.sent then -- it was a channel that holds, and is none any more
-        send_held(keys[1], channel, at, previous)
-        redis.call('HDEL', keys[2], 'sent')
-      end
       send(channel, offset, previous, epoch, record)
     end
   else

@@ -117,16 +117,25 @@ def _is_above(a: bytes, b: bytes) -> bool:
 def publish(database: Database, keys: list[bytes], args: list[bytes]) -> list[Any]:
     """Publish a record; return its offset and epoch."""
     channel, record, size, once_ttl = args[0], args[1], int(args[2]), int(args[6])
+    hold = args[7] == b"1"
     if once_ttl > 0:
         first = database.find(keys[2], bytes)
         if first is not None:
             earlier, _, epoch = first.partition(b" ")
+            if hold:
+                database.expire(keys[1], int(args[4]))
             return [int(earlier), epoch]
     offset, epoch = 0, b""
     if size > 0:
         at = _position(database, keys[0], keys[1], args[5], args[4])
-        if not _is_next_version(database.ensure(keys[1], Hash), *args[8:10]):
-            return [at.top, at.epoch]
+        meta = database.ensure(keys[1], Hash)
+        if at.sent is not None and not hold:  # the channel does not hold publications any more
+            _send_held(database, keys[0], channel, at.epoch, at.sent, at.offset)
+            del meta[b"sent"]
+        if not _is_next_version(meta, *args[8:10]):
+            if hold:
+                database.expire(keys[1], int(args[4]))
+            return [at.offset, at.epoch]
         offset, epoch = _store(database, keys, args, at)
     else:
         _send(database, channel, 0, b"", record)
@@ -162,9 +171,6 @@ def _store(
     if hold:
         meta.setdefault(b"sent", b"%d" % at.offset)
         return offset, at.epoch
-    if at.sent is not None:  # the channel does not hold publications any more
-        _send_held(database, keys[0], channel, at.epoch, at.sent, at.offset)
-        del meta[b"sent"]
     _send(database, channel, offset, at.epoch, record)
     return offset, at.epoch
 

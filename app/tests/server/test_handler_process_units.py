@@ -25,6 +25,8 @@ from tests.support.metrics import reaches
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.redis import RedisServer
 from tests.support.sdk import sdk
+from wsfleet.cli.commands import status
+from wsfleet.config.fleet_file import Fleet
 from wsfleet.server.server import run
 
 CHAT = "tests.support.chat:realtime"
@@ -57,11 +59,12 @@ class Units:
         self._socket.bind(str(path))
         self._socket.listen()
 
-    def start(self) -> int:
+    def start(self, name: str = "") -> int:
         """Start a process, and return its number; what is asked meanwhile waits for it."""
         listening = self._socket.fileno()
         command = [sys.executable, "-c", LAUNCHER, str(listening), CHAT]
-        child = process(command, self._log, self._variables, pass_fds=[listening])
+        variables = self._variables | {"WSFLEET_NODE_NAME": name}
+        child = process(command, self._log, variables, pass_fds=[listening])
         started = self._stack.enter_context(child)
         self.running[started.pid] = started
         return started.pid
@@ -119,6 +122,35 @@ def client_of(node: RunningNode, **headers: str) -> AbstractAsyncContextManager[
 async def answering(client: Any) -> set[int]:
     """Return the processes that answer calls one after the other."""
     return {(await client.rpc("process", None)).data for _ in range(20)}
+
+
+async def test_status_knows_which_processes_run(
+    units: Units, node: RunningNode, backend: RedisServer
+) -> None:
+    """One that died has no heartbeat, one that stopped has left: both are problems."""
+    fleet = Fleet(
+        nodes={node.settings.name: node.url},
+        redis_url=backend.url,
+        base_url=node.url,
+        handlers=["host1-app-1", "host1-app-2"],
+    )
+
+    async def problems() -> list[str]:
+        report = await asyncio.to_thread(status.run, fleet)
+        return [text for text in report.problems if text.startswith("handlers ")]
+
+    async def are(*expected: str) -> bool:
+        found = await problems()
+        return len(found) == len(expected) and all(map(str.startswith, found, expected))
+
+    one, two = units.start("host1-app-1"), units.start("host1-app-2")
+    await settled(lambda: are(), "both run")
+    units.kill(one)
+    dead = "handlers host1-app-1: no heartbeat for "
+    await settled(lambda: are(dead), "the dead process is a problem")
+    await units.terminate(two)
+    stopped = "handlers host1-app-2: the process does not run"
+    await settled(lambda: are(dead, stopped), "the stopped process is a problem")
 
 
 async def test_handlers_know_a_client_as_in_the_nodes_process(

@@ -5,8 +5,16 @@ from __future__ import annotations
 import ipaddress
 from collections import defaultdict
 
-from addresses import is_ip
+from addresses import is_ip, is_network
 from inventory_hosts import Groups, Host, listed
+
+BINDS = (
+    "haproxy_bind",
+    "haproxy_stats_bind",
+    "redis_bind",
+    "sentinel_bind",
+)
+"""Lists of addresses that services listen on."""
 
 
 def address_mistakes(hosts: list[Host]) -> list[str]:
@@ -14,6 +22,7 @@ def address_mistakes(hosts: list[Host]) -> list[str]:
     by_address = defaultdict(list)
     for host in hosts:
         by_address[host.address].append(host.name)
+    empty = [(host, name) for host in hosts for name in BINDS if "" in host.addresses(name)]
     named = [host for host in hosts if host.get("firewall_enabled") and not is_ip(host.address)]
     return (
         [
@@ -22,6 +31,24 @@ def address_mistakes(hosts: list[Host]) -> list[str]:
             for mistake in _spelling_mistakes(
                 f"The address of the host '{host.name}'", host.address
             )
+        ]
+        + [
+            f"The address of the host '{host.name}' is {host.address}, where no other host reaches "
+            "it: set fleet_address, or ansible_host, to one of its addresses in their network."
+            for host in hosts
+            if _is_unreachable(host.address, alone=len(hosts) == 1)
+        ]
+        + [
+            f"{name} of the host '{host.name}' has an empty element, which would be all addresses: "
+            "remove it, or write the address."
+            for host, name in empty
+        ]
+        + [
+            f"firewall_operators of the host '{host.name}' has '{text}', which is neither an "
+            "address nor a network: write 10.0.0.5 or 10.0.0.0/24."
+            for host in hosts
+            for text in host.get("firewall_operators")
+            if not is_network(text)
         ]
         + [
             f"The address of the host '{host.name}' is a name, {host.address}, and the firewall "
@@ -73,6 +100,13 @@ def virtual_address_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
         for host in hosts
         if address in (host.address, host.get("ansible_host"))
     ]
+
+
+def _is_unreachable(address: str, *, alone: bool) -> bool:
+    if not is_ip(address):
+        return False
+    ip = ipaddress.ip_address(address)
+    return ip.is_unspecified or ip.is_multicast or (ip.is_loopback and not alone)
 
 
 def _spelling_mistakes(what: str, address: str) -> list[str]:

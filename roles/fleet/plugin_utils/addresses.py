@@ -17,6 +17,15 @@ def is_ip(address: str) -> bool:
     return True
 
 
+def is_network(text: str) -> bool:
+    """Tell whether it is an address or a network, and no name."""
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
 def netloc(address: str, port: int | str) -> str:
     """Join address and port as URLs and sockets have them: IPv6 in brackets (RFC 3986)."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

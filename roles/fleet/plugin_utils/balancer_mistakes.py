@@ -19,6 +19,9 @@ STICKINESS = re.compile(
     r"cookie|source|path( [1-9]\d?)?|header [A-Za-z0-9!#$&'*+.^_`|~-]+|query [A-Za-z0-9._~-]+"
 )
 """Header names are tokens of RFC 9110, section 5.6.2; `%` HAProxy would not take."""
+COOKIE = re.compile(r"[A-Za-z0-9_-]+")
+"""The part of a token of RFC 6265 that is also no operator of a regular expression."""
+URL = re.compile(r"https?://[^/\s?#]+(/[^\s?#]*)?", re.IGNORECASE)
 PATH = re.compile(r"/[A-Za-z0-9._~!$&*+,;=:@/%-]*")
 
 
@@ -42,6 +45,16 @@ def front_mistakes(balancers: list[Host]) -> list[str]:
         if len({host.get(variable) for host in balancers}) > 1
     ]
     for host in balancers:
+        if not COOKIE.fullmatch(cookie := host.get("haproxy_cookie")):
+            mistakes.append(
+                f"haproxy_cookie of the host '{host.name}' is '{cookie}': use letters, digits, "
+                "'_' and '-'."
+            )
+        if (url := host.get("fleet_base_url")) and not URL.fullmatch(url):
+            mistakes.append(
+                f"fleet_base_url of the host '{host.name}' is '{url}': write it with its scheme, "
+                "like https://ws.example.com."
+            )
         if not STICKINESS.fullmatch(stickiness := host.get("haproxy_stickiness")):
             mistakes.append(
                 f"haproxy_stickiness of the host '{host.name}' is '{stickiness}': make it cookie, "

@@ -47,6 +47,9 @@ def fleet_members(groups: Groups, hostvars: HostVars, ca: str = "") -> dict[str,
         "cookie": loadbalancers[0].get("haproxy_cookie") if loadbalancers else "",
         "stickiness": loadbalancers[0].get("haproxy_stickiness") if loadbalancers else "",
         "nodes": nodes,
+        "handlers": [
+            name for host in hosts_of(groups, "wsnodes", hostvars) for name in handlers(host)
+        ],
         "loadbalancers": [loadbalancer(host) for host in loadbalancers],
         "redis": [redis_server(host) for host in redis],
         "tls": any(
@@ -117,6 +120,12 @@ def node_processes(host: Host) -> list[dict[str, Any]]:
         }
         for port, internal_port in zip(host.wsnode_ports, host.wsnode_internal_ports, strict=True)
     ]
+
+
+def handlers(host: Host) -> list[str]:
+    """Return the names of a host's processes of the application's handlers."""
+    count = int(host.get("wsnode_app_processes")) if host.get("wsnode_app") else 0
+    return [f"{host.wsnode_host_name}-app-{number}" for number in range(1, count + 1)]
 
 
 def loadbalancer(host: Host) -> dict[str, Any]:

@@ -137,7 +137,10 @@ def _list(value: Any) -> Sequence[Any]:
                 "a list, and is text: write its elements between commas, or -e as JSON: "
                 "-e '{\"NAME\": [...]}'."
             )
-        return [element.strip() for element in value.split(",")] if value.strip() else []
+        elements = [element.strip() for element in value.split(",")] if value.strip() else []
+        if "" in elements:  # as an address it would be all addresses
+            raise WrongTypeError("a list without empty elements: remove the comma too many.")
+        return elements
     if isinstance(value, Mapping | bool) or not isinstance(value, Sequence):
         raise _wrong(value, "a list", secret=True)
     return value

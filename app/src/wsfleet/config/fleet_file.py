@@ -41,6 +41,8 @@ class Fleet(Hosts):
     stickiness: str = "cookie"
     #: PEM file of the CA whose certificates the machines have, where they speak TLS.
     ca: Path | None = None
+    #: The processes of the application's handlers, `wsnode_app_processes` on each host of nodes.
+    handlers: list[str] = Field(default_factory=list)
     #: The command that runs a shell command on the machine that collects the logs.
     logs: list[str] = Field(default_factory=list)
     #: The hostname of each host of the inventory, as far as it is known.

@@ -12,6 +12,7 @@ from typing import Any, cast
 import structlog
 import uvicorn
 import uvloop
+from redis.exceptions import RedisError
 from uvicorn.config import STARTUP_FAILURE
 
 from wsfleet.application.application import Application
@@ -20,14 +21,19 @@ from wsfleet.application.realtime.realtime import Realtime
 from wsfleet.config.file import ConfigError
 from wsfleet.config.settings import Settings
 from wsfleet.node.node import Node
+from wsfleet.redis import key_names
+from wsfleet.redis.store import UnavailableError
 from wsfleet.server import systemd
 from wsfleet.server.server import load, read_settings
+from wsfleet.tasks import end
 from wsfleet.telemetry import logs
 
 SOCKET_MODE = 0o660
 """Permissions of the socket: its owner and its group may ask."""
 BACKLOG = 1024
 """Connections that wait to be accepted."""
+KNOWN = 3600
+"""Seconds for which the others know a process that has died."""
 ACCEPTED = 0.1
 """Seconds, before a stop, in which the request of a connection that was just accepted is read."""
 
@@ -66,6 +72,7 @@ class HandlerServer(uvicorn.Server):
         self._realtime.attach(self._node)
         await self._node.start()
         await super().startup(sockets)
+        self._heartbeats = asyncio.create_task(self._beat())
         self._watchdog = asyncio.create_task(
             systemd.keep_watchdog_quiet(lambda: "serving handlers")
         )
@@ -83,8 +90,23 @@ class HandlerServer(uvicorn.Server):
         await super().shutdown(sockets)
         await self._realtime.finish()
         self._watchdog.cancel()
+        await end([self._heartbeats])
+        with contextlib.suppress(UnavailableError, RedisError):
+            await self._node.store.call("ZREM", key_names.HANDLERS, self._node.settings.name)
         await self._node.stop()
         self._realtime.detach(self._node)
+
+    async def _beat(self) -> None:
+        """Send heartbeats, by which `wsfleet status` knows that this process answers."""
+        settings, store = self._node.settings, self._node.store
+        while True:
+            with contextlib.suppress(UnavailableError, RedisError):
+                _, dead = await store.function(
+                    "heartbeat", [key_names.HANDLERS], settings.name, KNOWN
+                )
+                for name in dead:
+                    await store.function("forget", [key_names.HANDLERS], name, KNOWN)
+            await asyncio.sleep(settings.heartbeat_interval)
 
 
 def run(target: str, app_dir: str, listen: str) -> None:

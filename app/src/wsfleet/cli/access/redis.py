@@ -112,6 +112,14 @@ def registry(client: Any) -> dict[str, dict[str, Any]]:
     return nodes
 
 
+def handler_processes(client: Any) -> dict[str, float]:
+    """Return the seconds since the last heartbeat of each process of `wsfleet app`, by name."""
+    seconds, micros = client.time()
+    now = seconds + micros / 1e6
+    beats = client.zrange(key_names.HANDLERS, 0, -1, withscores=True)
+    return {name: round(now - beat, 1) for name, beat in beats}
+
+
 def _since(started: str | None, now: float) -> float | None:
     try:
         return round(now - float(started or ""), 1)

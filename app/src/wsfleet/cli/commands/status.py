@@ -16,7 +16,7 @@ from rich.text import Text
 from wsfleet.cli.access import autoscaling
 from wsfleet.cli.access.fleet_file import Fleet, load_fleet
 from wsfleet.cli.access.http import Answer, Health, ask_all
-from wsfleet.cli.access.redis import connected
+from wsfleet.cli.access.redis import connected, handler_processes
 from wsfleet.cli.access.redis_summary import redis_summary
 from wsfleet.cli.errors import CannotRun
 from wsfleet.cli.measure.report import Report, emit, table, verdict
@@ -24,6 +24,7 @@ from wsfleet.cli.options import FleetFile, Json
 from wsfleet.cluster import haproxy_stats
 from wsfleet.cluster.autoscale_policy import hosts_of
 from wsfleet.cluster.node_state import DRAIN_STATES, READY
+from wsfleet.config.settings import NODE_DEAD_AFTER
 
 Registry = dict[str, dict[str, Any]]
 Statistics = Mapping[str, Answer[haproxy_stats.Rows]]
@@ -66,15 +67,17 @@ def run(fleet: Fleet) -> Report:
             "fleet file with --fleet."
         )
     nodes = _nodes(urls, registered, health, known=redis["reachable"])
+    handlers = _handlers(fleet)
     return Report(
         {
             "nodes": nodes,
             "hosts": _hosts(fleet),
+            "handlers": handlers,
             "loadbalancers": _balancers(fleet, balancers),
             "redis": redis,
         },
-        _views(nodes, balancers, redis),
-        _problems(nodes, balancers, redis),
+        _views(nodes, handlers, balancers, redis),
+        [*_problems(nodes, balancers, redis), *_handler_problems(handlers)],
     )
 
 
@@ -133,6 +136,38 @@ def _hosts(fleet: Fleet) -> dict[str, str]:
     except CannotRun:
         return {}
     return {host.name: host.place.value for host in hosts}
+
+
+def _handlers(fleet: Fleet) -> list[dict[str, Any]]:
+    """Return the processes that run the application's handlers; none without Redis."""
+    if not fleet.handlers:
+        return []
+    try:
+        with connected(fleet.redis_url) as client:
+            ages = handler_processes(client)
+    except CannotRun:
+        return []
+    return [
+        {
+            "name": name,
+            "live": name in ages and ages[name] <= NODE_DEAD_AFTER,
+            "heartbeat_age": ages.get(name),
+        }
+        for name in fleet.handlers
+    ]
+
+
+def _handler_problems(handlers: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"handlers {each['name']}: "
+        + (
+            "the process does not run"
+            if each["heartbeat_age"] is None
+            else f"no heartbeat for {each['heartbeat_age']} s"
+        )
+        for each in handlers
+        if not each["live"]
+    ]
 
 
 def _nodes(
@@ -247,7 +282,12 @@ def _virtual_address_problems(balancers: Statistics) -> list[str]:
     return ["no load balancer has the virtual address"] if len(known) == len(balancers) else []
 
 
-def _views(nodes: list[dict[str, Any]], balancers: Statistics, redis: dict[str, Any]) -> list[Any]:
+def _views(
+    nodes: list[dict[str, Any]],
+    handlers: list[dict[str, Any]],
+    balancers: Statistics,
+    redis: dict[str, Any],
+) -> list[Any]:
     node_fields = ("name", "live", "health", "state", "connections", "version", "uptime")
     server_fields = ("status", "sessions", "check", "seconds_in_status")
     redis_fields = ("connected_clients", "operations_per_second", "state_keys", "connection_keys")
@@ -257,6 +297,17 @@ def _views(nodes: list[dict[str, Any]], balancers: Statistics, redis: dict[str, 
             "nodes",
             ("node", "live", "health", "state", ">connections", "version", ">uptime s"),
             ([node[field] for field in node_fields] for node in nodes),
+        ),
+        *(
+            [
+                table(
+                    "processes of the application's handlers",
+                    ("process", "live", ">last heartbeat s"),
+                    ((each["name"], each["live"], each["heartbeat_age"]) for each in handlers),
+                )
+            ]
+            if handlers
+            else []
         ),
         table(
             "load balancers",

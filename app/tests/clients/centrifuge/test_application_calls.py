@@ -273,7 +273,7 @@ async def test_a_failed_refresh_is_repeated_later(
     start_backend: StartBackend, answer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection stays, whatever happens to the application."""
-    monkeypatch.setattr("wsfleet.clients.centrifuge.connecting.RETRY_RENEWAL", 1)
+    monkeypatch.setattr("wsfleet.clients.centrifuge.application_calls.RETRY_RENEWAL", 1)
     answers = {"connect": lambda _: Connected("ann", expire_at=in_a_second()), "refresh": answer}
     node, backend = await start_backend(answers)
     peer = Peer(node)

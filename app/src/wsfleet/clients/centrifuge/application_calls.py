@@ -1,7 +1,9 @@
 """One client's calls of the application's backends."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from wsfleet.application import port
@@ -13,6 +15,7 @@ from wsfleet.application.sessions import Sessions
 from wsfleet.channels.permissions import Channel
 from wsfleet.clients.centrifuge.errors import DisconnectedError, RefusedError
 from wsfleet.clients.centrifuge.push import Sender
+from wsfleet.clients.centrifuge.timers import RETRY_RENEWAL
 from wsfleet.node.node import Node
 from wsfleet.protocol.centrifuge import messages
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode
@@ -109,18 +112,18 @@ class ApplicationCalls:
 
     # Renewals by the server.
 
-    async def refresh(self, backend: Backend) -> port.Renewed | None:
-        """Renew the connection; return None if that failed: try again later."""
+    async def refresh(self, backend: Backend) -> port.Renewed:
+        """Renew the connection; if that fails, it is extended until the next attempt."""
         return await self._renewed("refresh", "", backend.refresh(port.RefreshCall(self.client)))
 
-    async def sub_refresh(self, backend: Backend, channel: Channel) -> port.Renewed | None:
-        """Renew a subscription; return None if that failed: try again later."""
+    async def sub_refresh(self, backend: Backend, channel: Channel) -> port.Renewed:
+        """Renew a subscription; if that fails, it is extended until the next attempt."""
         call = port.SubRefreshCall(self.client, channel.name, self._short(channel))
         return await self._renewed("sub_refresh", channel.namespace, backend.sub_refresh(call))
 
     def start(self, renewal: Callable[[], Awaitable[None]]) -> None:
         """Run a renewal in the background."""
-        self._application.background.start(renewal())
+        self._application.background.start(self._run(renewal))
 
     # The connection.
 
@@ -159,13 +162,22 @@ class ApplicationCalls:
         if (disconnects := self._application.disconnects) is not None:
             await disconnects.opened(self.client)
 
+    async def _run(self, renewal: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await renewal()
+        except DisconnectedError as error:
+            self._sender.disconnect(error.code)
+
     async def _renewed(
         self, event: str, namespace: str, call: Awaitable[port.Renewed]
-    ) -> port.Renewed | None:
+    ) -> port.Renewed:
         try:
-            return await self._answer(event, namespace, call)
+            renewed = await self._answer(event, namespace, call)
         except RefusedError:
-            return None
+            return port.Renewed(expire_at=int(time.time()) + RETRY_RENEWAL)
+        if 0 < renewed.expire_at <= int(time.time()):
+            return replace(renewed, expired=True)
+        return renewed
 
     async def _answer(self, event: str, namespace: str, call: Awaitable[R]) -> R:
         metrics = self._application.node.metrics

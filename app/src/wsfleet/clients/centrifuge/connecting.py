@@ -17,7 +17,7 @@ from wsfleet.clients.centrifuge.errors import DisconnectedError, RefusedError
 from wsfleet.clients.centrifuge.identity import ClientIdentity
 from wsfleet.clients.centrifuge.push import Sender
 from wsfleet.clients.centrifuge.subscriptions import Subscriptions
-from wsfleet.clients.centrifuge.timers import RETRY_RENEWAL, Timers, ttl
+from wsfleet.clients.centrifuge.timers import Timers, ttl
 from wsfleet.hub.connection import Connection
 from wsfleet.node.node import Node
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode
@@ -262,17 +262,10 @@ class Connecting:
     async def _renew(self, calls: ApplicationCalls, backend: Backend) -> None:
         """Let the application renew the connection, unless something else does meanwhile."""
         expired_at = self._expire_at
-        try:
-            renewed = await calls.refresh(backend)
-        except DisconnectedError as error:
-            self._sender.disconnect(error.code)
-            return
+        renewed = await calls.refresh(backend)
         if self._expire_at != expired_at:
             return
-        now = int(time.time())
-        if renewed is None:
-            self._set_expiry(now + RETRY_RENEWAL)
-        elif renewed.expired or 0 < renewed.expire_at <= now:
+        if renewed.expired:
             self._sender.disconnect(DisconnectCode.EXPIRED)
         else:
             self._new_info(renewed.info)

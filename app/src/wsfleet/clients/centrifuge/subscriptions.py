@@ -1,7 +1,6 @@
 """One client's subscriptions: commands that make, refresh and end them, and the server's API."""
 
 import contextlib
-import time
 from collections.abc import Collection
 from functools import partial
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from wsfleet.clients.centrifuge.membership import Membership
 from wsfleet.clients.centrifuge.push import Format, Sender
 from wsfleet.clients.centrifuge.subscribing import Subscribing
 from wsfleet.clients.centrifuge.subscription_table import Subscription, SubscriptionTable
-from wsfleet.clients.centrifuge.timers import RETRY_RENEWAL, call_at, ttl
+from wsfleet.clients.centrifuge.timers import call_at, ttl
 from wsfleet.hub.connection import Connection
 from wsfleet.node.node import Node
 from wsfleet.protocol.centrifuge.codes import DisconnectCode, ErrorCode, UnsubscribeCode
@@ -292,17 +291,10 @@ class Subscriptions:
     ) -> None:
         """Let the application renew a subscription, unless something else does meanwhile."""
         expired_at = subscription.expire_at
-        try:
-            renewed = await calls.sub_refresh(backend, subscription.channel)
-        except DisconnectedError as error:
-            self._sender.disconnect(error.code)
-            return
+        renewed = await calls.sub_refresh(backend, subscription.channel)
         if subscription.ended is not None or subscription.expire_at != expired_at:
             return
-        now = int(time.time())
-        if renewed is None:
-            self._expire_at(subscription, now + RETRY_RENEWAL)
-        elif renewed.expired or 0 < renewed.expire_at <= now:
+        if renewed.expired:
             self._expired(subscription)
         else:
             if renewed.info is not None:

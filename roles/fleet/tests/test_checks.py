@@ -278,7 +278,7 @@ def test_a_port_of_another_program_is_an_error(tmp_path: Path) -> None:
             "write it in the canonical form, fd00::11 (RFC 5952)",
         ),
         ("lb1", {"ansible_host": "fe80::11"}, "is link-local, fe80::11"),
-        ("lb1", {"fleet_address": "0.0.0.0"}, "is 0.0.0.0, where no other host reaches it"),
+        ("lb1", {"fleet_address": "0.0.0.0"}, "is 0.0.0.0, where no other host reaches it"),  # noqa: S104 - refused
         ("lb1", {"fleet_address": "127.0.0.1"}, "is 127.0.0.1, where no other host reaches it"),
         ("lb1", {"fleet_address": "ff02::1"}, "is ff02::1, where no other host reaches it"),
         ("lb1", {"haproxy_bind": ["10.0.0.11", ""]}, "which would be all addresses: remove it"),

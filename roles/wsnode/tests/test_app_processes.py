@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import configparser
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
-ROLE = ROOT / "roles" / "wsnode"
+from lab.rendering import rendered, template
+
 TEMPLATES = ("wsnode@.service", "wsfleet-app@.service", "wsfleet-app.socket")
 FILES = ("_wsnode_files", "_wsnode_app_files", "_wsnode_app_units", "_wsnode_app_restarts")
 APP: dict[str, Any] = {
@@ -33,48 +30,18 @@ APP: dict[str, Any] = {
 }
 
 
-def rendered(folder: Path, variables: dict[str, Any]) -> dict[str, str]:
+def written(folder: Path, variables: dict[str, Any]) -> dict[str, str]:
     """Return the units and, as JSON, the lists of files and units, as the role makes them."""
-    contents = {
-        name: f"{{{{ lookup('template', '{ROLE}/templates/{name}.j2') }}}}" for name in TEMPLATES
-    }
-    exporter = ROOT / "roles" / "node_exporter" / "templates" / "prometheus-node-exporter.j2"
-    contents["exporter"] = f"{{{{ lookup('template', '{exporter}') }}}}"
+    contents = {name: template("wsnode", name) for name in TEMPLATES}
+    contents["exporter"] = template("node_exporter", "prometheus-node-exporter")
     contents |= {name: f"{{{{ {name} | to_json }}}}" for name in FILES}
-    tasks: list[dict[str, Any]] = [
-        {"include_vars": str(ROLE / "defaults" / "main.yml")},
-        {"include_vars": str(ROOT / "roles" / "fleet" / "vars" / "main" / "sandbox.yml")},
-        {"include_vars": {"dir": str(ROLE / "vars" / "main")}},
-        *(
-            {"copy": {"content": content, "dest": str(folder / name), "mode": "0644"}}
-            for name, content in contents.items()
-        ),
-    ]
-    play = {
-        "hosts": "localhost",
-        "connection": "local",
-        "gather_facts": False,
-        "tasks": tasks,
-        "vars": {"ansible_python_interpreter": sys.executable, "ansible_managed": "Ansible"},
-    }
-    (folder / "play.yml").write_text(json.dumps([play]))
-    subprocess.run(
-        [
-            *(Path(sys.executable).with_name("ansible-playbook"), folder / "play.yml"),
-            *("--extra-vars", json.dumps(variables)),
-        ],
-        env=os.environ | {"ANSIBLE_FILTER_PLUGINS": str(ROOT / "roles/fleet/filter_plugins")},
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    return {name: (folder / name).read_text() for name in contents}
+    return rendered(folder, "wsnode", contents, variables)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return what is written for two processes."""
-    return rendered(tmp_path_factory.mktemp("role"), APP | {"wsnode_app_processes": 2})
+    return written(tmp_path_factory.mktemp("role"), APP | {"wsnode_app_processes": 2})
 
 
 def section(text: str, name: str) -> configparser.SectionProxy:
@@ -130,7 +97,7 @@ def test_the_exporter_shows_the_processes(files: dict[str, str], tmp_path: Path)
     """And no unit of a host without any."""
     assert "--collector.systemd.unit-include=wsfleet-app@.+" in files["exporter"]
     assert "--no-collector.systemd" not in files["exporter"]
-    assert "--no-collector.systemd" in rendered(tmp_path, APP)["exporter"]
+    assert "--no-collector.systemd" in written(tmp_path, APP)["exporter"]
 
 
 def test_a_change_restarts_those_that_read_it(files: dict[str, str], tmp_path: Path) -> None:
@@ -143,13 +110,13 @@ def test_a_change_restarts_those_that_read_it(files: dict[str, str], tmp_path: P
     }
     assert processes - nodes == {"/etc/systemd/system/wsfleet-app@.service"}
     assert {"/etc/wsfleet/wsnode.env", "/etc/wsfleet/app.env"} <= nodes & processes
-    more = rendered(tmp_path, APP | {"wsnode_app_processes": 3})
+    more = written(tmp_path, APP | {"wsnode_app_processes": 3})
     assert {name for name in TEMPLATES if more[name] != files[name]} == set()
 
 
 def test_without_processes_the_node_runs_the_handlers(tmp_path: Path) -> None:
     """It is told of no socket, and waits for none."""
-    files = rendered(tmp_path, APP)
+    files = written(tmp_path, APP)
     assert "wsfleet-app" not in files["wsnode@.service"]
     assert "WSFLEET_APP_SOCKET" not in files["wsnode@.service"]
     assert json.loads(files["_wsnode_app_units"]) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,49 +11,26 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[3]
-ROLE = ROOT / "roles" / "wsnode"
-FLEET_SANDBOX = ROLE.parent / "fleet" / "vars" / "main" / "sandbox.yml"
+from lab.paths import ROOT
+from lab.rendering import rendered, template
+
+FLEET_SANDBOX = ROOT / "roles" / "fleet" / "vars" / "main" / "sandbox.yml"
 SANDBOX = yaml.safe_load(FLEET_SANDBOX.read_text())["fleet_sandbox"].splitlines()
 
 
-def rendered(folder: Path, variables: dict[str, Any]) -> dict[str, str]:
+def written(folder: Path, variables: dict[str, Any]) -> dict[str, str]:
     """Return app.env and, as JSON, the lines of the sandbox, as the role makes them."""
-    defaults = {"include_vars": str(ROLE / "defaults" / "main.yml")}
-    shared = {"include_vars": str(FLEET_SANDBOX)}
-    own = {"include_vars": {"dir": str(ROLE / "vars" / "main")}}
-    write = {
-        "copy": {
-            "content": f"{{{{ lookup('template', '{ROLE}/templates/app.env.j2') }}}}",
-            "dest": str(folder / "app.env"),
-        }
+    contents = {
+        "app.env": template("wsnode", "app.env"),
+        "sandbox": "{{ _wsnode_sandbox | to_json }}",
     }
-    sandbox = {"copy": {"content": "{{ _wsnode_sandbox | to_json }}", "dest": f"{folder}/sandbox"}}
-    play = {
-        "hosts": "localhost",
-        "connection": "local",
-        "gather_facts": False,
-        "tasks": [defaults, shared, own, write, sandbox],
-        "vars": {"ansible_python_interpreter": sys.executable, "ansible_managed": "Ansible"},
-    }
-    (folder / "play.yml").write_text(json.dumps([play]))
-    subprocess.run(
-        [
-            *(Path(sys.executable).with_name("ansible-playbook"), folder / "play.yml"),
-            *("--extra-vars", json.dumps(variables)),
-        ],
-        env=os.environ | {"ANSIBLE_FILTER_PLUGINS": str(ROOT / "roles/fleet/filter_plugins")},
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    return {name: (folder / name).read_text() for name in ("app.env", "sandbox")}
+    return rendered(folder, "wsnode", contents, variables)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return what is written for an application that wants much."""
-    return rendered(
+    return written(
         tmp_path_factory.mktemp("role"),
         {
             "wsnode_app": "main:app",
@@ -98,5 +74,5 @@ def test_an_exception_takes_the_place_of_what_it_excepts(files: dict[str, str]) 
 
 def test_without_an_application_the_sandbox_is_whole(tmp_path: Path) -> None:
     """By the role's defaults."""
-    files = rendered(tmp_path, {})
+    files = written(tmp_path, {})
     assert json.loads(files["sandbox"]) == SANDBOX

@@ -32,17 +32,19 @@ def until(
     """Wait until `condition` holds; the thread does nothing else meanwhile.
 
     Raises:
-        AssertionError: it did not hold within `seconds`; the message names `what`.
+        AssertionError: it did not hold within `seconds`; the message names `what`, and
+            what the condition returned or raised at last.
     """
     problem: Exception | None = None
+    result: Any = None
     for _ in attempts(seconds, pause):
         try:
-            if condition():
+            if result := condition():
                 return
             problem = None
         except UNAVAILABLE as error:
             problem = error
-    raise AssertionError(f"did not happen within {seconds:g} s: {what}") from problem
+    raise _failure(what, seconds, result, problem) from problem
 
 
 async def settled(
@@ -54,18 +56,27 @@ async def settled(
     """Wait until `condition` holds; other tasks run meanwhile. It may be a coroutine function.
 
     Raises:
-        AssertionError: it did not hold within `seconds`; the message names `what`.
+        AssertionError: it did not hold within `seconds`; the message names `what`, and
+            what the condition returned or raised at last.
     """
     problem: Exception | None = None
+    result: Any = None
     deadline = time.monotonic() + seconds
     while True:
         try:
             result = condition()
-            if await result if isinstance(result, Awaitable) else result:
+            if isinstance(result, Awaitable):
+                result = await result
+            if result:
                 return
             problem = None
         except UNAVAILABLE as error:
             problem = error
         if time.monotonic() >= deadline:
-            raise AssertionError(f"did not happen within {seconds:g} s: {what}") from problem
+            raise _failure(what, seconds, result, problem) from problem
         await asyncio.sleep(pause)
+
+
+def _failure(what: str, seconds: float, result: Any, problem: Exception | None) -> AssertionError:
+    seen = f"the condition raised {problem!r}" if problem else f"the condition returned {result!r}"
+    return AssertionError(f"did not happen within {seconds:g} s: {what}; at last {seen}")

@@ -47,6 +47,16 @@ def test_a_timeout_names_the_condition_and_its_cause(sync: bool) -> None:
     with pytest.raises(AssertionError, match=r"within 0\.01 s: it serves") as caught:
         wait(forever, 0.01, sync=sync)
     assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+    assert str(caught.value).endswith(
+        "at last the condition raised ConnectionRefusedError('nobody')"
+    )
+
+
+@SYNC
+def test_a_timeout_names_what_was_seen_instead(sync: bool) -> None:
+    """A condition that returns what it has found explains itself."""
+    with pytest.raises(AssertionError, match=r"it serves; at last the condition returned False"):
+        wait(lambda: False, 0, sync=sync)
 
 
 @SYNC

@@ -52,7 +52,7 @@ async def test_publish_once(pair: Pair, api: Api) -> None:
         again = await api("publish", channel="broadcast", data={"n": 1}, idempotency_key="once")
         assert first == again
         await api("publish", channel="broadcast", data={"n": 2}, tags={"a": "b"})
-        await settled(lambda: len(events.data) == 2, "both")
+        await settled(lambda: len(events.data) == 2, "both publications arrive")
         assert events.data == [{"n": 1}, {"n": 2}]
         assert events.publications[0].pub.info is None
         texts = [await asyncio.wait_for(plain.recv(), TIMEOUT) for _ in range(2)]
@@ -135,11 +135,11 @@ async def test_subscribe_unsubscribe_disconnect_a_user(pair: Pair, api: Api) -> 
     async with sdk(pair[1], token=token("ann"), events=server) as ann, sdk(pair[1]) as other:
         server.log.clear()
         await api("subscribe", user="ann", channel="offers")
-        await settled(lambda: len(server.log) == 1, "subscribed")
+        await settled(lambda: len(server.log) == 1, "the client is subscribed")
         await api("publish", channel="offers", data="cheap")
-        await settled(lambda: len(server.log) == 2, "heard")
+        await settled(lambda: len(server.log) == 2, "the publication is in the log")
         await api("unsubscribe", user="ann", channel="offers")
-        await settled(lambda: len(server.log) == 3, "unsubscribed")
+        await settled(lambda: len(server.log) == 3, "the client is unsubscribed")
         await api("disconnect", user="ann")
         await settled(lambda: len(server.log) >= 4, "disconnected")
         assert server.log[:3] == [
@@ -170,7 +170,7 @@ async def test_a_late_subscription_of_a_gone_client_is_removed(
         monkeypatch.setattr(broker, "presence_add", slow_join)
         await api("subscribe", user="ann", channel="offers")
         await asked.wait()
-    await settled(lambda: len(pair[1].node.hub) == 0, "gone")
+    await settled(lambda: len(pair[1].node.hub) == 0, "the client has left")
     go_on.set()
     await joined.wait()
 
@@ -216,7 +216,7 @@ async def test_channels_and_info_count_clients(pair: Pair, api: Api) -> None:
             lambda: two.node.hub.count("json websocket publications room") == 0, "unsubscribed"
         )
         assert (await api("channels", pattern="r*"))["channels"] == {"room": {"num_clients": 1}}
-        await settled(lambda: len(two.node.hub) == 1, "gone")
+        await settled(lambda: len(two.node.hub) == 1, "the client has left")
         assert await info() == [("node1", 1, 1, 2, 2), ("node2", 1, 1, 1, 1)]
         assert all(node["uptime"] >= 0 and node["version"] for node in (await api("info"))["nodes"])
 

@@ -69,7 +69,9 @@ async def test_a_room(node: RunningNode) -> None:
         async with opened(node, "/room/a"), opened(node, "/room/b") as elsewhere:
             await settled(lambda: value(node, "connections", protocol="application") == 4, "in")
         assert elsewhere.close_code == 1000
-        await settled(lambda: value(node, "connections", protocol="application") == 2, "out")
+        await settled(
+            lambda: value(node, "connections", protocol="application") == 2, "the clients have left"
+        )
         for number in range(50):
             await one.send(str(number))
         for client in (one, other):

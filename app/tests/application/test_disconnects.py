@@ -114,16 +114,16 @@ async def test_a_failed_call_is_repeated_and_then_given_up(
     async with Peer(node):
         pass
     await backend.called("disconnected", 3)
-    await settled(lambda: _gone(store, node), "told")
+    await settled(lambda: _gone(store, node), "the application is told")
     backend.answers["disconnected"] = Disconnect(4000, "no")
     async with Peer(node):
         pass
     await backend.called("disconnected", 4)
-    await settled(lambda: _gone(store, node), "told")
+    await settled(lambda: _gone(store, node), "the application is told")
     backend.answers["disconnected"] = FAILED
     async with Peer(node):
         pass
-    await settled(lambda: _gone(store, node), "given up")
+    await settled(lambda: _gone(store, node), "the call is given up")
     assert len(backend.calls["disconnected"]) == 4 + disconnects.ATTEMPTS
     labels = {"event": "disconnected", "namespace": "", "reason": "exception"}
     assert value(node, "handler_errors_total", **labels) == 2 + disconnects.ATTEMPTS
@@ -183,9 +183,9 @@ async def test_the_clients_of_a_dead_node_are_told_once_each(
         async def forgotten() -> bool:
             return dead.settings.name not in await store.zrange(key_names.NODES, 0, -1)
 
-        await settled(forgotten, "reaped")
+        await settled(forgotten, "the dead node is reaped")
         backends = [backend for _, backend in alive]
-        await settled(lambda: told(*backends).total() >= 20, "told")
+        await settled(lambda: told(*backends).total() >= 20, "the application is told")
         for node, _ in alive:
             await settled(lambda: _gone(store, node), "nothing is left to tell")  # noqa: B023
         assert told(*backends) == dict.fromkeys(names, 1)
@@ -208,7 +208,7 @@ async def test_the_next_process_of_a_name_tells_what_the_last_one_left(
         await first.crash()
     second, of_second = await start_backend(ANSWERS, UNLIMITED, node_name="phoenix")
     await of_second.called("disconnected", 3)
-    await settled(lambda: _gone(store, second), "told")
+    await settled(lambda: _gone(store, second), "the application is told")
     assert told(of_second) == dict.fromkeys(names, 1)
 
 
@@ -237,8 +237,8 @@ async def test_what_another_program_wrote_is_dropped(
     async def reaped() -> bool:
         return await store.zscore(key_names.NODES, "dead") is None
 
-    await settled(reaped, "reaped")
-    await settled(lambda: _gone(store, node), "dropped")
+    await settled(reaped, "the dead node is reaped")
+    await settled(lambda: _gone(store, node), "the record is dropped")
     assert "disconnected" not in backend.calls
     assert node.node.not_ready_reason() is None
 
@@ -308,7 +308,7 @@ async def test_what_a_dead_node_has_left_does_not_fill_the_memory(
     await queue_of(node).reap("dead")
     assert len(queue_of(node)._waiting) == 4
     backend.release("disconnected")
-    await settled(lambda: _gone(store, node), "told")
+    await settled(lambda: _gone(store, node), "the application is told")
     assert told(backend) == dict.fromkeys(names, 1)
 
 
@@ -337,7 +337,7 @@ async def test_those_left_in_redis_are_read_when_it_is_back(
     assert told(backend).total() == 6
     monkeypatch.undo()
     await queue.reconcile()
-    await settled(lambda: _gone(store, node), "told")
+    await settled(lambda: _gone(store, node), "the application is told")
     assert told(backend) == dict.fromkeys(names, 1)
 
 
@@ -372,7 +372,7 @@ async def test_of_several_nodes_that_reap_at_once_one_tells(
     reaps = [reap for node, _ in pairs for reap in node.node.registry.on_dead]
     await asyncio.gather(*(reap("dead") for reap in reaps))
     backends = [backend for _, backend in pairs]
-    await settled(lambda: told(*backends).total() >= len(names), "told")
+    await settled(lambda: told(*backends).total() >= len(names), "the application is told")
     for node, _ in pairs:
         await settled(lambda: _gone(store, node), "nothing is left to tell")  # noqa: B023
     assert told(*backends) == dict.fromkeys(names, 1)

@@ -169,7 +169,7 @@ async def test_the_disconnect_handler_has_the_session(
     async def saved() -> bool:
         return bool(await store.hget(KEY, "left") == "1000")
 
-    await settled(saved, "saved")
+    await settled(saved, "the session is saved")
     assert await store.hget(KEY, "a") == "1"
 
 

@@ -57,7 +57,7 @@ async def test_a_recovery_over_the_limit_fails_once(node: RunningNode, store: An
     async with sdk(node) as client:
         subscription, events = await subscribed(client, "news")
         await published(node, "news", 1000)
-        await settled(partial(has, events.publications, 1), "heard")
+        await settled(partial(has, events.publications, 1), "the publication arrives")
         for missed, recovered in ((9, True), (500, False)):
             await subscription.unsubscribe()
             events.subscribed.clear()
@@ -166,7 +166,7 @@ async def test_a_live_publication_does_not_complete_a_limited_recovery(
         reading = await read(*args, **options)
         top = channel.stream.offset
         await published(node, "news", 10)
-        await settled(lambda: channel.stream.offset == top + 1, "it came")
+        await settled(lambda: channel.stream.offset == top + 1, "the publication arrives")
         return reading
 
     monkeypatch.setattr(following, "read_history", and_then_comes_more)
@@ -203,13 +203,13 @@ async def test_a_large_gap_is_filled_in_portions(
     async with sdk(node) as client:
         _, events = await subscribed(client, "news")
         await published(node, "news", 1)
-        await settled(partial(has, events.publications, 1), "heard")
+        await settled(partial(has, events.publications, 1), "the publication arrives")
         monkeypatch.setattr(following, "read_history", noted)
         monkeypatch.setattr(own._subscriber, "_on_message", lambda *_: None)
         await published(node, "news", *[1000] * 100)
         monkeypatch.setattr(own._subscriber, "_on_message", hear)
         await published(node, "news", 1)
-        await settled(partial(has, events.publications, 102), "all came")
+        await settled(partial(has, events.publications, 102), "all publications arrive")
         assert events.offsets == list(range(1, 103))
     assert len(readings) >= 20
     assert max(len(reading.entries) for reading in readings) <= 5

@@ -71,7 +71,7 @@ async def test_foreign_keys_in_redis_end_no_node(start_node: StartNode, store: A
     async def alive() -> bool:
         return float(await store.zscore("wsfleet:nodes", "node1")) > float(before) + 0.5
 
-    await settled(alive, "signs of life")
+    await settled(alive, "both nodes have sent a heartbeat")
     assert not node.task.done()
     assert node.node.not_ready_reason() is None
 

@@ -93,7 +93,7 @@ async def _publish(api: httpx.AsyncClient, count: int) -> None:
             answer = await api.post("/api/publish", json=message)
             return answer.status_code == 200 and "result" in answer.json()
 
-        await settled(published, "published")
+        await settled(published, "the publication arrives")
         await asyncio.sleep(0.01)
 
 

@@ -198,4 +198,4 @@ def test_under_fault_nothing_acknowledged_is_lost(
         print(outcome.stdout)  # shown if there are some to the end
         return outcome.code == 0
 
-    until(no_orphans, "no orphans")
+    until(no_orphans, "no state has lost its owner")

@@ -107,7 +107,7 @@ async def test_only_a_command_that_cannot_be_sent_fails(redis_server: str, part:
     """Those that share its round trip are answered, and so are those after it."""
     store = Store(Settings(redis_url=redis_server, redis_timeout=0.5))
     tasks = [asyncio.create_task(loop) for loop in store.loops()]
-    await settled(lambda: store.connected, "connected")
+    await settled(lambda: store.connected, "the store is connected")
     answers: Any = await asyncio.gather(
         store.call("SET", "a", 1),
         store.call("SET", "b", part),

@@ -42,7 +42,7 @@ async def test_the_handlers_of_a_realtime_decide(start_node: StartNode, guest_co
         subscription, events = await subscribed(client, "room:1")
         assert events.subscribed[0].data == {"topic": "1"}
         await subscription.publish({"text": "hello"})
-        await settled(lambda: events.data == [{"text": "HELLO"}], "published")
+        await settled(lambda: events.data == [{"text": "HELLO"}], "the publication arrives")
         (publication,) = (ctx.pub for ctx in events.publications)
         assert (publication.tags, publication.info.conn_info) == ({"by": "ann"}, {"name": "ann"})
         with pytest.raises(CentrifugeError, match="at least 1 character"):

@@ -71,7 +71,7 @@ async def _a_client_recovers(http: httpx.AsyncClient) -> None:
         _, events = await subscribed(client, "news")
         first = await api("publish", channel="news", data=0, idempotency_key="once")
         assert await api("publish", channel="news", data=0, idempotency_key="once") == first
-        await settled(partial(has, events.data, 1), "heard")
+        await settled(partial(has, events.data, 1), "the publication arrives")
         [member] = (await api("presence", channel="news"))["presence"].values()
         assert member["user"] == ""
         await client.disconnect()

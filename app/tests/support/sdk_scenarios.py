@@ -178,7 +178,7 @@ async def features(cluster: Cluster, channel: str, _: Step) -> Any:
     await settled(lambda: len(seen.leaves) == 1, "bob left")
 
     await cluster.api("unsubscribe", user="ann", channel=channel)
-    await settled(lambda: len(seen.unsubscribed) == 1, "unsubscribed")
+    await settled(lambda: len(seen.unsubscribed) == 1, "the client is unsubscribed")
     await room.subscribe()
     await room.ready(5)
     await cluster.api("publish", channel=channel, data="again")
@@ -227,7 +227,7 @@ async def refresh(cluster: Cluster, channel: str, _: Step) -> Any:
     _, seen = await _subscribe(ann, f"${channel}", get_token=get_sub_token)
     await settled(lambda: len(tokens) >= 6 and len(sub_tokens) >= 6, "five refreshes of each")
     await cluster.api("publish", channel=f"${channel}", data="still here")
-    await settled(lambda: len(seen.publications) == 1, "heard")
+    await settled(lambda: len(seen.publications) == 1, "the publication arrives")
     await ann.disconnect()
     return {
         "connections": len(events.connected),
@@ -252,9 +252,12 @@ async def killed(cluster: Cluster, channel: str, step: Step) -> Any:
         await news.publish(n)
     await settled(lambda: len(seen.publications) == 5, "the first five")
     await step("kill", events.connected[0], channel)
-    await settled(lambda: len(seen.publications) == 10 and len(seen.subscribed) == 2, "recovered")
+    await settled(
+        lambda: len(seen.publications) == 10 and len(seen.subscribed) == 2,
+        "the missed publications arrive",
+    )
     await news.publish(10)
-    await settled(lambda: len(seen.publications) == 11, "live again")
+    await settled(lambda: len(seen.publications) == 11, "the client gets publications again")
     present = sorted(set(await _users(news)))
     await ann.disconnect()
     return {
@@ -277,7 +280,7 @@ async def _away(cluster: Cluster, channel: str, step: Step, *, wiped: bool) -> A
     ann = cluster.client(token=cluster.token(sub="ann"))
     _, seen = await _subscribe(ann, channel)
     await cluster.api("publish", channel=channel, data="heard")
-    await settled(lambda: len(seen.publications) == 1, "heard")
+    await settled(lambda: len(seen.publications) == 1, "the publication arrives")
     await ann.disconnect()
     if wiped:
         await step("wipe")
@@ -290,9 +293,9 @@ async def _away(cluster: Cluster, channel: str, step: Step, *, wiped: bool) -> A
 
         await settled(forgotten, "the history expired")
     await ann.connect()
-    await settled(lambda: len(seen.subscribed) == 2, "subscribed again")
+    await settled(lambda: len(seen.subscribed) == 2, "the client is subscribed again")
     await cluster.api("publish", channel=channel, data="live")
-    await settled(lambda: len(seen.publications) == 2, "live again")
+    await settled(lambda: len(seen.publications) == 2, "the client gets publications again")
     await ann.disconnect()
     return {"subscribed": seen.subscribed, "publications": seen.data}
 

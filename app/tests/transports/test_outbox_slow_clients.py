@@ -70,7 +70,7 @@ async def test_a_large_publication_of_the_api_arrives(node: RunningNode, protobu
         for number in range(1, 4):
             response = await http.post("/api/publish", json={"channel": "news", "data": data})
             assert response.json()["result"]["offset"] == number
-        await settled(partial(has, events.publications, 3), "all came")
+        await settled(partial(has, events.publications, 3), "all publications arrive")
         wanted = json.dumps(data).encode() if protobuf else data
         assert events.data == [wanted] * 3
         assert connections.count == 1
@@ -82,18 +82,18 @@ async def test_a_recovery_of_the_whole_history_arrives(node: RunningNode) -> Non
     async with sdk(node, events=connections) as client:
         subscription, events = await subscribed(client, "news")
         await published(node, "news", 950)
-        await settled(partial(has, events.publications, 1), "heard")
+        await settled(partial(has, events.publications, 1), "the publication arrives")
         await client.disconnect()
         publisher = Member("ann", "b5b5a6d4-2d3b-4b52-9d5b-2a4ee7f3a1c0", b'{"name":"Ann"}')
         record = Record(data=json.dumps("x" * 950).encode(), time=1, publisher=publisher)
         for _ in range(1000):
             await node.node.broker.publish("news", OPTIONS, record)
         await client.connect()
-        await settled(partial(has, events.publications, 1001), "recovered")
+        await settled(partial(has, events.publications, 1001), "the missed publications arrive")
         assert events.offsets == list(range(1, 1002))
         assert events.subscribed[-1].recovered
         await subscription.publish("next")
-        await settled(partial(has, events.publications, 1002), "the next one")
+        await settled(partial(has, events.publications, 1002), "the next publication arrives")
         assert connections.count == 2
 
 
@@ -103,11 +103,11 @@ async def test_the_largest_publication_is_recovered(node: RunningNode) -> None:
     async with sdk(node) as client:
         _, events = await subscribed(client, "news")
         await published(node, "news", size)
-        await settled(partial(has, events.publications, 1), "heard")
+        await settled(partial(has, events.publications, 1), "the publication arrives")
         await client.disconnect()
         await published(node, "news", size)
         await client.connect()
-        await settled(partial(has, events.publications, 2), "recovered")
+        await settled(partial(has, events.publications, 2), "the missed publications arrive")
         assert events.subscribed[-1].recovered
         assert [len(data) for data in events.data] == [size, size]
 
@@ -123,7 +123,10 @@ async def test_a_burst_and_a_gap_that_come_in_one_tick_arrive(
         _, two = await subscribed(client, "two")
         await published(node, "one", 1)
         await published(node, "two", 1)
-        await settled(lambda: has(one.publications, 1) and has(two.publications, 1), "both")
+        await settled(
+            lambda: has(one.publications, 1) and has(two.publications, 1),
+            "both clients get the publication",
+        )
         for gap in (False, True):
             before = len(one.publications)
             hear = own.followed._subscriber._on_message
@@ -144,7 +147,7 @@ async def test_a_burst_and_a_gap_that_come_in_one_tick_arrive(
             wanted = before + 30 + gap
             await settled(partial(has, one.publications, wanted), "all of the first came")
         for events in (one, two):
-            await settled(partial(reaches, events.publications, 61), "all came")
+            await settled(partial(reaches, events.publications, 61), "all publications arrive")
             assert events.offsets == list(range(1, len(events.offsets) + 1))
         assert connections.count == 1
 
@@ -207,7 +210,7 @@ async def test_a_client_that_does_not_read_costs_one_reply(
     writer.write(HANDSHAKE.replace(b"/ws", b"/connection/websocket"))
     everything = [{"id": 1, "connect": {}}, *commands]
     writer.write(masked(TEXT, "\n".join(map(json.dumps, everything)).encode()))
-    await settled(lambda: len(node.node.hub) == 1, "it came")
+    await settled(lambda: len(node.node.hub) == 1, "the client is connected")
     connection = next(iter(node.node.hub))
     most = 0
 

@@ -161,7 +161,7 @@ async def test_messages_before_an_end_are_not_waited_for_without_end(
     monkeypatch.setattr(websocket, "CLOSE_TIMEOUT", 0.2)
     node = await start_node(redis_timeout=5)
     async with upgraded(node) as peer:
-        await settled(lambda: len(node.node.hub) == 1, "it came")
+        await settled(lambda: len(node.node.hub) == 1, "the client is connected")
         redis_process.freeze()
         peer.write(masked(TEXT, b"one") * 5 + masked(CLOSE, b"\x03\xe8"))
         assert await peer.rest() == close_frame(1000, "")
@@ -175,7 +175,7 @@ async def test_a_close_without_an_answer_ends(
     monkeypatch.setattr(websocket, "CLOSE_TIMEOUT", 0.2)
     node = await start_node()
     async with upgraded(node) as peer:
-        await settled(lambda: len(node.node.hub) == 1, "it came")
+        await settled(lambda: len(node.node.hub) == 1, "the client is connected")
         next(iter(node.node.hub)).close(4321, "go")
         assert await peer.rest() == close_frame(4321, "go")
     assert not len(node.node.hub)
@@ -231,7 +231,7 @@ async def test_a_flood_of_pings_fills_no_memory(start_node: StartNode) -> None:
     """Who pings and does not read gets no more pongs than fit a small buffer; a metric says so."""
     node = await start_node()
     async with upgraded(node) as peer:
-        await settled(lambda: len(node.node.hub) == 1, "it came")
+        await settled(lambda: len(node.node.hub) == 1, "the client is connected")
         connection = next(iter(node.node.hub))
         for _ in range(200):
             peer.write(masked(PING, b"x" * 125) * 500)

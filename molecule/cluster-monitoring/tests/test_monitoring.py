@@ -210,7 +210,7 @@ def test_grafana_gets_its_dashboard_where_it_is(cluster: Cluster) -> None:
 @pytest.mark.parametrize("host", WATCHERS)
 def test_a_healthy_cluster_has_no_alerts(cluster: Cluster, host: str) -> None:
     """Not even about to be told, and all rules could be evaluated."""
-    until(lambda: cluster.prometheus(host, "alerts")["alerts"] == [], "no alert", 60)
+    until(lambda: cluster.prometheus(host, "alerts")["alerts"] == [], "no alert fires", 60)
     groups = cluster.prometheus(host, "rules")["groups"]
     assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
     assert told(cluster, "firing") == {}
@@ -223,7 +223,7 @@ def test_old_workers_of_haproxy_are_counted(cluster: Cluster) -> None:
         (result,) = cluster.query("trixie", "wsfleet_haproxy_workers")
         return int(result["value"][1])
 
-    until(lambda: workers() == 1, "no old worker")
+    until(lambda: workers() == 1, "the old worker has ended")
     with cluster.wsfleet("load", cluster.url, "--clients", "4", "--duration", "60") as load:
         try:
             until(lambda: sum(cluster.connections().values()) == 4, "clients are in")

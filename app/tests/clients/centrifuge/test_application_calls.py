@@ -298,7 +298,7 @@ async def test_the_api_s_refresh_holds_for_a_renewal_under_way(
     await server_api.post(f"{node.url}/api/refresh", json={"user": "ann", "expire_at": later})
     await settled(lambda: len(peer.replies) == 2, "told of the API's refresh")
     backend.release("refresh")
-    await settled(lambda: not backend.running, "answered")
+    await settled(lambda: not backend.running, "the handlers have answered")
     assert peer.replies[1].push is not None
     assert not peer.replies[1].push.event.expires  # type: ignore[union-attr]
     assert await peer.result(RPCRequest(method="x")) is None  # it is still there
@@ -359,7 +359,7 @@ async def test_the_application_refuses_a_subscribe(start_backend: StartBackend) 
         answers["subscribe room"] = Disconnect(4001, "come again")
         await peer.ask(SubscribeRequest("room:2"))
         assert peer.close_code == 4001
-    await settled(lambda: not list(node.node.users), "gone")
+    await settled(lambda: not list(node.node.users), "the client has left")
     assert await node.node.broker.members("room:1") == {}
 
 
@@ -396,7 +396,9 @@ async def test_a_subscription_of_the_application_expires(
         assert (call.channel, call.name) == ("room:1", "1")
         (client,) = node.node.users.of("ann")
         live = client.subscriptions.table.live  # type: ignore[attr-defined]
-        await settled(lambda: live["room:1"].member.chan_info == b"5", "renewed")
+        await settled(
+            lambda: live["room:1"].member.chan_info == b"5", "the subscription is renewed"
+        )
         assert not peer.pushes(Unsubscribe, "room:1")
         client.subscriptions._expire_at(live["room:1"], in_a_second())  # type: ignore[attr-defined]
         await peer.until(lambda: bool(peer.pushes(Unsubscribe, "room:1")))

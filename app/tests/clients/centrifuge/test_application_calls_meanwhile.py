@@ -130,7 +130,7 @@ async def test_nothing_is_left_or_counted_of_a_client_that_goes(
         await backend.called(event)
         assert value(node, "handlers_running", **label(event)) == 1
     await settled(lambda: not backend.running, "cancelled")
-    await settled(lambda: not node.node.hub and not list(node.node.users), "gone")
+    await settled(lambda: not node.node.hub and not list(node.node.users), "the client has left")
     assert await node.node.broker.members("room:1") == {}
     assert await kept(node) == 0
     assert value(node, "handlers_running", **label(event)) == 0
@@ -156,7 +156,7 @@ async def test_what_ends_connections_holds_for_a_call_under_way(
         await peer.until(lambda: peer.close_code == code)
         backend.release(event)
     assert not peer.answered(number)
-    await settled(lambda: not node.node.hub and not list(node.node.users), "gone")
+    await settled(lambda: not node.node.hub and not list(node.node.users), "the client has left")
     assert await node.node.broker.members("room:1") == {}
     assert await kept(node) == 0
     assert value(node, "handler_seconds_count", **label(event)) == 0
@@ -174,7 +174,7 @@ async def test_unsubscribe_holds_for_a_subscribe_under_way(
         await server_api.post(f"{node.url}/api/unsubscribe", json={"user": "ann"})
         (client,) = node.node.users.of("ann")
         table = client.subscriptions.table  # type: ignore[attr-defined]
-        await settled(lambda: "room:1" not in table, "ended")
+        await settled(lambda: "room:1" not in table, "the subscription has ended")
         backend.release("subscribe room")
         await peer.until(lambda: bool(peer.pushes(Unsubscribe, "room:1")))
         (reply,) = (each for each in peer.replies if each.id == number)
@@ -233,7 +233,7 @@ async def test_a_client_that_is_sent_away_does_not_connect(start_backend: StartB
         connection.restart()
     await peer.until(lambda: peer.close_code == 3001)
     backend.release("connect")
-    await settled(lambda: not backend.running, "answered")
+    await settled(lambda: not backend.running, "the handlers have answered")
     await asyncio.sleep(0)
     assert not list(node.node.users)
     assert "disconnected" not in backend.calls

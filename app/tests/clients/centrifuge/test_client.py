@@ -103,14 +103,14 @@ async def test_recovery_on_another_node(pair: Pair) -> None:
             await one.crash()
             for number in range(5, 10):
                 await subscription.publish(number)
-            await settled(lambda: len(events.subscribed) == 2, "subscribed again")
-            await settled(lambda: len(events.data) == 10, "the rest")
+            await settled(lambda: len(events.subscribed) == 2, "the client is subscribed again")
+            await settled(lambda: len(events.data) == 10, "the rest arrives")
             assert (events.subscribed[1].was_recovering, events.subscribed[1].recovered) == (
                 True,
                 True,
             )
             await subscription.publish(10)
-            await settled(lambda: len(events.data) == 11, "live again")
+            await settled(lambda: len(events.data) == 11, "the client gets publications again")
             assert events.data == list(range(11))
             assert recoveries(two, "true") == 1
 
@@ -122,7 +122,7 @@ async def test_a_partial_recovery_is_not_recovered(pair: Pair, store: Redis) -> 
         async with sdk(two) as publisher, sdk(one) as reader:
             _, events = await subscribed(reader, "small:news")
             await publisher.publish("small:news", 0)
-            await settled(partial(has, events.publications, 1), "the first")
+            await settled(partial(has, events.publications, 1), "the first publication arrives")
             for protocol in list(one.server.server_state.connections):
                 protocol.transport.abort()
             if loss == "wiped":
@@ -133,12 +133,14 @@ async def test_a_partial_recovery_is_not_recovered(pair: Pair, store: Redis) -> 
                     two.node.channels.find("small:news").options,
                     _record(number),
                 )
-            await settled(partial(has, events.subscribed, 2), "subscribed again")
+            await settled(partial(has, events.subscribed, 2), "the client is subscribed again")
             again = events.subscribed[1]
             assert (again.was_recovering, again.recovered) == (True, False)
             assert events.data == [0]
             await publisher.publish("small:news", "live")
-            await settled(partial(has, events.publications, 2), "live again")
+            await settled(
+                partial(has, events.publications, 2), "the client gets publications again"
+            )
             assert events.data == [0, "live"]
     assert (recoveries(one, "true"), recoveries(one, "false")) == (0, 2)
 
@@ -214,7 +216,7 @@ async def test_a_subscription_without_permission_ends(pair: Pair) -> None:
         events = Events()
         subscription = client.new_subscription("closed:room", events=events)
         await subscription.subscribe()
-        await settled(lambda: bool(events.unsubscribed), "unsubscribed")
+        await settled(lambda: bool(events.unsubscribed), "the client is unsubscribed")
         assert events.unsubscribed[0].code == 103
         assert subscription.state is SubscriptionState.UNSUBSCRIBED
 
@@ -225,7 +227,7 @@ async def test_a_channel_without_history_has_no_offsets(pair: Pair) -> None:
     async with sdk(one) as publisher, sdk(two) as reader:
         _, events = await subscribed(reader, "quiet:room")
         await publisher.publish("quiet:room", "hello")
-        await settled(lambda: events.data == ["hello"], "heard")
+        await settled(lambda: events.data == ["hello"], "the publication arrives")
         assert not events.subscribed[0].recoverable
 
 
@@ -243,7 +245,7 @@ async def test_personal_channel(pair: Pair) -> None:
     server = Server()
     async with sdk(one, token=token("42"), events=server), sdk(two, token=token("42")) as other:
         await other.publish("#42", {"for": "me"})
-        await settled(lambda: server.heard == [("#42", {"for": "me"})], "heard")
+        await settled(lambda: server.heard == [("#42", {"for": "me"})], "the publication arrives")
 
 
 class Ends(ClientEventHandler):  # type: ignore[misc]
@@ -295,7 +297,7 @@ async def test_of_connections_that_come_at_once_one_stays(single_pair: Pair) -> 
         for node, events in zip(single_pair * 5, ends, strict=True)
     ]
     await asyncio.gather(*(client.connect() for client in clients))
-    await settled(lambda: sum(len(end.codes) for end in ends) == 9, "nine ended")
+    await settled(lambda: sum(len(end.codes) for end in ends) == 9, "nine connections have ended")
     (left,) = (client for client in clients if client.state is not ClientState.DISCONNECTED)
     await left.ready(5)
     await left.publish("#42", "here")
@@ -428,7 +430,7 @@ async def test_a_channel_is_left_and_joined_again_and_again(pair: Pair) -> None:
             await asyncio.sleep(pause)
             _, events = await subscribed(client, "news")
             await two.node.broker.publish("news", options, _record(pause))
-            await settled(partial(has, events.publications, 1), "heard")
+            await settled(partial(has, events.publications, 1), "the publication arrives")
 
 
 @pytest.mark.backends("redis")

@@ -169,7 +169,7 @@ async def test_a_client_that_ends_twice_disturbs_no_other(
                 await client.ask(unsubscribe={"channel": SHARED[0]})
             elif end != "leaves":
                 await api(end, user="v")
-        await settled(lambda: not node.node.users.of("v"), "gone")
+        await settled(lambda: not node.node.users.of("v"), "the client has left")
         followings = node.node.broker.followed._channels
         assert [followings[name].followers for name in SHARED] == [1] * len(SHARED)
         await asyncio.sleep(1.2)  # longer than a channel without subscribers is followed
@@ -194,7 +194,10 @@ async def test_a_lost_redis_and_leaving_clients_disturb_no_other(
         for name in names:
             await api("publish", channel=name, data="lost")
         await asyncio.gather(*(leaver.websocket.close() for leaver in leavers))
-        await settled(lambda: all(len(each.subscribed) == 2 for each in events), "subscribed again")
+        await settled(
+            lambda: all(len(each.subscribed) == 2 for each in events),
+            "the client is subscribed again",
+        )
     async with sdk(node, token=token("w")) as stays:
         events = [(await subscribed(stays, name))[1] for name in names]
         await asyncio.sleep(1.2)  # longer than a channel without subscribers is followed
@@ -226,7 +229,7 @@ async def test_an_old_farewell_does_not_take_a_newer_subscription_out(
         await settled(farewells_are_over, "the old one is taken out")
         assert len((await client.ask(presence={"channel": "room"}))["presence"]["presence"]) == 1
         await api("publish", channel="room", data=1)
-        await settled(lambda: len(client.pushes("pub")) == 1, "heard")
+        await settled(lambda: len(client.pushes("pub")) == 1, "the publication arrives")
 
 
 # What the API ends while it is being made.
@@ -245,7 +248,10 @@ async def test_unsubscribe_holds_for_a_subscribe_under_way(
         )
         await asyncio.wait_for(called.wait(), TIMEOUT)
         await api("unsubscribe", user="v", channel=channel)
-        await settled(lambda: "room" not in client_of(node, "v").subscriptions.table, "ended")
+        await settled(
+            lambda: "room" not in client_of(node, "v").subscriptions.table,
+            "the subscription has ended",
+        )
         await api("publish", channel="room", data="after")
         go_on.set()
         await settled(lambda: ("room", 2000) in client.unsubscribed(), "told of it")
@@ -266,7 +272,10 @@ async def test_unsubscribe_holds_for_a_subscribe_that_fails_meanwhile(
         number = await client.tell(subscribe={"channel": "room"})
         await asyncio.wait_for(called.wait(), TIMEOUT)
         await api("unsubscribe", user="v", channel="room")
-        await settled(lambda: "room" not in client_of(node, "v").subscriptions.table, "ended")
+        await settled(
+            lambda: "room" not in client_of(node, "v").subscriptions.table,
+            "the subscription has ended",
+        )
         redis_process.kill()
         go_on.set()
         await settled(lambda: client.unsubscribed() == [("room", 2000)], "told of it")
@@ -283,13 +292,18 @@ async def test_unsubscribe_holds_for_a_subscribe_of_the_api(
         await api("subscribe", user="v", channel="room")
         await asyncio.wait_for(called.wait(), TIMEOUT)
         await api("unsubscribe", user="v", channel="room")
-        await settled(lambda: "room" not in client_of(node, "v").subscriptions.table, "ended")
+        await settled(
+            lambda: "room" not in client_of(node, "v").subscriptions.table,
+            "the subscription has ended",
+        )
         await api("subscribe", user="v", channel="room")
         go_on.set()
-        await settled(lambda: len(client.pushes("subscribe")) == 1, "subscribed again")
+        await settled(
+            lambda: len(client.pushes("subscribe")) == 1, "the client is subscribed again"
+        )
         assert client.unsubscribed() == []
         await api("publish", channel="room", data=1)
-        await settled(lambda: len(client.pushes("pub")) == 1, "heard")
+        await settled(lambda: len(client.pushes("pub")) == 1, "the publication arrives")
         assert len(await node.node.broker.members("room")) == 1
 
 
@@ -304,9 +318,12 @@ async def test_unsubscribe_holds_for_a_connect_under_way(
         )
         await asyncio.wait_for(called.wait(), TIMEOUT)
         await api("unsubscribe", user="v", channel="two")
-        await settled(lambda: "two" not in client_of(node, "v").subscriptions.table, "ended")
+        await settled(
+            lambda: "two" not in client_of(node, "v").subscriptions.table,
+            "the subscription has ended",
+        )
         go_on.set()
-        await settled(lambda: client.answers(number), "connected")
+        await settled(lambda: client.answers(number), "the client is connected")
         subs = client.answers(number)[0]["connect"]["subs"]
         assert subs.keys() == {"one", "three", "#v"}
         assert not node.node.hub.has("json websocket publications two")
@@ -326,9 +343,13 @@ async def test_a_disconnect_ends_a_pending_connect(
         await api(method, **({"uid": "id"} if method == "revoke_token" else {"user": "v"}))
         assert await client.close_code() == code
         go_on.set()
-        await settled(lambda: len(node.node.hub) == 0 and not node.node.users.of("v"), "gone")
+        await settled(
+            lambda: len(node.node.hub) == 0 and not node.node.users.of("v"), "the client has left"
+        )
         assert client.answers(number) == []
-        await settled(lambda: not node.node.hub.has("json websocket publications one"), "no topic")
+        await settled(
+            lambda: not node.node.hub.has("json websocket publications one"), "nobody has the topic"
+        )
         assert await node.node.broker.members("one") == {}
 
 
@@ -341,9 +362,11 @@ async def test_refresh_holds_for_a_connect_under_way(
         number = await client.tell(connect={"token": token("v")})
         await asyncio.wait_for(called.wait(), TIMEOUT)
         await api("refresh", user="v", expire_at=int(time.time()) + 600)
-        await settled(lambda: client_of(node, "v")._connecting._expire_at > 0, "heard")
+        await settled(
+            lambda: client_of(node, "v")._connecting._expire_at > 0, "the new expiry is known"
+        )
         go_on.set()
-        await settled(lambda: client.answers(number), "connected")
+        await settled(lambda: client.answers(number), "the client is connected")
         result = client.answers(number)[0]["connect"]
         assert result["expires"]
         assert 0 < result["ttl"] <= 600
@@ -362,7 +385,7 @@ async def test_disconnect_holds_for_a_plain_client_that_is_just_in(
         await asyncio.wait_for(plain.wait_closed(), TIMEOUT)
         assert plain.close_code == 3503
         go_on.set()
-    await settled(lambda: not node.node.users.of("v"), "gone")
+    await settled(lambda: not node.node.users.of("v"), "the client has left")
 
 
 # Revoked subscription tokens.
@@ -409,7 +432,9 @@ async def test_a_refreshed_subscription_rests_on_the_new_token(node: RunningNode
         await settled(lambda: len(client.pushes("pub")) == 1, "the subscription stays")
         assert client.unsubscribed() == []
         await api("revoke_token", uid="new")
-        await settled(lambda: client.unsubscribed() == [("closed:a", 2000)], "unsubscribed")
+        await settled(
+            lambda: client.unsubscribed() == [("closed:a", 2000)], "the client is unsubscribed"
+        )
 
 
 @pytest.mark.parametrize("command", ["subscribe", "sub_refresh"])
@@ -434,7 +459,10 @@ async def test_a_token_that_is_revoked_while_it_is_checked_counts_for_nothing(
         await client.tell(**{command: {"channel": "closed:a", "token": shown}})
         await asyncio.wait_for(called.wait(), TIMEOUT)
         await api("revoke_token", uid="bad")
-        await settled(lambda: "closed:a" not in client_of(node, "v").subscriptions.table, "ended")
+        await settled(
+            lambda: "closed:a" not in client_of(node, "v").subscriptions.table,
+            "the subscription has ended",
+        )
         go_on.set()
         await settled(lambda: client.unsubscribed() == [("closed:a", 2000)], "told of it")
         assert not node.node.hub.has("json websocket publications closed:a")
@@ -452,7 +480,9 @@ async def test_a_revocation_that_was_missed_is_found_out(
         await api("revoke_token", uid="bad")
         await api("revoke_token", uid="id")
         node.node.users.hurry()
-        await settled(lambda: client.unsubscribed() == [("closed:a", 2000)], "unsubscribed")
+        await settled(
+            lambda: client.unsubscribed() == [("closed:a", 2000)], "the client is unsubscribed"
+        )
         assert await other.close_code() == 3500
         await api("block_user", user="v")
         node.node.users.hurry()

@@ -96,7 +96,7 @@ async def test_a_renewal_round_skips_gone_clients(
         await settled(lambda: gate.waiting == ["first"], "the round waits for the first")
         await ann.ask(UnsubscribeRequest("second"))
         gate.open.set()
-        await settled(lambda: gate.waiting.count("first") > 2, "further rounds")
+        await settled(lambda: gate.waiting.count("first") > 2, "further rounds have begun")
         assert "second" not in gate.waiting
         assert await present(store, "first")
         assert not await present(store, "second")
@@ -113,5 +113,5 @@ async def test_a_renewal_keeps_a_new_subscription(
         await ann.ask(UnsubscribeRequest("room"))
         gate.open.set()
         await ann.subscribe("room")
-        await settled(lambda: len(gate.waiting) > 4, "further rounds")
+        await settled(lambda: len(gate.waiting) > 4, "further rounds have begun")
         assert await present(store, "room")

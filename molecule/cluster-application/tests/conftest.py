@@ -1,5 +1,10 @@
 """What the tests of the scenario share."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import yaml
 
@@ -10,3 +15,18 @@ def with_node3(tmp_path_factory: pytest.TempPathFactory) -> str:
     extra = tmp_path_factory.mktemp("inventory") / "extra.yml"
     extra.write_text(yaml.safe_dump({"wsnodes": {"hosts": {"node3": None}}}))
     return f"-i{extra}"
+
+
+@pytest.fixture(scope="session")
+def example() -> Callable[..., tuple[str, str]]:
+    """Return a function that gives the arguments of a playbook for an example's `wsfleet.yml`.
+
+    Its keywords are variables; those of the inventory are for the tutorial.
+    """
+
+    def variables(folder: Path, **given: Any) -> tuple[str, str]:
+        config = yaml.safe_load((folder / "wsfleet.yml").read_text())
+        config.setdefault("client", {})["allowed_origins"] = ["*"]
+        return "-e", json.dumps({"wsnode_app_before": [], "wsnode_config": config, **given})
+
+    return variables

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import httpx
 import pytest
-import yaml
 from yarl import URL
 
 from lab.waiting import until
 
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
+
+Variables = tuple[str, str]
+Deployment = Callable[[Path, int], Variables]
 
 CHAT = Path(__file__).parents[3] / "examples" / "chat"
 NODES = ("node1", "node2", "node3")
@@ -51,19 +53,17 @@ def source(folder: Path, more: str) -> Path:
     return copy
 
 
-def variables(source: Path, processes: int) -> tuple[str, str]:
-    """Return the arguments of a playbook that deploys a source of the chat."""
-    config = yaml.safe_load((CHAT / "wsfleet.yml").read_text())
-    given = {
-        "wsnode_app": "chat.app:realtime",
-        "wsnode_app_source": str(source),
-        "wsnode_app_processes": processes,
-        "wsnode_app_check": "/",
-        "wsnode_app_before": [],
-        "wsnode_app_environment": {"CHAT_DATABASE": "/var/lib/tutorial/chat.db"},
-        "wsnode_config": {"client": {"allowed_origins": ["*"]}, **config},
-    }
-    return "-e", json.dumps(given)
+@pytest.fixture(scope="module")
+def variables(example: Callable[..., Variables]) -> Deployment:
+    """Return a function that gives the arguments of a playbook for a source of the chat."""
+    return lambda source, processes: example(
+        CHAT,
+        wsnode_app="chat.app:realtime",
+        wsnode_app_source=str(source),
+        wsnode_app_processes=processes,
+        wsnode_app_check="/",
+        wsnode_app_environment={"CHAT_DATABASE": "/var/lib/tutorial/chat.db"},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def main_pid(cluster: Cluster, name: str, unit: str) -> str:
 
 
 def test_each_host_runs_the_handlers_beside_its_nodes(
-    cluster: Cluster, with_node3: str, chat: Path
+    cluster: Cluster, with_node3: str, variables: Deployment, chat: Path
 ) -> None:
     """Two processes, now and after a reboot, of the release and in the sandbox of the nodes."""
     deploy = (with_node3, *variables(chat, 2))
@@ -209,7 +209,7 @@ async def test_a_blocked_handler_costs_its_own_call(cluster: Cluster) -> None:
 
 
 def test_a_release_whose_handlers_do_not_start_is_put_back(
-    cluster: Cluster, with_node3: str, tmp_path: Path
+    cluster: Cluster, with_node3: str, variables: Deployment, tmp_path: Path
 ) -> None:
     """The host's nodes are not restarted, and other hosts not touched."""
     releases = [release_of(cluster, name) for name in NODES]
@@ -227,7 +227,9 @@ def test_a_release_whose_handlers_do_not_start_is_put_back(
     cluster.well()
 
 
-async def test_one_process_fewer_and_none(cluster: Cluster, with_node3: str, chat: Path) -> None:
+async def test_one_process_fewer_and_none(
+    cluster: Cluster, with_node3: str, variables: Deployment, chat: Path
+) -> None:
     """The surplus one stops; without any the units go, and the nodes run the handlers."""
     cluster.play("playbooks/rolling_update.yml", with_node3, *variables(chat, 1))
     for name in NODES:

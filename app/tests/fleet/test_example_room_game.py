@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from lab.paths import ROOT
+from lab.room_players import Player, check_nothing_was_lost, go_on, reached
 from lab.waiting import settled
 from tests.support.command import Outcome, wsfleet
 from tests.support.fleet import Rig, running_fleet, servers_up
-from tests.support.room_players import Player
 
 EXAMPLE = ROOT / "examples" / "room-game"
 TURNS_BETWEEN_SAVES = 10
@@ -49,44 +49,9 @@ async def join(rig: Rig) -> AsyncIterator[Join]:
         await player.leave()
 
 
-async def reached(players: list[Player], condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition; raise what a player found wrong."""
-
-    def checked() -> bool:
-        for player in players:
-            player.check()
-        return condition()
-
-    await settled(checked, what)
-
-
-async def go_on(players: list[Player], steps: int = 3) -> None:
-    """Wait until each player has made some more steps."""
-    goals = [player.acknowledged + steps for player in players]
-    await reached(
-        players,
-        lambda: all(p.acknowledged >= goal for p, goal in zip(players, goals, strict=True)),
-        "the game goes on",
-    )
-
-
 async def operator(rig: Rig, command: str, node: str) -> Outcome:
     """Run an operator's command, while the players play."""
     return await asyncio.to_thread(wsfleet, command, node, "--fleet", rig.fleet_file)
-
-
-def check_nothing_was_lost(players: list[Player]) -> None:
-    """Each board that a player came back to has all that was acknowledged, and nothing else.
-
-    Later holders of the lease have higher tokens, and turns that go on.
-    """
-    for player in players:
-        for visit in player.visits:
-            assert visit.acknowledged <= visit.number <= visit.sent, player.visits
-        boards = [(visit.token, visit.turn) for visit in player.visits]
-        assert boards == sorted(boards), boards
-    holders = {(visit.token, visit.node) for player in players for visit in player.visits}
-    assert len(holders) == len({token for token, _ in holders}), holders
 
 
 async def test_a_drain_moves_a_room_and_loses_no_step(rig: Rig, join: Join) -> None:

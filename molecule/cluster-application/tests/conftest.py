@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,14 +18,15 @@ def with_node3(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def example() -> Callable[..., tuple[str, str]]:
-    """Return a function that gives the arguments of a playbook for an example's `wsfleet.yml`.
+    """Return a function that gives the arguments of a playbook for an example.
 
-    Its keywords are variables; those of the inventory are for the tutorial.
+    Its keywords are variables, beside the configuration; those of the inventory are for the
+    tutorial.
     """
 
-    def variables(folder: Path, **given: Any) -> tuple[str, str]:
-        config = yaml.safe_load((folder / "wsfleet.yml").read_text())
-        config.setdefault("client", {})["allowed_origins"] = ["*"]
-        return "-e", json.dumps({"wsnode_app_before": [], "wsnode_config": config, **given})
+    def arguments(config: dict[str, Any], **variables: Any) -> tuple[str, str]:
+        client = {"allowed_origins": ["*"], **config.get("client", {})}
+        given = {"wsnode_app_before": [], "wsnode_config": config | {"client": client}}
+        return "-e", json.dumps(given | variables)
 
-    return variables
+    return arguments

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import httpx
 import pytest
+import yaml
 from yarl import URL
 
 from lab.waiting import until
@@ -56,8 +57,9 @@ def source(folder: Path, more: str) -> Path:
 @pytest.fixture(scope="module")
 def variables(example: Callable[..., Variables]) -> Deployment:
     """Return a function that gives the arguments of a playbook for a source of the chat."""
+    config = yaml.safe_load((CHAT / "wsfleet.yml").read_text())
     return lambda source, processes: example(
-        CHAT,
+        config,
         wsnode_app="chat.app:realtime",
         wsnode_app_source=str(source),
         wsnode_app_processes=processes,

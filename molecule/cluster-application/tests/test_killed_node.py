@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import centrifuge
 import pytest
+import yaml
 
 from lab.waiting import settled, until
 
@@ -53,7 +54,7 @@ def people(
     with (source / "chat" / "app.py").open("a") as file:
         file.write(HANDLER)
     variables = example(
-        CHAT,
+        yaml.safe_load((CHAT / "wsfleet.yml").read_text()),
         wsnode_app="chat.app:realtime",
         wsnode_app_source=str(source),
         wsnode_app_check="/",

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from lab.waiting import settled
 
 AGAIN = 0.1
 """Seconds until a player that was sent away or refused comes again."""
@@ -88,3 +91,38 @@ class Player:
         turn = state["board"]["turn"]
         known = self.acknowledged, self.sent
         self.visits.append(Visit(state["node"], state["token"], turn, number, *known))
+
+
+async def reached(players: list[Player], condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition; raise what a player found wrong."""
+
+    def checked() -> bool:
+        for player in players:
+            player.check()
+        return condition()
+
+    await settled(checked, what)
+
+
+async def go_on(players: list[Player], steps: int = 3) -> None:
+    """Wait until each player has made some more steps."""
+    goals = [player.acknowledged + steps for player in players]
+    await reached(
+        players,
+        lambda: all(p.acknowledged >= goal for p, goal in zip(players, goals, strict=True)),
+        "the game goes on",
+    )
+
+
+def check_nothing_was_lost(players: list[Player]) -> None:
+    """Each board that a player came back to has all that was acknowledged, and nothing else.
+
+    Later holders of the lease have higher tokens, and turns that go on.
+    """
+    for player in players:
+        for visit in player.visits:
+            assert visit.acknowledged <= visit.number <= visit.sent, player.visits
+        boards = [(visit.token, visit.turn) for visit in player.visits]
+        assert boards == sorted(boards), boards
+    holders = {(visit.token, visit.node) for player in players for visit in player.visits}
+    assert len(holders) == len({token for token, _ in holders}), holders

@@ -90,6 +90,34 @@ async def test_a_node_that_left_does_not_come_back(start_node: StartNode, store:
     assert not await store.exists("wsfleet:node:node1")
 
 
+async def test_a_node_that_stops_leaves_dead_nodes_to_others(
+    start_node: StartNode, store: Any
+) -> None:
+    """One is reaped at a time, and none is begun after that."""
+    node = await start_node(node_dead_after=1)
+    registry = node.node.registry
+    reaped: list[str] = []
+    going_on = asyncio.Event()
+
+    async def reap(name: str) -> None:
+        reaped.append(name)
+        await going_on.wait()
+
+    registry.on_dead.append(reap)
+    await store.zadd("wsfleet:nodes", {"dead": 1})
+    await settled(lambda: reaped == ["dead"], "a dead node is being reaped")
+    second = asyncio.create_task(registry.beat())
+    stopping = asyncio.create_task(registry.stop_reaping())
+    await asyncio.sleep(0)
+    assert not stopping.done()
+    going_on.set()
+    await asyncio.gather(second, stopping)
+    await store.zadd("wsfleet:nodes", {"dead": 1})
+    await registry.beat()
+    assert reaped == ["dead"]
+    assert await store.zscore("wsfleet:nodes", "dead") == 1
+
+
 async def test_a_dead_nodes_keys_are_reaped(start_node: StartNode, store: Any) -> None:
     """`connection:` keys of a node that vanished go; `state:` keys begin to expire."""
     one, two = await start_node(node_dead_after=1.0), await start_node(node_dead_after=1.0)

@@ -87,8 +87,6 @@ class Disconnects:
         self._told: set[bytes] = set()  # and perhaps still in Redis, which did not answer
         self._waiting: deque[DisconnectedCall] = deque()
         self._left_in_redis = False  # whether calls are to be read from there
-        self._finishing = False
-        self._taking = asyncio.Lock()
         self._callers = 0
         self._background = Background(node.metrics.handler_failed)
         self._idle = asyncio.Event()
@@ -134,15 +132,15 @@ class Disconnects:
 
     async def finish(self) -> None:
         """Wait until all has been told; what is left is for the node that reaps this one."""
-        self._finishing = True
+        takes_over = True  # those of dead nodes
         try:
-            async with self._taking:  # a heartbeat may take over those of a dead node
-                pass
+            await self._node.registry.stop_reaping()
+            takes_over = False
             await self._idle.wait()
             await self._remove(list(self._told))
         finally:
             left = len(self._waiting) + self._callers + len(self._told)
-            if left or self._left_in_redis or self._taking.locked():
+            if left or self._left_in_redis or takes_over:
                 log.warning("disconnects_left", clients=left, more_in_redis=self._left_in_redis)
                 self._node.to_be_reaped = True
 
@@ -166,11 +164,8 @@ class Disconnects:
         """Take over what a dead node has left: it is in this node's record before it is told.
 
         Raises:
-            UnavailableError: Redis is unavailable, and the next heartbeat tries again; or this node
-                stops, and another one does it.
+            UnavailableError: Redis is unavailable; the next heartbeat tries again.
         """
-        if self._finishing:
-            raise UnavailableError("this node stops")
         if taken := await self._take(key_names.node_disconnects(node)):
             log.warning("dead_node_disconnects_taken", dead=node, clients=taken)
 
@@ -180,7 +175,7 @@ class Disconnects:
         Raises:
             UnavailableError: Redis is unavailable; the next heartbeat tries again.
         """
-        if not self._finishing and (taken := await self._take(key_names.UNTOLD_DISCONNECTS)):
+        if taken := await self._take(key_names.UNTOLD_DISCONNECTS):
             log.warning("untold_disconnects_taken", clients=taken)
 
     async def _take(self, source: str) -> int:
@@ -189,11 +184,10 @@ class Disconnects:
         Several nodes may do so at once: the one that removes an entry tells it.
         """
         taken = 0
-        async with self._taking:
-            async for moved in move(self._node.store, source, self._own):
-                await self._remove(moved.lost)
-                self._tell_kept(moved.won)
-                taken += len(moved.won)
+        async for moved in move(self._node.store, source, self._own):
+            await self._remove(moved.lost)
+            self._tell_kept(moved.won)
+            taken += len(moved.won)
         return taken
 
     @property

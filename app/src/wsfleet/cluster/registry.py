@@ -28,13 +28,15 @@ class Registry:
         self._interval = settings.heartbeat_interval
         self._dead_after = settings.node_dead_after
         self._describe = describe
-        self.on_beat: list[Callable[[], Awaitable[None]]] = []
         self.on_dead: list[Callable[[str], Awaitable[None]]] = []
+        self.on_beat: list[Callable[[], Awaitable[None]]] = []
+        """Work that any of the nodes does, at each heartbeat, besides reaping."""
         self.on_unknown: list[Callable[[], Awaitable[None]]] = []
         self.on_wanted: Callable[[str | None], None] = lambda wanted: None
         self._hurry = asyncio.Event()
         self._beating = asyncio.Lock()
         self._left = False
+        self._reaps = True
 
     async def run(self) -> None:
         """Send a heartbeat every interval, and reap dead nodes."""
@@ -113,7 +115,8 @@ class Registry:
     async def beat(self) -> None:
         """Send one heartbeat, read this node's desired state, and reap dead nodes.
 
-        Does nothing once this node has left: the heartbeat would register it again.
+        Does nothing once this node has left: the heartbeat would register it again. One is under
+        way at a time: two would reap a dead node at once, each in place of the other.
 
         Raises:
             UnavailableError: Redis is unavailable.
@@ -122,16 +125,29 @@ class Registry:
             if self._left:
                 return
             (known, stale), wanted = await self._report()
-        self.on_wanted(_text(wanted) if wanted is not None else None)
-        if not known:
-            for repair in self.on_unknown:
-                await repair()
-        for name in (_text(name) for name in stale):
+            self.on_wanted(_text(wanted) if wanted is not None else None)
+            if not known:
+                for repair in self.on_unknown:
+                    await repair()
+            if self._reaps:
+                await self._reap([_text(name) for name in stale])
+
+    async def _reap(self, stale: list[str]) -> None:
+        for name in stale:
             for reap in self.on_dead:
                 await reap(name)
             await self._store.function("forget", [key_names.NODES], name, self._dead_after)
         for work in self.on_beat:
             await work()
+
+    async def stop_reaping(self) -> None:
+        """Leave dead nodes to the other nodes from now on: this one stops.
+
+        When this returns, none is being reaped.
+        """
+        self._reaps = False
+        async with self._beating:
+            pass
 
     async def _report(self) -> tuple[Any, Any]:
         """Send a heartbeat and this node's report; return its answer and the desired state."""

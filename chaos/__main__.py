@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="sets the faults, targets and times")
     parser.add_argument("--faults", type=int, default=10, metavar="K", help="number of faults")
     parser.add_argument(
-        "--clients", type=int, default=20, metavar="C", help="number of subscribers"
+        "--clients", type=int, default=20, metavar="C", help="number of subscribers of a channel"
     )
     parser.add_argument(
         "--rate",

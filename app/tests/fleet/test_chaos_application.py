@@ -1,37 +1,69 @@
 """The application of `scripts/chaos --application` on node processes behind HAProxy."""
 
-import time
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
-import orjson
 import pytest
 import yaml
 
-from chaos.clients import Clients, find_effects, read_events
-from chaos.disconnects import CHANNEL, SOURCE, account, read_connections
+from chaos.clients import Clients
+from chaos.cluster import Cluster
+from chaos.disconnects import CHANNEL, RECORDS, SOURCE
+from chaos.faults import CONTROL
+from chaos.report import report_of
+from chaos.run import run
+from chaos.schedule import Step
 from lab.waiting import until
+from tests.support.command import wsfleet
 from tests.support.fleet import Rig, running_fleet
 
-#: Acknowledged messages of the channel with handlers before the first node is killed.
-MESSAGES = 100
 NO_FAULTS = {"lost": 0, "duplicated": 0, "reordered": 0, "recovered_wrongly": 0}
 
 
-@pytest.fixture
-def records(tmp_path: Path) -> Path:
-    """Return the file with the disconnects that the application handled, of all nodes."""
-    return tmp_path / "disconnects.jsonl"
+class Loopback(Cluster):
+    """A fleet of this machine, as chaos sees a cluster; of all faults it can have a killed node."""
+
+    def __init__(self, rig: Rig, records: Path) -> None:
+        self._rig = rig
+        self._disconnects = records
+        self.groups = {"wsnodes": [name.partition("-")[0] for name in rig.nodes], "redis": ["lo"]}
+        self.url = rig.base_url
+        self._variables = {host: {} for host in self.groups["wsnodes"]}
+
+    def heal(self) -> None:
+        """Heal nothing."""
+
+    def playbook(self, *_: str) -> None:
+        """Deploy nothing: the fleet has the application."""
+
+    def wsfleet(self, *arguments: str, check: bool = True) -> str:
+        """Run the command line, and return its output."""
+        return wsfleet(*arguments, "--fleet", self._rig.fleet_file).stdout
+
+    def close_connections(self, node: str) -> None:
+        """Close nothing: HAProxy has no admin socket here, and its clients are spread enough."""
+
+    def shell(self, host: str, text: str, *, check: bool = True) -> str:
+        """Return the application's records, which all nodes share, or kill a host's node."""
+        if RECORDS in text:
+            first = host == self.groups["wsnodes"][0]
+            return self._disconnects.read_text() if first else ""
+        assert text == "systemctl kill -s KILL 'wsnode@*'"
+        node = f"{host}-8001"
+        self._rig.kill(node)
+        self._rig.start(node)
+        until(lambda: self._rig.ready(node) == 200, "the node is ready again")
+        return ""
 
 
 @pytest.fixture
-def rig(processes: None, tmp_path: Path, records: Path) -> Iterator[Rig]:
+def cluster(processes: None, tmp_path: Path) -> Iterator[Loopback]:
     """Return a fleet with the application; its Redis has no replica for `durability`."""
     config = yaml.safe_load((SOURCE / "deploy.yml").read_text())["wsnode_config"]
     for namespace in config["channel"]["namespaces"]:
         assert namespace.pop("durability") == "replicated"
-    file = tmp_path / "wsfleet.yml"
+    file, records = tmp_path / "wsfleet.yml", tmp_path / "disconnects.jsonl"
     file.write_text(yaml.safe_dump(config))
     with running_fleet(
         tmp_path,
@@ -43,56 +75,30 @@ def rig(processes: None, tmp_path: Path, records: Path) -> Iterator[Rig]:
         CHAOS_SLEEP="0.1",  # the rates are higher than in deploy.yml: the run is short
         CHAOS_BLOCK="0.05",
         CHAOS_RAISE="0.1",
-    ) as running:
-        yield running
+    ) as rig:
+        yield Loopback(rig, records)
 
 
-def kill_the_busiest_node(rig: Rig) -> None:
-    """Kill the node with the most clients, and start it again."""
-    name = max(rig.nodes, key=rig.connections)
-    rig.kill(name)
-    rig.start(name)
-    until(lambda: rig.ready(name) == 200, "the node is ready again")
-
-
-def acknowledged(clients: Clients) -> int:
-    """Return how many messages have been acknowledged so far."""
-    return clients.events.read_bytes().count(b'"event":"acknowledged"')
-
-
-def test_acknowledged_messages_survive_bad_handlers_and_dead_nodes(
-    rig: Rig, records: Path, tmp_path: Path
+def test_acknowledged_messages_survive_bad_handlers_and_a_dead_node(
+    cluster: Loopback, tmp_path: Path
 ) -> None:
-    """Each is delivered once; others lose nothing; the end of each connection is told."""
-    handled = Clients(rig.base_url, 10, CHANNEL, 5.0, tmp_path / "handled.jsonl", keyed=True)
-    others = Clients(rig.base_url, 10, "replicated:chaos", 5.0, tmp_path / "others.jsonl")
-    with ExitStack() as stack:
-        for clients in (handled, others):
-            stack.enter_context(clients)
-        for clients in (handled, others):
-            clients.wait_for_messages()
-        until(lambda: acknowledged(handled) >= MESSAGES, "some handlers have failed")
-        killed_at = time.time()
-        for _ in range(2):
-            kill_the_busiest_node(rig)
-        verdicts = {clients: clients.finish() for clients in (handled, others)}
-    logs = {clients: read_events(clients.events) for clients in verdicts}
-    for clients, verdict in verdicts.items():
-        assert verdict["ok"], verdict
-        assert {name: verdict[name] for name in NO_FAULTS} == NO_FAULTS
-        assert verdict["acknowledged"] > 0
-        assert verdict["retried_copies"] == 0 or clients is others
-    # A handler that raised or slept for too long was retried, and only in its own channel.
-    assert any(error.startswith("100 ") for error in verdicts[handled]["errors"])
-    effects = [effect for log in logs.values() for effect in find_effects(log)]
-    dropped_at = [at for kind, at, _ in effects if kind == "dropped"]
-    assert dropped_at
-    assert min(dropped_at) >= killed_at  # bad handlers alone cost no connection
-    connected = set().union(*map(read_connections, logs.values()))
-
-    def told() -> bool:
-        found = account(connected, map(orjson.loads, records.read_text().splitlines()))
-        assert found.connections > 2 * (10 + 4)
-        return not found.untold and found.of_dead_nodes > 0
-
-    until(told, "the application was told of the end of each connection")
+    """Each is delivered once; bad handlers alone cost no connection; each end is told."""
+    steps = [Step(CONTROL, "all", 5.0, 0.0), Step("node_process_killed", "host1", 0.0, 0.0)]
+    channels = [
+        Clients(cluster.url, 10, "replicated:chaos", 5.0, tmp_path / "others.jsonl"),
+        Clients(cluster.url, 10, CHANNEL, 5.0, tmp_path / "handled.jsonl", keyed=True),
+    ]
+    report = report_of(run(cluster, steps, channels, 1, threading.Event(), application=True))
+    assert report.ok, report.problems
+    assert all(criterion.met for criterion in report.criteria), report.criteria
+    dropped = [fault["clients"]["dropped"] for fault in report.data["faults"]]
+    assert dropped[0] == 0 < dropped[1]
+    for channel in report.data["channels"].values():
+        assert {name: channel[name] for name in NO_FAULTS} == NO_FAULTS
+        assert channel["acknowledged"] > 0
+    # A handler that raised or slept for too long was retried.
+    errors = report.data["channels"][CHANNEL]["errors"]
+    assert any(error.startswith("100 ") for error in errors), errors
+    disconnects = report.data["disconnects"]
+    assert disconnects["connections"] > 2 * (10 + 4)
+    assert disconnects["of_dead_nodes"] > 0

@@ -362,7 +362,7 @@ def test_an_application_and_its_processes_are_watched(cluster: Cluster) -> None:
     asyncio.run(call_a_handler(cluster))
     for host in WATCHERS:
         for name in METRICS_OF_APPLICATIONS:
-            until(lambda host=host, name=name: cluster.query(host, name), f"{host} has {name}")
+            until(partial(cluster.query, host, name), f"{host} has {name}")
     down = "ApplicationProcessDown bookworm"
     with stopped_handlers(cluster):
         until(lambda: down in told(cluster, "firing"), "it is told", 90)

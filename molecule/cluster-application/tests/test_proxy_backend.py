@@ -52,12 +52,13 @@ def site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
     archive = shutil.make_archive(str(folder), "gztar", folder)
     cluster.on("lb1", "mkdir --parents /srv/django")
     unpack = f"src={archive} dest=/srv/django owner=root group=root"
-    cluster.host("lb1").ansible("unarchive", unpack, check=False)
+    cluster.host("lb1").ansible("unarchive", unpack, check=False, become=True)
+    cluster.on("lb1", "chmod --recursive a+rX /srv/django")
     run, bind = " ".join(RUN.split()), f"{cluster.address('lb1')}:{PORT}"
     once, manage = f"{run} --wait --pipe", "python3 manage.py"
     cluster.on("lb1", f"{once} {manage} migrate --verbosity=0")
     cluster.host("lb1").check_output(f"{once} {manage} shell --verbosity=0 -c %s", PEOPLE)
-    server = f"python3 -m gunicorn chat.wsgi --workers 2 --bind {bind}"
+    server = f"python3 -m gunicorn chat.wsgi --no-control-socket --workers 2 --bind {bind}"
     cluster.on("lb1", f"{run} --setenv CHAT_PROXY_KEY={KEY} --unit django {server}")
     return f"http://{bind}"
 

@@ -157,6 +157,24 @@ def test_each_host_runs_the_handlers_beside_its_nodes(
     cluster.well()
 
 
+def test_status_knows_a_process_that_does_not_run(cluster: Cluster, tmp_path: Path) -> None:
+    """It is named, with exit code 1, until it runs again."""
+    document = json.loads(cluster.fleet_file.read_text())
+    document["handlers"] = [f"{name}-app-{number}" for name in NODES for number in (1, 2)]
+    path = tmp_path / "fleet.json"  # as site.yml would write it with this application
+    path.write_text(json.dumps(document))
+    problem = "handlers node1-app-1: the process does not run"
+    status = ("status", "--json", "--fleet", str(path))
+    until(lambda: cluster.run(*status)[0] == 0, "all processes have sent a heartbeat")
+    cluster.on("node1", "systemctl stop wsfleet-app@1.service")
+    try:
+        code, output = cluster.run(*status)
+        assert (code, json.loads(output)["problems"]) == (1, [problem])
+    finally:
+        cluster.on("node1", "systemctl start wsfleet-app@1.service")
+    until(lambda: cluster.run(*status)[0] == 0, "all processes have sent a heartbeat")
+
+
 async def test_a_handler_publishes_to_the_cluster(cluster: Cluster) -> None:
     """A member on another host hears what a handler publishes."""
     one, two = sticky_cookie(cluster, "node1"), sticky_cookie(cluster, "node2")

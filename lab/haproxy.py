@@ -76,7 +76,7 @@ def haproxy_config(
     environment = Environment(  # noqa: S701 - no HTML
         trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
     )
-    environment.filters["netloc"] = _netloc()
+    environment.filters["wsfleet.wsfleet.netloc"] = _netloc()
     environment.filters["hash"] = lambda text, name: hashlib.new(name, text.encode()).hexdigest()
     template = (ROLE / "templates/haproxy.cfg.j2").read_text()
     text = environment.from_string(template).render(context)
@@ -84,8 +84,8 @@ def haproxy_config(
 
 
 def _netloc() -> Callable[[str, object], str]:
-    """Return a filter of the role, loaded from its file as Ansible does."""
-    file = ROOT / "roles/fleet/plugin_utils/addresses.py"
+    """Return a filter of the roles, loaded from its file as Ansible does."""
+    file = ROOT / "plugins/plugin_utils/addresses.py"
     spec = importlib.util.spec_from_file_location("addresses", file)
     assert spec is not None
     assert spec.loader is not None

@@ -45,7 +45,7 @@ def rendered(
             *(Path(sys.executable).with_name("ansible-playbook"), folder / "play.yml"),
             *("--extra-vars", json.dumps(dict(variables))),
         ],
-        env=os.environ | {"ANSIBLE_FILTER_PLUGINS": str(ROOT / "roles/fleet/filter_plugins")},
+        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections")},
         check=True,
         capture_output=True,
         timeout=120,

@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 
 ROLES = Path(__file__).resolve().parent.parent / "roles"
+LINE_LENGTH = 120
+"""As in .yamllint."""
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -55,14 +57,19 @@ def typed(options: dict[str, Any]) -> str:
         "# Written by scripts/roles_docs.py: the role's variables, converted to the types of",
         "# meta/argument_specs.yml. Tasks, templates and handlers use these.",
     ]
-    lines += [f"_{name}: \"{{{{ {name} | typed('{name}') }}}}\"" for name in options]
+    for name in options:
+        template = f"{{{{ {name} | wsfleet.wsfleet.typed('{name}') }}}}"
+        line = f'_{name}: "{template}"'
+        lines.append(line if len(line) <= LINE_LENGTH else f"_{name}: >-\n  {template}")
     return "\n".join(lines) + "\n"
 
 
 def metadata(role: Path, spec: dict[str, Any]) -> str:
     """Render one role's meta/main.yml."""
     # Its variables and modules alone: Ansible would check its variables in each play.
-    dependencies = " []" if role.name == "fleet" else "\n  - role: fleet\n    when: false"
+    dependencies = (
+        " []" if role.name == "fleet" else "\n  - role: wsfleet.wsfleet.fleet\n    when: false"
+    )
     return f"""\
 ---
 # Written by scripts/roles_docs.py.

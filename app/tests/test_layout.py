@@ -73,7 +73,9 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module or ''}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("root", ["app/tests", "bench", "chaos", "lab", "roles", "scripts"])
+@pytest.mark.parametrize(
+    "root", ["app/tests", "bench", "chaos", "lab", "plugins", "roles", "scripts"]
+)
 def test_no_file_of_tests_is_imported(root: str) -> None:
     """What two files need is a module of `support`, or a fixture in a conftest.py."""
     wrong = [

@@ -33,13 +33,13 @@ def test_site_yml_accepts_the_inventory(tmp_path: Path) -> None:
     )
     (folder / "hosts.yml").write_text(convert(SAMPLE.read_text()).stdout)
     play = tmp_path / "check.yml"
-    play.write_text(f"""
+    play.write_text("""
 - hosts: loadbalancers:wsnodes:redis
   gather_facts: false
-  roles: [{{role: {ROOT}/roles/fleet}}]
+  roles: [{role: wsfleet.wsfleet.fleet}]
   tasks:
-    - import_role: {{name: {ROOT}/roles/fleet, tasks_from: inventory}}
-    - debug: {{msg: "{{{{ fleet_file | to_json }}}} {{{{ ansible_host }}}}"}}
+    - import_role: {name: wsfleet.wsfleet.fleet, tasks_from: inventory}
+    - debug: {msg: "{{ fleet_file | to_json }} {{ ansible_host }}"}
       run_once: true
 """)
     done = subprocess.run(

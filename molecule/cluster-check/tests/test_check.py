@@ -55,7 +55,7 @@ def check(cluster: Cluster, tmp_path: Path) -> Check:
         assert not re.search(r"(failed|ignored|rescued)=[^0]", output)
         changed: dict[str, set[str]] = defaultdict(set)
         for task in output.split("\nTASK [")[1:]:
-            name = task.partition("]")[0]
+            name = task.partition("]")[0].removeprefix("wsfleet.wsfleet.")
             changed[name] |= set(re.findall(r"^changed: \[([\w.-]+)", task, re.MULTILINE))
         return changed
 

@@ -30,7 +30,7 @@ class Task(NamedTuple):
     def module(self, *names: str) -> Node | None:
         """The arguments of a module, if the task has one of these."""
         for key, value in self.body.items():
-            if key.removeprefix("ansible.builtin.") in names:
+            if key.rpartition(".")[2] in names:
                 return value if isinstance(value, dict) else {"_": value}
         return None
 

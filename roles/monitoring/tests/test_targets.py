@@ -27,7 +27,7 @@ def written(folder: Path, *, tls: bool) -> dict[str, dict[str, Any]]:
         trim_blocks=True,
         autoescape=False,  # noqa: S701 - no HTML
     )
-    environment.filters["netloc"] = "{}:{}".format
+    environment.filters["wsfleet.wsfleet.netloc"] = "{}:{}".format
     rules = folder / "rules.yml"
     rules.write_text("groups: []\n")
     text = environment.from_string(TEMPLATE.read_text()).render(
@@ -75,7 +75,7 @@ def test_arguments_are_tried_before_they_are_written(
         if file["path"] == "/etc/default/prometheus"
     )
     environment = jinja2.Environment(autoescape=False)  # noqa: S701 - no HTML
-    environment.filters["netloc"] = "{}:{}".format
+    environment.filters["wsfleet.wsfleet.netloc"] = "{}:{}".format
     text = environment.from_string((role / "templates" / "prometheus.default.j2").read_text())
     (tmp_path / "prometheus").write_text(
         text.render(

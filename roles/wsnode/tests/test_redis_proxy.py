@@ -75,7 +75,7 @@ class Cluster:
         self.servers[1].follow(self.servers[0])
         self.port = free_port()
         environment = jinja2.Environment(trim_blocks=True)  # noqa: S701 - no HTML
-        environment.filters["netloc"] = lambda address, port: f"{address}:{port}"
+        environment.filters["wsfleet.wsfleet.netloc"] = lambda address, port: f"{address}:{port}"
         members = [
             {"name": f"redis{n}", "address": "127.0.0.1", "port": server.port, "tls": False}
             for n, server in enumerate(self.servers, 1)

@@ -53,8 +53,9 @@ def pytest_configure(config: pytest.Config) -> None:
 class Cluster:
     """The cluster of one scenario."""
 
-    def __init__(self, inventory: Path) -> None:
+    def __init__(self, inventory: Path, folder: Path = ROOT) -> None:
         self.inventory = inventory
+        self.folder = folder  #: Where its operator is, with an ansible.cfg.
         self.fleet_file = inventory / ".fleet.json"
 
     @property
@@ -154,11 +155,11 @@ class Cluster:
         """
         return subprocess.run(
             [str(PROGRAMS / "ansible-playbook"), name, f"-i{self.inventory}", *arguments],
-            cwd=ROOT,
+            cwd=self.folder,
             env=os.environ
             | {
                 "ANSIBLE_FORCE_COLOR": "0",
-                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "ANSIBLE_CONFIG": str(self.folder / "ansible.cfg"),
                 "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
             },
             capture_output=True,

@@ -24,7 +24,6 @@ import locks
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-CHECKOUTS = Path(__file__).resolve().parent.parent / ".cache" / "applications"
 GIT = re.compile(
     r"git\+(?P<url>[^#]+)@(?P<ref>[^@/#:]+(?:/[^@#:]+)*)(?:#subdirectory=(?P<folder>.+))?"
 )
@@ -49,14 +48,15 @@ def platforms(arch: str) -> list[str]:
 
 
 class Application:
-    """An application's source on this machine.
+    """An application's source on this machine; `git+URL@REF` is fetched into `checkouts`.
 
     Raises:
         SourceError: the source or one of its files is missing.
     """
 
-    def __init__(self, source: str) -> None:
-        self.path = _checkout(source) if source.startswith("git+") else Path(source).resolve()
+    def __init__(self, source: str, checkouts: Path) -> None:
+        is_git = source.startswith("git+")
+        self.path = _checkout(source, checkouts) if is_git else Path(source).resolve()
         self.is_wheel = self.path.suffix == ".whl"
         self.lock = (self.path.parent if self.is_wheel else self.path) / locks.NAME
         self.build_lock = self.path / locks.BUILD_NAME
@@ -163,13 +163,13 @@ def _tags(python: str, arch: str) -> set[Tag]:
     }
 
 
-def _checkout(source: str) -> Path:
+def _checkout(source: str, checkouts: Path) -> Path:
     """Fetch the current commit of a branch, a tag or a hash; return its folder."""
     matched = GIT.fullmatch(source)
     if matched is None:
         raise SourceError(f"{source} has no @REF, a tag, branch or commit. {_hint(source)}")
     url, ref = matched["url"], matched["ref"]
-    folder = CHECKOUTS / hashlib.sha256(url.encode()).hexdigest()[:16]
+    folder = checkouts / hashlib.sha256(url.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     for command in (
         ["init", "--quiet"],

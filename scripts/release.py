@@ -7,7 +7,7 @@
 
 The name is wsfleet's version, or the application's name and version, and a hash of the sources, of
 their lock files and of the build scripts. An existing archive is not built again. Archives are in
-.cache/releases/.
+the folder `releases` of --directory.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
+APP = ROOT / "app"
 try:
     import application
+    import hatchling.build  # noqa: F401 - builds the wheel, in a process of pip
     import locks
     import sbom
     from application import Application
-except ModuleNotFoundError as error:  # .venv belongs to another version of this checkout
-    sys.exit(f"{error.name} is not installed: pip install --require-hashes -r requirements.txt")
-
-ROOT = Path(__file__).resolve().parent.parent
-APP = ROOT / "app"
-RELEASES = ROOT / ".cache" / "releases"
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"The Python of Ansible, {sys.executable}, has no package {error.name}, which builds the "
+        f"release. Install what the playbooks need: {sys.executable} -m pip install "
+        f"--require-hashes -r {ROOT}/playbooks/requirements.txt"
+    )
 
 
 def release_id(app: Application | None) -> str:
@@ -75,7 +78,7 @@ def build(release: str, app: Application | None, python: str, arch: str, archive
             raise locks.LockError(
                 f"{app.path} has the same name as its dependency {app.name}: rename it."
             )
-    with tempfile.TemporaryDirectory(dir=RELEASES) as name:
+    with tempfile.TemporaryDirectory(dir=archive.parent) as name:
         folder = Path(name)
         pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, APP)
         if app is not None:
@@ -114,12 +117,21 @@ def main() -> None:
     parser.add_argument("--python", help="full Python version of the nodes, such as 3.13.5")
     parser.add_argument("--arch", help="their architecture, such as x86_64")
     parser.add_argument("--app", metavar="SOURCE", help="a folder, a wheel, or git+URL@REF")
+    parser.add_argument(
+        "--directory",
+        metavar="FOLDER",
+        type=Path,
+        default=ROOT / ".cache",
+        help="folder of archives and of fetched applications; default: .cache of this checkout",
+    )
     arguments = parser.parse_args()
-    RELEASES.mkdir(parents=True, exist_ok=True)
+    releases = arguments.directory.resolve() / "releases"
+    releases.mkdir(parents=True, exist_ok=True)
     try:
-        with (RELEASES / ".lock").open("w") as lock:
+        with (releases / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            app = Application(arguments.app) if arguments.app else None
+            checkouts = releases.with_name("applications")
+            app = Application(arguments.app, checkouts) if arguments.app else None
             release = release_id(app)
             if arguments.id:
                 print(release)
@@ -127,7 +139,7 @@ def main() -> None:
             python, arch = arguments.python or "", arguments.arch
             if not (re.fullmatch(r"3\.\d+\.\d+", python) and arch):
                 parser.error("give --id, or --python 3.X.Y and --arch ARCH")
-            archive = RELEASES / f"{release}-{python}-{arch}.tar"
+            archive = releases / f"{release}-{python}-{arch}.tar"
             if not archive.exists():
                 build(release, app, python, arch, archive)
                 print("built", file=sys.stderr)

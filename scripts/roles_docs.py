@@ -38,7 +38,7 @@ def mistakes(role: Path, options: dict[str, Any]) -> list[str]:
 
 def readme(role: Path, spec: dict[str, Any]) -> str:
     """Render one role's README."""
-    lines = [f"# {role.name}", "", f"{spec['short_description']}.", ""]
+    lines = [f"# wsfleet.wsfleet.{role.name}", "", f"{spec['short_description']}.", ""]
     lines += [line for text in spec.get("description", []) for line in (text, "")]
     lines += ["| variable | default | meaning |", "|---|---|---|"]
     for name, option in spec["options"].items():

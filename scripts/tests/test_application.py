@@ -100,7 +100,7 @@ def test_a_build_gets_the_files_of_the_name(copy: Path, tmp_path: Path) -> None:
     before = sorted(copy.rglob("*"))
     target = tmp_path / "wheels"
     target.mkdir()
-    wheel = Application(str(copy)).put_wheel(target, "3.13.5", "x86_64")
+    wheel = Application(str(copy), tmp_path).put_wheel(target, "3.13.5", "x86_64")
     with zipfile.ZipFile(wheel) as archive:
         assert "main.py" in archive.namelist()
         assert ".secret.py" not in archive.namelist()
@@ -110,11 +110,11 @@ def test_a_build_gets_the_files_of_the_name(copy: Path, tmp_path: Path) -> None:
 
 def test_a_wheel_is_a_source(copy: Path, tmp_path: Path) -> None:
     """A wheel with a lock beside it is copied unchanged."""
-    built = Application(str(copy)).put_wheel(tmp_path, "3.13.5", "x86_64")
+    built = Application(str(copy), tmp_path).put_wheel(tmp_path, "3.13.5", "x86_64")
     with pytest.raises(SourceError, match=r"has no requirements.lock: scripts/lock --app"):
-        Application(str(built))
+        Application(str(built), tmp_path)
     shutil.copy(copy / locks.NAME, tmp_path)
-    application = Application(str(built))
+    application = Application(str(built), tmp_path)
     assert (application.name, application.version) == ("tutorial", "1.0.0")
     target = tmp_path / "release"
     target.mkdir()
@@ -128,10 +128,10 @@ def test_a_wheel_for_other_machines_is_refused(copy: Path, tmp_path: Path) -> No
     wheel.write_bytes(b"")
     target = tmp_path / "release"
     target.mkdir()
-    Application(str(wheel)).put_wheel(target, "3.13.5", "aarch64")
+    Application(str(wheel), tmp_path).put_wheel(target, "3.13.5", "aarch64")
     for python, arch in [("3.11.2", "aarch64"), ("3.13.5", "x86_64")]:
         with pytest.raises(SourceError, match=f"which have Python {python} .{arch}"):
-            Application(str(wheel)).put_wheel(target, python, arch)
+            Application(str(wheel), tmp_path).put_wheel(target, python, arch)
 
 
 def test_a_repository_is_a_source(copy: Path, tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def allows(files: int) -> bool:
         resource.setrlimit(resource.RLIMIT_NOFILE, (before[0], max(files, before[1])))
     except (OSError, ValueError):
         found = re.search(r"^Max open files +\S+ +(\d+)", PID1_LIMITS.read_text(), re.MULTILINE)
-        return bool(found) and files <= min(int(found[1]), int(NR_OPEN.read_text()))
+        return found is not None and files <= min(int(found[1]), int(NR_OPEN.read_text()))
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
     return True
 

@@ -32,7 +32,8 @@ COLUMNS = ("dropped", "reconnect_p50_ms", "reconnect_p99_ms", "delivery_p50_ms",
 class FaultResult:
     """The result of a fault; `host` is the target, times are Unix times, durations are seconds.
 
-    `hit` is the number of clients that used the target when the fault began. `ended` is the time
+    `hit` is the number of clients that used the target when the fault began. `held` ends when its
+    repair begins, and `healed` is when this is done. `ended` is the time
     from which what clients see is no effect of the fault any more. `even_after` counts from the
     repair, and `moves` from the fault's start; without --even both are None.
     """
@@ -43,6 +44,7 @@ class FaultResult:
     began: float
     ended: float = math.inf
     held: float = 0.0
+    healed: float = 0.0
     healthy_after: float | None = None
     even_after: float | None = None
     moves: Moves | None = None
@@ -240,9 +242,12 @@ def _criteria(outcome: Outcome, dropped: int) -> list[Criterion]:
         what = "connections whose end the application was not told"
         criteria.append(Criterion(what, len(told.untold)))
     if outcome.counts is not None:
-        even = sum(fault.even_after is not None for fault in outcome.faults)
+        judged = [
+            fault for fault in outcome.faults if fault.moves
+        ]  # not where Ctrl-C ended the wait
+        even = sum(fault.even_after is not None for fault in judged)
         what = "steps after which the clients were even"
-        criteria.append(Criterion(what, even, wanted=len(outcome.faults)))
+        criteria.append(Criterion(what, even, wanted=len(judged)))
     return criteria
 
 
@@ -264,6 +269,6 @@ def _figures(outcome: Outcome) -> list[Figure]:
 
 def _marks(outcome: Outcome, began: float) -> list[Mark]:
     return [
-        Mark(f"{f.step.name} at {f.host}", f.began - began, f.began - began + f.held)
+        Mark(f"{f.step.name} at {f.host}", f.began - began, f.healed - began)
         for f in outcome.faults
     ]

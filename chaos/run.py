@@ -87,10 +87,10 @@ def run_fault(cluster: Cluster, step: Step, hit: int, stop: threading.Event) -> 
             result.held = time.time() - result.began
     except CommandError as error:
         result.problem = str(error)
-    healed = time.time()
+    result.healed = time.time()
     problem = wait_until_healthy(cluster.find_problem)
     if problem is None:
-        result.healthy_after = time.time() - healed
+        result.healthy_after = time.time() - result.healed
     elif result.problem is None:
         result.problem = f"the cluster was not healthy after {HEALTHY_TIMEOUT:g} s: {problem}"
     return result
@@ -104,10 +104,11 @@ def wait_until_even(
     stop: threading.Event,
 ) -> None:
     """Wait until the cluster has spread the clients by itself, and note what it did for that."""
-    healed = result.began + result.held
-    if counts.wait_until_even(healed + seconds - time.time(), stop):
-        result.even_after = time.time() - healed
-    elif result.problem is None and not stop.is_set():
+    if counts.wait_until_even(result.healed + seconds - time.time(), stop):
+        result.even_after = time.time() - result.healed
+    elif stop.is_set():
+        return
+    elif result.problem is None:
         result.problem = f"the clients were not even after {seconds:g} s"
     result.moves = moves(cluster, result.began, time.time())
 

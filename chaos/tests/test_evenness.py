@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from wsfleet.cli.measure.charts import Counts
 
+from chaos.cluster import Cluster
 from chaos.evenness import ClientCounts, Moves, is_even, moves
+from chaos.faults import FAULTS, Fault
 from chaos.schedule import Step
 from chaos.tests.support import Balanced, as_cluster, quiet, run_steps
 
@@ -79,6 +83,36 @@ def test_clients_that_stay_uneven_are_a_problem(
     report = run_steps(cluster, steps, quiet(tmp_path), even=0.2)
     assert not report.ok
     assert any("not even after 0.2 s" in problem for problem in report.problems)
+
+
+def test_the_time_until_even_begins_after_the_repair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repair by a playbook takes minutes."""
+    monkeypatch.setattr("chaos.evenness.INTERVAL", 0.01)
+
+    @contextmanager
+    def repaired_slowly(cluster: Cluster, host: str) -> Iterator[None]:
+        yield
+        time.sleep(0.5)
+
+    monkeypatch.setitem(FAULTS, "repaired_slowly", Fault(repaired_slowly, "wsnodes"))
+    cluster = Rebalanced({"node1": 13, "node2": 11})
+    report = run_steps(cluster, [Step("repaired_slowly", "node1", 0, 0)], quiet(tmp_path), even=0.4)
+    assert report.ok, report.problems
+
+
+def test_a_run_that_is_stopped_is_not_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends the wait: nobody knows whether the clients would have been even."""
+    monkeypatch.setattr("chaos.evenness.INTERVAL", 0.01)
+    monkeypatch.setattr(ClientCounts, "wait_until_even", lambda _, __, stop: stop.set())
+    cluster = Rebalanced({"node1": 15, "node2": 9}, stuck=True)
+    steps = [Step("node_process_killed", "node1", 0, 0)]
+    report = run_steps(cluster, steps, quiet(tmp_path), even=30)
+    assert report.ok, report.problems
+    assert all(criterion.met for criterion in report.criteria)
 
 
 def test_a_host_that_does_not_serve_is_not_even(

@@ -80,3 +80,14 @@ async def settled(
 def _failure(what: str, seconds: float, result: Any, problem: Exception | None) -> AssertionError:
     seen = f"the condition raised {problem!r}" if problem else f"the condition returned {result!r}"
     return AssertionError(f"did not happen within {seconds:g} s: {what}; at last {seen}")
+
+
+async def tasks_ended(seconds: float = TIMEOUT) -> None:
+    """Wait until all other tasks of the loop have ended: an SDK closes its sockets in such tasks.
+
+    Raises:
+        TimeoutError: they did not end within `seconds`.
+    """
+    async with asyncio.timeout(seconds):
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)

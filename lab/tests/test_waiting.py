@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lab.waiting import attempts, settled, until
+from lab.waiting import attempts, settled, tasks_ended, until
 
 
 def after(*failures: Exception | bool) -> Callable[[], bool]:
@@ -81,3 +81,19 @@ async def test_a_coroutine_is_awaited() -> None:
 def test_there_is_one_attempt_at_least() -> None:
     """The condition is tried once even if the time is zero."""
     assert len(list(attempts(0))) == 1
+
+
+async def test_tasks_are_waited_for() -> None:
+    """Also those that another task begins."""
+    ended: list[str] = []
+
+    async def work(*following: str) -> None:
+        await asyncio.sleep(0)
+        if following:
+            begun.append(asyncio.create_task(work()))
+        ended.extend(following or ["the last"])
+
+    begun = [asyncio.create_task(work("the first"))]
+    await tasks_ended()
+    assert ended == ["the first", "the last"]
+    assert all(task.done() for task in begun)

@@ -12,7 +12,7 @@ import pytest
 import redis
 from websockets.asyncio.client import connect
 
-from lab.waiting import TIMEOUT, settled, until
+from lab.waiting import TIMEOUT, settled, tasks_ended, until
 from tests.support import sdk_scenarios
 from tests.support.fleet import Rig, running_fleet, servers_up
 from tests.support.paths import JAVASCRIPT
@@ -93,7 +93,7 @@ async def python(
 ) -> Any:
     """Run a scenario of sdk_scenarios.py."""
     seen = await sdk_scenarios.SCENARIOS[scenario](cluster, channel, step)
-    await sdk_scenarios.closed()
+    await tasks_ended()
     return seen
 
 
@@ -200,7 +200,7 @@ async def test_plain_and_sdk_clients_on_different_nodes_hear_each_other(
         message = json.loads(await asyncio.wait_for(plain.recv(), TIMEOUT))
         assert (message["type"], message["data"]) == ("message", {"hello": "plain"})
     await client.disconnect()
-    await sdk_scenarios.closed()
+    await tasks_ended()
 
 
 async def test_a_failed_recovery_is_reported(drive: Drive, fleet: Rig) -> None:

@@ -1,6 +1,5 @@
 """The scenarios of fleet/test_sdks.py with the unmodified SDK centrifuge-python."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from centrifuge import (  # type: ignore[import-untyped]
     SubscriptionEventHandler,
 )
 
-from lab.waiting import TIMEOUT, settled
+from lab.waiting import settled
 
 Step = Callable[..., Awaitable[None]]
 
@@ -123,13 +122,6 @@ async def _subscribe(client: Client, channel: str, **options: Any) -> tuple[Subs
     await client.connect()
     await subscription.ready(5)
     return subscription, events
-
-
-async def closed() -> None:
-    """Wait until the SDK's work is done: it closes its sockets in tasks of its own."""
-    async with asyncio.timeout(TIMEOUT):
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(others)
 
 
 async def _users(subscription: Subscription) -> list[str]:

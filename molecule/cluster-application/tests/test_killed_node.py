@@ -14,7 +14,7 @@ import centrifuge
 import pytest
 import yaml
 
-from lab.waiting import settled, until
+from lab.waiting import settled, tasks_ended, until
 
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
@@ -191,6 +191,7 @@ async def test_a_node_is_killed_while_people_chat(
         assert lobby.heard == people[0].lobby.heard
         assert lobby.recovered == [True] * (len(person.ids) - 1)
         await person.client.disconnect()
+    await tasks_ended()
 
     ids = set(itertools.chain(*(person.ids for person in people)))
     until(lambda: {client for client, _ in ends(cluster)} >= ids, "every end is told")

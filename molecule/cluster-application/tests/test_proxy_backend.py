@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from lab.waiting import settled, until
+from lab.waiting import settled, tasks_ended, until
 
 if TYPE_CHECKING:
     from molecule.conftest import Cluster
@@ -149,6 +149,7 @@ async def test_django_decides(cluster: Cluster, site: str) -> None:
         assert refused.value.code == 403
         outside = await enter(eve)
         await settled(lambda: outside.refused == [403], "eve is refused")
+    await tasks_ended()
 
 
 @pytest.mark.usefixtures("_nodes")
@@ -170,3 +171,4 @@ async def test_a_frozen_backend_costs_no_connection(cluster: Cluster, site: str)
             return False
 
         await settled(answered, "Django answers again")
+    await tasks_ended()

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +237,11 @@ class Cluster:
         inspect = ["podman", "inspect", "--format={{.State.Pid}}", self._container(host)]
         namespace = f"--net=/proc/{command([*SUDO, *inspect]).stdout.strip()}/ns/net"
         command([*SUDO, "nsenter", namespace, "nft", "-f", "-"], stdin=script)
+
+
+def by_node(connections: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Return the connections of each node, from those of all hosts: see `Cluster.connections`."""
+    return {name: count for nodes in connections.values() for name, count in nodes.items()}
 
 
 def _checkout() -> str:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from types import TracebackType
 from typing import Any
 
-from chaos.cluster import Cluster, CommandError
+from chaos.cluster import Cluster, CommandError, by_node
 
 #: Seconds between two counts of the clients.
 INTERVAL = 2.0
@@ -49,8 +49,9 @@ class ClientCounts:
     def __init__(self, cluster: Cluster) -> None:
         self.lines: dict[str, list[tuple[float, int]]] = {}
         self._cluster = cluster
+        self._even_at = -math.inf  # when the last count began, if it was even; monotonic
         self._end = threading.Event()
-        self._lock = threading.Lock()
+        self._counted = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="client-counts")
 
     def __enter__(self) -> ClientCounts:
@@ -58,12 +59,7 @@ class ClientCounts:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the thread."""
         self._end.set()
         self._thread.join()
@@ -73,30 +69,29 @@ class ClientCounts:
 
         It ends early when `stop` is set.
         """
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not stop.is_set():
-            with suppress(CommandError):
-                hosts = self._count()
-                counts = {name: n for nodes in hosts.values() for name, n in nodes.items()}
-                if all(hosts.values()) and is_even(counts):
-                    return True
-            stop.wait(INTERVAL)
-        return False
+        began = time.monotonic()
+        with self._counted:
+            while self._even_at < began:  # a count under way may be of before
+                if time.monotonic() >= began + seconds or stop.is_set():
+                    return False
+                # A timeout, because nobody can count while Redis or the balancer is down.
+                self._counted.wait(INTERVAL)
+        return True
 
     def _run(self) -> None:
         while not self._end.wait(INTERVAL):
-            # While Redis or the balancer is down, nobody can say how many there are.
             with suppress(CommandError):
                 self._count()
 
-    def _count(self) -> dict[str, dict[str, int]]:
+    def _count(self) -> None:
+        began = time.monotonic()
         hosts = self._cluster.connections()
-        counts = {name: n for nodes in hosts.values() for name, n in nodes.items()}
-        with self._lock:
-            now = time.time()
+        counts, now = by_node(hosts), time.time()
+        with self._counted:
             for name in self.lines.keys() | counts.keys():
                 self.lines.setdefault(name, []).append((now, counts.get(name, 0)))
-        return hosts
+            self._even_at = began if all(hosts.values()) and is_even(counts) else -math.inf
+            self._counted.notify()
 
 
 def moves(cluster: Cluster, began: float, ended: float) -> Moves:

@@ -33,9 +33,9 @@ class FaultResult:
     """The result of a fault; `host` is the target, times are Unix times, durations are seconds.
 
     `hit` is the number of clients that used the target when the fault began. `held` ends when its
-    repair begins, and `healed` is when this is done. `ended` is the time
-    from which what clients see is no effect of the fault any more. `even_after` counts from the
-    repair, and `moves` from the fault's start; without --even both are None.
+    repair begins, and `healed` is when this is done. `ended` is the time from which what clients
+    see is no effect of the fault any more. `even_after` counts from the repair, and `moves` from
+    the fault's start; without --even both are None.
     """
 
     step: Step
@@ -242,9 +242,8 @@ def _criteria(outcome: Outcome, dropped: int) -> list[Criterion]:
         what = "connections whose end the application was not told"
         criteria.append(Criterion(what, len(told.untold)))
     if outcome.counts is not None:
-        judged = [
-            fault for fault in outcome.faults if fault.moves
-        ]  # not where Ctrl-C ended the wait
+        # Not where Ctrl-C ended the wait.
+        judged = [fault for fault in outcome.faults if fault.moves]
         even = sum(fault.even_after is not None for fault in judged)
         what = "steps after which the clients were even"
         criteria.append(Criterion(what, even, wanted=len(judged)))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
 from chaos.clients import Clients, read_events
-from chaos.cluster import Cluster, CommandError
+from chaos.cluster import Cluster, CommandError, by_node
 from chaos.disconnects import read_connections, wait_for_disconnects
 from chaos.evenness import ClientCounts, moves
 from chaos.faults import FAULTS
@@ -61,7 +61,7 @@ def spread(
         counts = [clients[host] for host, nodes in connections.items() if nodes]
         if min(counts, default=0) and 2 * min(counts) * len(counts) >= sum(counts):
             return clients
-        nodes = {name: count for each in connections.values() for name, count in each.items()}
+        nodes = by_node(connections)
         if any(nodes.values()):
             # A balancer that has just booted may not answer yet: the next attempt asks again.
             with suppress(CommandError):

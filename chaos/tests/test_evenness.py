@@ -125,8 +125,8 @@ def test_a_host_that_does_not_serve_is_not_even(
         **Balanced.connections(cluster),
         "node3": {},
     }
-    counts = ClientCounts(as_cluster(cluster))
-    assert not counts.wait_until_even(0.1, threading.Event())
+    with ClientCounts(as_cluster(cluster)) as counts:
+        assert not counts.wait_until_even(0.1, threading.Event())
     assert {name: n for name, [(_, n), *_] in counts.lines.items()} == {
         "node1-8001": 12,
         "node2-8001": 12,

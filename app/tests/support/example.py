@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 
-def check_own_tests(example: Path) -> None:
-    """Run the tests of an example in its folder; all must pass."""
+def check_own_tests(example: Path) -> str:
+    """Run the tests of an example in its folder, and return their output; all must pass."""
     done = subprocess.run(
         [Path(sys.executable).with_name("pytest"), "-q", "-p", "no:cacheprovider"],
         cwd=example,
@@ -16,3 +16,4 @@ def check_own_tests(example: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

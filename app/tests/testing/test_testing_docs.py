@@ -1,13 +1,12 @@
 """The tests in docs/testing.md, of the application in docs/dev.md, run as they are written."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from lab.paths import ROOT
+from tests.support.example import check_own_tests
 
 pytestmark = pytest.mark.usefixtures("processes")
 
@@ -28,13 +27,4 @@ def test_the_examples_pass(tmp_path: Path) -> None:
     (tmp_path / "wsfleet.yml").write_text(block("dev.md", "yaml"))
     (tmp_path / "test_chat.py").write_text(block("testing.md", "python"))
     (tmp_path / "pytest.ini").write_text(PYTEST)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 passed" in done.stdout
+    assert "3 passed" in check_own_tests(tmp_path)

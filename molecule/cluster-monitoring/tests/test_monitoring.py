@@ -235,13 +235,18 @@ def test_old_workers_of_haproxy_are_counted(cluster: Cluster) -> None:
 
 
 @contextmanager
-def dead_node(cluster: Cluster) -> Iterator[None]:
-    """A node is away."""
-    cluster.on("bookworm", "systemctl stop wsnode@8001")
+def stopped(cluster: Cluster, unit: str) -> Iterator[None]:
+    """A unit of a node's host is away."""
+    cluster.on("bookworm", f"systemctl stop {unit}")
     try:
         yield
     finally:
-        cluster.on("bookworm", "systemctl start wsnode@8001")
+        cluster.on("bookworm", f"systemctl start {unit}")
+
+
+def dead_node(cluster: Cluster) -> AbstractContextManager[None]:
+    """A node is away."""
+    return stopped(cluster, "wsnode@8001")
 
 
 @contextmanager
@@ -363,7 +368,7 @@ def test_an_application_and_its_processes_are_watched(cluster: Cluster) -> None:
         for name in METRICS_OF_APPLICATIONS:
             until(partial(cluster.query, host, name), f"{host} has {name}")
     down = "ApplicationProcessDown bookworm"
-    with stopped_handlers(cluster):
+    with stopped(cluster, "wsfleet-app@1"):
         until(lambda: down in told(cluster, "firing"), "it is told", 90)
     until(lambda: down in told(cluster, "resolved"), "it is over", 90)
 
@@ -376,13 +381,3 @@ async def call_a_handler(cluster: Cluster) -> None:
             async with session.ws_connect(url, ssl=cluster.trusted) as socket:
                 await socket.send_json({"id": 1, "connect": {}})
                 await socket.receive()
-
-
-@contextmanager
-def stopped_handlers(cluster: Cluster) -> Iterator[None]:
-    """A process of the application's handlers is away."""
-    cluster.on("bookworm", "systemctl stop wsfleet-app@1")
-    try:
-        yield
-    finally:
-        cluster.on("bookworm", "systemctl start wsfleet-app@1")

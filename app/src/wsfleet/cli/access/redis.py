@@ -82,13 +82,18 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
+def _now(client: Any) -> float:
+    """Return the unix time on Redis's clock."""
+    seconds, micros = client.time()
+    return float(seconds + micros / 1e6)
+
+
 def live_nodes(client: Any) -> set[Any]:
     """Return the nodes with a heartbeat in the last `NODE_DEAD_AFTER` seconds, on Redis's clock.
 
     Names are text or bytes, as the client's replies are.
     """
-    seconds, micros = client.time()
-    oldest = seconds + micros / 1e6 - NODE_DEAD_AFTER
+    oldest = _now(client) - NODE_DEAD_AFTER
     return set(client.zrangebyscore(key_names.NODES, oldest, "+inf"))
 
 
@@ -114,8 +119,7 @@ def registry(client: Any) -> dict[str, dict[str, Any]]:
 
 def handler_processes(client: Any) -> dict[str, float]:
     """Return the seconds since the last heartbeat of each process of `wsfleet app`, by name."""
-    seconds, micros = client.time()
-    now = seconds + micros / 1e6
+    now = _now(client)
     beats = client.zrange(key_names.HANDLERS, 0, -1, withscores=True)
     return {name: round(now - beat, 1) for name, beat in beats}
 

@@ -170,7 +170,9 @@ class Cluster:
     def play(self, name: str, *arguments: str) -> str:
         """Run a playbook, which must succeed."""
         result = self.playbook(name, *arguments)
-        assert result.returncode == 0, result.stdout[-5000:] + result.stderr
+        assert result.returncode == 0, (
+            f"{self.failures(result.stdout)}\n{result.stdout[-5000:]}{result.stderr}"
+        )
         return result.stdout
 
     @staticmethod

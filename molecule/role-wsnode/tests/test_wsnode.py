@@ -162,6 +162,32 @@ def test_an_unusable_release_is_built_again(cluster: Cluster) -> None:
         cluster.on(name, "runuser -u wsfleet -- wsfleet --version")
 
 
+def test_where_no_process_runs_the_new_release_is_started(cluster: Cluster) -> None:
+    """On a stopped host and on a broken one: the old release may not know the settings."""
+    broken = "releases/broken"
+    release = {name: cluster.on(name, "readlink /opt/wsfleet/current") for name in NAMES}
+    for name in NAMES:
+        cluster.on(
+            name,
+            f"cd /opt/wsfleet && cp -a {release[name]} {broken} && ln -sfn {broken} current"
+            f" && sed -i 1s#/{release[name]}/#/{broken}/# {broken}/venv/bin/wsfleet"
+            f" && echo 'raise RuntimeError' | tee {broken}/venv/lib/*/*/wsfleet/server/__init__.py",
+        )
+        cluster.on(name, "wsfleet --version")
+    cluster.on("trixie", "systemctl disable --now wsnode@8001")
+    assert cluster.host("bookworm").run("systemctl restart wsnode@8001").rc != 0
+
+    update = ("molecule/role-wsnode/update.yml", "-ewsnode_serial=2")
+    cluster.play(*update)
+    for name in NAMES:
+        assert json.loads(get(cluster.host(name), "/ready")) == {"ready": True}
+        assert cluster.on(name, "readlink /opt/wsfleet/current") == release[name]
+        assert cluster.on(name, "readlink /opt/wsfleet/previous") == broken
+        assert cluster.host(name).service("wsnode@8001").is_enabled
+        cluster.on(name, f"rm -r /opt/wsfleet/previous /opt/wsfleet/{broken}")
+    assert cluster.changed(cluster.play(*update)) == []
+
+
 def test_a_refused_configuration_has_its_error(cluster: Cluster) -> None:
     """The node's own words are shown, also where no_log hides the task, and no key is."""
     config = {"http_api": {"key": "a-key-of-this-test", "kye": 1}}

@@ -281,7 +281,7 @@ def test_a_hanging_log_reader_blocks_nothing(kind: str) -> None:
         last = [json.loads(line) for line in reader]
     assert process.returncode == 0
     report = lines.pop()
-    assert (report["event"], report["level"]) == ("log lines dropped", "warning")
+    assert (report["event"], report["level"]) == ("log_lines_dropped", "warning")
     assert [line["number"] for line in lines] == list(range(len(lines)))
     assert len(lines) + report["lines"] == 30_000
     assert [line["number"] for line in last] == [30_000]

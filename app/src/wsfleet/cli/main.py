@@ -106,7 +106,7 @@ def _report_error(error: typer.TyperException, args: list[str]) -> int:
 app = typer.Typer(
     cls=Program,
     help="Run a node of a WebSocket fleet, and check, load, watch and drain the fleet. "
-    "Exit codes: 0 all is well, 1 something was found wrong, 2 the command could not be run.",
+    "Exit codes: 0 no problem, 1 a problem was found, 2 the command could not run.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -109,7 +109,7 @@ class ProxyTLS(Section):
     server_ca_pem: str = ""
     """CA certificate that the backend's certificate must be signed by, likewise."""
     insecure_skip_verify: bool = False
-    """Accept any certificate. For tests alone: whoever answers is believed."""
+    """Accept any certificate: only for tests, because any server is then trusted."""
     server_name: str = ""
     """Name that the backend's certificate must have, if it is not the endpoint's host."""
 

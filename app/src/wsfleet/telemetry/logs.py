@@ -104,7 +104,7 @@ def configure(level: str, node: str, encode: Encode | None = None) -> None:
     encode = encode or Encoder(node)
 
     def report(lines: int) -> bytes:
-        return encode({"lines": lines, "event": "log lines dropped"}, __name__, "warning")
+        return encode({"lines": lines, "event": "log_lines_dropped"}, __name__, "warning")
 
     # Without a standard output, descriptor 1 may belong to another file.
     stdout = sys.__stdout__

@@ -22,7 +22,7 @@ def command(
         str, typer.Option("--app-dir", help="Folder with MODULE; default: WSFLEET_APP_DIR.")
     ] = "",
 ) -> None:
-    """Run an application's handlers, for nodes that ask them by HTTP proxies.
+    """Run an application's handlers in a process of their own, which nodes call.
 
     Environment variables WSFLEET_* configure Redis, the log and the file with the channels, as for
     a node. docs/proxy.md has the node's configuration.

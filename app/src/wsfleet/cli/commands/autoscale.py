@@ -1,4 +1,4 @@
-"""``wsfleet autoscale``: bring standby hosts in and drain hosts, by the load."""
+"""``wsfleet autoscale``: activate standby hosts and drain hosts, depending on the load."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -115,7 +115,7 @@ def command(
     fleet: FleetFile = None,
     as_json: JsonLines = False,
 ) -> int:
-    """Bring standby hosts in and drain hosts, by the load.
+    """Activate standby hosts and drain hosts, depending on the load.
 
     The load is connections and CPU. The command runs until SIGTERM. Several may run: one leads. A
     host that an operator drained is left alone.

@@ -36,7 +36,7 @@ def command(
         str | None,
         typer.Option(
             metavar="URL",
-            help="URL of the node's internal port, where /ready is; without, /ready is at URL.",
+            help="URL of the node's internal port, which has /ready. Default: URL.",
             show_default=False,
         ),
     ] = None,
@@ -48,10 +48,10 @@ def command(
 ) -> int:
     """Check that one node answers on a WebSocket, or is drained.
 
-    URL is the node's own port for clients. Without a path, the WebSocket is that of the Centrifuge
-    protocol, which each node has, also beside an application; with one, it is opened and closed
-    there. No other client receives anything. Exit code 1 if the node is neither ready nor drained,
-    or does not answer.
+    URL is the node's own port for clients. Without a path, the command uses the Centrifuge
+    protocol, which each node has, also beside an application. With a path, it only opens and closes
+    the WebSocket there. No other client receives anything. Exit code 1 if the node is neither ready
+    nor drained, or does not answer.
     """
     report = run(parse_url(url, PATH), parse_url(internal_url or url), timeout)
     return emit(report, as_json=as_json)

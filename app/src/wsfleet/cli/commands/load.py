@@ -38,7 +38,7 @@ def command(
         typer.Option(
             "--duration",
             min=0.1,
-            help="Seconds of sending that are measured; without messages, of holding.",
+            help="Seconds of measured sending; without messages, of open connections.",
         ),
     ] = 20.0,
     warmup: Annotated[
@@ -70,8 +70,8 @@ def command(
     """Load the fleet and account for every message.
 
     Plain protocol: each message is broadcast, and every other client must receive each acknowledged
-    message exactly once. Application: connections are opened, held and closed, a disconnected
-    client reconnects with its cookie, and with --message each message must come back to its sender.
+    message exactly once. Application: connections are opened, held and closed. A disconnected
+    client reconnects with its cookie. With --message each message must come back to its sender.
     Latency counts from when a message was due, so that it includes the delay of a generator that
     falls behind. Exit code 1 if a client was refused or disconnected (an application's clients:
     with another code than 1012), or if a message was lost, duplicated or failed.

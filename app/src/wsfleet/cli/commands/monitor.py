@@ -58,7 +58,7 @@ def command(
     """Watch the health of every node behind URL.
 
     Plain protocol: /health is read. Application: its WebSocket is opened and closed, and with
-    --message a message must come back; nodes of a fleet file are still asked for /health.
+    --message a message must come back. With a fleet file, the nodes' /health is read instead.
     Exit code 1 if a check failed.
     """
     endpoint, known = locate(url, fleet, cookie)

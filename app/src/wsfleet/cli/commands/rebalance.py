@@ -51,7 +51,7 @@ To = Annotated[
     _setting(
         "to",
         "TOLERANCE",
-        "How far a node may be from its share of the clients.",
+        "How far a node may be from its share of the clients, such as 10%.",
         parser=_fraction,
         metavar="PERCENT%",
     ),
@@ -62,18 +62,18 @@ Rate = Annotated[
 Delay = Annotated[
     float,
     _setting(
-        "delay", "DELAY", "With --run: seconds that the nodes are uneven until a round.", min=0
+        "delay", "DELAY", "With --run: seconds the nodes must be uneven before a round.", min=0
     ),
 ]
 Cooldown = Annotated[
     float, _setting("cooldown", "COOLDOWN", "With --run: seconds from a round to the next.", min=0)
 ]
 Interval = Annotated[
-    float, _setting("interval", "INTERVAL", "With --run: seconds between two looks.", min=0.1)
+    float, _setting("interval", "INTERVAL", "With --run: seconds between two checks.", min=0.1)
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what a round would do, without it.")]
 Timeout = Annotated[
-    float, typer.Option("--timeout", min=0, help="Seconds to wait, beside those of the shedding.")
+    float, typer.Option("--timeout", min=0, help="Seconds to wait after the shedding.")
 ]
 Service = Annotated[
     bool,
@@ -87,7 +87,7 @@ Hold = Annotated[
     typer.Option(
         "--hold",
         min=0,
-        help="Forbid rounds of --run for these seconds, for a roll; 0 allows them again.",
+        help="Forbid rounds of --run for this many seconds; 0 allows them again.",
         show_default=False,
     ),
 ]

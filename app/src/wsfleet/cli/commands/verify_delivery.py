@@ -34,7 +34,7 @@ def command(
     ] = 20.0,
     protocol: Annotated[
         Literal["centrifuge", "plain"],
-        typer.Option(help="An SDK on /connection/websocket, or /ws, which has no recovery."),
+        typer.Option(help="centrifuge: /connection/websocket. plain: /ws, which has no recovery."),
     ] = "centrifuge",
     channel: Annotated[
         str, typer.Option(help="A channel that every client may subscribe and publish to.")
@@ -53,8 +53,8 @@ def command(
         typer.Option(
             "--events",
             metavar="FILE",
-            help="Write every event to a file, one JSON object a line; `at` is seconds since the "
-            "first event, which has the time.",
+            help="Write every event to a file, one JSON object a line. The first event has the time; "
+            "`at` of the others is the seconds since then.",
             show_default=False,
         ),
     ] = None,

@@ -53,8 +53,8 @@ def command(
         typer.Option(
             "--events",
             metavar="FILE",
-            help="Write every event to a file, one JSON object a line. The first event has the time; "
-            "`at` of the others is the seconds since then.",
+            help="Write every event to a file, one JSON object a line. The first event has the "
+            "time, and `at` of the others counts the seconds since then.",
             show_default=False,
         ),
     ] = None,

@@ -34,7 +34,7 @@ def memory(pids: Sequence[int], proc: Path = PROC) -> int:
 
 
 def description() -> dict[str, str]:
-    """Return what a comparison needs: CPU, operating system and Python version."""
+    """Return the facts that a comparison needs: CPU, operating system and Python version."""
     cpu = "unknown"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

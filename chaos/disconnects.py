@@ -12,7 +12,7 @@ from chaos.cluster import ROOT, Cluster
 from lab.waiting import attempts
 
 SOURCE = ROOT / "chaos" / "application"
-#: What deploys the application: arguments of a playbook.
+#: Arguments of the playbook that deploys the application.
 VARIABLES = (f"-e@{SOURCE / 'deploy.yml'}", f"-ewsnode_app_source={SOURCE}")
 #: The channel with handlers.
 CHANNEL = "handled:chaos"

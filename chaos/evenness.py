@@ -71,7 +71,7 @@ class ClientCounts:
         """
         began = time.monotonic()
         with self._counted:
-            while self._even_at < began:  # a count under way may be of before
+            while self._even_at < began:  # a count under way may be an earlier one
                 if time.monotonic() >= began + seconds or stop.is_set():
                     return False
                 # A timeout, because nobody can count while Redis or the balancer is down.
@@ -95,7 +95,7 @@ class ClientCounts:
 
 
 def moves(cluster: Cluster, began: float, ended: float) -> Moves:
-    """Return what rebalancing did between two Unix times."""
+    """Return the rounds of rebalancing between two Unix times."""
     report: dict[str, Any] = json.loads(cluster.wsfleet("rebalance", "--log", "--json"))
     rounds = [
         each["shed"]

@@ -1,4 +1,4 @@
-"""The report of a run: what each fault did to the clients, and the account of all messages."""
+"""The report of a run: the effects of each fault on clients, and the account of all messages."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class ChannelResult:
     events: Sequence[dict[str, Any]]
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the deliveries."""
+        """Return the problems of the deliveries."""
         found = self.verdict.get("problems", [])
         if "acknowledged" not in self.verdict:
             found = [f"verify-delivery: {self.verdict.get('error')}", *found]
@@ -107,7 +107,7 @@ class ChannelResult:
 
 @dataclass(slots=True)
 class Outcome:
-    """All that a run of `planned` steps found.
+    """The results of a run of `planned` steps.
 
     `refused` are the steps whose target had no clients. `counts` is None without --even, and
     `disconnects` without handlers.
@@ -210,7 +210,7 @@ def _views(
 
 
 def _rebalancing(faults: Iterable[FaultResult]) -> Table:
-    """Return when the clients were even after each fault, and what was done for it."""
+    """Return when the clients were even after each fault, and the rounds that this took."""
     rows = [
         (f.step.name, f.host, f.even_after, f.moves.rounds, f.moves.clients)
         for f in faults

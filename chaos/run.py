@@ -103,7 +103,7 @@ def wait_until_even(
     seconds: float,
     stop: threading.Event,
 ) -> None:
-    """Wait until the cluster has spread the clients by itself, and note what it did for that."""
+    """Wait until the cluster has spread the clients by itself, and record its rounds."""
     if counts.wait_until_even(result.healed + seconds - time.time(), stop):
         result.even_after = time.time() - result.healed
     elif stop.is_set():
@@ -125,8 +125,8 @@ def run(
 ) -> Outcome:
     """Run all steps while clients publish and subscribe; end early when `stop` is set.
 
-    With `even`, the cluster must have spread the clients so many seconds after each repair. With an
-    `application`, deploy it first; it must be told of the end of each connection.
+    With `even`, the cluster must have spread the clients within that many seconds after each
+    repair. With an `application`, deploy it first; it must be told of the end of each connection.
 
     Raises:
         CommandError: the cluster is not healthy at the start, or clients cannot use it.

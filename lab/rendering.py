@@ -1,4 +1,4 @@
-"""Render what a role writes, by Ansible on this machine, with the role's own variables."""
+"""Render a role's templates by Ansible on this machine, with the role's own variables."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Players of the example `room-game`, over real sockets, who come back as its page does."""
+"""Players of the example `room-game`, over real sockets; they reconnect as its page does."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ CENTRE = 12
 
 @dataclass(frozen=True)
 class Visit:
-    """The first board of a connection, and what the player knew before."""
+    """The first board of a connection, and the player's last board before it."""
 
     node: str
     token: int
@@ -50,7 +50,7 @@ class Player:
         return self.visits[-1].node if self.visits else ""
 
     def check(self) -> None:
-        """Raise what went wrong."""
+        """Raise the player's error."""
         if self._task.done():
             self._task.result()
 
@@ -94,7 +94,7 @@ class Player:
 
 
 async def reached(players: list[Player], condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition; raise what a player found wrong."""
+    """Wait for a condition; raise a player's error."""
 
     def checked() -> bool:
         for player in players:

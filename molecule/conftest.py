@@ -1,4 +1,4 @@
-"""What the scenarios' tests share: addresses, and a cluster as its operator handles it."""
+"""Helpers of the scenarios' tests: addresses, and a cluster as its operator uses it."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from lab.waiting import until
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = Path(sys.executable).parent
-#: What `wsfleet verify-delivery` must not find.
+#: The faults that `wsfleet verify-delivery` must not find.
 FAULTS = ("lost", "duplicated", "reordered", "recovered_wrongly", "unacknowledged")
 #: Makes DHCP slow on a machine where nothing waits for it, not even network-online.target: the
 #: address comes when everything has been started, and has tried again for some seconds.
@@ -72,7 +72,7 @@ class Cluster:
 
     @property
     def trusted(self) -> ssl.SSLContext:
-        """What nodes that speak TLS are checked with."""
+        """The options to check nodes that speak TLS."""
         return ssl.create_default_context(cafile=self.fleet["ca"])
 
     def host(self, name: str) -> Host:
@@ -120,14 +120,14 @@ class Cluster:
         return output
 
     def prometheus(self, host: str, path: str, **parameters: str) -> Any:
-        """What the Prometheus of a machine answers on a path behind `/api/v1/`."""
+        """Return the answer of a machine's Prometheus at a path below `/api/v1/`."""
         address = self.address(host)
         url = f"http://{f'[{address}]' if ':' in address else address}:9090/api/v1/{path}"
         answer = httpx.get(url, params=parameters, timeout=10).raise_for_status()
         return answer.json()["data"]
 
     def query(self, host: str, expression: str) -> list[dict[str, Any]]:
-        """What the Prometheus of a machine finds: `metric` are the labels, `value[1]` is text."""
+        """Query a machine's Prometheus: `metric` has the labels, `value[1]` is text."""
         found: list[dict[str, Any]] = self.prometheus(host, "query", query=expression)["result"]
         return found
 
@@ -213,7 +213,7 @@ class Cluster:
         return process.returncode, output
 
     def output(self, *arguments: str) -> str:
-        """What the command line printed; its end must be a good one."""
+        """Run the command line, which must exit with 0; return its output."""
         code, output = self.run(*arguments)
         assert code == 0, output
         return output
@@ -231,7 +231,7 @@ class Cluster:
 
         The report of `wsfleet verify-delivery` is what it gives, filled in at the end.
         """
-        until(lambda: not any(self.connections().values()), "nobody is left of before")
+        until(lambda: not any(self.connections().values()), "the earlier clients have left")
         report: dict[str, Any] = {}
         with self.wsfleet(
             *("verify-delivery", self.url, "--json", "--rate", "5", "--timeout", "360"),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Write a VM's root file system (a tar archive) to stdout, made by mmdebstrap from Debian's own mirror.
-# What is in it is like a fresh Debian server: systemd, sshd, Python and a user with a key and sudo.
+# It is like a fresh Debian server: systemd, sshd, Python and a user with a key and sudo.
 # In it as well: libfaketime, by which scripts/chaos sets the clock of one VM.
 # The packages that the roles install are only downloaded, into apt's cache: quick, and no network needed.
 # Usage: image.sh RELEASE PUBLIC-KEY

@@ -1,4 +1,4 @@
-"""Who the primary is, by what Redis servers and their Sentinels say."""
+"""Find the Redis primary from the answers of the servers and their Sentinels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ansible.errors import AnsibleFilterError
 
 @dataclass(frozen=True)
 class _Answer:
-    """What one host said: the fields of INFO, and its Sentinel's view of the primary."""
+    """The answers of one host: the fields of INFO, and its Sentinel's view of the primary."""
 
     info: Mapping[str, str]
     sentinel: Mapping[str, str]
@@ -131,7 +131,7 @@ def _check_versions(answers: Mapping[str, _Answer], primary: str) -> None:
 
 
 class FilterModule:
-    """What templates may call."""
+    """The filters of this file."""
 
     def filters(self) -> dict[str, Any]:
         """Filters by name."""

@@ -18,7 +18,7 @@ def roll_plan(
     Each has its `name`; `host`, its part of the nodes' names; `changed`, whether a process of it
     must be restarted; and `moves`, whether a node must, so that clients move.
 
-    `places` are the hosts' places by `host`; before the first roll there are none. `serial` is the
+    `places` are the hosts' places by `host`; before the first roll it is empty. `serial` is the
     number of hosts, or per cent of the hosts, that restart at once.
 
     Returns `order` and `batches` (the sizes for `serial`); `joins`, hosts in standby that serve

@@ -27,7 +27,7 @@ description:
     error. systemd would silently start the service with fewer, and HAProxy then exits.
 options:
   files:
-    description: The files, folders and links, and what must not exist.
+    description: The files, folders and links, and the paths that must not exist.
     type: list
     elements: dict
     default: []
@@ -163,7 +163,7 @@ def drop_in_entries(drop_ins: Mapping[str, str]) -> list[Entry]:
 
 
 def allows(files: int) -> bool:
-    """Return whether this machine allows a service so many open files.
+    """Return whether this machine allows a service a number of open files.
 
     A process with CAP_SYS_RESOURCE raises its limit up to fs.nr_open (setrlimit(2)). Without it, as
     in a container, a service has the hard limit of PID 1; that of this process may be lower.
@@ -182,7 +182,7 @@ def check_open_files(entry: Entry) -> None:
     """Check the number of open files of a unit.
 
     Raises:
-        FailedError: the machine does not allow so many.
+        FailedError: the machine allows fewer.
     """
     if not entry["path"].startswith(FOLDER) or not entry["path"].endswith(UNIT_SUFFIXES):
         return
@@ -205,7 +205,7 @@ class Writer:
         self.diffs: list[dict[str, Any]] = []
 
     def write(self, entry: Entry) -> None:
-        """Make one path what its entry says.
+        """Change one path as its entry requires.
 
         Raises:
             FailedError: something else is at the path, or the validation of the content failed.

@@ -181,7 +181,7 @@ class State:
 
 
 def timestamp(text: str) -> float:
-    """Read a time as systemd writes it with `us+utc`; return 0 if there is none."""
+    """Read a time as systemd writes it with `us+utc`; return 0 for an empty one."""
     match = re.search(r"(\d+-\d+-\d+ \d+:\d+:\d+(?:\.\d+)?) UTC$", text)
     if not match:
         return 0.0
@@ -272,7 +272,7 @@ class Page:
         self._expect = expect
 
     def wrong(self) -> str:
-        """Return what is wrong with the page, or an empty text."""
+        """Return the mistake in the page, or an empty text."""
         if not self._url:
             return ""
         try:

@@ -344,7 +344,7 @@ def main() -> None:
         except OSError as error:
             if not module.check_mode:
                 module.fail_json(msg=f"HAProxy does not answer on {params['socket']}: {error}")
-            # Before the first run there is none.
+            # It is missing before the first run.
             before, reload = set(), "HAProxy does not run"
         if not reload or time.monotonic() >= deadline:
             break

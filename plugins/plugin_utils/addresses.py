@@ -44,7 +44,7 @@ def interface_of(shown: str, address: str) -> str:
 
 
 def interface_towards(shown: str, address: str) -> str:
-    """Name the interface whose network the address belongs to, or "" if there is none.
+    """Name the interface whose network the address belongs to, or "" without one.
 
     A network of one address, as that of a virtual address itself, leads nowhere.
     """

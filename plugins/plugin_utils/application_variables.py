@@ -1,4 +1,4 @@
-"""What is wrong with the variables of an application (`wsnode_app` and others), by host."""
+"""Mistakes in the variables of an application (`wsnode_app` and others), by host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VARIABLES = (
     "wsnode_app_redis",
 )
 SHARED = ("wsnode_app", "wsnode_app_source", "wsnode_app_before")
-"""A release is built, and what comes before it is done, once for all nodes."""
+"""Building a release, and the steps before it, happen once for all nodes."""
 
 OBJECT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 GIT = re.compile(r"git\+[^#]+@[^@/#:]+(/[^@#:]+)*(#subdirectory=.+)?")
@@ -39,7 +39,7 @@ Get = Callable[[str], Any]
 
 
 def application_mistakes(hosts: Mapping[str, Get], directories: Mapping[str, str]) -> list[str]:
-    """List what is wrong on the nodes, each line with the way to mend it.
+    """List the mistakes on the nodes, each with its correction.
 
     `hosts` has a function for each node that gives the value of a variable, `directories` the
     folder of its inventory, where a relative source begins.
@@ -52,7 +52,7 @@ def application_mistakes(hosts: Mapping[str, Get], directories: Mapping[str, str
 
 
 def key_mistakes(hosts: Mapping[str, Get]) -> list[str]:
-    """List what is wrong with the keys that the application may use, on the hosts of Redis."""
+    """List the mistakes in the keys that the application may use, on the hosts of Redis."""
     if mistakes := _differences(["redis_app_keys"], hosts, "redis"):
         return mistakes
     for pattern in next(iter(hosts.values()))("redis_app_keys") if hosts else ():

@@ -38,7 +38,7 @@ def certificate_mistakes(balancers: list[Host]) -> list[str]:
 
 
 def front_mistakes(balancers: list[Host]) -> list[str]:
-    """List settings that contradict each other or what stands in front of the balancers."""
+    """List settings that contradict each other or the proxy in front of the balancers."""
     mistakes = [
         f"{variable} differs between the balancers: set it once, for the group 'loadbalancers'."
         for variable in SAME_ON_BALANCERS
@@ -89,7 +89,7 @@ def front_mistakes(balancers: list[Host]) -> list[str]:
 
 
 def _proxy_mistake(host: Host, text: str) -> str:
-    """Return what is wrong with an element of haproxy_accept_proxy, or an empty text."""
+    """Return the mistake in an element of haproxy_accept_proxy, or an empty text."""
     try:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError:

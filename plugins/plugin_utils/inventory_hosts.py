@@ -1,4 +1,4 @@
-"""The hosts of an inventory, with the roles' defaults for what it does not set.
+"""The hosts of an inventory, with the roles' defaults for variables that it does not set.
 
 A role's default is read from its file, because Ansible knows it only while that role runs.
 """

@@ -17,7 +17,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,57}")
 SHORTEST_PASSWORD = 16
 """All passwords are derived from one: with one user's, that one can be guessed offline."""
 OPEN_FILES = 1_048_576
-"""What the kernel allows a process (fs.nr_open)."""
+"""The most open files that the kernel allows a process (fs.nr_open)."""
 SPARE_FILES = 5000
 """As `fleet_spare_files`."""
 SOURCE_PORTS = 54_000

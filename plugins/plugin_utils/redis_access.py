@@ -10,7 +10,7 @@ from .addresses import netloc
 from .inventory_hosts import Host
 
 REDIS_USERS = ("admin", "app", "cli", "exporter", "node", "proxy", "replica", "sentinel")
-"""What each may do is in the vars of the roles `redis` and `sentinel`."""
+"""Their rights are in the vars of the roles `redis` and `sentinel`."""
 
 
 def redis_passwords(secret: str) -> dict[str, str]:

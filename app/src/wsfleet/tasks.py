@@ -1,4 +1,4 @@
-"""How tasks are ended, and what runs until one of them ends."""
+"""Ending asyncio tasks, and running several until one ends."""
 
 import asyncio
 from collections.abc import Collection, Coroutine
@@ -22,10 +22,10 @@ async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
 
 
 async def race(*work: Coroutine[Any, Any, None]) -> None:
-    """Run all of it until the first ends, end the rest, and raise what was raised.
+    """Run coroutines until the first ends, end the rest, and raise its exception.
 
     Raises:
-        Exception: what the first to fail has raised.
+        Exception: the exception of the first one that failed.
     """
     tasks = [asyncio.create_task(each) for each in work]
     try:

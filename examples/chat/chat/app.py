@@ -1,4 +1,4 @@
-"""The chat: who comes by the site's session, rooms of the database, messages that are kept."""
+"""The chat: sign-in by the site's session, rooms from the database, stored messages."""
 
 from pathlib import Path
 from typing import Annotated
@@ -41,7 +41,7 @@ class Rename(BaseModel):
     title: str = Field(min_length=1, max_length=40)
 
 
-# What clients of the WebSocket do. Each handler is a plain function, since it reads a database: it
+# The events of the clients. Each handler is a plain function, because it reads a database: it
 # runs in a thread, and blocks nobody.
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY", "only for development")
 PROXY_KEY = os.environ.get("CHAT_PROXY_KEY", "only for development")
-"""What a node shows, see `http.static_headers` in wsfleet.yml: others may not ask."""
+"""The key that nodes send, see `http.static_headers` in wsfleet.yml; without it, 403."""
 WEBSOCKET_URL = os.environ.get("CHAT_WEBSOCKET_URL", "ws://127.0.0.1:8001/connection/websocket")
 """Where browsers find the nodes: on the same site, so that they send the session's cookie."""
 DEBUG = os.environ.get("DJANGO_DEBUG", "1") == "1"

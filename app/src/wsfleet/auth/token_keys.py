@@ -112,7 +112,7 @@ class Keys:
 
 
 def verifier() -> PyJWS:
-    """Return a verifier of signatures that accepts only what a key allows."""
+    """Return a verifier of signatures that accepts only the algorithms of a key."""
     jws = PyJWS(algorithms=[])
     for name, digest in _HMAC.items():
         jws.register_algorithm(name, _PreparedHmac(digest))

@@ -48,7 +48,7 @@ class TokenMismatchError(TokenError):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a token grants to one subscription.
+    """The rights and data that a token grants to one subscription.
 
     `info` is sent with presence, join, leave and publications, `data` to the subscriber itself;
     both are bytes, which are JSON unless the token has them in base64.
@@ -230,7 +230,7 @@ def origin_allowed(origin: str | None, patterns: list[str]) -> bool:
 
 
 class SubscribeOptions(Struct):
-    """What JSON grants to one subscription: in a token, or in the answer of a backend."""
+    """The grant of one subscription as JSON: in a token, or in the answer of a backend."""
 
     info: Raw = NULL
     b64info: str | None = None

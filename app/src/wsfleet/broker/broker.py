@@ -68,7 +68,7 @@ class Broker:
         return self.followed.subscribed
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
-        """Return what must run in the background."""
+        """Return the coroutines that must run in the background."""
         return self.followed.loops()
 
     def check(self, record: Record) -> None:

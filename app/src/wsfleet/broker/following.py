@@ -141,7 +141,7 @@ class FollowedChannels:
         return self._subscriber.subscribed
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
-        """Return what must run in the background."""
+        """Return the coroutines that must run in the background."""
         return [self._subscriber.run(), self._check_tops()]
 
     def follow_always(self, channel: str, options: ChannelOptions) -> None:
@@ -168,7 +168,7 @@ class FollowedChannels:
     async def catch_up(
         self, followed: FollowedChannel, since: Position | None, limit: int, max_size: int
     ) -> AsyncIterator[tuple[Reading | None, Position]]:
-        """Read what a subscriber missed; it subscribes without a gap inside the block.
+        """Read the publications that a subscriber missed; it subscribes inside the block.
 
         Yields the publications after `since` (None without `since`) and the position from which on
         the subscriber gets everything live. The reading has no entries if there are more than

@@ -181,8 +181,8 @@ def subscription_options(
 ) -> ChannelOptions:
     """Return the options of one subscription, with what its client asks for and may have.
 
-    `options` are the channel's own, or those with a token's overrides. What the client may not have
-    is left out without an error, as the protocol wants it.
+    `options` are the channel's own, or those with a token's overrides. Options that the client may
+    not have are left out without an error, as the protocol requires.
     """
     own = channel.options
     may_read = _history_allowed(own, user, True)

@@ -70,7 +70,7 @@ class Program(Group):
     def main(  # type: ignore[override]  # the signature of Click's main is wider than is used here
         self, args: Sequence[str] | None = None, prog_name: str | None = "wsfleet", **extra: Any
     ) -> None:
-        """Run a command, and exit with what it returns: 0, 1 or 2 (130 after Ctrl-C)."""
+        """Run a command, and exit with its exit code: 0, 1 or 2 (130 after Ctrl-C)."""
         args = list(sys.argv[1:] if args is None else args)
         extra["standalone_mode"] = False
         try:

@@ -141,14 +141,14 @@ class JoiningConnection(Connection):
         return True
 
     def send_now(self, frames: bytes) -> bool:
-        """Send after what is pending; return False if the client is gone or closed as too slow."""
+        """Send after the pending frames; return False if the client is gone or was too slow."""
         self.flush()
         sent = self.send(frames)
         self.lags = self.buffered > self._limits.size // 2
         return sent
 
     def flush(self) -> None:
-        """Send what is pending."""
+        """Send the pending frames."""
         if pending := self._pending:
             frames = pending[0] if len(pending) == 1 else b"".join(pending)
             pending.clear()
@@ -157,12 +157,12 @@ class JoiningConnection(Connection):
                 self.lags = self.buffered > self._limits.size // 2
 
     def close(self, code: int, reason: str) -> None:
-        """Close the connection, after what is pending; later calls have no effect."""
+        """Close the connection after the pending frames; later calls have no effect."""
         self.flush()
         super().close(code, reason)
 
     def slow(self) -> None:
-        """Close the connection as too slow, and drop what waits for the client."""
+        """Close the connection as too slow, and drop the client's backlog."""
         self._pending.clear()
         super().slow()
 
@@ -312,7 +312,7 @@ class ASGIClient:
     async def receive(self, message: str | bytes) -> None:
         """Pass a message to the application; return when it waits for the next one.
 
-        So what the application sends for this message precedes the answer to a close frame.
+        So the application's messages for this one precede the answer to a close frame.
         """
         self._idle.clear()
         self._put(message)

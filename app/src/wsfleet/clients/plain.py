@@ -103,7 +103,7 @@ class PlainClient:
 
     @property
     def user(self) -> str:
-        """The user, "" if there is none."""
+        """The user; "" for a client without one."""
         return self._identity.user
 
     def tokens(self) -> list[str]:

@@ -12,7 +12,7 @@ from wsfleet.cluster.node_state import DRAIN, NOT_RUNNING, READY, SERVE, NodeSta
 
 
 class Action(enum.Enum):
-    """What to do about the number of serving hosts."""
+    """A decision on the number of serving hosts."""
 
     SCALE_IN = "scale_in"
     HOLD = "hold"
@@ -24,7 +24,7 @@ class Policy:
     """Bounds, thresholds and pauses; sizes are hosts.
 
     Connections are those of a node (one process), CPU is per cent of a machine; both are averages
-    over what serves. Cool-downs are seconds since the last decision, whichever it was.
+    over what serves. Cool-downs are seconds since the last decision, of either kind.
 
     Raises:
         ValueError: two settings contradict each other; the message names them.

@@ -51,7 +51,7 @@ def servers(statistics: Rows) -> list[dict[str, Any]]:
 
 
 def has_virtual_address(statistics: Rows) -> bool | None:
-    """Return whether the balancer has the virtual address; None if there is none."""
+    """Return whether the balancer has the virtual address; None without a virtual address."""
     found = [
         row["status"].startswith("UP")
         for row in statistics

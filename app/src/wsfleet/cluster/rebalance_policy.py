@@ -61,8 +61,8 @@ def _takes_part(node: ObservedNode) -> bool:
 def obstacle(nodes: Sequence[ObservedNode]) -> str | None:
     """Return why clients must not be moved now; None if they may be.
 
-    Something moves them already, or will soon: a drain, a roll, a failover, a round. A node that
-    does not run is none of these: its clients are on the other nodes, which may be uneven.
+    A drain, a roll, a failover or a round moves them already, or will soon. A node that does not
+    run is no reason: its clients are on the other nodes, which may be uneven.
     """
     for node in nodes:
         if node.shedding:
@@ -114,7 +114,7 @@ def is_even(nodes: Sequence[ObservedNode], tolerance: float) -> bool:
 
 
 def plan(nodes: Sequence[ObservedNode], tolerance: float) -> Round:
-    """Return what each node sheds so that all have their share; nothing if they are even."""
+    """Return how many clients each node sheds so that all have their share; none if even."""
     uneven = _unevenness(nodes)
     if is_even(nodes, tolerance):
         return Round(f"even: {uneven}, within {tolerance:.0%}")

@@ -1,4 +1,4 @@
-"""The live nodes: this one's heartbeat, and what it learns of the others by it."""
+"""The live nodes: this node's heartbeat, and the others that it learns of by it."""
 
 import asyncio
 import contextlib
@@ -168,5 +168,5 @@ class Registry:
 
 
 def _text(stored: bytes) -> str:
-    """Decode what Redis has; what is not UTF-8 is not of a node, and matches no name."""
+    """Decode a value of Redis; one that is not UTF-8 is not from a node, and matches no name."""
     return stored.decode(errors="replace")

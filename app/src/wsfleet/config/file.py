@@ -69,7 +69,7 @@ REPLACED_BY = {
     "channel.proxy.subscribe_stream": _STREAM,
     **{f"{channels}.subscribe_stream_proxy_enabled": _STREAM for channels in _CHANNELS},
 }
-"""What to use instead of keys of Centrifugo that are not supported."""
+"""The replacement of each key of Centrifugo that is not supported."""
 
 
 class ConfigError(Exception):

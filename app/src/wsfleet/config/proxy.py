@@ -81,7 +81,7 @@ class ToDisconnect(Section):
 
 
 class StatusTransform(Section):
-    """What a status other than 200 becomes; a status without one is a failure."""
+    """The error or disconnect for a status other than 200; a status without one is a failure."""
 
     status_code: int = Field(ge=201, le=599)
     """Status of the backend's answer; required."""
@@ -130,7 +130,7 @@ class ProxyHTTP(Section):
     tls: ProxyTLS = ProxyTLS()
     """How an `https://` backend is verified."""
     status_to_code_transforms: list[StatusTransform] = []
-    """What statuses other than 200 become; any other one is a failure: error 100."""
+    """The error or disconnect for a status other than 200; others are failures: error 100."""
 
 
 class Proxy(Section):
@@ -265,7 +265,7 @@ def check_unique(key: str, names: Sequence[str]) -> None:
     """Check that no name of the list `key` is given twice.
 
     Raises:
-        ValueError: one is.
+        ValueError: a name is given twice.
     """
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{key}: the name {twice[0]!r} is given twice")

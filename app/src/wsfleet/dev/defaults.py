@@ -1,4 +1,4 @@
-"""What `wsfleet dev` adds to the settings and the configuration."""
+"""The additions of `wsfleet dev` to the settings and the configuration."""
 
 from typing import Any
 

@@ -63,7 +63,7 @@ class Supervisor:
         """Run a node until the next change, or an ending."""
         if not self._processes:
             await self._spawn()
-        # Whatever changed before now is seen by the import.
+        # Changes before now are seen by the import.
         self._changed.clear()
         self._ready.clear()
         node = self._processes[0]

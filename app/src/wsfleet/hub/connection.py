@@ -1,4 +1,4 @@
-"""One client's connection: what is sent to it, and why it ended."""
+"""One client's connection: sending to it, and the reason why it ended."""
 
 import itertools
 import secrets
@@ -17,7 +17,7 @@ _numbers = itertools.count(1 + secrets.randbits(48))
 class Connection:
     """An open connection of one client, over any transport.
 
-    What the client does not take waits in the transport's write buffer, and then in an `Outbox`.
+    Data that the client does not take wait in the transport's write buffer, then in an `Outbox`.
     """
 
     __slots__ = (
@@ -103,17 +103,17 @@ class Connection:
         await self._transport.drained()
 
     def slow(self) -> None:
-        """Close the connection as too slow, and drop what waits for the client."""
+        """Close the connection as too slow, and drop the client's backlog."""
         self._corked = None
         self._transport.discard_outbox()
         self.close(*self._closes.slow)
 
     def cork(self) -> None:
-        """Hold back what is sent, until `uncork`."""
+        """Hold back all data, until `uncork`."""
         self._corked, self._corked_size = [], 0
 
     def uncork(self, first: bytes) -> None:
-        """Send `first`, and then what was held back."""
+        """Send `first`, and then the data held back."""
         held, self._corked = self._corked or [], None
         self.send(first + b"".join(held))
 

@@ -90,8 +90,8 @@ class Drain:
         settings = self._settings
         await asyncio.sleep(settings.drain_delay if self._hub else 0.0)
         deadline = time.monotonic() + settings.drain_timeout
-        # Not during the delay: clients go on until they are sent away, and what the application
-        # saved before would be old.
+        # After the delay: clients go on until they are sent away, and state that the application
+        # saved earlier would be outdated.
         await self._prepare()
         waiting: list[Connection] = []
 
@@ -114,7 +114,7 @@ class Drain:
         self._change(NodeState.DRAINED)
 
     async def _prepare(self) -> None:
-        """Call what is to be done before clients are sent away; they go even if that fails."""
+        """Run the work due before clients are sent away; they go even if it fails."""
         limit = self._settings.drain_timeout / 2
         try:
             async with asyncio.timeout(limit):

@@ -106,9 +106,9 @@ class Node:
         self.broker.followed.follow_always(plain.CHANNEL, self.channels.find(plain.CHANNEL).options)
         self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.on_connected: list[Callable[[], Awaitable[None]]] = [self.client_names.reconcile]
-        """Repairs what Redis has of this node: after a start, and after an outage."""
+        """Repair this node's keys in Redis: after a start, and after an outage."""
         self.on_drained: list[Callable[[], Awaitable[None]]] = []
-        """What the last clients leave behind before the node stops."""
+        """Finish the work that the last clients leave, before the node stops."""
         self.to_be_reaped = False
         """Whether the node leaves work behind for the node that finds it dead."""
         self._watch()
@@ -146,7 +146,7 @@ class Node:
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in loops]
 
     async def drained(self) -> None:
-        """Drain for the last time, and finish what the last clients leave behind.
+        """Drain for the last time, and finish the work that the last clients leave.
 
         The drain time-out is the limit for both, but the second has `FINISH_TIMEOUT` seconds.
         """
@@ -251,7 +251,7 @@ class Node:
         }
 
     def _may_shed(self) -> bool:
-        """Return whether another node can continue for a client: Redis has what it needs."""
+        """Return whether another node could continue for a client with its state in Redis."""
         serving = self.drain.state is NodeState.SERVING
         return serving and self.store.connected and self.broker.subscribed
 

@@ -25,13 +25,13 @@ class UserClient(Protocol):
 
     @property
     def user(self) -> str:
-        """The user, "" if there is none."""
+        """The user; "" for a client without one."""
 
     def tokens(self) -> list[str]:
         """Return the `jti` of each token that the connection, or a subscription, rests on."""
 
     def revoked(self, token_id: str) -> None:
-        """End what rests on the token with this `jti`."""
+        """End the connection or subscriptions that rest on the token with this `jti`."""
 
     async def command(self, wanted: control.UserCommand) -> None:
         """Handle a command of the server's API."""

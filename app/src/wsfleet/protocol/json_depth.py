@@ -12,7 +12,7 @@ _OTHERS = bytes(set(range(256)) - set(b"[]{}"))
 def too_deep(data: bytes, most: int) -> bool:
     """Whether valid JSON nests deeper than `most` levels.
 
-    Parsers of other clients may take less than this node's does, and fall over what it passes on.
+    Parsers of other clients may take fewer levels than this node's, and fail at such JSON.
     """
     if data.count(b"[") + data.count(b"{") <= most:
         return False

@@ -1,8 +1,8 @@
-"""JSON that every parser reads alike (RFC 8259, and what RFC 7493, I-JSON, adds).
+"""JSON that every parser reads alike (RFC 8259 with the rules of RFC 7493, I-JSON).
 
 Parsers differ in what they do with half a surrogate pair and with a number that no double holds:
 one refuses it, one puts U+FFFD or null in its place, one keeps it. Such text is refused where it
-comes in, because nobody could say what becomes of it on the way.
+comes in, because different clients would receive different values.
 """
 
 import json
@@ -72,7 +72,7 @@ def is_ambiguous(text: str | bytes) -> bool:
 
 
 def check_opaque(data: bytes) -> None:
-    """Check a payload that may be anything: what is JSON to some parser must be JSON to all.
+    """Check a payload that may be anything: JSON for some parser must be JSON for all.
 
     Raises:
         InvalidJSONError: it is not.
@@ -90,5 +90,5 @@ def _reason(error: orjson.JSONDecodeError) -> str:
 
 _WHITESPACE = " \t\r\n"
 _WORD = object()
-# Numbers stay text: their size is not what is asked here.
+# Numbers stay text: their size does not matter here.
 _lenient = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=lambda name: _WORD)

@@ -52,8 +52,8 @@ class _Asked:
 class Link(asyncio.Protocol):
     """One RESP3 connection, from a pool of redis-py.
 
-    An error of Redis is an answer: an exception in its place. Pushes (pub/sub messages, and
-    confirmations of subscriptions) go to `on_push`.
+    An error of Redis is returned: an exception in the place of the answer. Pushes (pub/sub
+    messages, and confirmations of subscriptions) go to `on_push`.
     """
 
     def __init__(

@@ -68,7 +68,7 @@ def node_clients(name: str) -> str:
 
 
 def node_disconnects(name: str) -> str:
-    """Hash: client -> what an application is told of it when it is gone, for the node's clients."""
+    """Hash: client -> its record for the application's `on_disconnect`, for the node's clients."""
     return f"wsfleet:node:{name}:disconnects"
 
 

@@ -52,11 +52,11 @@ class Store:
 
     @property
     def primaries(self) -> list[AnyPrimary]:
-        """The current primaries, a new list after each reconnect; empty if there are none."""
+        """The current primaries, a new list after each reconnect; empty until they are known."""
         return self._primaries
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
-        """Return what must run in the background."""
+        """Return the coroutines that must run in the background."""
         return [self._stay_connected()]
 
     async def changed(self) -> None:

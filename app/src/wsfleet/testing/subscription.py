@@ -1,4 +1,4 @@
-"""A subscription of a client in a test, and what it hears."""
+"""A subscription of a client in a test, and its publications."""
 
 import asyncio
 from collections import deque
@@ -37,7 +37,7 @@ class ReceivedPublication:
 
 
 class ChannelCalls(Protocol):
-    """What a subscription asks its client for."""
+    """The calls of a subscription to its client."""
 
     async def publish(self, channel: str, data: Any) -> None:
         """Publish to a channel."""
@@ -108,7 +108,7 @@ class ClientSubscription:
         await self._client.unsubscribe(self.channel)
 
     def request(self, token: str = "", data: bytes = b"") -> messages.SubscribeRequest:
-        """Return the subscribe command; a later one recovers what was missed since."""
+        """Return the subscribe command; a later one recovers the publications missed since."""
         at = self._position if self._recoverable else Position(0, "")
         return messages.SubscribeRequest(
             self.channel,
@@ -131,7 +131,7 @@ class ClientSubscription:
                 self.received(publication)
 
     def received(self, event: messages.Event) -> None:
-        """Take what happened in the channel."""
+        """Receive a push of the channel."""
         match event:
             case messages.Publication():
                 if event.offset:
@@ -152,7 +152,7 @@ class ClientSubscription:
 
 
 def value_of(payload: bytes) -> Any:
-    """Return the JSON value of a payload; None if there is none."""
+    """Return the JSON value of a payload; None for an empty one."""
     return orjson.loads(payload) if payload else None
 
 

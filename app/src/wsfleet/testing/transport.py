@@ -1,4 +1,4 @@
-"""A transport without a socket: what the node writes is read in the same turn."""
+"""A transport without a socket: the client reads the node's bytes in the same turn."""
 
 import asyncio
 from collections.abc import Mapping

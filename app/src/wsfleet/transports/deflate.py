@@ -34,7 +34,7 @@ class Agreement(NamedTuple):
 
 
 def negotiate(fields: Iterable[str]) -> Agreement | None:
-    """Accept the first valid offer in the fields Sec-WebSocket-Extensions; None if there is none.
+    """Accept the first valid offer in the fields Sec-WebSocket-Extensions; None without one.
 
     A malformed field offers nothing, nor does an offer with a parameter or a value that RFC 7692,
     section 7.1, does not have.

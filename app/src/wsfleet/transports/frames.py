@@ -110,7 +110,7 @@ class FrameReader:
         self._fin = False
 
     def feed(self, data: bytes) -> Iterator[ReceivedMessage]:
-        """Read bytes, and yield what is complete.
+        """Read bytes, and yield the messages and control frames that are complete.
 
         Raises:
             ViolationError: after the messages before it; the reader must not be used any more.

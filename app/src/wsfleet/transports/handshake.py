@@ -54,7 +54,7 @@ class Request:
         return [offer.strip() for offer in offers.split(",") if offer.strip()]
 
     def mistake(self) -> tuple[HTTPStatus, str, dict[str, str]] | None:
-        """Return what is wrong with the handshake (RFC 6455, section 4.2.1); None: nothing."""
+        """Return the mistake in the handshake (RFC 6455, section 4.2.1), or None."""
         if self.method != "GET":
             return HTTPStatus.METHOD_NOT_ALLOWED, "a WebSocket begins with GET", {"Allow": "GET"}
         if self.headers.get("sec-websocket-version") != "13":

@@ -32,14 +32,14 @@ HEAD_TOO_LARGE = (
 
 
 class Routing(NamedTuple):
-    """What a listening port does with requests, apart from its ASGI application."""
+    """The rules of a listening port for requests, beside its ASGI application."""
 
     endpoint: Callable[[str], Endpoint | None]
     """Returns the endpoint of the WebSockets at a path."""
     no_endpoint: str
     """The answer to a handshake at a path without one."""
     on_refused: Callable[[int], None]
-    """Is given the status of each answer to a request that no route was asked for."""
+    """Receives the status of each answer that was given without a route."""
     body_limit: Callable[[Request], int]
     """Returns the bytes that the body of a request may have."""
     body_timeout: float
@@ -164,7 +164,7 @@ class HTTP(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Continue with what waited for this answer."""
+        """Continue with the data that waited for this answer."""
         self._due -= 1
         super().on_response_complete()
         if self._timer is not None or self._last is not None:

@@ -40,7 +40,7 @@ class Outbox:
     they were half a million, and each pass of Python's collector over them took 50 ms. Here a frame
     is one reference to bytes that all peers share.
 
-    The limit is on what waits, not on the size of one write: a write counts for at most half of it.
+    The limit is on the backlog, not on the size of one write, which counts for at most half of it.
     So a peer for which less than half of its limit waits gets the next write, of any size.
     """
 
@@ -92,7 +92,7 @@ class Outbox:
         self.discard()
 
     def discard(self) -> None:
-        """Drop what the transport does not have yet."""
+        """Drop the data that the transport does not have yet."""
         self._frames.clear()
         self._size = self._counted = 0
 

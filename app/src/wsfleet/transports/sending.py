@@ -20,7 +20,7 @@ class State(enum.Enum):
 
 
 class SendingHalf(asyncio.Protocol):
-    """What asyncio calls when a peer does not keep up, and the pings that show that it is there.
+    """The half of a connection that sends: flow control for a slow peer, and pings.
 
     Frames are written to `writer`: the transport, or an `Outbox` while the transport's buffer is
     full. `writer` is None when no frame may be sent: before the end of the handshake, and after a
@@ -82,7 +82,7 @@ class SendingHalf(asyncio.Protocol):
             self._watch_progress(self.writer)
 
     def resume_writing(self) -> None:
-        """Write what waits to the transport, until its buffer is full again."""
+        """Write the backlog to the transport, until its buffer is full again."""
         self._blocked = False
         outbox = self.writer
         if isinstance(outbox, Outbox):
@@ -126,7 +126,7 @@ class SendingHalf(asyncio.Protocol):
             self._keepalive = self._loop.call_later(timeout, self._no_pong)
 
     def _slow(self) -> None:
-        """Handle a peer that takes nothing of what waits for it."""
+        """Handle a peer that reads nothing of its backlog."""
         raise NotImplementedError
 
     def _no_pong(self) -> None:

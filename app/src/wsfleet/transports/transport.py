@@ -75,7 +75,7 @@ class Transport(Protocol):
         """Wait until the client has taken all that waited for it, or is gone."""
 
     def discard_outbox(self) -> None:
-        """Drop what waits for the client."""
+        """Drop the client's backlog."""
 
     def stop_keepalive(self) -> None:
         """Send no more pings of the transport's own."""
@@ -103,7 +103,7 @@ class Handler(Protocol):
         """Note that a ping was not answered: too many pongs wait for the client."""
 
     def slow(self) -> None:
-        """Note that the client takes nothing of what waits for it."""
+        """Note that the client reads nothing of its backlog."""
 
     def ended(self, code: int, reason: str) -> None:
         """Note at once, and once, that the connection has ended; messages may still be handled."""

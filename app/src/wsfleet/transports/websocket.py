@@ -199,7 +199,7 @@ class WebSocket(SendingHalf):
         self._ended(code, reason)
 
     def shutdown(self) -> None:
-        """End what is left when the server stops, after the drain."""
+        """End the connection if it is left when the server stops, after the drain."""
         self.deny(HTTPStatus.SERVICE_UNAVAILABLE, "stopping")
         self._begin_close(1012, "stopping")
 

@@ -159,7 +159,7 @@ function open(name) {
   room = opened;
   const nameOf = (info) => info.connInfo?.name ?? info.user;
   subscription.on("subscribed", async ({ wasRecovering, recovered }) => {
-    // What was published before now is in the database, what comes after now is heard.
+    // Messages published before now are in the database; later ones come by the subscription.
     if (!wasRecovering || !recovered) await load(opened);
     const { clients } = await subscription.presence();
     opened.people = new Map(Object.values(clients).map((info) => [info.client, nameOf(info)]));

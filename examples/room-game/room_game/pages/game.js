@@ -17,7 +17,7 @@ let number = 0, steps = []; // the last steps: number, go, at
 
 // The connection.
 
-function key() { // of this tab: who has it is this player
+function key() { // of this tab: it identifies the player
   if (!sessionStorage.getItem("key")) {
     const bytes = crypto.getRandomValues(new Uint8Array(16));
     sessionStorage.setItem("key", Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(""));

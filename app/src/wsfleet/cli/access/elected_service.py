@@ -138,7 +138,7 @@ class ElectedService:
         return time.monotonic() >= self._settled_at
 
     def leads(self, client: Any) -> bool:
-        """Take or renew the lead, unless another process has it; a dry run leads by itself."""
+        """Take or renew the lead unless another process has it; a dry run always leads."""
         if self._schedule.dry_run:
             return True
         lease = int(self._schedule.interval * LEASES * 1000)

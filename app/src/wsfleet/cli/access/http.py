@@ -18,7 +18,7 @@ _HEADERS = {"User-Agent": "wsfleet"}
 
 T = TypeVar("T")
 Answer = tuple[T | None, str | None]
-"""An answer, or the reason why there is none."""
+"""An answer, or the reason why it is missing."""
 Health = dict[str, Any]
 
 

@@ -77,8 +77,8 @@ class _BinaryAsker(Asker):
 async def _exchange(endpoint: FleetEndpoint) -> str | None:
     """Open a WebSocket, and send a message that must be rejected; return a wrong answer, if any.
 
-    What another path than that of the Centrifuge protocol does with a message is unknown: there
-    nothing is sent.
+    At another path than that of the Centrifuge protocol nothing is sent, because the effect of a
+    message there is unknown.
     """
     asker = _BinaryAsker()
     await asker.connect(endpoint)

@@ -93,7 +93,7 @@ def snapshot(client: Any) -> Snapshot:
 
 
 def orphans(client: Any, names: Snapshot) -> set[Finding]:
-    """Return what is wrong with the given names now; each key is read again."""
+    """Return the orphans among the given names; each key is read again."""
     return {
         *_wrong_connections(client, names.connections),
         *_wrong_members(client, names.members),

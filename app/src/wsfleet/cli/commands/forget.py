@@ -61,7 +61,7 @@ def run(fleet: Fleet, names: Sequence[str], timeout: float) -> Report:
 
 
 def _traces(client: Any, chosen: list[str]) -> list[str]:
-    """Return what the registry still has of nodes; the running nodes delete it."""
+    """Return the keys of nodes that are left in the registry; the running nodes delete them."""
     registered = client.zrange(key_names.NODES, 0, -1)
     left = [name for name in chosen if name in registered]
     every = [key for name in chosen for key in (key_names.node(name), key_names.node_clients(name))]

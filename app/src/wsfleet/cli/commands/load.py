@@ -116,7 +116,7 @@ def report_of(load: LoadRun) -> Report:
 
 
 def _faults(load: LoadRun, verdict: Verdict) -> Sequence[tuple[str, int]]:
-    """Return what must not happen to a message, and how often it did."""
+    """Return how often each fault happened to a message."""
     return (
         ("deliveries of acknowledged messages lost", verdict.lost),
         ("deliveries duplicated", verdict.duplicated),
@@ -190,7 +190,7 @@ def _latency_table(summaries: Sequence[tuple[str, dict[str, Any]]]) -> Renderabl
 
 
 def _notes(run: Generator, data: dict[str, Any], measured: str) -> list[str]:
-    """Return what restricts the figures, if anything does."""
+    """Return the reasons why the figures are limited, if any."""
     notes = []
     if run.cpu_share > 0.9:
         notes.append("The generator used a whole core: the latencies include its own delays.")

@@ -1,4 +1,4 @@
-"""What counts, times and reports: histograms, accounts of messages, reports, charts and pages.
+"""Counting, timing and reporting: histograms, accounts of messages, reports, charts and pages.
 
 May import `cli.errors`, and `cluster` and below; it reaches no cluster.
 """

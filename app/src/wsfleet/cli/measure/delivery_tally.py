@@ -1,4 +1,4 @@
-"""What all subscribers of a delivery account share: messages, counts of faults, latencies."""
+"""The common part of a delivery account: messages, counts of faults, latencies."""
 
 import math
 from array import array

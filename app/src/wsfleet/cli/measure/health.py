@@ -9,7 +9,7 @@ from wsfleet.cluster.node_state import DRAIN_STATES
 
 @dataclass
 class HealthReading:
-    """One answer, or the reason why there is none."""
+    """One answer, or the reason why it is missing."""
 
     node: str | None = None
     status: str | None = None

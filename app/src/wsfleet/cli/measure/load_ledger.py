@@ -1,4 +1,4 @@
-"""The ledger of a load run: who received which message, how often, in which order, how late.
+"""The ledger of a load run: each delivery, with its receiver, count, order and latency.
 
 It has no sockets and no clock, so that tests can feed it with faulty logs.
 """

@@ -26,7 +26,7 @@ R = TypeVar("R")
 
 
 class ApplicationAccess(Protocol):
-    """What the clients of a node share for their calls of the application."""
+    """The parts of a node that its clients need to call the application."""
 
     @property
     def node(self) -> Node:
@@ -42,7 +42,7 @@ class ApplicationAccess(Protocol):
 
     @property
     def disconnects(self) -> Disconnects | None:
-        """What tells the application of disconnects; None if it does not want to know."""
+        """The sender of disconnects to the application; None if it has no handler for them."""
 
     @property
     def sessions(self) -> Sessions:

@@ -242,7 +242,7 @@ class CentrifugeClient:
             if self._calls is not None:
                 self._calls.not_connected()
             await self._give_up()
-            self._connection.cork()  # what was held back is for a connection that was not made
+            self._connection.cork()  # the data held back belong to a connection that was not made
             raise
 
     def _add(self) -> None:
@@ -273,7 +273,7 @@ class CentrifugeClient:
 
     @property
     def user(self) -> str:
-        """The user, "" if there is none."""
+        """The user; "" for a client without one."""
         return self.identity.user
 
     def disconnect(self, code: DisconnectCode | Close) -> None:
@@ -287,7 +287,7 @@ class CentrifugeClient:
         return [token_id for token_id in ids if token_id]
 
     def revoked(self, token_id: str) -> None:
-        """End what rests on the token: the connection, or subscriptions, for good."""
+        """End the connection, or the subscriptions, that rest on the token, for good."""
         if token_id == self.identity.token_id:
             self.disconnect(DisconnectCode.INVALID_TOKEN)
         else:

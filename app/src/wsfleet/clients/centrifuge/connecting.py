@@ -36,7 +36,7 @@ SINGLE_CONNECTION_TIMEOUT = 5.0
 
 
 class Welcome(NamedTuple):
-    """What an identified client gets: the server's subscriptions, and data from the application.
+    """The subscriptions and data that the server gives an identified client.
 
     `requested` are the channels that the client asks for and may have by the rules of the channels.
     """
@@ -47,7 +47,7 @@ class Welcome(NamedTuple):
 
 
 class Connecting:
-    """The connect command of one client, and what extends or ends the connection later."""
+    """The connect command of one client, and later the extension or end of its connection."""
 
     __slots__ = (
         "_calls",
@@ -275,7 +275,7 @@ class Connecting:
             self._set_expiry(renewed.expire_at)
 
     def _new_info(self, info: bytes | None) -> None:
-        """Change what others see of the client; None: nothing changes."""
+        """Change the client's info, which others see; None: nothing changes."""
         if info is not None:
             self._identity.info = info
             if self._calls is not None:

@@ -10,10 +10,10 @@ from wsfleet.redis.store import UnavailableError
 
 
 class Membership:
-    """What Redis and a channel's members are told of one client's subscriptions.
+    """One client's subscriptions as Redis and the members of its channels know them.
 
-    It is told asynchronously: a removal may come after the entry of a newer subscription to the
-    same channel. So each removal is followed by the newer one's entry.
+    Changes are sent asynchronously: a removal may come after the entry of a newer subscription to
+    the same channel. So each removal is followed by the newer one's entry.
     """
 
     __slots__ = ("_broker", "_client", "_table")

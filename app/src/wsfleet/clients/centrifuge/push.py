@@ -1,4 +1,4 @@
-"""What is sent to clients of the Centrifuge protocol, to one of them or to all of a channel.
+"""Sending to clients of the Centrifuge protocol: to one, or to all of a channel.
 
 A push to all subscribers of a channel is encoded once for each encoding and framed once for each
 framing.
@@ -163,7 +163,7 @@ class Sender:
         self._connection.send(self._frame(self._codec.ping))
 
     def unencodable(self, error: ProtocolError) -> None:
-        """Disconnect the client: its encoding cannot carry what it should be sent."""
+        """Disconnect the client, whose encoding cannot carry the data."""
         log.info("reply_unencodable", client_id=self._client, error=str(error))
         self.disconnect(error.disconnect)
 

@@ -111,7 +111,7 @@ class SubscriptionTable:
             self._hub.subscribe(self._connection, self._format.members + name)
 
     def end(self, subscription: Subscription, code: UnsubscribeCode) -> bool:
-        """End this very subscription, and release what it holds on this node.
+        """End this very subscription, and release its resources on this node.
 
         Returns:
             True for the first caller, which tells the client and Redis; False for all others.

@@ -44,7 +44,7 @@ class Reserved(NamedTuple):
 
 
 class Subscriptions:
-    """One client's subscriptions; `table` has them, `membership` is what others know of them."""
+    """One client's subscriptions: `table` has them, `membership` publishes them."""
 
     __slots__ = (
         "_background",

@@ -12,7 +12,7 @@ from wsfleet.config.schema import ClientConfig
 from wsfleet.protocol.centrifuge.codes import DisconnectCode
 
 LONGEST_TTL = 365 * 86_400
-"""Seconds; what is valid for longer is refreshed after that time all the same."""
+"""Seconds; a token that is valid for longer is refreshed after this time."""
 RETRY_RENEWAL = 60
 """Seconds after which the server tries again to renew something, as in Centrifugo."""
 
@@ -52,7 +52,7 @@ class Timers:
 
     @property
     def ping_interval(self) -> int:
-        """Seconds between two pings of this protocol; 0 if there are none."""
+        """Seconds between two pings of this protocol; 0 without pings."""
         return int(self._config.ping_interval) if self._app_pings else 0
 
     @property

@@ -1,4 +1,4 @@
-"""The Centrifuge protocol without I/O: what both encodings have in common."""
+"""The Centrifuge protocol without I/O: the common part of both encodings."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -54,8 +54,8 @@ class Codec(ABC):
     def decode(self, message: str | bytes) -> list[Command]:
         """Read the commands of one WebSocket message, whether it came as text or as binary.
 
-        A frame is taken whole or not at all, unlike in the reference server, which carries out
-        what stands before the fault.
+        A frame is taken whole or not at all. The reference server carries out the commands before
+        the fault.
 
         Raises:
             ProtocolError: it is malformed or empty (3501, "bad request"), or carries too many

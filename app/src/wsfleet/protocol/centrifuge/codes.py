@@ -37,7 +37,7 @@ class ErrorCode(Enum):
 
     @property
     def error(self) -> Error:
-        """What goes into the reply."""
+        """The error for the reply."""
         return Error(self.code, self.message, self.temporary)
 
 
@@ -94,7 +94,7 @@ class UnsubscribeCode(Enum):
 
     @property
     def push(self) -> Unsubscribe:
-        """What is pushed to the client."""
+        """The push for the client."""
         return Unsubscribe(self.code, self.reason)
 
 

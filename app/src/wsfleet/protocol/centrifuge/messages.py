@@ -30,7 +30,7 @@ class Error:
 
 @dataclass(slots=True)
 class ClientInfo:
-    """Who a publication, join, leave or presence entry is about; `client` is a connection's id."""
+    """The client of a publication, join, leave or presence entry; `client` is a connection's id."""
 
     user: str = ""
     client: str = ""
@@ -164,7 +164,7 @@ class PresenceRequest:
 
 @dataclass(slots=True)
 class PresenceResult:
-    """Who is in the channel, by connection id."""
+    """The clients in the channel, by connection id."""
 
     presence: dict[str, ClientInfo] = field(default_factory=dict)
 
@@ -223,7 +223,7 @@ class RPCRequest:
 
 @dataclass(slots=True)
 class RPCResult:
-    """What the method returned."""
+    """The result of the method."""
 
     data: bytes = b""
 
@@ -434,4 +434,4 @@ EVENTS: dict[type[Event], str] = {
 
 PARTS = (Error, ClientInfo, StreamPosition, Publication, SubscribeRequest, SubscribeResult)
 MESSAGES: tuple[type, ...] = tuple(dict.fromkeys([*PARTS, *REQUESTS, *RESULTS, *EVENTS]))
-"""What is made of fields alone, parts before what they are part of."""
+"""All types that consist of fields; parts come before the types that contain them."""

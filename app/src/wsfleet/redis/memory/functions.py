@@ -176,7 +176,7 @@ def _store(
 
 
 def confirm(database: Database, keys: list[bytes], args: list[bytes]) -> int:
-    """Send what was held up to an offset."""
+    """Send the held publications up to an offset."""
     at, offset = _known(database, keys[1]), int(args[1])
     if at is None or at.epoch != args[2]:
         return 0

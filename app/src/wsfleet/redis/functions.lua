@@ -39,7 +39,7 @@ local function heartbeat(keys, args)
   }
 end
 
--- describe(wsfleet:node:NAME; TTL, FIELD, VALUE, ...): what NAME says of itself, for TTL seconds.
+-- describe(wsfleet:node:NAME; TTL, FIELD, VALUE, ...): set fields of NAME, which last TTL seconds.
 local function describe(keys, args)
   redis.call('HSET', keys[1], unpack(args, 2))
   return redis.call('EXPIRE', keys[1], args[1])
@@ -78,9 +78,9 @@ local LEAP = 1000000
 -- before it was sent.
 local HELD = 1000
 
--- What is known of a stream: its `epoch`, its top `offset`, the `life` that wrote last, and, where
--- publications are held until they are replicated, the offset up to which they were `sent`. Of a
--- stream that nobody has written to, or that was lost, nothing is known: nil.
+-- The state of a stream: its `epoch`, its top `offset`, the `life` that wrote last, and, where
+-- publications are held until they are replicated, the offset up to which they were `sent`. It is
+-- nil for a stream that was never written, or was lost.
 local function known(meta)
   local found = redis.call('HMGET', meta, 'epoch', 'offset', 'life', 'sent')
   return found[1] and {
@@ -91,8 +91,8 @@ local function known(meta)
   }
 end
 
--- The same, for who writes: a stream of which nothing is known begins at 0, and what is left of one
--- that was lost goes.
+-- The same before a write: a stream without a state begins at 0, and the entries of a lost stream
+-- are deleted.
 local function position(stream, meta, new_epoch, meta_ttl)
   local at = known(meta)
   if at then
@@ -115,7 +115,7 @@ local function entry_of(found)
   return offset, tonumber(fields[4] or offset - 1), fields[2]
 end
 
--- Send what was held, up to an offset.
+-- Send the held publications up to an offset.
 local function send_held(stream, channel, at, offset)
   if at.sent < offset then
     local held = redis.call('XRANGE', stream, (at.sent + 1) .. '-0', offset .. '-0')
@@ -135,14 +135,14 @@ end
 -- VERSION, VERSION_EPOCH):
 -- give RECORD the next offset of its stream, keep it there, and send it to the subscribers, or, if
 -- HOLD is 1, leave that to `confirm`. With ONCE_TTL above 0, a second publication under the same
--- idempotency key within that many seconds is none: it gets the position of the first. SIZE 0 is a
+-- idempotency key within that many seconds is not published: it gets the position of the first. SIZE 0 is a
 -- channel without history: offset 0, nothing kept. A VERSION other than 0 that is not above that of the
 -- last versioned publication is not published, unless VERSION_EPOCH is given and another one than then:
--- the stream's top is returned, for `confirm` with what is held. Returns {offset, epoch}.
+-- the stream's top is returned, held publications included, for `confirm`. Returns {offset, epoch}.
 --
--- With HOLD, something is written for a publication that is none as well. The first one may be on no
--- replica yet, and WAIT is about what its own connection has written: a replica that has this has the
--- first one, too.
+-- With HOLD, something is written also if nothing is published. The first publication may be on no
+-- replica yet, and WAIT waits only for the writes of its own connection: a replica that has this write
+-- has the first publication, too.
 local function publish(keys, args)
   local channel, record, size, once_ttl = args[1], args[2], tonumber(args[3]), tonumber(args[7])
   local hold = args[8] == '1'
@@ -159,7 +159,7 @@ local function publish(keys, args)
   local offset, epoch = 0, ''
   if size > 0 then
     local at = position(keys[1], keys[2], args[6], args[5])
-    if at.sent and not hold then -- it was a channel that holds, and is none any more
+    if at.sent and not hold then -- the channel held publications before, and does not now
       send_held(keys[1], channel, at, at.offset)
       redis.call('HDEL', keys[2], 'sent')
     end
@@ -205,7 +205,7 @@ local function publish(keys, args)
 end
 
 -- confirm(stream, meta; CHANNEL, OFFSET, EPOCH, SIZE): everything up to OFFSET is on a replica: send
--- what was held until then, in order. Returns 1, or 0 if the stream is another by now.
+-- the held publications up to it, in order. Returns 1, or 0 if the stream has another epoch by now.
 local function confirm(keys, args)
   local offset = tonumber(args[2])
   local found = redis.call('HMGET', keys[2], 'epoch', 'sent', 'offset')
@@ -226,10 +226,10 @@ local PORTION = 16
 
 -- history(stream, meta; SINCE, LIMIT, REVERSE, MAX_SIZE): at most LIMIT records
 -- after offset SINCE, or in reverse before it (0: from the newest), and at most MAX_SIZE bytes of them,
--- but never less than one record; what is held is not there yet. Returns
+-- but never less than one record; held publications are left out. Returns
 -- {offset, epoch, {offset, previous, record, ...}, cut}: the first two are the stream's top, and cut is
--- 1 where MAX_SIZE left out records. Of a stream of which nothing is known the epoch is empty: a read
--- writes nothing, or whoever asks for names at random would fill Redis.
+-- 1 where MAX_SIZE left out records. A stream without a state has an empty epoch: a read writes
+-- nothing, because requests for random names would fill Redis.
 local function history(keys, args)
   local since, left, reverse = tonumber(args[1]), tonumber(args[2]), args[3] == '1'
   local at = known(keys[2]) or { epoch = '', offset = 0 }
@@ -300,7 +300,7 @@ local function leave(keys, args)
   return redis.call('HDEL', keys[1], args[1])
 end
 
--- members(presence, expiry; MAX_SIZE): who is in the channel: {client, info, ...}, without
+-- members(presence, expiry; MAX_SIZE): return the members of the channel, {client, info, ...}, without
 -- the expired. Returns nil if they have more than MAX_SIZE bytes; 0 is no limit.
 local function members(keys, args)
   local limit = string.format('%.3f', now())
@@ -329,7 +329,7 @@ end
 -- Milliseconds for which the token of a lease outlives its last holder.
 local LEASE_KEPT = 86400000
 
--- What a fencing token is above the one before it, at least.
+-- The least difference between a fencing token and the one before it.
 local TOKEN_STEP = 1000000
 
 -- lease_acquire(wsfleet:lease:NAME; HOLDER, TTL): HOLDER has the lease for TTL milliseconds from now
@@ -400,9 +400,9 @@ redis.register_function('wsfleet_join_@D@', join)
 redis.register_function('wsfleet_claim_@D@', claim)
 redis.register_function('wsfleet_session_save_@D@', session_save)
 
--- What only reads, or adds next to nothing, is done in a Redis whose memory is full as well: who is
--- there stays, who leaves makes room, and what was kept can be read. The functions that only read are
--- not marked `no-writes`: a primary that has become a replica would answer them, with what is old.
+-- Functions that only read, or add next to nothing, also run in a Redis whose memory is full: clients
+-- stay, leaving clients make room, and histories can be read. The functions that only read are not
+-- marked `no-writes`, because a primary that has become a replica would answer them with old data.
 local function also_when_full(name, callback)
   redis.register_function({
     function_name = 'wsfleet_' .. name .. '_@D@',

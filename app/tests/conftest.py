@@ -118,7 +118,7 @@ def redis_server(redis_process: RedisServer) -> str:
 def backend(
     request: pytest.FixtureRequest, processes: None
 ) -> Iterator[RedisServer | MemoryServer]:
-    """What the nodes share: that Redis, or memory, see the marker `backends`."""
+    """Return the state that nodes share: that Redis, or memory, see the marker `backends`."""
     if getattr(request, "param", "redis") == "redis":
         yield request.getfixturevalue("redis_process")
     else:

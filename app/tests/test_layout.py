@@ -77,7 +77,7 @@ def imported(path: Path) -> Iterator[str]:
     "root", ["app/tests", "bench", "chaos", "lab", "plugins", "roles", "scripts"]
 )
 def test_no_file_of_tests_is_imported(root: str) -> None:
-    """What two files need is a module of `support`, or a fixture in a conftest.py."""
+    """Shared helpers are modules of `support`, or fixtures in a conftest.py."""
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in (ROOT / root).rglob("*.py")

@@ -205,7 +205,7 @@ GOCENT = [
 
 
 async def test_requests_of_gocent(node: RunningNode) -> None:
-    """`POST /api`, one command a line; so many replies come, each with its result or error."""
+    """`POST /api` with one command a line: each command has a reply with its result or error."""
     headers = {"Authorization": f"apikey {KEY}", "Content-Type": "application/json"}
     async with httpx.AsyncClient(base_url=node.url, headers=headers, trust_env=False) as http:
 

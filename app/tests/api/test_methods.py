@@ -155,7 +155,7 @@ async def test_subscribe_unsubscribe_disconnect_a_user(pair: Pair, api: Api) -> 
 async def test_a_late_subscription_of_a_gone_client_is_removed(
     pair: Pair, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A subscription by the server that comes too late is none: nobody is present."""
+    """A subscription by the server that comes too late is removed: nobody is present."""
     broker = pair[1].node.broker
     join = broker.presence_add
     asked, go_on, joined = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -182,7 +182,7 @@ async def test_a_late_subscription_of_a_gone_client_is_removed(
 
 
 async def test_presence(pair: Pair, api: Api) -> None:
-    """Who is in a channel, from any node."""
+    """The members of a channel are the same from any node."""
     async with sdk(pair[1], token=token("ann", info={"name": "Ann"})) as ann:
         await subscribed(ann, "room")
         (member,) = (await api("presence", channel="room"))["presence"].values()
@@ -248,7 +248,7 @@ async def test_the_key_is_needed(pair: Pair, start_node: StartNode) -> None:
 
 
 async def test_a_mistake_in_a_request_is_named(api: Api) -> None:
-    """A missing field or a wrong type is no silent success."""
+    """A missing field or a wrong type is an error."""
     response = await api.http.post("/api/publish", json={"chanel": "x", "data": 1})
     assert response.status_code == 200
     assert response.json() == {
@@ -491,7 +491,7 @@ async def test_a_batch(pair: Pair, api: Api) -> None:
 
 
 async def test_channels_by_pattern(pair: Pair, api: Api) -> None:
-    """An empty one is all of them, `{a,b}` a choice; what is no pattern is error 107."""
+    """An empty pattern matches all, `{a,b}` is a choice; an invalid pattern is error 107."""
     async with sdk(pair[0]) as client:
         for name in ("broadcast", "small:1", "small:2", "small:3"):
             await subscribed(client, name)

@@ -44,7 +44,7 @@ def url(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 @schema.parametrize()
 @settings(max_examples=20, deadline=None, derandomize=True)
 def test_every_answer_is_described(case: schemathesis.Case[Any], url: str) -> None:
-    """Whatever is asked: no 5xx, and a status, type and body that the schema has."""
+    """No request gets a 5xx; each answer's status, type and body are in the schema."""
     # Not checked: that what the schema allows is taken. To JSON Schema, 1.0 is an integer.
     case.call_and_validate(
         url, headers={"X-API-Key": KEY}, excluded_checks=[positive_data_acceptance]

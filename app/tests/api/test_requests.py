@@ -62,7 +62,7 @@ def test_data_is_kept_byte_for_byte(
      '"\\ud83d\\ude00"', "null", "[ 1 ]"],
 )  # fmt: skip
 def test_numbers_and_keys_stay(data: str) -> None:
-    """Whatever Python's own types would make of them."""
+    """Numbers and keys pass unchanged, also those that Python's own types would change."""
     assert PUBLISH.read(f'{{"data":{data}}}'.encode()).payload() == data.encode()
 
 

@@ -72,12 +72,12 @@ def jwk(private: Any, **members: str) -> dict[str, Any]:
 
 
 def connect(claims: Any, **config: Any) -> Any:
-    """What a connection token with these claims is taken for."""
+    """Return the verified connection token with these claims."""
     return verifier(**config).verify_connection(signed(claims), NOW)
 
 
 def subscribe(claims: dict[str, Any], **config: Any) -> Any:
-    """What a subscription token with these claims is taken for."""
+    """Return the verified subscription token with these claims."""
     return verifier(**config).verify_subscription(signed({"channel": "c"} | claims), NOW)
 
 
@@ -176,7 +176,7 @@ def test_secret_and_public_keys_side_by_side() -> None:
 
 
 def test_a_key_set_is_a_file(tmp_path: Path) -> None:
-    """`kid` chooses; what is no signature key of a kind that is known is passed over."""
+    """`kid` chooses the key; entries that are not signature keys of a known kind are ignored."""
     file = tmp_path / "jwks.json"
     file.write_text(json.dumps({"keys": [
         jwk(RSA_KEY, kid="one", use="sig"),
@@ -250,7 +250,7 @@ def test_a_key_set_is_read_again(tmp_path: Path) -> None:
 def test_a_key_set_that_becomes_unusable_changes_nothing(
     tmp_path: Path, content: str | None
 ) -> None:
-    """The keys of before stay until there are others."""
+    """The old keys stay until the file has valid ones."""
     file = tmp_path / "jwks.json"
     file.write_text(json.dumps({"keys": [jwk(RSA_KEY)]}))
     keys = Verifier(TokenConfig(jwks_file=str(file)))
@@ -490,7 +490,7 @@ def test_audience_and_issuer_must_match_where_they_are_set(take: Callable[..., A
 
 
 def test_a_subscription_token_does_not_connect_and_needs_a_channel() -> None:
-    """What is for one channel must not open all others."""
+    """A token for one channel must not open all others."""
     with pytest.raises(TokenInvalidError, match="does not connect"):
         connect({"sub": "7", "channel": "c"})
     with pytest.raises(TokenInvalidError, match="channel is missing"):
@@ -536,7 +536,7 @@ def test_claims_of_a_subscription_token() -> None:
     ["presence", "join_leave", "force_push_join_leave", "force_positioning", "force_recovery"],
 )
 def test_a_token_overrides_the_channels_options(key: str) -> None:
-    """Both ways, that option only; what needs history stays off where there is none."""
+    """Only that option, on or off; options that need history stay off without it."""
     history = ChannelOptions.model_validate({"history_size": 1, "history_ttl": "1s"})
     grant = subscribe({"override": {key: {"value": True}}}).grant
     assert grant.override == {key: True}
@@ -618,5 +618,5 @@ def test_subscription_tokens_may_have_a_key_of_their_own() -> None:
 def test_a_page_may_connect_from_the_listed_origins(
     origin: str | None, patterns: list[str], allowed: bool
 ) -> None:
-    """A client without an Origin is no browser: nobody's cookies are at stake."""
+    """A client without an Origin may connect: it is not a browser with a user's cookies."""
     assert origin_allowed(origin, patterns) is allowed

@@ -166,7 +166,7 @@ async def test_recovery_from_before_the_first_publication(
 
 
 async def test_a_channel_that_was_lost_is_not_the_one_that_began(pair: Pair, store: Any) -> None:
-    """Published, lost and published again while a subscriber was away: that is no recovery."""
+    """A stream that was lost and begun again while a subscriber was away is not recovered."""
     one, two = pair
     async with Peer(one) as ann:
         async with Peer(two) as bob:

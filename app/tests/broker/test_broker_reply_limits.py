@@ -152,9 +152,9 @@ async def test_a_presence_over_the_limit_is_an_error(node: RunningNode) -> None:
 async def test_a_live_publication_does_not_complete_a_limited_recovery(
     node: RunningNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reading that ends before the top is no recovery, though live publications reach the top.
+    """A reading that ends before the top does not recover, even if live publications reach it.
 
-    And these count as well: what was missed alone may just fit (size 0 below).
+    Live publications count as well: the missed ones alone may just fit (size 0 below).
     """
     await published(node, "news", *[10] * 5)
     own = node.node.broker.followed
@@ -190,7 +190,7 @@ async def test_a_live_publication_does_not_complete_a_limited_recovery(
 async def test_a_large_gap_is_filled_in_portions(
     node: RunningNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What pub/sub lost comes in order and once, read a few publications at a time."""
+    """Publications that pub/sub lost come in order and once, read a few at a time."""
     monkeypatch.setattr(following, "READ_SIZE", 5_000)
     own = node.node.broker.followed
     readings: list[Reading] = []

@@ -237,7 +237,7 @@ GARBAGE = [
 
 
 async def test_garbage_by_pubsub_ends_nothing(pair: Pair, store: Any) -> None:
-    """What no node would send is passed over, on all pub/sub channels; the connection stays."""
+    """Messages that no node sends are ignored on all pub/sub channels; the connection stays."""
     one, two = pair
     before = await pubsub_ids(store)
     channels = [f"wsfleet:channel:{{{name}}}" for name in ("room", "quiet:room", "broadcast")]
@@ -303,7 +303,7 @@ messages = st.one_of(
 @example([(False, garbage) for garbage in GARBAGE])
 @example([(True, garbage) for garbage in GARBAGE])
 def test_no_message_raises_or_silences_a_channel(received: list[tuple[bool, bytes]]) -> None:
-    """Whatever is said in a channel, or to all nodes, the next publication is delivered."""
+    """After any message in a channel, or to all nodes, the next publication is delivered."""
     heard: list[bytes] = []
 
     class Ear(BrokerEventHandler):

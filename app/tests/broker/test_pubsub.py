@@ -101,7 +101,7 @@ async def follow_all(followers: list[Follower]) -> None:
 
 
 async def subscriber(store: Any) -> dict[str, str]:
-    """What Redis says of the node's pub/sub connection."""
+    """Return Redis's entry of the node's pub/sub connection."""
     [found] = await store.client_list(_type="pubsub")
     return cast(dict[str, str], found)
 
@@ -165,7 +165,7 @@ async def test_thousands_of_long_names_fit_into_small_buffers(
 async def test_a_channel_is_left_and_followed_while_others_are_confirmed(
     start_node: StartNode, store: Any, again: bool
 ) -> None:
-    """Whatever is last wanted of a channel holds, also where it is wanted in the same moment."""
+    """The last request for a channel wins, also if several come in the same moment."""
     node = await start_node()
     broker = node.node.broker
     others = [broker.followed.follow(f"other{number}", OPTIONS) for number in range(1000)]

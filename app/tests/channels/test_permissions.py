@@ -34,7 +34,7 @@ def channel(name: str = "c", **options: Any) -> Channel:
 
 
 def refusal(found: Channels, name: str) -> int:
-    """Why there is no such channel."""
+    """Return the reason why the channel is refused."""
     with pytest.raises(ChannelError) as caught:
         found.resolve(name)
     return caught.value.code.code
@@ -50,7 +50,7 @@ def refusal(found: Channels, name: str) -> int:
      ("chat:", "chat", False)],
 )  # fmt: skip
 def test_a_name_has_namespace_and_privacy(name: str, namespace: str, private: bool) -> None:
-    """The namespace ends at the first boundary, the prefix is no part of it."""
+    """The namespace ends at the first boundary, and does not contain the prefix."""
     found = channels().resolve(name)
     assert (found.name, found.namespace, found.private) == (name, namespace, private)
 
@@ -71,7 +71,7 @@ def test_an_unknown_namespace_is_error_102(name: str) -> None:
 
 
 def test_marks_in_names_can_be_changed_and_switched_off() -> None:
-    """An empty mark is none."""
+    """An empty mark switches its meaning off."""
     other = channels(namespace_boundary="/", private_prefix="!")
     assert other.resolve("!chat/a:b").namespace == "chat"
     assert other.resolve("!chat/a").private
@@ -100,7 +100,7 @@ def test_a_name_that_would_spread_its_keys_is_refused() -> None:
 
 
 def test_an_empty_name_is_refused() -> None:
-    """Whatever the expression would say."""
+    """Even if the expression matches it."""
     assert refusal(channels(without_namespace={"channel_regex": ".*"}), "") == 107
 
 
@@ -276,7 +276,7 @@ def test_publish_presence_and_history_are_for_clients_subscribers_or_all(
 
 
 def test_presence_and_history_that_are_not_kept_are_error_108() -> None:
-    """Whoever asks."""
+    """For every client."""
     found = channel(allow_presence_for_client=True, allow_history_for_client=True)
     assert may_see_presence(found, "7", subscribed=True) is ErrorCode.NOT_AVAILABLE
     assert may_read_history(found, "7", subscribed=True) is ErrorCode.NOT_AVAILABLE

@@ -47,7 +47,7 @@ class Server:
         self.offset, self.leap = self.replicated, 1000
 
     def read(self, after: int) -> Reading:
-        """What the history function answers."""
+        """Answer as the history function does."""
         entries = [entry for entry in self.entries if entry.offset > after]
         cut = len(entries) > self.portion
         epoch = self.epoch if self.remembered or self.offset else ""
@@ -186,7 +186,7 @@ def test_a_gap_beyond_the_history_is_reported() -> None:
 
 
 def test_a_reading_that_was_cut_is_read_on() -> None:
-    """What arrives meanwhile waits for the last portion; nothing counts as lost."""
+    """Publications that arrive meanwhile wait for the last portion; none counts as lost."""
     server = Server(size=100, portion=3)
     stream = Stream()
     stream.fill(Reading(server.epoch, 0))
@@ -250,7 +250,7 @@ def test_a_new_stream_continues_an_empty_channel() -> None:
 
 
 def test_a_stream_that_was_lost_is_not_continued_by_another_one() -> None:
-    """That it is gone is told at once; what was sent before is no beginning of the next one."""
+    """The loss is reported at once; earlier publications do not begin the next stream."""
     server = Server(size=10, remembered=False)
     stream = Stream()
     stream.fill(server.read(stream.read_after()))

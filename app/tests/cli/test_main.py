@@ -1,4 +1,4 @@
-"""What all commands have in common: usage errors, exit codes, --json, and a light start."""
+"""The common part of all commands: usage errors, exit codes, --json, and a light start."""
 
 import json
 import pkgutil

@@ -114,7 +114,7 @@ async def test_state_is_found_again_on_another_node(start_node: StartNode, store
 async def test_a_name_in_use_is_not_given_away(
     start_node: StartNode, store: Any, same_node: bool
 ) -> None:
-    """Who asks for the name of a connected client gets one made by the server."""
+    """A client that asks for the name of a connected client gets one made by the server."""
     one, two = await start_node(), await start_node()
     async with one.connect() as owner, (one if same_node else two).connect() as other:
         assert (await exchange(owner, {"client_id": "alice"}))["client_id"] == "alice"
@@ -249,7 +249,7 @@ async def test_a_client_that_answers_no_ping_is_closed(start_node: StartNode) ->
 
 
 async def test_a_slow_client_is_sent_away(start_node: StartNode) -> None:
-    """Who does not read is closed with 1013 before its queue outgrows the limit; others get all."""
+    """A client that does not read is closed with 1013 at the limit; others get everything."""
     node = await start_node(outbox_limit=200_000)
     async with node.connect() as sender, node.connect() as healthy:
         _, writer = await asyncio.open_connection("127.0.0.1", node.settings.port, limit=1)

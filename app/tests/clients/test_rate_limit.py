@@ -61,7 +61,7 @@ json_values = st.recursive(
 
 @given(json_values, st.integers(1, 6))
 def test_depth_is_that_of_the_value(value: object, most: int) -> None:
-    """Brackets in strings are none, and width is no depth."""
+    """Brackets in strings do not count, and neither does width."""
     assert too_deep(orjson.dumps(value), most) is (depth(value) > most)
 
 

@@ -49,7 +49,7 @@ def standby(name: str) -> Host:
 
 
 def outcome(hosts: list[Host], policy: Policy = POLICY, last: float | None = LONG_AGO) -> Decision:
-    """What is decided now."""
+    """Return the decision."""
     return decide(policy, hosts, now=NOW, last=last)
 
 
@@ -78,7 +78,7 @@ def names(decision: Decision) -> tuple[Action, list[str]]:
     ],
 )
 def test_where_a_host_is(nodes: list[dict[str, Any]], place: Place) -> None:
-    """What its nodes say, and who wanted them drained, tell it."""
+    """It follows from the states of its nodes, and from who drained them."""
     (found,) = hosts_of(ObservedNode(f"a-{8001 + n}", **node) for n, node in enumerate(nodes))
     assert found.place is place
 
@@ -98,7 +98,7 @@ def test_it_begins_with_the_desired_hosts() -> None:
 
 
 def test_a_missing_host_is_replaced_at_once() -> None:
-    """Whatever the cool-down; and where no host is in standby, that is the reason."""
+    """The cool-down does not delay it; without a host in standby, that is the reason."""
     decision = outcome([host("a"), standby("b"), standby("c")], last=NOW)
     assert names(decision) == (Action.SCALE_OUT, ["b"])
     assert decision.reason == "1 hosts serve, at least 2 should"

@@ -58,7 +58,7 @@ def test_an_empty_node_is_filled_though_no_other_has_too_many() -> None:
 
 
 def test_a_few_clients_are_even_where_they_cannot_be_evener() -> None:
-    """One client more than another node is no surplus."""
+    """One client more than another node does not count as surplus."""
     assert plan(fleet(2, 1), 0.0).shed == {}
     assert plan(fleet(1, 0, 0), 0.0).shed == {}
     assert plan(fleet(0, 0), 0.1).shed == {}

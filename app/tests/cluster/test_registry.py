@@ -167,7 +167,7 @@ async def test_a_node_clears_its_own_past(start_node: StartNode, store: Any) -> 
 async def test_redis_comes_back(
     start_node: StartNode, store: Any, redis_process: RedisServer, wiped: bool
 ) -> None:
-    """After an outage Redis says again who is here, also when it forgot; who left is gone."""
+    """After an outage Redis has the live nodes again, also if it lost them; others are gone."""
     node = await start_node()
     async with node.connect() as stays:
         await name_of(stays, {"client_id": "stays"})
@@ -225,7 +225,7 @@ async def test_full_memory_refuses_publications(start_node: StartNode, store: An
         async def left() -> bool:
             return not await store.exists("connection:leaves")
 
-        await settled(left, "the one that left is forgotten")
+        await settled(left, "the node that left is forgotten")
         assert node.node.not_ready_reason() is None
         await store.config_set("maxmemory", 0)
         assert await name_of(client, {"n": 2}) == "stays"
@@ -233,7 +233,7 @@ async def test_full_memory_refuses_publications(start_node: StartNode, store: An
 
 @pytest.mark.backends("redis")
 async def test_a_silent_subscription_is_noticed(start_node: StartNode, store: Any) -> None:
-    """A pub/sub connection that died without an error is made anew, unready meanwhile."""
+    """A pub/sub connection that died silently is replaced; the node is unready meanwhile."""
     one, two = await start_node(), await start_node()
     await store.client_kill_filter(_type="pubsub")
     await asyncio.sleep(0.05)

@@ -20,7 +20,7 @@ DOCUMENT = ROOT / "docs" / "configuration.md"
 
 
 def mistakes(text: str) -> list[str]:
-    """What is wrong with a file."""
+    """Return the mistakes in a file."""
     with pytest.raises(ConfigError) as caught:
         parse(text, "f.yml")
     assert str(caught.value) == "\n".join(f"f.yml: {line}" for line in caught.value.mistakes)
@@ -55,7 +55,7 @@ def test_without_a_file_broadcast_is_open_to_everybody() -> None:
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "{}", "channel:\nclient:\n"])
 def test_a_file_replaces_the_built_in_configuration(text: str) -> None:
-    """What a file leaves out is closed, however little it says."""
+    """Everything that a file leaves out is closed, also in a short file."""
     options = parse(text).channel.without_namespace
     assert not options.allow_subscribe_for_client
     assert not options.has_history
@@ -64,7 +64,7 @@ def test_a_file_replaces_the_built_in_configuration(text: str) -> None:
 
 
 def test_defaults_are_centrifugos() -> None:
-    """The defaults that Centrifugo 6.9 documents; the one that differs is documented here."""
+    """The defaults are those of Centrifugo 6.9; docs/configuration.md names the differences."""
     defaults = parse("")
     naming = defaults.channel
     assert naming.history_meta_ttl == 720 * 3600
@@ -176,7 +176,7 @@ def test_a_key_in_the_wrong_place_is_sent_to_the_right_one() -> None:
 
 
 def test_a_key_like_no_other_is_answered_with_the_known_ones() -> None:
-    """There is no nearest one then."""
+    """The error lists the known keys, because none is near."""
     assert mistakes("http_api: {zzz: 1}") == [
         "http_api.zzz: unknown key; known are key, keys, error_mode"
     ]
@@ -459,7 +459,7 @@ def test_broadcast_always_exists(naming: dict[str, Any]) -> None:
 def test_a_channel_regex_is_re2s(
     pattern: str, reason: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Look-ahead and back-references are none: they could take for ever. RE2 itself is silent."""
+    """Look-ahead and back-references are errors: they could take for ever. RE2 logs nothing."""
     assert mistakes(channel(channel_regex=pattern)) == [
         f"channel.without_namespace.channel_regex: {reason}"
     ]

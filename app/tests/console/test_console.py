@@ -365,7 +365,7 @@ async def test_the_page_runs_nothing_but_its_own_files(pair: Pair) -> None:
 
 
 def test_the_libraries_are_those_of_npm() -> None:
-    """Each file is the one that scripts/vendor.py wrote, and each library has its licence."""
+    """Each file is as scripts/vendor.py wrote it, and each library has its licence."""
     folder = STATIC / "vendor"
     packages = json.loads((folder / "vendor.json").read_text())
     listed = {name: file for package in packages for name, file in package["files"].items()}

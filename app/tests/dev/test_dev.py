@@ -52,7 +52,7 @@ FOREIGN = {"Origin": "https://example.com"}
 
 
 async def test_a_restart_loses_no_message(tmp_path: Path) -> None:
-    """What is published before, while and after a node restarts reaches an SDK client once."""
+    """Publications before, during and after a restart reach an SDK client once."""
     async with running_dev(tmp_path) as dev, dev.api() as api:
         node = cast(RunningNode, dev)
         async with sdk(node) as client:

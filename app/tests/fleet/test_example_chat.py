@@ -145,7 +145,7 @@ def test_the_printed_link_opens_the_console(browser: Browser, chat: Chat) -> Non
 
 
 def test_the_vendored_sdk_is_the_released_one() -> None:
-    """Each file is the one that scripts/vendor.py wrote."""
+    """Each file is as scripts/vendor.py wrote it."""
     vendor = EXAMPLE / "chat" / "pages" / "vendor"
     (package,) = json.loads((vendor / "vendor.json").read_text())
     assert {path.name for path in vendor.iterdir()} == {"vendor.json", *package["files"]}

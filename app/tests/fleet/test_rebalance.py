@@ -112,7 +112,7 @@ class Visitor:
 def test_cookies_of_other_clients_are_not_touched(
     tmp_path: Path, path: str, application: str
 ) -> None:
-    """Only shed clients get another node and its cookie, whoever else reconnects before them."""
+    """Only shed clients get another node and its cookie, even if others reconnect before them."""
     settings: Any = {"WSFLEET_HEARTBEAT_INTERVAL": "0.5"}
     settings |= {"WSFLEET_APP": application} if application else {}
     with running_fleet(tmp_path, nodes=2, standby=1, **settings) as rig, ExitStack() as stack:

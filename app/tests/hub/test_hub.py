@@ -112,7 +112,7 @@ def test_subscribers_get_all_publications_of_their_time(
             hub.remove(cast(Connection, listener))
         assert not any(vars(hub)[name] for name in REGISTERS)
 
-    with patch("wsfleet.hub.hub.LONGEST_WINDOW", 0.0):  # a slow machine is none that waits
+    with patch("wsfleet.hub.hub.LONGEST_WINDOW", 0.0):  # so that a slow machine does not wait
         asyncio.run(play())
 
 

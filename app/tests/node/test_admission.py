@@ -1,4 +1,4 @@
-"""Who may open a WebSocket, and who has to go again: tokens, origins, blocked users."""
+"""Admission of WebSockets, and disconnects: tokens, origins, blocked users."""
 
 import asyncio
 import json
@@ -81,7 +81,7 @@ async def test_a_refusal_has_a_challenge(start_node: StartNode, config: Path) ->
 
 
 async def test_pages_of_other_origins_are_refused(start_node: StartNode, config: Path) -> None:
-    """By both protocols alike, whatever token they have; what is no browser says no origin."""
+    """Both protocols refuse them, with any token; clients without an Origin may connect."""
     node = await start_node(config=config)
     shown = bearer(token())
     for origin in ("https://evil.org", "https://example.com.evil.org", "null"):

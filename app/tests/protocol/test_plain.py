@@ -17,7 +17,7 @@ def broadcast(*, data: bytes, opaque: bool = False) -> bytes:
 
 
 def heard(message: plain.PlainMessage) -> Any:
-    """What the other clients get."""
+    """Return the message for the other clients."""
     return json.loads(broadcast(data=message.json))
 
 
@@ -76,7 +76,7 @@ def test_json_that_parsers_read_differently_is_an_error(text: str) -> None:
     "text", ["", " ", "hello", "[alice] hi", "[12:00", "NaN", "1.", '"hi" she said', "say {}", "\0"]
 )
 def test_plain_text_stays_text(text: str) -> None:
-    """What no parser takes for JSON goes through as a string."""
+    """Text that no parser takes for JSON passes as a string."""
     assert heard(plain.parse(text))["data"] == text
 
 
@@ -90,7 +90,7 @@ def test_plain_text_stays_text(text: str) -> None:
     )
 )
 def test_an_object_is_never_text(text: str) -> None:
-    """Whatever is wrong with it: either all of its fields count, or there is an error frame."""
+    """Any object either has all of its fields counted, or gets an error frame."""
     try:
         message = plain.parse(text)
     except plain.InvalidMessageError:

@@ -31,7 +31,7 @@ async def pool(redis_server: str) -> AsyncIterator[BlockingConnectionPool]:
 
 
 async def test_replies_come_in_order_with_errors(pool: BlockingConnectionPool) -> None:
-    """What is asked at once is answered at once, each to its asker."""
+    """Commands that are sent together are answered together, each to its caller."""
     link = await Link.open(pool)
     one, two = await asyncio.gather(
         link.ask(packed(("SET", "a", 1), ("INCR", "a"), ("LPOP", "a"))),
@@ -45,7 +45,7 @@ async def test_replies_come_in_order_with_errors(pool: BlockingConnectionPool) -
 
 
 async def test_pushes_go_their_own_way(pool: BlockingConnectionPool) -> None:
-    """Messages and confirmations arrive between answers, and are none."""
+    """Messages and confirmations between answers are not taken for answers."""
     pushes: list[Push] = []
     link = await Link.open(pool, pushes.append)
     link.send(("SSUBSCRIBE", "{x}a", "{x}b"))

@@ -246,7 +246,7 @@ def test_a_socket_needs_handlers(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_process_needs_a_socket(processes: None, tmp_path: Path) -> None:
-    """That of another process, as a unit passes it on, is none of its own."""
+    """A socket that systemd passed to another process is not used."""
     (tmp_path / "config.yml").write_text(CONFIG)
     done = subprocess.run(
         [sys.executable, "-m", "wsfleet.cli", "app", CHAT, "--app-dir", str(ROOT / "app")],

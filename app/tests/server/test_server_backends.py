@@ -1,4 +1,4 @@
-"""Who decides on the events of a node's clients: the `Realtime` that it serves, or a router."""
+"""The backend of a node's events: the `Realtime` that it serves, or a router."""
 
 from pathlib import Path
 

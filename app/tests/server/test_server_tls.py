@@ -47,7 +47,7 @@ def own_fleet(processes: None, tmp_path: Path) -> Iterator[Rig]:
 
 @pytest.fixture
 def trusted(fleet: Rig) -> ssl.SSLContext:
-    """What a client checks the nodes with."""
+    """Return the TLS context with which a client checks the nodes."""
     return ssl.create_default_context(cafile=fleet.ca)
 
 
@@ -97,7 +97,7 @@ async def test_clients_talk_to_a_node(fleet: Rig, trusted: ssl.SSLContext) -> No
 
 
 def test_only_valid_tls_is_served(fleet: Rig) -> None:
-    """Neither plain HTTP nor a broken version of TLS; who does not trust the node stays away."""
+    """Plain HTTP and old TLS versions are refused, and a client without the CA refuses the node."""
     url = fleet.nodes[NAME]
     with pytest.raises(httpx.RemoteProtocolError):
         httpx.get(url.replace("https", "http") + "/health", trust_env=False)
@@ -111,7 +111,7 @@ def test_only_valid_tls_is_served(fleet: Rig) -> None:
 
 
 async def test_a_slow_client_is_sent_away(fleet: Rig, trusted: ssl.SSLContext) -> None:
-    """Who does not read is closed with 1013 before its queue outgrows the limit; others get all."""
+    """A client that does not read is closed with 1013 at the limit; others get everything."""
     async with client(fleet) as sender, client(fleet) as healthy, opened(fleet, trusted):
         await asyncio.to_thread(until, lambda: fleet.connections(NAME) == 3, "the slow client came")
         before = sent_away(fleet, 1013)
@@ -159,7 +159,7 @@ def test_the_balancer_speaks_tls_to_the_nodes(fleet: Rig) -> None:
 
 
 def checks(rig: Rig, stats_url: str = "") -> dict[str, str]:
-    """What the last check of each server found."""
+    """Return the result of the last check of each server."""
     document = json.loads(rig.fleet_file.read_text())
     if stats_url:
         document["loadbalancers"] = {"lb1": stats_url}
@@ -255,7 +255,7 @@ def test_a_wrong_ca_is_an_error(fleet: Rig, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("processes")
 @pytest.mark.parametrize("mistake", ["no file", "no key", "another one's key"])
 def test_a_certificate_is_checked_before_the_start(tmp_path: Path, mistake: str) -> None:
-    """What cannot be served with is one line and exit code 2."""
+    """An unusable certificate is an error of one line, with exit code 2."""
     certificate, host, other = (tmp_path / name for name in ("ca.pem", "host.pem", "other.pem"))
     make_certificate(certificate, host)
     make_certificate(tmp_path / "others.pem", other)

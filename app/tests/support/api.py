@@ -42,7 +42,7 @@ class Raw:
                 return line
 
     async def push(self, kind: str) -> Any:
-        """What that push says, with its channel."""
+        """Return the content of that push, with its channel."""
         push = json.loads(await self.line(kind))["push"]
         return push[kind] | {"channel": push.get("channel")}
 

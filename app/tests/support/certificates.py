@@ -7,7 +7,7 @@ from pathlib import Path
 def make_certificate(certificate: Path, with_key: Path, *names: str) -> None:
     """Make a certificate of the loopback, by itself and in one file with its key.
 
-    It signed itself: who trusts it as a CA trusts nobody else.
+    It is self-signed: a client that trusts it as a CA trusts only this server.
     """
     request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
     others = "".join(f",DNS:{name}" for name in names)

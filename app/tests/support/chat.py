@@ -24,7 +24,7 @@ realtime = Realtime(timeout=30.0)  # also on a busy machine
 
 
 class Message(BaseModel):
-    """What a client says."""
+    """A message of a client."""
 
     text: str = Field(min_length=1, max_length=20)
 

@@ -68,7 +68,7 @@ class Dev:
 
     @property
     def text(self) -> str:
-        """What the process has printed."""
+        """Return the output of the process."""
         return self.log.read_text()
 
     async def prints(self, *words: str) -> None:

@@ -16,7 +16,7 @@ lifespan_events: list[str] = []
 ends: list[tuple[int, str]] = []
 """Codes and reasons of `websocket.disconnect`."""
 handlers: set[WebSocket] = set()
-"""What `hold` holds."""
+"""The WebSocket that `hold` holds."""
 go_on = asyncio.Event()
 """Lets those go on that wait for it; the test makes a new one."""
 

@@ -1,4 +1,4 @@
-"""What nodes share without Redis, and a client of it."""
+"""The memory that nodes share without Redis, and a client of it."""
 
 import itertools
 from collections.abc import Callable

@@ -80,7 +80,7 @@ class Peer:
         return await self.result(SubscribeRequest(channel, **options))
 
     async def result(self, request: Request) -> Any:
-        """Send a command and return the result; None if there is none."""
+        """Send a command, and return its result or None."""
         return (await self.ask(request)).result
 
     def answered(self, number: int) -> bool:

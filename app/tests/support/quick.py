@@ -1,4 +1,4 @@
-"""What the quick tests must not do."""
+"""The rule of quick tests: they start no process and reach no other machine."""
 
 import sys
 from typing import Any
@@ -8,7 +8,7 @@ STARTS = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exe
 
 
 def forbid_processes() -> None:
-    """Fail whatever starts a process, or connects to another machine, from now on."""
+    """From now on, raise an error where code starts a process or connects to another machine."""
     sys.addaudithook(_forbid)
 
 

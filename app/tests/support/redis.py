@@ -17,7 +17,7 @@ REDIS_ROLE = ROOT / "roles" / "redis"
 
 
 def redis_rights() -> dict[str, str]:
-    """What each Redis user may do, as the role `redis` says."""
+    """Return the rights of each Redis user, from the role `redis`."""
     variables = yaml.safe_load((REDIS_ROLE / "vars" / "main" / "main.yml").read_text())
     rights: dict[str, str] = variables["_redis_rights"]
     return rights

@@ -52,7 +52,7 @@ class SentinelTopology:
 
     @property
     def primary(self) -> RedisServer:
-        """Who the Sentinels say is the primary."""
+        """Return the primary that the Sentinels name."""
         for sentinel in self.sentinels:
             with contextlib.suppress(redis.RedisError, OSError):
                 _, port = ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
@@ -124,7 +124,7 @@ class ClusterTopology:
         return well and (len(role[2]) == 1 if role[0] == "master" else role[3] == "connected")
 
     def manage(self, *command: str) -> str:
-        """What `redis-cli --cluster` does."""
+        """Run `redis-cli --cluster`."""
         done = subprocess.run(
             ["redis-cli", "--cluster", *command],
             capture_output=True,

@@ -31,7 +31,7 @@ realtime = Realtime(app, timeout=3.0)
 
 
 class Login(BaseModel):
-    """What a client connects with."""
+    """The data of a connect command."""
 
     token: str
 

@@ -160,7 +160,7 @@ class Victim:
         return await self.metric("wsfleet_disconnects_total", code=str(code))
 
     async def has_disconnected(self, code: int, count: float) -> None:
-        """Wait until so many connections have ended with a code."""
+        """Wait until a number of connections have ended with a code."""
 
         async def counted() -> bool:
             return await self.disconnected(code) == count

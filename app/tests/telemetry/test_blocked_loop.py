@@ -1,4 +1,4 @@
-"""What blocks the event loop is named and counted, and does not keep the watchdog quiet."""
+"""A call that blocks the event loop is logged and counted, and the watchdog still acts."""
 
 import asyncio
 import os

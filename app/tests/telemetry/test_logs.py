@@ -1,4 +1,4 @@
-"""What comes out of the log, and that no reader of it keeps the node waiting."""
+"""The lines of the log, and that a slow reader does not block the node."""
 
 import ast
 import contextlib
@@ -80,7 +80,7 @@ def test_a_line_has_the_fields_that_are_documented() -> None:
 
 
 def test_a_line_comes_out_whatever_is_in_it() -> None:
-    """What JSON has no word for is written as Python would; the other fields stay."""
+    """Values that JSON cannot express are written as Python prints them; the other fields stay."""
     (line,) = run(r"""
         class Bad:
             def __repr__(self):
@@ -255,7 +255,7 @@ def test_threads_and_the_loop_log_side_by_side() -> None:
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
 def test_a_hanging_log_reader_blocks_nothing(kind: str) -> None:
-    """What does not fit is dropped and counted; what is kept comes in order, before what is new."""
+    """Lines that do not fit are dropped and counted; kept lines come in order, before new ones."""
     code = """
         async def main():
             for number in range(30_000):
@@ -344,7 +344,7 @@ def test_no_standard_output_is_no_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("room", ["comes", "does not come"])
 def test_a_full_disk_is_as_a_reader_that_hangs(tmp_path: Path, room: str) -> None:
-    """Who logs hears nothing of it; when there is room, no line is cut in two."""
+    """The caller gets no error; when there is room again, no line is cut in two."""
     code = f"""
         import resource
 

@@ -1,4 +1,4 @@
-"""What Prometheus reads from a node."""
+"""The metrics of a node for Prometheus."""
 
 from typing import Any
 

@@ -102,7 +102,7 @@ async def test_refusals_are_exceptions(channels: Path, tmp_path: Path) -> None:
 
 
 async def test_a_client_recovers_after_a_drain(channels: Path) -> None:
-    """What was published meanwhile comes once, in order, also in a subscription of the server."""
+    """Missed publications come once, in order, also in a subscription of the server."""
     async with Testbed(config=channels, nodes=2) as bed:
         ann, bob = await bed.connect(user="ann"), await bed.connect(user="bob", node="node2")
         room, own = await ann.subscribe("room:1"), ann.subscriptions["own:#ann"]

@@ -180,7 +180,7 @@ async def test_a_failover_loses_and_doubles_nothing(
             await publish("room", number)
         await settled(lambda: len(events.data) >= 70, "the rest arrived")
         assert events.data == list(range(70))
-        assert len(events.subscribed) == 1, "the subscription never had to be made anew"
+        assert len(events.subscribed) == 1, "the client never had to subscribe again"
 
 
 @pytest.mark.parametrize("once", [{"idempotency_key": "key1"}, {"version": 1}])

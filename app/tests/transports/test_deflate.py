@@ -122,11 +122,11 @@ def test_a_window_that_is_too_narrow_is_not_deflated_into() -> None:
     st.text(max_size=80), st.lists(st.sampled_from(["permessage-deflate", "; ", ", ", "=", "8"]))
 )
 def test_noise_in_an_offer_never_crashes(noise: str, parts: list[str]) -> None:
-    """Whatever is offered, it is accepted or not."""
+    """Any offer is either accepted or declined."""
     negotiate([noise, "".join(parts), "permessage-deflate;" + noise])
 
 
-# What is read.
+# Reading.
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_a_bomb_takes_no_memory() -> None:
 
 
 async def handshake(peer: TCPPeer, offer: str) -> bytes:
-    """What the node answers to an offer, in small letters."""
+    """Return the node's answer to an offer, in lower case."""
     field = f"Sec-WebSocket-Extensions: {offer}\r\n\r\n".encode()
     peer.write(HANDSHAKE[:-2] + field)
     return (await peer.head()).lower()

@@ -28,7 +28,7 @@ LIMIT = 70_000
 
 
 def read(data: bytes | Sequence[bytes], limit: int = LIMIT) -> list[ReceivedMessage]:
-    """What a reader makes of bytes that arrive in these pieces."""
+    """Return the messages that a reader makes of bytes in these pieces."""
     reader = FrameReader(limit)
     pieces = [data] if isinstance(data, bytes) else data
     return [message for piece in pieces for message in reader.feed(piece)]
@@ -158,7 +158,7 @@ def test_text_that_is_not_utf_8_fails_at_its_first_wrong_byte(good: bytes, bad: 
 
 
 def test_text_that_ends_in_a_character_is_not_utf_8() -> None:
-    """A character that goes on in the next frame is one; at the end of the message it is none."""
+    """A character may continue in the next frame, but not after the end of the message."""
     for half in (b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98"):
         reader = FrameReader(LIMIT)
         assert list(reader.feed(masked(TEXT, half, fin=False))) == []
@@ -204,7 +204,7 @@ def test_close_codes_that_may_not(payload: bytes, code: int) -> None:
 
 
 def test_a_close_frame_is_always_a_legal_one() -> None:
-    """No code is no payload, and a long reason is cut between characters."""
+    """Without a code the frame is empty, and a long reason is cut between characters."""
     assert close_frame(1005, "") == frame(CLOSE, b"")
     long = close_frame(1008, "é" * 100)
     assert len(long) <= 127

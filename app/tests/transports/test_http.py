@@ -187,7 +187,7 @@ async def test_a_body_may_take_its_time_while_it_goes_on(node: RunningNode, stal
 async def test_a_body_waits_for_an_application_that_does_not_read_it(
     start_node: StartNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The time in which the node itself stops reading is none of the client's."""
+    """Time in which the node itself does not read does not count against the client."""
     go_on = asyncio.Event()
 
     async def app(scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
@@ -334,7 +334,7 @@ async def test_a_handshake_behind_other_requests(node: RunningNode, before: int)
 
 
 async def test_a_handshake_behind_a_last_request(node: RunningNode) -> None:
-    """After an answer that says `Connection: close` there is none."""
+    """No handshake follows an answer with `Connection: close`."""
     async with tcp(node, LAST + HANDSHAKE) as peer:
         assert statuses(await peer.rest()) == [200]
 
@@ -401,7 +401,7 @@ def spelt(target: str, name: str) -> bytes:
 
 
 async def test_a_target_means_the_same_for_both(node: RunningNode) -> None:
-    """Whole URLs and percent signs are read as in HTTP, and what is no target is 400 for both."""
+    """Whole URLs and percent signs are read as in HTTP, and an invalid target is 400 for both."""
     expected = [(FOUND, 101, 200), (NOT_FOUND, 404, 404), (INVALID, 400, 400)]
     for targets, as_handshake, as_request in expected:
         for target in targets:
@@ -472,6 +472,6 @@ async def test_a_body_behind_an_upgrade_that_is_ignored(node: RunningNode) -> No
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
 async def test_a_handshake_with_a_body_is_refused(node: RunningNode, framing: bytes) -> None:
-    """What follows would be a body for one and frames for another."""
+    """The bytes after it would be a body for one parser and frames for another."""
     async with tcp(node, HANDSHAKE[:-2] + framing + b"\r\n\r\nhello") as peer:
         assert statuses(await peer.rest()) == [400]

@@ -1,4 +1,4 @@
-"""What waits for a client is bounded in bytes and in time; the size of one write is not judged."""
+"""A client's backlog is bounded in bytes and in time; the size of one write does not matter."""
 
 import asyncio
 import contextlib
@@ -98,7 +98,7 @@ class FakeTransport:
             self.protocol.resume_writing()
 
     def get_write_buffer_size(self) -> int:
-        """What the peer has not taken."""
+        """Return the bytes that the peer has not taken."""
         return len(self.buffer)
 
     def set_write_buffer_limits(self, high: int) -> None:
@@ -142,7 +142,7 @@ class Peer:
         self.transport.taken = b""
 
     def slow(self) -> None:
-        """What the endpoint does."""
+        """Close the connection as the endpoint does."""
         self.connection.slow()
 
     def ended(self, code: int, reason: str) -> None:
@@ -169,9 +169,9 @@ steps = st.lists(
 @settings(deadline=None)
 @given(steps)
 def test_unsent_bytes_are_bounded(script: list[tuple[str, int]]) -> None:
-    """Whatever is written, taken and waited for: the order, the limit, and who is closed.
+    """For any writes, reads and pauses: the order, the limit, and when the client is closed.
 
-    A client with less than half of the limit waiting is never closed for a write. What waits is at
+    A client with less than half of the limit waiting is never closed for a write. The backlog is at
     most the limit, and half of it more for each of two writes that are larger than half.
     """
     peer = Peer(Limits(SMALL, TIMEOUT))

@@ -98,7 +98,7 @@ async def test_a_recovery_of_the_whole_history_arrives(node: RunningNode) -> Non
 
 
 async def test_the_largest_publication_is_recovered(node: RunningNode) -> None:
-    """What may be published can be carried by every way to a client."""
+    """The largest publication fits into every way to a client."""
     size = node.settings.max_publication_size - len('""')
     async with sdk(node) as client:
         _, events = await subscribed(client, "news")

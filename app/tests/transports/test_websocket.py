@@ -171,7 +171,7 @@ async def test_messages_before_an_end_are_not_waited_for_without_end(
 async def test_a_close_without_an_answer_ends(
     start_node: StartNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who does not answer the node's close is cut, and was counted out before."""
+    """A client that does not answer the node's close is cut; the node stops counting it before."""
     monkeypatch.setattr(websocket, "CLOSE_TIMEOUT", 0.2)
     node = await start_node()
     async with upgraded(node) as peer:
@@ -228,7 +228,7 @@ async def test_a_long_head_that_comes_at_once_is_refused(
 
 
 async def test_a_flood_of_pings_fills_no_memory(start_node: StartNode) -> None:
-    """Who pings and does not read gets no more pongs than fit a small buffer; a metric says so."""
+    """A client that pings and does not read gets only a small buffer of pongs; a metric counts."""
     node = await start_node()
     async with upgraded(node) as peer:
         await settled(lambda: len(node.node.hub) == 1, "the client is connected")

@@ -56,7 +56,7 @@ class Echo:
 
 
 async def echo(websocket: WebSocket, _: Request) -> None:
-    """Accept whoever comes."""
+    """Accept every client."""
     websocket.accept()
     await websocket.attend(Echo(websocket))
 

@@ -58,7 +58,7 @@ async def test_answers_go_to_their_questions(serve_websocket: Serve) -> None:
 
 
 async def test_the_end_of_the_connection_fails_open_questions(serve_websocket: Serve) -> None:
-    """Who waits for an answer learns the close code, also one that only applications use."""
+    """A call that waits for an answer gets the close code, also one that only applications use."""
 
     async def leave(connection: ServerConnection) -> None:
         await connection.recv()
@@ -130,7 +130,7 @@ async def test_fragments_are_joined(serve_websocket: Serve) -> None:
 
 
 async def test_a_peer_gone_without_a_word_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who only listens pings in the silence, and learns that nobody is there any more."""
+    """A client that only listens pings in the silence, and notices that its peer is gone."""
     monkeypatch.setattr("wsfleet.cli.access.websocket_client.PING_AFTER", 0.1)
     monkeypatch.setattr("wsfleet.cli.access.websocket_client.PONG_TIMEOUT", 0.1)
 

@@ -67,7 +67,7 @@ class Running:
 
     @property
     def lines(self) -> list[Any]:
-        """What it has said so far."""
+        """The lines that it has printed."""
         return self._log.read_text().splitlines()
 
 
@@ -82,7 +82,7 @@ def autoscaler(fleet_file: Path, *options: str) -> Iterator[Running]:
 
 
 def decisions(fleet_file: Path) -> list[dict[str, Any]]:
-    """What the log says."""
+    """Return the decisions in the log."""
     outcome = wsfleet("autoscale", "--log", "--json", "--fleet", fleet_file)
     assert outcome.code == 0, outcome
     found: list[dict[str, Any]] = outcome.document["decisions"]
@@ -237,7 +237,7 @@ def test_a_follower_that_comes_to_lead_waits_too(
 def test_an_operators_newer_decision_wins(
     fleet_file: Path, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is wanted of a node has changed since the look: nothing is done to it."""
+    """A node whose desired state has changed since it was read is left alone."""
     nodes_of(database, host1="ready", host2="drained")
 
     def interrupted(*args: Any, **kwargs: Any) -> Decision:
@@ -251,7 +251,7 @@ def test_an_operators_newer_decision_wins(
 
 
 def test_an_operator_takes_a_host_out_of_the_pool(fleet_file: Path, database: Any) -> None:
-    """What the autoscaler drained it may bring in again, until an operator drains it as well."""
+    """The autoscaler may bring in a host that it drained, until an operator drains it as well."""
     nodes_of(database, host1="ready", host2="ready", host3="ready")
     look(fleet_file)
     assert database.hgetall(key_names.DESIRED) == {"host1-8001": node_state.DRAIN}

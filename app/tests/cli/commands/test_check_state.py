@@ -82,7 +82,7 @@ def test_a_state_without_owner_and_ttl_is_an_orphan(healthy: Any, redis_server: 
 
 
 def test_keys_in_motion_are_no_orphans(healthy: Any, redis_server: str) -> None:
-    """What looks wrong once and right a moment later is not reported."""
+    """A key that looks wrong once, and right a moment later, is not reported."""
     healthy.set("state:late", "text")
     healthy.srem(f"wsfleet:node:{NODE}:clients", "c1")
     healthy.sadd(f"wsfleet:node:{NODE}:clients", "leaving")

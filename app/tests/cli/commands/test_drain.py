@@ -33,7 +33,7 @@ def three(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def health(rig: Rig, name: str) -> dict[str, Any]:
-    """What a node says."""
+    """Return the `/health` of a node."""
     answer = httpx.get(f"{rig.nodes[name]}/health", trust_env=False)
     document: dict[str, Any] = answer.json()
     return document
@@ -150,7 +150,7 @@ def test_without_waiting(three: Rig) -> None:
 
 def test_ctrl_c_ends_the_waiting_only(three: Rig) -> None:
     """The drain goes on, and the command says how to end it."""
-    # Who runs the tests in the background has Ctrl-C ignored, and that is handed down.
+    # Ctrl-C is ignored in tests that run in the background, and child processes inherit that.
     heeds = ("env", "--default-signal=INT")
     command = [*heeds, *COMMAND, "drain", "host3-8001", "--fleet", str(three.fleet_file)]
     node = three.processes["host3-8001"]

@@ -79,7 +79,7 @@ class Ssh:
         return wsfleet("logs", "--fleet", self.fleet, *options, PATH=path, TZ=zone)
 
     def since(self, text: str, zone: str = "UTC") -> str:
-        """What journalctl is told for a `--since`."""
+        """Return journalctl's argument for a `--since`."""
         outcome = self.run("--since", text, zone=zone)
         assert outcome.code == 0, outcome.stderr
         (option,) = (word for word in shlex.split(self.asked[-1]) if word.startswith("--since="))
@@ -128,7 +128,7 @@ def test_programs_get_objects(ssh: Ssh) -> None:
 
 
 def test_a_host_is_named_as_in_the_inventory(ssh: Ssh) -> None:
-    """Whatever its hostname is; one that several machines have names none of them."""
+    """Its hostname does not matter; one that several machines have names none of them."""
     ssh.collector(["ssh", "mon1"], ws1="node1", node1="lb1", edge="lb1")
     names = {json.loads(line)["host"] for line in ssh.run("--json").stdout.splitlines()}
     assert names == {"ws1", "node2", "lb1"}
@@ -193,7 +193,7 @@ def test_no_time_is_an_error(ssh: Ssh, since: str) -> None:
 
 
 def test_unreadable_logs_are_one_line(ssh: Ssh) -> None:
-    """What ssh says, and the way that was tried; or that nothing collects them."""
+    """The line has ssh's error and its command, or that no host collects the logs."""
     ssh.write("#!/bin/sh", "echo first >&2; echo Permission denied >&2; exit 255")
     outcome = ssh.run()
     assert outcome.code == 2

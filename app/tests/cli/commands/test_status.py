@@ -129,7 +129,7 @@ def test_one_balancer_has_the_virtual_address(
 
 
 def test_a_node_that_never_came_is_found(fleet: Rig, tmp_path: Path) -> None:
-    """What the fleet file promises and nobody has seen is not well: exit code 1."""
+    """A node of the fleet file that never registered is a problem: exit code 1."""
     document = json.loads(fleet.fleet_file.read_text())
     document["nodes"]["host9-8001"] = "http://127.0.0.1:1"
     path = tmp_path / "fleet.json"
@@ -174,7 +174,7 @@ def test_a_fleet_that_is_gone_cannot_be_checked(tmp_path: Path) -> None:
 
 
 def test_a_watched_fleet_is_looked_at_again_and_again(own_fleet: Rig) -> None:
-    """What goes wrong meanwhile is seen; Ctrl-C ends it with what was seen last."""
+    """New problems are shown; Ctrl-C ends the command with the exit code of the last round."""
     terminal, inside = pty.openpty()
     screen = bytearray()
 

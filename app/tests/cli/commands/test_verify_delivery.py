@@ -129,7 +129,7 @@ def test_events_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_the_publishing(fleet: Rig) -> None:
-    """What was published by then is accounted for: exit code 0."""
+    """The messages published until then are accounted for: exit code 0."""
     command = [*COMMAND, "verify-delivery", fleet.base_url, "--json", "--messages", "100000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
         try:
@@ -189,7 +189,7 @@ client:
 async def test_a_final_refusal_ends_the_check(
     start_node: StartNode, tmp_path: Path, config: str, channel: str, refused: str
 ) -> None:
-    """Trying again is no use: one line has the code and the reason, and the exit code is 2."""
+    """There is no retry: one line has the code and the reason, and the exit code is 2."""
     path = tmp_path / "config.yaml"
     path.write_text(config)
     node = await start_node(config=path)
@@ -311,7 +311,7 @@ AWAY = (
 
 
 def test_missed_messages_are_listed() -> None:
-    """It is no fault, as the client knows of it; but it can be looked up."""
+    """They are not a fault, because the client knows of them, but the report lists them."""
     report = report_of(run_of(*AWAY))
     assert report.ok
     assert report.data["missed_while_away"] == 1

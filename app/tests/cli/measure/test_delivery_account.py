@@ -25,7 +25,7 @@ FAULTS = ("lost", "duplicated", "reordered", "recovered_wrongly")
 
 
 def account_of(log: list[Event], **terms: int) -> Findings:
-    """What the account says of a log."""
+    """Return the account of a log."""
     account = Account(Terms(publishers=1, subscribers=1, messages=terms.get("messages", MESSAGES)))
     for event in log:
         account.enter(event)
@@ -174,7 +174,7 @@ def test_a_message_in_flight_at_a_disconnect_is_missed(latency: float, lost: int
 
 
 def test_a_second_copy_of_a_message_that_was_sent_twice_is_a_retry() -> None:
-    """Without an idempotency key nobody can tell: another offset is no duplicate."""
+    """Without an idempotency key a copy at another offset is not a duplicate."""
     log: list[Event] = [Subscribed(0.0, 0, DeliveryPosition(EPOCH, 0))]
     log += [Sent(1.0, 0, 0), Sent(2.0, 0, 0), Acknowledged(2.0, 0, 0)]
     log += [Received(2.0, 0, 0, 0, 1), Received(2.0, 0, 0, 0, 2)]

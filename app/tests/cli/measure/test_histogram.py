@@ -30,7 +30,7 @@ def test_a_bucket_contains_its_values(micros: int) -> None:
 
 
 def test_add_and_index_agree() -> None:
-    """The bucket that add() computes in its own way is the one that _index() names."""
+    """add(), which computes the bucket in its own way, agrees with _index()."""
     for exponent in range(32):
         for micros in (1 << exponent, (1 << exponent) + (1 << exponent) // 3):
             histogram = Histogram()

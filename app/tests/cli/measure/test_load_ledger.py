@@ -89,7 +89,7 @@ def test_two_senders_messages_may_pass_each_other() -> None:
 
 
 def test_a_message_that_comes_back_is_an_echo() -> None:
-    """A sender must not hear its own message; it is no delivery either."""
+    """A message that its sender receives is a fault, and not a delivery."""
     assert booked([*perfect_log(), (1, 5)]).verdict() == replace(PERFECT, echoed=1)
 
 

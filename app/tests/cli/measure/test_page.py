@@ -137,7 +137,7 @@ def test_a_count_holds_until_the_next_one() -> None:
 
 
 def test_a_page_has_verdict_criteria_problems_and_tables() -> None:
-    """What failed is named; what comes from outside is shown, not executed."""
+    """The page names the failures, and shows text from outside without executing it."""
     report = Report(
         {},
         [table("nodes", ("node", ">clients"), [("<script>x</script>", 1234)]), "a word [bold]"],

@@ -36,7 +36,7 @@ async def test_other_traffic_is_not_counted() -> None:
 
 
 async def test_the_memory_of_texts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many distinct broadcasts come, only so many are remembered."""
+    """The number of remembered broadcasts is bounded."""
     monkeypatch.setattr(load_module, "_TEXTS", 8)
     run = LoadRun(parse_url("http://host"), LoadPlan(clients=2, rate=1000, duration=1))
     for number in range(100):

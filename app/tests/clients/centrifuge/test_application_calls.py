@@ -1,4 +1,4 @@
-"""The application's events on a real node: who is asked, in which order, what answers do."""
+"""The application's events on a real node: which handlers run, their order, their answers."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""What happens to a client while the application is asked."""
+"""Events of a client while a call of the application runs."""
 
 import asyncio
 from typing import Any
@@ -240,7 +240,7 @@ async def test_a_client_that_is_sent_away_does_not_connect(start_backend: StartB
 
 
 async def test_a_node_without_backends_has_no_object_for_calls(start_node: StartNode) -> None:
-    """What is not used costs no memory; there is no method to call."""
+    """Unused calls cost no memory; there is no method to call."""
     node = await start_node()
     async with Peer(node) as peer:
         reply = await peer.ask(RPCRequest(method="any"))

@@ -150,7 +150,7 @@ def _record(value: Any) -> Record:
 
 
 async def test_presence_joins_and_leaves(pair: Pair) -> None:
-    """Who is there is the same from both nodes, and comings and goings are told."""
+    """Presence is the same from both nodes, and joins and leaves are sent."""
     one, two = pair
     async with sdk(one, token=token("ann")) as ann:
         subscription, events = await subscribed(ann, "room")
@@ -203,7 +203,7 @@ async def test_history_pages(pair: Pair) -> None:
 async def test_errors_have_the_protocols_codes(
     pair: Pair, work: Callable[[Client], Awaitable[Any]], code: int
 ) -> None:
-    """What may not be done is answered with the code that SDKs know."""
+    """Refused commands are answered with the codes that SDKs know."""
     async with sdk(pair[0]) as client:
         with pytest.raises(CentrifugeError) as refused:
             await work(client)
@@ -373,7 +373,7 @@ async def test_bad_frames_end_with_the_protocols_code(pair: Pair, sent: str, cod
 
 
 async def test_a_refused_subscription_leaves_nothing(pair: Pair) -> None:
-    """Who is refused when the history was read already was never there."""
+    """A client that is refused after the history was read is not present."""
     one, two = pair
     refused = {"channel": "news", "recover": True, "epoch": "x", "offset": 5, "flag": 2}
     async with connect(one.url.replace("http", "ws") + "/connection/websocket", proxy=None) as raw:
@@ -422,7 +422,7 @@ async def test_connecting_while_redis_is_away(pair: Pair, redis_process: RedisSe
 
 
 async def test_a_channel_is_left_and_joined_again_and_again(pair: Pair) -> None:
-    """Whenever the node stops following a channel, who comes then is still served."""
+    """A client that subscribes in the moment when the node leaves the channel is served."""
     one, two = pair
     options = two.node.channels.find("news").options
     for pause in (0.0, 0.9, 0.99, 1.0, 1.01, 1.1):
@@ -435,7 +435,7 @@ async def test_a_channel_is_left_and_joined_again_and_again(pair: Pair) -> None:
 
 @pytest.mark.backends("redis")
 async def test_a_pubsub_connection_is_killed(pair: Pair, store: Any) -> None:
-    """What was published while nobody listened is read from the stream: nobody notices."""
+    """Publications during the outage are read from the stream: no client notices."""
     one, two = pair
     async with sdk(one) as client, sdk(two) as other:
         _, events = await subscribed(client, "news")

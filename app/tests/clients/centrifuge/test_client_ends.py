@@ -232,7 +232,7 @@ async def test_an_old_farewell_does_not_take_a_newer_subscription_out(
         await settled(lambda: len(client.pushes("pub")) == 1, "the publication arrives")
 
 
-# What the API ends while it is being made.
+# Connections and subscriptions that the API ends while they are made.
 
 
 @pytest.mark.parametrize("channel", ["room", ""])
@@ -286,7 +286,7 @@ async def test_unsubscribe_holds_for_a_subscribe_that_fails_meanwhile(
 async def test_unsubscribe_holds_for_a_subscribe_of_the_api(
     node: RunningNode, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What never was there is not told; a later subscribe counts again."""
+    """A subscription that never existed is not announced; a later subscribe counts again."""
     async with raw(node, "v") as client:
         called, go_on = pause(monkeypatch, node.node.broker, "presence_add")
         await api("subscribe", user="v", channel="room")
@@ -527,7 +527,7 @@ async def test_redis_is_lost_at_each_step_of_a_client(
     monkeypatch: pytest.MonkeyPatch,
     fault: str,
 ) -> None:
-    """Each command has one answer or the connection is closed; who is in has all timers."""
+    """Each command has one answer or the connection ends; connected clients have all timers."""
     monkeypatch.setattr("wsfleet.broker.following.FOLLOW_TIMEOUT", 0.5)
     faults = Fault(node, monkeypatch)
     faults.strike = getattr(redis_process, fault)

@@ -46,7 +46,7 @@ def config(tmp_path: Path) -> Path:
 
 
 async def connections(node: RunningNode) -> int:
-    """What `/health` says."""
+    """Return `connections` of `/health`."""
     async with httpx.AsyncClient(trust_env=False) as http:
         answer = (await http.get(f"{node.url}/health")).json()
     number: int = answer["connections"]

@@ -1,4 +1,4 @@
-"""Presence is renewed for those who are there, whoever leaves in the same moment."""
+"""Presence is renewed for the clients that are connected, even if others leave meanwhile."""
 
 import asyncio
 from pathlib import Path
@@ -87,7 +87,7 @@ async def _then(work: Any, done: asyncio.Event) -> None:
 async def test_a_renewal_round_skips_gone_clients(
     node: RunningNode, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the round wrote down when it began is checked when their turn comes."""
+    """Each client of the round's list is checked again when its turn comes."""
     monkeypatch.setattr("wsfleet.clients.centrifuge.endpoint.PRESENCE_CHUNK", 1)
     async with Peer(node) as ann:
         await ann.subscribe("first")
@@ -105,7 +105,7 @@ async def test_a_renewal_round_skips_gone_clients(
 async def test_a_renewal_keeps_a_new_subscription(
     node: RunningNode, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is taken back is the old subscription's entry, not that of the new one."""
+    """The renewal removes the old subscription's entry, not that of the new one."""
     async with Peer(node) as ann:
         await ann.subscribe("room")
         gate = Gate(node, monkeypatch)

@@ -307,7 +307,7 @@ class Stage:
         return number
 
     def subscriptions(self, channel: str) -> list[Peer]:
-        """Who is subscribed to a channel."""
+        """Return the subscribers of a channel."""
         return [peer for peer in self.peers if channel in peer.client.subscriptions.table.live]
 
     async def settle(self) -> None:
@@ -534,7 +534,7 @@ def test_nothing_is_delivered_between_a_loss_and_the_unsubscribe_push(config: Pa
 
 
 def test_a_share_in_a_channel_is_given_back_once(config: Path) -> None:
-    """Whoever releases it again takes nothing from the other followers."""
+    """A second release takes nothing from the other followers."""
 
     async def run() -> None:
         broker, options = Stage(config).node.broker, ChannelOptions()

@@ -142,7 +142,7 @@ def test_replies_arrive_as_they_were_sent(codec: Codec, data: st.DataObject) -> 
 @both
 @given(garbage=st.binary() | st.text())
 def test_garbage_is_a_protocol_error(codec: Codec, garbage: str | bytes) -> None:
-    """Whatever arrives is either commands or a clear error, never another exception."""
+    """Any input is either commands or a protocol error, never another exception."""
     for read in (codec.decode, codec.decode_replies):
         try:
             assert read(garbage)
@@ -179,7 +179,7 @@ def test_wrong_types_are_protocol_errors(value: dict[str, Any]) -> None:
 
 @given(st.text() | json_values.map(json.dumps) | st.from_regex(r'[\[\]{}",:0-9eE+\-\\u. ]{0,20}'))
 def test_no_accepted_payload_can_hurt_a_subscriber(text: str) -> None:
-    """What a JSON client may publish can be sent to every other JSON client, on one line."""
+    """Each payload that a JSON client may publish can be sent to other JSON clients on one line."""
     try:
         [command] = JSON.decode(f'{{"id":1,"publish":{{"channel":"a","data":{text}}}}}')
     except (ProtocolError, ValueError):  # more than one line
@@ -349,7 +349,7 @@ def test_publication_for_all_subscribers(codec: Codec) -> None:
     ]
 
 
-# What is no command.
+# Input that is not a command.
 
 
 @pytest.mark.parametrize(
@@ -531,7 +531,7 @@ def test_replies_pass_through_the_sdk(sent: list[Reply]) -> None:
     ids=["json", "protobuf"],
 )
 def test_the_codecs_of_the_sdk(codec: Codec, theirs: Any) -> None:
-    """What the SDK encodes we decode, and the other way round."""
+    """We decode messages that the SDK encodes, and the other way round."""
     subscribe = {"channel": "c", "recover": True, "epoch": "e", "offset": 3, "flag": 1}
     frame = theirs.encode_commands([{"id": 1, "subscribe": subscribe}, {}])
     assert codec.decode(frame) == [

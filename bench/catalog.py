@@ -23,7 +23,7 @@ class ClientScript:
 
     @property
     def arguments(self) -> list[str]:
-        """Return the arguments for the command line of client.c."""
+        """The arguments for the command line of client.c."""
         return [self.path, *(text for greeting in self.greetings for text in greeting)]
 
 

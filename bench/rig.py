@@ -131,7 +131,7 @@ class Rig:
 
     @property
     def pids(self) -> list[int]:
-        """Return all processes of the nodes, including those started later."""
+        """All processes of the nodes, including those started later."""
         return [pid for root in self._roots for pid in tree(root)]
 
     @contextlib.contextmanager

@@ -84,7 +84,7 @@ class Clients:
 
     @property
     def running(self) -> bool:
-        """Return whether verify-delivery still runs."""
+        """Whether verify-delivery still runs."""
         return self._process.poll() is None
 
     def finish(self) -> dict[str, Any]:

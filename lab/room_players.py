@@ -46,7 +46,7 @@ class Player:
 
     @property
     def node(self) -> str:
-        """Return the node of the last visit; "" before the first one."""
+        """The node of the last visit; "" before the first one."""
         return self.visits[-1].node if self.visits else ""
 
     def check(self) -> None:

@@ -75,7 +75,7 @@ def test_a_fault_without_clients_is_not_counted(
 
 
 def test_a_connection_dropped_without_a_fault_is_a_problem(tmp_path: Path) -> None:
-    """In the control step; one that drops in a fault is none."""
+    """A drop in the control step is a problem; a drop in a fault is not."""
 
     def report(name: str, at: float) -> Report:
         steps = [Step(name, "all", 0, 0)]

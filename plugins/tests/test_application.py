@@ -1,4 +1,4 @@
-"""What is wrong with an application's variables is said before anything is touched."""
+"""Mistakes in an application's variables are errors before anything is touched."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_an_application_has_keys_of_its_own() -> None:
 
 @pytest.mark.parametrize("pattern", ["*", "ws*", "wsfleet:*", "wsfleet:node:x", "?sfleet:*", "a b"])
 def test_an_application_does_not_get_the_clusters_keys(pattern: str) -> None:
-    """A pattern that may match them is refused, and so is what is none."""
+    """A pattern that may match them is refused, and so is an invalid pattern."""
     (line,) = with_keys("app:*", pattern)
     assert f"redis_app_keys has '{pattern}'" in line
     assert "chat:*" in line

@@ -1,4 +1,4 @@
-"""What is checked before a machine is touched: groups, addresses, limits, and what a role needs."""
+"""The checks before a machine is touched: groups, addresses, limits, requirements of roles."""
 
 from __future__ import annotations
 
@@ -312,7 +312,7 @@ def test_a_port_of_another_program_is_an_error(tmp_path: Path) -> None:
 def test_limits_and_spellings_are_checked(
     host: str, variables: dict[str, Any], expected: str
 ) -> None:
-    """What the kernel does not give, and addresses that programs would not recognize."""
+    """Limits above the kernel's, and addresses in an unusual form, are errors."""
     (mistake,) = fleet_mistakes(GROUPS, HOSTS | {host: HOSTS[host] | variables})
     assert expected in mistake
 

@@ -288,7 +288,7 @@ def test_ways_to_stick_are_no_mistakes(value: str) -> None:
 
 
 def test_members_have_names_addresses_and_urls() -> None:
-    """What HAProxy, the nodes and the command line are configured from."""
+    """HAProxy, the nodes and the command line are configured from these members."""
     variables = hosts(
         node2={
             "wsnode_processes": 2,
@@ -355,7 +355,7 @@ def test_prometheus_scrapes_each_target_once() -> None:
 
 
 def ports_from(flows: list[dict[str, Any]], address: str) -> list[int]:
-    """The ports that are open to an address, which is no operator's."""
+    """Return the ports that are open to an address outside firewall_operators."""
     return sorted(
         port
         for flow in flows
@@ -595,7 +595,7 @@ def test_all_redis_servers_speak_tls_or_none() -> None:
 
 
 def end_soon(folder: Path, old: x509.Certificate, days: int) -> None:
-    """Put one in the place of the certificate of lb1 that ends in so many days."""
+    """Replace the certificate of lb1 by one that ends in a number of days."""
     builder = x509.CertificateBuilder(old.issuer, old.subject, old.public_key(), old.serial_number)
     builder = builder.not_valid_before(old.not_valid_before_utc)
     builder = builder.not_valid_after(datetime.now(UTC) + timedelta(days))
@@ -756,7 +756,7 @@ def test_logs_are_read_as_ansible_gets_there(variables: dict[str, Any], words: l
 
 
 def test_logs_are_read_by_a_command_that_ends_with_the_host() -> None:
-    """The shell command follows; without a collector there is none, and here it needs no ssh."""
+    """The shell command follows; it is missing without a collector, and here it needs no ssh."""
     program, *options, host = way_to()
     assert (program, options[:2], host) == ("ssh", ["-o", "BatchMode=yes"], "mon1")
     assert way_to(ansible_connection="local") == ["sh", "-c"]

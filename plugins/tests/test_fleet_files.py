@@ -1,4 +1,4 @@
-"""Files of a machine in one task: what is written, what is compared, what is told."""
+"""Files of a machine in one task: writing, comparing, reporting."""
 
 from __future__ import annotations
 

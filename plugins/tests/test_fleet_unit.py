@@ -1,4 +1,4 @@
-"""A unit that runs with what is configured: what is compared, what is done, what is told."""
+"""A unit that runs with its configuration: comparing, acting, reporting."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOMENT = timestamp(STARTED)
 
 
 def shown(**changes: str) -> str:
-    """What systemctl shows of a unit that was started, and reloaded an hour later."""
+    """Return systemctl's properties of a unit that was started, and reloaded an hour later."""
     properties = {
         "LoadState": "loaded",
         "ActiveState": "active",
@@ -46,7 +46,7 @@ def shown(**changes: str) -> str:
 
 
 def written(path: Path, seconds: float) -> str:
-    """Make a file that was written so many seconds after the unit was started."""
+    """Make a file that was written a number of seconds after the unit was started."""
     path.touch()
     os.utime(path, (MOMENT + seconds, MOMENT + seconds))
     return str(path)
@@ -71,7 +71,7 @@ class Systemd:
 
 
 def test_times_are_read_with_their_fractions() -> None:
-    """What systemd writes is a time to the microsecond; `n/a` and nothing are no time."""
+    """Times of systemd are read to the microsecond; `n/a` and an empty text mean no time."""
     assert timestamp(STARTED) % 60 == 0.25
     assert timestamp("Sun 2026-11-29 20:00:00 UTC") == MOMENT - 0.25
     assert timestamp("n/a") == timestamp("") == 0
@@ -119,7 +119,7 @@ def test_a_process_older_than_its_files_is_restarted(
 
 
 def test_a_condition_is_asked_again_when_a_file_is_new(tmp_path: Path) -> None:
-    """What systemd skipped is tried once for each change."""
+    """A start that systemd skipped is tried once for each change."""
     skipped = State.parse(shown(ActiveState="inactive", ConditionResult="no"))
     assert why(skipped, "current", [written(tmp_path / "new", 1)], [])[0] == "start"
     assert why(skipped, "current", [written(tmp_path / "old", -1)], []) == ("", "")
@@ -163,7 +163,7 @@ def test_a_wrong_page_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_unit_knows_its_own_files() -> None:
-    """What the roles write of a unit, and not what an operator added."""
+    """The unit's files are those that the roles write, without an operator's drop-ins."""
     assert Unit("a.service", Systemd("")).own_files == [
         "/etc/systemd/system/a.service",
         "/etc/systemd/system/a.service.d/wsfleet.conf",

@@ -94,7 +94,7 @@ def run(path: Path, ports: dict[str, int], *, check: bool = False) -> dict[str, 
 
 
 def test_ports_are_set_in_all_backends(admin: Path, port: int) -> None:
-    """What was up by another port is told, also without a change; a second time nothing is left."""
+    """Servers that were up by another port are reported; a second time none is left."""
     ports = {"n1": port + 1, "n2": 9, "n3": 9003}
     expected = {"changed": True, "up": ["n1"]}
     assert run(admin, ports, check=True) == expected

@@ -175,7 +175,7 @@ def test_a_name_that_is_taken_is_freed_first() -> None:
 
 
 def test_servers_change_at_run_time() -> None:
-    """What is wanted runs afterwards, with no reload; a second time nothing is left to do."""
+    """The desired servers run afterwards, without a reload; a second run changes nothing."""
     process = Running(N1, N2)
     assert why_reload(process, config(N2, N3), check=False) == ""
     assert process.servers == {N2, N3}

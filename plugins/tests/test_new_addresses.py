@@ -99,7 +99,7 @@ class Cluster:
 
     @property
     def primary(self) -> str:
-        """Who the role's filter says is the primary, by what all say."""
+        """Return the primary that the role's filter finds from all answers."""
         said = {
             host: self.info(host)
             + "\n"

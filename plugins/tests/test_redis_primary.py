@@ -1,4 +1,4 @@
-"""Who is the primary: a wrong answer would undo a failover, or make data go."""
+"""The choice of the primary: a wrong one would undo a failover, or lose data."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The conversion of roles' variables: text is taken for what it says, whoever gives it."""
+"""The conversion of roles' variables: text becomes the type that it expresses."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ ROLES = sorted(path.parent.parent.name for path in ROOT.glob("roles/*/meta/argum
     ],
 )
 def test_values_are_converted(name: str, value: Any, expected: Any) -> None:
-    """What says a boolean, a number, a list or a dictionary becomes one."""
+    """Text of a boolean, a number, a list or a dictionary becomes one."""
     converted = typed(value, name)
     assert (converted, type(converted)) == (expected, type(expected))
 
@@ -181,7 +181,7 @@ def test_site_stops_before_it_touches_a_host(
     assert "UNREACHABLE" not in result.stdout
 
 
-# What tasks find out, and templates use.
+# Facts that tasks set and templates use.
 FOUND_OUT = {
     "_firewall_ssh": [22],
     "_haproxy_ipv6": {"stat": {"exists": True}},

@@ -18,7 +18,7 @@ from packaging.specifiers import SpecifierSet
 from lab.paths import ROOT
 
 PROGRAMS = Path(sys.executable).parent
-#: What a checkout has beside its own files, and must not get out.
+#: Files that a checkout may have beside its own, and that must not be published.
 PRIVATE = (
     ".cache/vms/id_ed25519",
     ".env",

@@ -36,7 +36,7 @@ def bash(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("fails", ["info", "import", "run"])
 def test_the_error_is_one_line_with_podmans_reason(tmp_path: Path, fails: str) -> None:
-    """Whatever podman cannot do, the line has its reason without warnings, and a remedy."""
+    """For each failure of podman, the line has its reason without warnings, and a remedy."""
     program(tmp_path, "sudo", '"$@"')
     program(
         tmp_path,

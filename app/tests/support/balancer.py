@@ -121,7 +121,7 @@ class Answer:
 
     @property
     def seen(self) -> dict[str, Any]:
-        """Return the server's view of the request."""
+        """The server's view of the request."""
         document: dict[str, Any] = json.loads(self.body)
         return document
 

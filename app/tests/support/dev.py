@@ -68,7 +68,7 @@ class Dev:
 
     @property
     def text(self) -> str:
-        """Return the output of the process."""
+        """The output of the process."""
         return self.log.read_text()
 
     async def prints(self, *words: str) -> None:

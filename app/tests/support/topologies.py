@@ -52,7 +52,7 @@ class SentinelTopology:
 
     @property
     def primary(self) -> RedisServer:
-        """Return the primary that the Sentinels name."""
+        """The primary that the Sentinels name."""
         for sentinel in self.sentinels:
             with contextlib.suppress(redis.RedisError, OSError):
                 _, port = ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)

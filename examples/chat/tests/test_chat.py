@@ -1,4 +1,4 @@
-"""The chat: who may come in, what may be said, and that nothing is lost."""
+"""The chat: sign-in, checked messages, and that nothing is lost."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any

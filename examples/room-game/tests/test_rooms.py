@@ -1,4 +1,4 @@
-"""The rooms: who plays together, and what survives a deploy."""
+"""The rooms: players meet in one process, and a deploy loses nothing."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the tests of the scenario share."""
+"""Helpers of the scenario's tests."""
 
 import json
 from collections.abc import Callable

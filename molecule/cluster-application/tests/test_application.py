@@ -28,7 +28,7 @@ SECRET = 'a-secret-of-$this-"test"'  # noqa: S105 - of the inventory
 
 
 class Crowd:
-    """Clients with a cookie jar each, who send, and come back whenever they are sent away."""
+    """Clients with a cookie jar each, which send, and reconnect whenever they are disconnected."""
 
     def __init__(self, url: str) -> None:
         self.url = url

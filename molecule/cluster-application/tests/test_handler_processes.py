@@ -43,7 +43,7 @@ async def block(event: Rpc[float]) -> None:
     """Block the event loop."""
     time.sleep(event.data)
 '''
-"""What the tests need of the chat besides; the second one is a defect."""
+"""Handlers that the tests add to the chat; the second one is a defect."""
 
 
 def source(folder: Path, more: str) -> Path:

@@ -80,7 +80,7 @@ def _nodes(
 
 
 class Room(centrifuge.SubscriptionEventHandler):  # type: ignore[misc]  # the SDK has no types
-    """What a client is told of the room."""
+    """The messages of the room that a client receives."""
 
     def __init__(self) -> None:
         self.heard: list[Any] = []

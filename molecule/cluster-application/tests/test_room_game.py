@@ -47,7 +47,7 @@ def _game(cluster: Cluster, deployment: Deployment) -> None:
 
 @pytest.fixture
 async def players(cluster: Cluster, _game: None) -> AsyncIterator[list[Player]]:
-    """Return players of one room, who all meet in one process."""
+    """Return players of one room; all of them meet in one process."""
     players = [Player(cluster.url, "42", name) for name in NAMES]
     await reached(players, lambda: all(player.node for player in players), "all are in")
     await go_on(players)

@@ -44,7 +44,7 @@ def serving(cluster: Cluster) -> list[str]:
 
 
 def decisions(cluster: Cluster, balancer: str) -> list[dict[str, Any]]:
-    """What was decided so far, as one of the balancers tells it."""
+    """Return the decisions so far, from one of the balancers."""
     log: list[dict[str, Any]] = json.loads(
         cluster.on(balancer, "wsfleet autoscale --log --count 1000 --json")
     )["decisions"]

@@ -34,7 +34,7 @@ def serves(cluster: Cluster, name: str) -> bool:
 
 
 def runs_keepalived(cluster: Cluster, name: str) -> bool:
-    """Whether a machine that starts has come that far."""
+    """Return whether keepalived runs already on a machine that starts."""
     try:
         return cluster.host(name).run("systemctl is-active keepalived").rc == 0
     except RuntimeError:  # ssh does not answer yet
@@ -122,7 +122,7 @@ def test_a_wrong_configuration_is_refused(cluster: Cluster, name: str) -> None:
 
 
 def test_a_reload_leaves_the_address(cluster: Cluster, active: str) -> None:
-    """A new configuration is no reason to move the address, and so to end all WebSockets."""
+    """A new configuration does not move the address, which would end all WebSockets."""
     for name in BALANCERS:
         cluster.on(name, "systemctl reload keepalived && sleep 3")
     assert holders(cluster) == [active]

@@ -40,7 +40,7 @@ def chaos(*arguments: str, **how: Any) -> subprocess.Popen[str]:
 
 
 def test_nothing_acknowledged_is_lost() -> None:
-    """Whatever dies, hangs or is cut off: each message comes once, in order, to everybody."""
+    """Under every fault each message comes once, in order, to every subscriber."""
     arguments = ("--seed=7", f"--faults={len(SHORT)}", "--clients=20", f"--only={','.join(SHORT)}")
     with chaos(*arguments) as process:
         output, _ = process.communicate(timeout=600)
@@ -57,7 +57,7 @@ def test_nothing_acknowledged_is_lost() -> None:
 
 
 def test_ctrl_c_leaves_nothing_broken() -> None:
-    """The fault in hand is healed, and what was published is accounted for."""
+    """The current fault is healed, and the published messages are accounted for."""
     with chaos(
         "--faults=3", "--clients=2", "--only=node_isolated", stderr=subprocess.PIPE
     ) as process:

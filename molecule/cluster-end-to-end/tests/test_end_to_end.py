@@ -196,7 +196,7 @@ def test_a_stranger_reaches_what_is_public_alone(
     ],
 )
 def test_the_rules_hold_as_long_as_their_unit_is_active(cluster: Cluster, command: str) -> None:
-    """Whatever else empties the tables, and however its program ends."""
+    """The rules return if another program empties the tables, or if their own program is killed."""
     rules = "nft list chain inet wsfleet input"
     before = cluster.on("node1", rules)
     cluster.on("node1", command)
@@ -245,7 +245,7 @@ def haproxy(cluster: Cluster, command: str) -> str:
 
 
 def servers(cluster: Cluster) -> dict[str, str]:
-    """What HAProxy's last check of each server found."""
+    """Return the result of HAProxy's last check of each server."""
     rows = csv.DictReader(io.StringIO(haproxy(cluster, "show stat").removeprefix("# ")))
     return {
         row["svname"]: f"{row['status']} {row['check_status'].removeprefix('* ')}"  # it checks now
@@ -308,7 +308,7 @@ def test_a_new_ca_is_taken_into_use(cluster: Cluster) -> None:
 
 
 async def test_redis_speaks_tls_alone(store: Any) -> None:
-    """Who does not is not answered, and who does not know the CA says nothing."""
+    """A client without TLS gets no answer, and a client without the CA sends nothing."""
     assert await store.ping()
     stranger = FLEET["redis_url"].partition("?")[0]
     with pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):

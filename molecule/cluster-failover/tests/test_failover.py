@@ -24,7 +24,7 @@ NEW_PASSWORD = ("-e", "redis_password=another/and@longer")
 
 
 def info(cluster: Cluster, name: str) -> dict[str, str]:
-    """What a Redis server says of its replication."""
+    """Return a Redis server's INFO of its replication."""
     lines = cluster.on(name, f"{ASK} INFO replication").splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line)
 
@@ -149,7 +149,7 @@ def test_a_changed_setting_restarts_the_primary_last(cluster: Cluster) -> None:
 
 
 def test_a_backup_can_be_restored(cluster: Cluster, tmp_path: Path) -> None:
-    """What was there comes back on all servers; without a confirmation nothing is touched."""
+    """All servers have the data of the backup again; without a confirmation nothing is touched."""
     first = primary(cluster)
     cluster.on(first, f"{ASK} SET backup:test before")
     dump = tmp_path / "redis.rdb"

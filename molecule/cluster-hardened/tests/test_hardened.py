@@ -58,7 +58,7 @@ def test_prometheus_reaches_all(cluster: Cluster) -> None:
 
 
 def test_what_another_umask_made_is_mended(cluster: Cluster) -> None:
-    """Whatever services read was unreadable to them: the next run sees it, and they run again."""
+    """Services cannot read their files: the next run repairs the modes, and they run again."""
     on(
         cluster,
         "all",

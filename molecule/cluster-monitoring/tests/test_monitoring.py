@@ -53,7 +53,7 @@ def metrics(cluster: Cluster) -> list[str]:
 
 
 def told(cluster: Cluster, status: str) -> dict[str, set[str]]:
-    """Who told of an alert with this status, by the alert and what it is about."""
+    """Return the senders of alerts with this status, by the alert and its object."""
     news: dict[str, set[str]] = {}
     for line in cluster.on("trixie", f"cat {RECEIVED}").splitlines():
         message = json.loads(line)
@@ -80,7 +80,7 @@ def _receiver(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("host", WATCHERS)
 def test_services_are_sandboxed(cluster: Cluster, host: str) -> None:
-    """What listens here may do little more than that."""
+    """The services that listen here have few other rights."""
     for service in ("", "-alertmanager", "-redis-exporter", "-node-exporter"):
         unit = f"prometheus{service}"
         security = cluster.on(host, f"systemd-analyze security --no-pager {unit}")
@@ -125,7 +125,7 @@ def test_each_certificate_has_an_end(cluster: Cluster) -> None:
 
 
 def logs(cluster: Cluster, *options: str) -> list[dict[str, Any]]:
-    """What `wsfleet logs` has."""
+    """Return the output of `wsfleet logs`."""
     output = cluster.output("logs", "--since", "1h", "--json", *options)
     return [json.loads(line) for line in output.splitlines()]
 
@@ -201,7 +201,7 @@ def test_grafana_gets_its_dashboard_where_it_is(cluster: Cluster) -> None:
         )
         assert dashboard["uid"] == "wsfleet"
         assert ":9090" in cluster.on("bookworm", f"cat {folder}/datasources/wsfleet.yml")
-        assert cluster.host("bookworm").file("/run/grafana").exists  # it was started anew
+        assert cluster.host("bookworm").file("/run/grafana").exists  # it was started again
     finally:
         cluster.on("bookworm", "rm -r /etc/grafana /run/systemd/system/grafana-server.service")
         cluster.on("bookworm", "systemctl daemon-reload")
@@ -331,12 +331,12 @@ def test_all_services_come_back_when_the_machine_boots_before_the_network(
 
 
 def test_it_changes_nothing_in_check_mode(cluster: Cluster) -> None:
-    """What is there is what the inventory wants."""
+    """The installed state is that of the inventory."""
     assert cluster.changed(cluster.play("playbooks/monitoring.yml", "--check")) == []
 
 
 def test_a_node_that_leaves_is_not_missed(cluster: Cluster) -> None:
-    """After scale_in.yml nobody asks it any more, so its silence is no alert."""
+    """After scale_in.yml it is not scraped any more, so it fires no alert."""
     cluster.play("playbooks/scale_in.yml", "-e", "node=bookworm")
 
     def asked() -> set[tuple[str, str]]:

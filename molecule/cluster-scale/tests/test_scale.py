@@ -28,7 +28,7 @@ NODES = ["node1", "node2", "node3"]
 
 @pytest.fixture(scope="module")
 def with_node3(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What the operator adds to the inventory, as an argument."""
+    """Return the operator's addition to the inventory, as an argument."""
     extra = tmp_path_factory.mktemp("inventory") / "extra.yml"
     extra.write_text(yaml.safe_dump({"wsnodes": {"hosts": {"node3": None}}}))
     return f"-i{extra}"

@@ -1,4 +1,4 @@
-"""What the role `base` leaves on a machine."""
+"""The state of a machine after the role `base`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_clock_is_set_by_one_program(host: Host) -> None:
 
 
 def test_no_package_is_removed_for_another(cluster: Cluster) -> None:
-    """What would take something from the machine fails, and says so."""
+    """An installation that would remove a package fails with the reason."""
     extra = '{"base_packages": ["openntpd"]}'
     result = cluster.playbook(CONVERGE, "--limit", "bookworm", "-e", extra)
     assert result.returncode != 0

@@ -1,4 +1,4 @@
-"""What the role `haproxy` leaves on a machine; what runs behind it here only looks like nodes."""
+"""The state of a machine after the role `haproxy`; the servers behind it imitate nodes."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ def body(host: Host, cookie: str = "") -> tuple[int, str, str]:
 
 
 def dated(host: Host, name: str) -> str:
-    """A server's cookie as a browser has it: one without dates is set anew, with maxlife."""
+    """A server's cookie as a browser has it: one without dates is set again, with maxlife."""
     _, _, issued = answer(host)
     return f"{name}|{issued.partition('|')[2]}"
 
 
 def trust(ca: Path = ROOT / ".cache" / "vms" / "ca.pem") -> ssl.SSLContext:
-    """What a client trusts: the CA that made the local VMs' certificates."""
+    """Return the TLS context of a client: it trusts the CA of the local VMs."""
     return ssl.create_default_context(cafile=ca)
 
 
@@ -433,7 +433,7 @@ def renewed_certificate(pem: Path, addresses: Iterable[str]) -> Path:
 def test_a_renewed_certificate_is_taken_without_a_drop(
     balancers: list[Host], become: Callable[..., str], cluster: Cluster, tmp_path: Path
 ) -> None:
-    """Who is connected stays, who comes meanwhile gets in, and the new certificate is served."""
+    """Connected clients stay, new clients get in, and the new certificate is served."""
     become([A])
     (before,) = balancers[0].ansible.get_variables()["haproxy_tls_certificates"]
     pem = tmp_path / Path(before).name
@@ -464,7 +464,7 @@ def test_a_renewed_certificate_is_taken_without_a_drop(
 def test_connections_of_an_address_are_limited(
     balancers: list[Host], become: Callable[..., str]
 ) -> None:
-    """One more is refused, who is in stays, and who leaves makes room."""
+    """One more is refused, connected clients stay, and leaving clients make room."""
     become([A], haproxy_source_connections=3)
     for host in balancers:
         with ExitStack() as stack:
@@ -498,7 +498,7 @@ def test_a_storm_is_refused_with_retry_after(
     window: float,
     status: int,
 ) -> None:
-    """So many are let in, others hear when to come back; who is in stays, later there is room."""
+    """Up to the limit clients get in, others get Retry-After; connected clients stay."""
     become([A], **{"haproxy_source_rate": 0, "haproxy_websocket_rate": 0, variable: 20})
     for host in balancers:
         with closing(WebSocket(host)) as first:

@@ -1,4 +1,4 @@
-"""What the role `redis` leaves on a machine."""
+"""The state of a machine after the role `redis`."""
 
 from typing import TYPE_CHECKING
 
@@ -59,7 +59,7 @@ def test_nothing_that_is_needed_is_refused(host: Host) -> None:
 
 
 def test_each_user_may_do_its_work_alone(host: Host) -> None:
-    """Whoever has no name may do nothing; the password that all are made from opens nothing."""
+    """Without a user nothing is allowed; the password that the others derive from opens nothing."""
     users = dict(line.split()[1:3] for line in ask(host, "acl list").splitlines())
     on = {"admin", "app", "cli", "exporter", "node", "proxy", "replica", "sentinel"}
     assert users == {"default": "off"} | dict.fromkeys(on, "on")

@@ -36,7 +36,7 @@ def test_nothing_that_is_needed_is_refused(host: Host) -> None:
 
 
 def test_a_primary_without_replicas_takes_no_writes(host: Host) -> None:
-    """What nobody else would have is refused: a primary that is cut off loses nothing."""
+    """A primary without replicas refuses writes, so one that is cut off loses nothing."""
     settings = host.check_output("redis-cli-auth CONFIG GET min-replicas-*").splitlines()
     values = dict(zip(settings[::2], settings[1::2], strict=True))
     assert values == {"min-replicas-to-write": "1", "min-replicas-max-lag": "5"}

@@ -1,4 +1,4 @@
-"""What the role `wsnode` leaves on a machine."""
+"""The state of a machine after the role `wsnode`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_it_is_ready(host: Host) -> None:
 
 
 def test_it_needed_no_package_index(host: Host) -> None:
-    """What is installed came in the release: its versions are those of the lock file."""
+    """The installed packages came in the release: their versions are those of the lock file."""
     current = host.check_output("readlink -f /opt/wsfleet/current")
     assert host.file(f"{current}/installed").exists
     assert not host.file(f"{current}/wheels").exists

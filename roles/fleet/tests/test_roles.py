@@ -44,7 +44,7 @@ def test_the_rules_see_what_they_are_about() -> None:
 
 
 def test_no_variable_of_another_role_is_read_that_is_private() -> None:
-    """What others may read has a name without an underscore."""
+    """Variables that other roles read have names without an underscore."""
     assert foreign(PRIVATE) == []
 
 

@@ -15,7 +15,7 @@ CREATING = ("file", "copy", "template", "unarchive", "get_url", "assemble", "blo
 EARLY = {"systemd-journald", "systemd-sysctl", "wsfleet-firewall"}
 """Units that are there before the network."""
 CONTROL_MACHINE = re.compile(r"playbooks/local/certificate|fleet/tasks/make_")
-"""What is included by plays on the control machine."""
+"""Tasks that plays on the control machine include."""
 
 Node = dict[str, Any]
 
@@ -35,7 +35,7 @@ class Task(NamedTuple):
         return None
 
     def get(self, key: str) -> Any:
-        """What a keyword is here."""
+        """Return the value of a keyword here."""
         return self.body.get(key, self.inherited.get(key))
 
     @property
@@ -171,7 +171,7 @@ def test_a_check_needs_no_folder(task: Task) -> None:
 
 
 def test_a_diff_shows_no_secret() -> None:
-    """Also not the one that was in the file, where the new one has none."""
+    """A diff also hides a secret of the old file, even if the new file has none."""
     for task in TASKS:
         assert "no_log" not in task.body or task.body.get("diff") is False, task
 

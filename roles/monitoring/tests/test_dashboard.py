@@ -14,9 +14,9 @@ from wsfleet.telemetry.metrics import Metrics
 ROLE = Path(__file__).resolve().parents[1]
 DASHBOARD: dict[str, Any] = json.loads((ROLE / "files" / "grafana-dashboard.json").read_text())
 EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
-#: What HAProxy and the exporters of Debian 12 say of a small cluster.
+#: The metrics of HAProxy and of Debian 12's exporters in a small cluster.
 EXPORTED = set((Path(__file__).with_name("exported_metrics.txt")).read_text().split())
-#: What the role node_exporter adds, and Prometheus itself.
+#: The metrics that the role node_exporter adds, and those of Prometheus.
 OURS = {"wsfleet_haproxy_workers", "up", "ALERTS"}
 
 

@@ -178,7 +178,7 @@ TROUBLES: dict[str, Series] = {
     "ConntrackNearlyFull": {'node_nf_conntrack_entries{job="node",instance="lb1"}': always(3e4)},
     "MemoryNearlyFull": {'node_memory_MemAvailable_bytes{job="node",instance="lb1"}': always(7e8)},
 }
-"""What differs from `quiet` where an alert fires."""
+"""The differences from `quiet` where an alert fires."""
 
 HARMLESS: dict[str, Series] = {
     "nothing": {},
@@ -318,7 +318,7 @@ def test_each_alert_says_what_to_do(rules: Path) -> None:
 
 
 def test_one_redis_and_one_balancer_have_fewer_alerts() -> None:
-    """Where there is no replica, no Sentinel and no virtual address, none is missed."""
+    """Without replicas, Sentinels and a virtual address, no alert reports their absence."""
     template = (ROLE / "templates" / "rules.yml.j2").read_text()
     conditions = re.findall(r"\[% if (.+?) %\](.+?)\[% endif %\]", template, re.DOTALL)
     found = {what: re.findall(r"alert: (\w+)", block) for what, block in conditions}

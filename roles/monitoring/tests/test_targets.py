@@ -1,4 +1,4 @@
-"""What Prometheus asks: nodes by TLS where they speak it, and everybody else as before."""
+"""The targets of Prometheus: nodes by TLS where they speak it, all others without."""
 
 from __future__ import annotations
 

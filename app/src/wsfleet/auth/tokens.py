@@ -263,7 +263,7 @@ class _Claims(Struct):
 
     @property
     def end(self) -> int:
-        """Return when the connection or subscription expires; the token itself expires at `exp`."""
+        """When the connection or subscription expires; the token itself expires at `exp`."""
         if self.expire_at is not None:
             return max(self.expire_at, 0)
         return int(self.exp or 0)

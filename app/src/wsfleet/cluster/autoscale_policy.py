@@ -106,7 +106,7 @@ class Host:
 
     @property
     def place(self) -> Place:
-        """Return its state in the pool."""
+        """The host's state in the pool."""
         nodes, drained = self.nodes, NodeState.DRAINED.value
         if any(node.wanted == DRAIN and not node.drained_by_us for node in nodes):
             return Place.HELD

@@ -110,7 +110,7 @@ class ChannelOptions(Section):
 
     @property
     def has_history(self) -> bool:
-        """Return whether the channel's publications are kept."""
+        """Whether the channel's publications are kept."""
         return self.history_size > 0
 
     @model_validator(mode="after")
@@ -285,7 +285,7 @@ class HttpApi(Section):
 
     @property
     def accepted(self) -> list[str]:
-        """Return all keys that open the API."""
+        """All keys that open the API."""
         return [key for secret in (self.key, *self.keys) if (key := secret.get_secret_value())]
 
 

@@ -29,7 +29,7 @@ class Refusal:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Return the header fields that the status needs (RFC 9110)."""
+        """The header fields that the status needs (RFC 9110)."""
         if self.status is HTTPStatus.SERVICE_UNAVAILABLE:
             return {"Retry-After": RETRY_AFTER}
         return {"WWW-Authenticate": "Bearer"} if self.status is HTTPStatus.UNAUTHORIZED else {}

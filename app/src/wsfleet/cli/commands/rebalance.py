@@ -71,7 +71,7 @@ Cooldown = Annotated[
 Interval = Annotated[
     float, _setting("interval", "INTERVAL", "With --run: seconds between two checks.", min=0.1)
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what a round would do, without it.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the round without doing it.")]
 Timeout = Annotated[
     float, typer.Option("--timeout", min=0, help="Seconds to wait after the shedding.")
 ]

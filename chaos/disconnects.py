@@ -60,7 +60,7 @@ def read_connections(events: Iterable[dict[str, Any]]) -> set[str]:
 
 
 def wait_for_disconnects(cluster: Cluster, connected: Collection[str]) -> Disconnects:
-    """Return the account when all has been told, or the time is over; all clients have left."""
+    """Return the account when every end was told, or the time is over; all clients have left."""
     for _ in attempts(TOLD_TIMEOUT, 2.0):
         found = account(connected, _records(cluster))
         if not found.untold:

@@ -33,9 +33,9 @@ class FaultResult:
     """The result of a fault; `host` is the target, times are Unix times, durations are seconds.
 
     `hit` is the number of clients that used the target when the fault began. `held` ends when its
-    repair begins, and `healed` is when this is done. `ended` is the time from which what clients
-    see is no effect of the fault any more. `even_after` counts from the repair, and `moves` from
-    the fault's start; without --even both are None.
+    repair begins, and `healed` is when this is done. After `ended`, events at clients
+    are no effects of the fault any more. `even_after` counts from the repair, and `moves` from the
+    fault's start; without --even both are None.
     """
 
     step: Step

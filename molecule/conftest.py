@@ -60,7 +60,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """Where clients connect to."""
+        """The URL that clients connect to."""
         url: str = self.fleet["base_url"]
         return url
 
@@ -76,17 +76,17 @@ class Cluster:
         return ssl.create_default_context(cafile=self.fleet["ca"])
 
     def host(self, name: str) -> Host:
-        """A machine, as root."""
+        """Return a machine, as root."""
         inventory = str(self.inventory)
         return testinfra.get_host(f"ansible://{name}", ansible_inventory=inventory, sudo=True)
 
     def address(self, name: str) -> str:
-        """Where a machine is."""
+        """Return the address of a machine."""
         found: str = self.host(name).ansible.get_variables()["ansible_host"]
         return found
 
     def podman(self, verb: str, name: str) -> None:
-        """Do something to a machine's container, as its host would."""
+        """Run a podman command on a machine's container."""
         sudo = [] if os.geteuid() == 0 else ["sudo"]
         checkout = hashlib.sha1(str(ROOT).encode(), usedforsecurity=False).hexdigest()[:8]
         fleet = self.host(name).ansible.get_variables()["vm_fleet"]
@@ -115,7 +115,7 @@ class Cluster:
             return False
 
     def on(self, host: str, command: str) -> str:
-        """Run a command on a machine as root, and give its output."""
+        """Run a command on a machine as root, and return its output."""
         output: str = self.host(host).check_output(command)
         return output
 
@@ -137,7 +137,7 @@ class Cluster:
         return {each["metric"]["job"]: int(each["value"][1]) for each in found}
 
     def answers(self) -> bool:
-        """Whether a client is answered by a node that has its Redis."""
+        """Return whether a node that has its Redis answers a client."""
         try:
             health = httpx.get(f"{self.url}/health", timeout=2)
             return health.status_code == 200 and bool(health.json()["redis_connected"])
@@ -145,7 +145,7 @@ class Cluster:
             return False
 
     def well(self) -> None:
-        """Wait until the cluster says that all is well."""
+        """Wait until `wsfleet status` finds no problem."""
         until(lambda: self.run("status")[0] == 0, "all is well")
 
     def playbook(self, name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -204,7 +204,7 @@ class Cluster:
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
     def run(self, *arguments: str) -> tuple[int, str]:
-        """Run the command line to its end: the exit code, and what it printed."""
+        """Run the command line to its end; return the exit code and the output."""
         with self.wsfleet(*arguments) as process:
             try:
                 output, _ = process.communicate(timeout=120)
@@ -229,7 +229,7 @@ class Cluster:
     def load(self, publishers: int = 4, subscribers: int = 56) -> Iterator[dict[str, Any]]:
         """Publish and subscribe with SDKs all the while; at the end nothing may have been lost.
 
-        The report of `wsfleet verify-delivery` is what it gives, filled in at the end.
+        It yields the report of `wsfleet verify-delivery`, which is filled in at the end.
         """
         until(lambda: not any(self.connections().values()), "the earlier clients have left")
         report: dict[str, Any] = {}

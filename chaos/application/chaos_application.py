@@ -44,7 +44,7 @@ def happens(rate: float) -> bool:
 
 
 async def misbehave() -> None:
-    """Sleep, block the event loop, or raise; mostly nothing of it."""
+    """Sleep, block the event loop, or raise, each at its rate."""
     if happens(SLEEP):
         await asyncio.sleep(random.uniform(0, LONGEST_SLEEP))  # noqa: S311 - no secret
     if happens(BLOCK):

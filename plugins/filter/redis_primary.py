@@ -38,7 +38,7 @@ class _Answer:
 
     @property
     def is_used(self) -> bool:
-        """Whether it is a primary that somebody would miss."""
+        """Whether it is a primary with data or replicas."""
         followers = int(self.info.get("connected_slaves", 0))
         return self.is_primary and (self.has_data or followers > 0)
 
@@ -56,8 +56,8 @@ class _Answer:
 def redis_primary(said: Mapping[str, str], members: Iterable[Mapping[str, Any]]) -> str:
     """Name the host that is the primary.
 
-    The newest Sentinel's word counts; else that of the servers; the first host where nobody has
-    anything, as on a first run. `said` is by host, in the order of the inventory: the output of
+    The newest answer of a Sentinel counts, else those of the servers. Without data anywhere, as on
+    a first run, it is the first host. `said` is by host, in the order of the inventory: the output of
     INFO, and one line of JSON with the answer to SENTINEL MASTER.
 
     Raises:

@@ -74,8 +74,8 @@ class Key:
 class Keys:
     """All keys of a section of the configuration, whose path is `section`.
 
-    A key set is read again when its file has changed. While the file is invalid, the keys from
-    before stay valid.
+    A key set is read again when its file has changed. While the file is invalid, the
+    previous keys stay valid.
 
     Raises:
         ConfigError: a key is invalid.

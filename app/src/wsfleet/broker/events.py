@@ -45,7 +45,7 @@ class BrokerEventHandler:
 
 
 class Dispatcher:
-    """Dispatches broker events to every handler of this node; decodes each message once.
+    """A dispatcher of broker events to every handler of this node; it decodes each message once.
 
     Handlers are called in the order in which they were added. An exception ends only its own
     handler's work: it is logged with its traceback and counted by `on_failed`.

@@ -121,7 +121,7 @@ async def _nothing(*_: Any) -> None:
 
 
 def refusal_of(node: Node, address: int | None = None) -> Refusal | None:
-    """Return why a handshake is refused: the node takes no clients, or has shed this one.
+    """Return why a handshake is refused: the node takes no clients, or has shed this client.
 
     HAProxy sends the handshake on to another node. Without `address`, which is `Request.address`,
     it is that of any client.

@@ -80,7 +80,7 @@ class ObservedNode:
 
     @property
     def serves(self) -> bool:
-        """Whether it has clients, or may have; it need not be ready for more."""
+        """Whether the host has clients or may have some; it need not take new ones."""
         away = (NOT_RUNNING, *(state.value for state in NodeState))
         return self.wanted != DRAIN and self.state not in away
 
@@ -210,7 +210,7 @@ def decide(policy: Policy, hosts: Sequence[Host], *, now: float, last: float | N
     """Compare a fleet with the policy.
 
     `now` and `last`, the time of the last decision, are seconds on one clock; None: there was none.
-    Hosts that are missing from `min` are brought in whatever the cool-down; load scales out `step`
+    Hosts that are missing from `min` are brought in at once; load scales out `step`
     hosts or in one, never below `min` hosts that are ready, never above `max`.
     """
     serving = [host for host in hosts if host.place is Place.SERVING]

@@ -137,7 +137,7 @@ def decide(
     before: Unevenness | None,
     last: float | None,
 ) -> tuple[Round, Unevenness | None]:
-    """Return what to do now, and what to pass as `before` the next time.
+    """Return the decision, and the value of `before` for the next call.
 
     `now` and `last`, the time of the last round, are seconds on one clock; None: there was none.
     """

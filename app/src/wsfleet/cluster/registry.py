@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 class Registry:
-    """One sorted set, written by every node every few seconds, on Redis's clock."""
+    """The registry of live nodes: one sorted set of heartbeats, on Redis's clock."""
 
     def __init__(
         self, store: Store, settings: Settings, describe: Callable[[], dict[str, str]]
@@ -53,11 +53,11 @@ class Registry:
             self._hurry.clear()
 
     def hurry(self) -> None:
-        """Give the next sign of life now: there is news."""
+        """Send the next heartbeat now: the node has news."""
         self._hurry.set()
 
     async def leave(self) -> None:
-        """Take this node out of the registry: it stops on purpose, and is silent from now on."""
+        """Remove this node from the registry, and send no more heartbeats: it stops."""
         self._left = True
         async with self._beating:  # a heartbeat under way would register it again
             await self._store.call("ZREM", key_names.NODES, self._name)

@@ -21,10 +21,10 @@ def _internal_port(given: dict[str, Any]) -> int:
 
 
 class Settings(BaseSettings):
-    """One attribute a variable: `redis_url` is `WSFLEET_REDIS_URL`.
+    """The settings of a node, one attribute a variable: `redis_url` is `WSFLEET_REDIS_URL`.
 
     Raises:
-        pydantic.ValidationError: a variable is missing its form; the message names it.
+        pydantic.ValidationError: a variable has an invalid value; the message names it.
     """
 
     model_config = SettingsConfigDict(env_prefix="WSFLEET_", frozen=True)

@@ -9,7 +9,7 @@ from wsfleet.telemetry.metrics import Metrics
 
 
 class DeliveryTimer(BrokerEventHandler):
-    """Measures the age of publications on arrival; differences between clocks count as well."""
+    """A timer of publications: their age on arrival, which includes differences of clocks."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

@@ -167,7 +167,7 @@ class Node:
         await self.abandon()
 
     async def abandon(self) -> None:
-        """End the background tasks and tell nobody: for the other nodes, this one has died."""
+        """End the background tasks in silence: for the other nodes, this one has died."""
         self.shedding.stop()
         await end(self._tasks)
         await self.store.close()

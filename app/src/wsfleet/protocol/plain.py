@@ -114,7 +114,7 @@ def ack(
 
 
 def broadcast(*, client_id: str, hostname: str, time: int, data: bytes, opaque: bool) -> bytes:
-    """Return what the other clients are sent; `time` is in Unix milliseconds.
+    """Return the message for the other clients; `time` is in Unix milliseconds.
 
     `opaque` data comes from another protocol and need not be JSON: it is sent as a string then.
     """

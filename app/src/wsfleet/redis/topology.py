@@ -24,7 +24,7 @@ class Shard:
 
 
 class Topology:
-    """Finds the primaries, with a query each time."""
+    """A finder of the primaries, with a query each time."""
 
     def __init__(self, url: RedisURL, timeout: float) -> None:
         self.url = url

@@ -218,7 +218,7 @@ class Testbed:
         await _turns(lambda: drain.state is NodeState.DRAINED, f"{node} is drained")
 
     async def kill_node(self, node: str = "node1") -> None:
-        """Kill a node: it tells nobody, neither its clients nor the other nodes."""
+        """Kill a node: neither its clients nor the other nodes are notified."""
         killed = self._nodes[node]
         await killed.node.abandon()
         for transport in killed.transports:

@@ -23,7 +23,7 @@ class Peer(Protocol):
         """Take payloads, in the peer's own framing."""
 
     def closed(self, close: ReplyDisconnect) -> None:
-        """Take note of the end; it is told once."""
+        """Record the end, once."""
 
 
 class MemoryTransport:
@@ -67,7 +67,7 @@ class MemoryTransport:
         await asyncio.gather(*self._tasks)
 
     async def cut(self) -> None:
-        """End the connection without a word to the node, which was killed."""
+        """End the connection without the node, which was killed."""
         await end(self._tasks)
         self._tasks.clear()
         self._handler = None

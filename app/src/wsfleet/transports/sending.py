@@ -60,7 +60,7 @@ class SendingHalf(asyncio.Protocol):
         return (self.writer or self.transport).get_write_buffer_size()
 
     def limit_outbox(self, limits: Limits) -> None:
-        """Set when the peer is too slow: `Outbox.write` returns False, or the handler is told."""
+        """Set when the peer is too slow: `Outbox.write` returns False, or `slow` is called."""
         self._limits = limits
         self.transport.set_write_buffer_limits(high=min(HIGH_WATER, limits.size))
 

@@ -40,7 +40,7 @@ return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1])
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How to run: a round every `interval` seconds, or `once`; a `dry_run` changes nothing."""
+    """The rounds of a service: every `interval` seconds, or `once`; a `dry_run` changes nothing."""
 
     interval: float = 5.0
     once: bool = False

@@ -144,7 +144,7 @@ def command(
 
 @dataclass(frozen=True, slots=True)
 class AutoscalePlan:
-    """How to run, and where Prometheus reads the metrics; without a port it reads none."""
+    """The rounds of an autoscaler, and the address of its metrics; without a port it has none."""
 
     policy: Policy
     schedule: Schedule

@@ -141,7 +141,7 @@ def command(
 
 
 def run(fleet: Fleet, policy: RebalancePolicy, timeout: float | None) -> Report:
-    """Do one round, and wait `timeout` seconds more than it takes; None: only say what to do.
+    """Do one round, and wait `timeout` seconds more than it takes; None: only report it.
 
     Raises:
         CannotRun: Redis cannot be read, or the clients are being moved by something else.

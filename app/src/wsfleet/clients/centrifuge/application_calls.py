@@ -128,7 +128,7 @@ class ApplicationCalls:
     # The connection.
 
     async def opened(self) -> None:
-        """Load the client's session, and note it, so that its end will be told in any case.
+        """Load the client's session, and record the client, so that its end is reported in any case.
 
         This is before it is connected.
 

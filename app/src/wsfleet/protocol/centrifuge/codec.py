@@ -83,7 +83,7 @@ class Codec(ABC):
 
     @abstractmethod
     def join(self, parts: Iterable[bytes]) -> bytes:
-        """Payload of one WebSocket message from what `encode` returned at several times."""
+        """Payload of one WebSocket message from the results of several `encode` calls."""
 
     @abstractmethod
     def encode_commands(self, commands: Sequence[Command]) -> bytes:

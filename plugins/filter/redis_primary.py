@@ -57,8 +57,8 @@ def redis_primary(said: Mapping[str, str], members: Iterable[Mapping[str, Any]])
     """Name the host that is the primary.
 
     The newest answer of a Sentinel counts, else those of the servers. Without data anywhere, as on
-    a first run, it is the first host. `said` is by host, in the order of the inventory: the output of
-    INFO, and one line of JSON with the answer to SENTINEL MASTER.
+    a first run, it is the first host. `said` is by host, in the order of the inventory: the output
+    of INFO, and one line of JSON with the answer to SENTINEL MASTER.
 
     Raises:
         AnsibleFilterError: it is not in the inventory, two could be it, or a replica is too old.

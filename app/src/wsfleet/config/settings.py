@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     internal_host: str = ""
     """Address of the internal port. Empty: `host`."""
     internal_port: int = Field(default_factory=_internal_port, ge=0, le=65535)
-    """Port of what is for balancers, monitoring and operators: `/ready`, `/health`, `/metrics`,
+    """Port for balancers, monitoring and operators: `/ready`, `/health`, `/metrics`,
     `/api`, `/console`, `/docs`. Clients then have `port` for themselves. 0: all is on `port`.
     Default: 0, and `port` + 1000 with an application."""
     node_name: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]{0,64}$")
@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     """Bytes that may wait for one client of `/ws`, where one write counts for half of them at most;
     a slower one is closed with 1013."""
     write_timeout: PositiveFloat = 10.0
-    """Seconds in which a client must take something of what waits, once that is more than 64 KiB;
+    """Seconds in which a client must read something, once its backlog is more than 64 KiB;
     a slower one is closed with 1013 or 3008."""
     drain_delay: float = Field(default=3.0, ge=0)
     """Seconds in which the balancers see that a node drains, before it sends clients away."""

@@ -128,9 +128,9 @@ class ApplicationCalls:
     # The connection.
 
     async def opened(self) -> None:
-        """Load the client's session, and record the client, so that its end is reported in any case.
+        """Load the client's session, and record the client before it is connected.
 
-        This is before it is connected.
+        So its end is reported in any case.
 
         Raises:
             UnavailableError, redis.exceptions.RedisError: Redis does not have the session now.

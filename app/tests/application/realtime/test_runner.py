@@ -2,16 +2,18 @@
 
 import asyncio
 import contextvars
+import sys
 import threading
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from wsfleet import Disconnect, Error, Rpc
+from wsfleet import Accept, Connect, Disconnect, Error, Realtime, Rpc
 from wsfleet.application.port import BackendError, Client
 from wsfleet.application.realtime.handlers import EventHandler, checked
 from wsfleet.application.realtime.runner import Runner
+from wsfleet.testing import Testbed
 
 EVENT: Rpc[Any] = Rpc(client=Client("1"), method="m", data=None)
 
@@ -171,6 +173,77 @@ async def test_another_exception_is_a_failure() -> None:
     with pytest.raises(BackendError, match=r"broken raised KeyError: 'oops'") as failure:
         await Runner(60, 1).run(handler(broken), EVENT)
     assert isinstance(failure.value.__cause__, KeyError)
+
+
+async def awaits_a_cancelled_task(event: Rpc) -> None:
+    """Cancel a task, and await it."""
+    task = asyncio.create_task(asyncio.Event().wait())
+    task.cancel()
+    await task
+
+
+async def exits(event: Rpc) -> None:
+    """Call a function that ends the process."""
+    sys.exit(1)
+
+
+def exits_blocking(event: Rpc) -> None:
+    """Call such a function in a thread."""
+    sys.exit(1)
+
+
+async def raises_a_group(event: Rpc) -> None:
+    """Raise a group with an exception that is not an `Exception`."""
+    raise BaseExceptionGroup("several", [asyncio.CancelledError()])
+
+
+@pytest.mark.parametrize(
+    "function", [awaits_a_cancelled_task, exits, exits_blocking, raises_a_group]
+)
+async def test_what_would_end_the_task_or_the_process_is_a_failure(function: Any) -> None:
+    """It is the handler's own failure; its traceback is in the log."""
+    with pytest.raises(BackendError, match=r"raised RuntimeError: .* left the handler") as failure:
+        await Runner(60, 1).run(handler(function), EVENT)
+    assert failure.value.__cause__ is not None
+    assert failure.value.__cause__.__cause__ is not None
+
+
+async def test_a_handler_that_awaits_a_cancelled_task_ends_nothing_else() -> None:
+    """Its client keeps its connection; a node whose `on_drain` does so drains."""
+    realtime = Realtime()
+
+    @realtime.on_connect
+    async def connect(event: Connect) -> Accept:
+        return Accept("anna")
+
+    realtime.on_rpc("cancel")(awaits_a_cancelled_task)
+
+    @realtime.on_rpc("echo")
+    async def echo(event: Rpc) -> Any:
+        return event.data
+
+    @realtime.on_drain
+    async def drain() -> None:
+        await awaits_a_cancelled_task(EVENT)
+
+    async with Testbed(realtime) as bed:
+        client = await bed.connect()
+        async with asyncio.timeout(10):
+            with pytest.raises(Error, match="100"):
+                await client.rpc("cancel")
+            assert await client.rpc("echo", 1) == 1
+        await bed.drain()
+
+
+async def test_stop_iteration_in_a_thread_is_a_failure() -> None:
+    """`next` of what is empty raises it, and a future of asyncio cannot have it."""
+
+    def broken(event: Rpc) -> None:
+        next(iter([]))
+
+    with pytest.raises(BackendError, match=r"broken raised RuntimeError: .*StopIteration") as error:
+        await Runner(60, 1).run(handler(broken), EVENT)
+    assert error.value.reason == "exception"
 
 
 async def test_a_cancelled_call_cancels_the_handler() -> None:

@@ -49,14 +49,26 @@ class Runner:
             raise BackendError(f"{handler.name} raised {type(error).__name__}: {error}") from error
 
     async def call(self, handler: EventHandler[Any], *event: object) -> Any:
-        """Call a handler without a time-out, and return its result."""
-        if handler.blocking:
-            context = contextvars.copy_context()
-            function = partial(context.run, handler.function, *event)
-            result = await self._threads.run(handler.name, function)
-        else:
-            result = handler.function(*event)
-        return await result if inspect.isawaitable(result) else result
+        """Call a handler without a time-out, and return its result.
+
+        Raises:
+            RuntimeError: the handler raised what would end its caller's task, or the process, such
+                as the CancelledError of a task that it has cancelled and awaited.
+        """
+        try:
+            if handler.blocking:
+                context = contextvars.copy_context()
+                function = partial(context.run, handler.function, *event)
+                result = await self._threads.run(handler.name, function)
+            else:
+                result = handler.function(*event)
+            return await result if inspect.isawaitable(result) else result
+        except (Exception, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise  # the caller is cancelled
+            raise RuntimeError(f"{error!r} left the handler") from error
 
     async def finish(self) -> None:
         """Wait for the handlers in threads, at most for the time-out, and log those left.

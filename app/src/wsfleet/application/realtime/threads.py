@@ -71,5 +71,9 @@ class DaemonThreads:
         """Call the function; return what gives its outcome to the future."""
         try:
             return partial(call.future.set_result, call.function())
+        except StopIteration as error:  # asyncio's futures refuse it, as coroutines do (PEP 479)
+            stopped = RuntimeError("the handler raised StopIteration")
+            stopped.__cause__ = error
+            return partial(call.future.set_exception, stopped)
         except BaseException as error:
             return partial(call.future.set_exception, error)

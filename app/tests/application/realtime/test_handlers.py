@@ -64,6 +64,14 @@ async def opaque(event: Publish[Opaque]) -> None:
     """Take a type that pydantic cannot validate."""
 
 
+async def by_name(*, event: Publish[Message]) -> None:
+    """Take the event by name."""
+
+
+async def several(*event: Publish[Message]) -> None:
+    """Take any number of events."""
+
+
 async def drain_with_argument(event: int) -> None:
     """Take an argument."""
 
@@ -112,6 +120,8 @@ WRONG: list[tuple[str, Callable[..., Any], str, str]] = [
     ("refresh", publish, "publish", "write (event: Refresh) instead of"),
     ("publish", unknown_name, "unknown_name", "name 'Missing' is not defined"),
     ("publish", opaque, "opaque", "pydantic cannot validate"),
+    ("publish", by_name, "by_name", "write (event: Publish[Message]) instead of (*, event: "),
+    ("publish", several, "several", "write (event: Publish[Message]) instead of (*event: "),
     ("drain", drain_with_argument, "drain_with_argument", "has no parameters"),
 ]
 
@@ -133,8 +143,17 @@ def test_what_is_no_function_is_an_error() -> None:
     realtime: Any = Realtime()
     with pytest.raises(HandlerTypeError, match="'room' is not a function"):
         realtime.on_connect("room")
-    with pytest.raises(HandlerTypeError, match=r"needs a name: @realtime.on_publish\('room'\)"):
-        realtime.on_publish(publish)(publish)
+    for decorator, name in (
+        (realtime.on_subscribe, "subscribe"),
+        (realtime.on_sub_refresh, "sub_refresh"),
+        (realtime.on_publish, "publish"),
+        (realtime.on_rpc, "rpc"),
+    ):
+        correction = rf"test_handlers.publish: @on_{name} needs a name: @realtime.on_{name}\("
+        with pytest.raises(HandlerTypeError, match=correction):
+            decorator(publish)  # without a second call, nothing else would notice it
+    with pytest.raises(HandlerTypeError, match="@on_rpc needs a name"):
+        realtime.on_rpc(7)
 
 
 def test_two_handlers_for_one_event_are_an_error() -> None:
@@ -171,6 +190,43 @@ def test_namespaces_must_be_configured() -> None:
     assert len(lines) == 2
     assert "on_publish('typo'): the configuration has no namespace 'typo'" in lines[1]
     assert "add it to channel.namespaces" in lines[0]
+
+
+async def of_later(event: Publish["Later"]) -> None:
+    """Handle data of a class that is defined later."""
+
+
+async def of_never(event: "Publish[list['Never']]") -> None:  # type: ignore[name-defined]  # noqa: F821
+    """Handle data of a class that is not defined."""
+
+
+class Later(BaseModel):
+    """Data of a class that is defined after its handler."""
+
+    next: "Later | None" = None
+
+
+def test_types_of_data_must_be_defined_at_start() -> None:
+    """A type may be defined after its handler; there is a line for each that is not."""
+    realtime = Realtime()
+    realtime.on_publish("")(of_later)
+    assert realtime.mistakes([""]) == []
+    adapter = realtime._handlers.publish[""].data
+    assert adapter is not None
+    assert adapter.validate_json('{"next": {}}') == Later(next=Later())
+    realtime.on_publish("room")(of_never)
+    (line,) = realtime.mistakes(["", "room"])
+    assert f"{of_never.__code__.co_firstlineno} {__name__}.of_never: " in line
+    assert "name 'Never' is not defined" in line
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"timeout": 0}, {"timeout": -1}, {"timeout": float("nan")}, {"threads": 0}]
+)
+def test_no_handler_could_run_without_time_or_threads(wrong: dict[str, Any]) -> None:
+    """Such a number is an error, rather than a time-out of each call."""
+    with pytest.raises(ValueError, match="timeout and threads are above 0"):
+        Realtime(**wrong)
 
 
 def test_every_decorator_returns_the_function() -> None:

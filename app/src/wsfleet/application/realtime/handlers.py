@@ -2,13 +2,14 @@
 
 import functools
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter
-from pydantic.errors import PydanticUserError
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from wsfleet.application.realtime.events import (
     Connect,
@@ -33,6 +34,7 @@ EVENTS: dict[str, type[Event]] = {
     "disconnect": Disconnected,
 }
 """The event of each decorator `on_...`."""
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +84,6 @@ class Handlers:
             DuplicateHandlerError: the event has a handler already.
         """
         decorator = f"on_{event}" if key is None else f"on_{event}({key!r})"
-        if key is not None and not isinstance(key, str):
-            raise HandlerTypeError(
-                f"{place(function)}: @on_{event} needs a name: @realtime.on_{event}('room')"
-            )
         handler = checked(event, function, decorator)
         known = getattr(self, event)
         first = known if key is None else known.get(key)
@@ -99,9 +97,11 @@ class Handlers:
         else:
             known[key] = handler
 
-    def unknown_namespaces(self, known: Iterable[str]) -> list[str]:
-        """Return a line for each handler of a namespace that is not among the known ones."""
-        names = set(known)
+    def mistakes(self, namespaces: Iterable[str]) -> list[str]:
+        """Return a line for each handler of an unknown namespace, or of data without a type."""
+        return [*self._unknown_namespaces(set(namespaces)), *self._undefined_types()]
+
+    def _unknown_namespaces(self, names: set[str]) -> list[str]:
         return [
             f"{place(handler.function)}: on_{event}({namespace!r}): the configuration has no "
             f"namespace {namespace!r}: add it to channel.namespaces, or correct the name"
@@ -109,6 +109,37 @@ class Handlers:
             for namespace, handler in getattr(self, event).items()
             if namespace not in names
         ]
+
+    def _undefined_types(self) -> list[str]:
+        """Define the types that were defined after their handlers; return a line for each other."""
+        channels_and_methods = (self.subscribe, self.publish, self.rpc)
+        handlers: list[EventHandler[Any] | None] = [
+            self.connect,
+            *(handler for each in channels_and_methods for handler in each.values()),
+        ]
+        lines = []
+        for handler in handlers:
+            if handler is None or handler.data is None:
+                continue
+            module = sys.modules.get(_inner(handler.function).__module__)
+            try:
+                handler.data.rebuild(_types_namespace=vars(module) if module else None)
+            except (PydanticUndefinedAnnotation, PydanticUserError) as error:
+                lines.append(
+                    f"{place(handler.function)}: pydantic cannot validate: {error.message}"
+                )
+        return lines
+
+
+def check_key(event: str, key: object) -> None:
+    """Check the namespace or the method in a decorator: without one, it gets the function.
+
+    Raises:
+        HandlerTypeError: it is not a string.
+    """
+    if not isinstance(key, str):
+        where = f"{place(key)}: " if callable(key) else ""
+        raise HandlerTypeError(f"{where}@on_{event} needs a name: @realtime.on_{event}('room')")
 
 
 def checked(event: str, function: Callable[..., Any], decorator: str) -> EventHandler[Any]:
@@ -123,32 +154,39 @@ def checked(event: str, function: Callable[..., Any], decorator: str) -> EventHa
     data = None
     if event in EVENTS:
         data = _data_adapter(EVENTS[event], function, where, decorator)
-    elif _parameters(function, where):
+    elif _parameters(_signature(function, where)):
         raise HandlerTypeError(f"{where}: a handler of {decorator} has no parameters")
     return EventHandler(function, where.rpartition(" ")[2], not _is_async(function), data)
 
 
 def place(function: Callable[..., Any]) -> str:
     """Return file, line and full name of a function, as an editor finds it."""
-    inner: Any = inspect.unwrap(function)
-    while isinstance(inner, functools.partial):
-        inner = inspect.unwrap(inner.func)
+    inner = _inner(function)
     code = getattr(inner, "__code__", None) or getattr(type(inner).__call__, "__code__", None)
     name = f"{inner.__module__}.{getattr(inner, '__qualname__', type(inner).__qualname__)}"
     return f"{code.co_filename}:{code.co_firstlineno} {name}" if code else name
+
+
+def _inner(function: Callable[..., Any]) -> Any:
+    """Return the function behind wrappers and partials."""
+    inner: Any = inspect.unwrap(function)
+    while isinstance(inner, functools.partial):
+        inner = inspect.unwrap(inner.func)
+    return inner
 
 
 def _data_adapter(
     kind: type[Event], function: Callable[..., Any], where: str, decorator: str
 ) -> TypeAdapter[Any] | None:
     """Return what validates the event's data, by the annotation; None if nothing does."""
-    parameters = _parameters(function, where)
+    signature = _signature(function, where)
+    parameters = _parameters(signature)
     has_data = "data" in kind.__dataclass_fields__
     wanted = f"event: {kind.__name__}" + ("[Message]" if has_data else "")
-    if len(parameters) != 1:
+    if len(parameters) != 1 or parameters[0].kind not in _BY_POSITION:
         raise HandlerTypeError(
             f"{where}: a handler of {decorator} has one parameter, the event: "
-            f"write ({wanted}) instead of ({', '.join(map(str, parameters))})"
+            f"write ({wanted}) instead of {signature}"
         )
     (parameter,) = parameters
     annotation = parameter.annotation
@@ -169,7 +207,7 @@ def _data_adapter(
         ) from None
 
 
-def _parameters(function: Callable[..., Any], where: str) -> list[inspect.Parameter]:
+def _signature(function: Callable[..., Any], where: str) -> inspect.Signature:
     try:
         signature = inspect.signature(function, eval_str=True)
     except Exception as error:
@@ -177,6 +215,11 @@ def _parameters(function: Callable[..., Any], where: str) -> list[inspect.Parame
             f"{where}: its annotations cannot be read: {type(error).__name__}: {error}; import "
             "their names in the module, outside of `if TYPE_CHECKING`"
         ) from None
+    return signature.replace(return_annotation=signature.empty)
+
+
+def _parameters(signature: inspect.Signature) -> list[inspect.Parameter]:
+    """Return the parameters that need an argument."""
     return [each for each in signature.parameters.values() if each.default is each.empty]
 
 

@@ -22,7 +22,7 @@ from wsfleet.application.realtime.events import (
     Subscribe,
 )
 from wsfleet.application.realtime.feeds import Feeds, connection_of, native, relayed
-from wsfleet.application.realtime.handlers import Handlers
+from wsfleet.application.realtime.handlers import Handlers, check_key
 from wsfleet.application.realtime.leases import Lease, Leases
 from wsfleet.application.realtime.listening import Listeners, to_publication
 from wsfleet.application.realtime.results import Accept, Allow, Renew
@@ -71,11 +71,18 @@ class Realtime(Calls):
     a function with one argument, the event; `async def` runs in the event loop, `def` in one of
     `threads` threads. A handler has `timeout` seconds. A wrong annotation, or a second handler for
     an event, raises TypeError or ValueError where the handler is defined.
+
+    Raises:
+        ValueError: `timeout` or `threads` is not above 0.
     """
 
     def __init__(
         self, app: ASGIApp | None = None, *, timeout: float = TIMEOUT, threads: int = THREADS
     ) -> None:
+        if not timeout > 0 or not threads > 0:
+            raise ValueError(
+                f"timeout and threads are above 0: timeout={timeout}, threads={threads} are not"
+            )
         self.app: ASGIApp = app or Starlette()
         self.timeout = timeout
         self._handlers = Handlers()
@@ -135,6 +142,8 @@ class Realtime(Calls):
         return handler
 
     def _adder(self, event: str, key: str) -> Callable[[R], R]:
+        check_key(event, key)
+
         def add(handler: R) -> R:
             self._handlers.add(event, handler, key)  # type: ignore[arg-type]  # checked there
             return handler
@@ -231,8 +240,11 @@ class Realtime(Calls):
         return HandlerRouter(self._handlers, self._runner)
 
     def mistakes(self, namespaces: Iterable[str]) -> list[str]:
-        """Return a line for each handler of a namespace that the configuration does not have."""
-        return self._handlers.unknown_namespaces(namespaces)
+        """Return a line for each handler of a namespace that the configuration does not have.
+
+        And for each one whose data have an undefined type.
+        """
+        return self._handlers.mistakes(namespaces)
 
     def attach(self, node: Node) -> None:
         """Serve from now on by a node, which begins to run."""

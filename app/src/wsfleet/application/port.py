@@ -22,6 +22,19 @@ MAX_REASON = 32
 """Bytes of a disconnect's reason: a close frame has 125, and SDKs show this one to a user."""
 
 
+def _check(what: str, code: object, codes: range) -> None:
+    """Check a code, as a type checker would: SDKs fail at a reply with another type."""
+    if not isinstance(code, int) or code not in codes:
+        raise ValueError(f"{what} is {codes.start}-{codes.stop - 1}: {code!r} is not")
+
+
+def _check_text(what: str, text: object) -> None:
+    """Check a text that is sent to a client."""
+    if not isinstance(text, str):
+        raise TypeError(f"{what} is a string: {text!r} is not")
+    text.encode()  # a lone surrogate has no UTF-8
+
+
 class Error(Exception):
     """A refusal of one command: the client gets an error, its connection stays.
 
@@ -29,12 +42,12 @@ class Error(Exception):
     """
 
     def __init__(self, code: int, message: str, *, temporary: bool = False) -> None:
-        if code not in ERROR_CODES:
-            raise ValueError(f"an error's code is 400-1999: {code} is not")
+        _check("an error's code", code, ERROR_CODES)
+        _check_text("an error's message", message)
         super().__init__(message)
         self.code = code
         self.message = message
-        self.temporary = temporary
+        self.temporary = bool(temporary)
 
     def __str__(self) -> str:
         """Return code and message."""
@@ -49,8 +62,8 @@ class Disconnect(Exception):  # noqa: N818 - the name in the protocol
     """
 
     def __init__(self, code: int, reason: str) -> None:
-        if code not in DISCONNECT_CODES:
-            raise ValueError(f"a disconnect's code is 4000-4999: {code} is not")
+        _check("a disconnect's code", code, DISCONNECT_CODES)
+        _check_text("a disconnect's reason", reason)
         if not reason.isascii() or len(reason) > MAX_REASON:
             raise ValueError(f"a disconnect's reason is ASCII, at most 32 bytes: {reason!r} is not")
         super().__init__(reason)

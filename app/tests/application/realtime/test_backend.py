@@ -1,6 +1,7 @@
 """The backends of handlers: events in, answers out, invalid data refused."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from wsfleet import (
     Accept,
     Allow,
     Connect,
+    Disconnect,
     Disconnected,
     Error,
     Publish,
@@ -204,6 +206,79 @@ async def test_data_that_is_not_valid_never_reaches_the_handler(data: bytes) -> 
     assert len(reached) == valid
 
 
+async def test_a_word_that_is_a_number_to_pydantic_is_not_valid() -> None:
+    """A client with Protobuf may send any bytes; `NaN` is not JSON."""
+    realtime = Realtime()
+
+    @realtime.on_rpc("sqrt")
+    async def sqrt(event: Rpc[float]) -> float:
+        return math.sqrt(event.data)
+
+    backend = realtime.router.rpc("sqrt")
+    client = port.Client("1", encoding="protobuf")
+    assert await backend.rpc(port.RpcCall(client, "sqrt", b"4")) == b"2.0"
+    with pytest.raises(Error, match="422: Invalid JSON"):
+        await backend.rpc(port.RpcCall(client, "sqrt", b"NaN"))
+
+
+@pytest.mark.parametrize("encoding", ["json", "protobuf"])
+async def test_bytes_reach_only_clients_that_can_take_them(encoding: str) -> None:
+    """What is not JSON would end the connection of a JSON client; nothing, and JSON, are fine."""
+    realtime = Realtime()
+    results: list[Any] = [b"\x01", b"", b"[1]"]
+    accepted: list[Any] = [Accept(data=b"\x01"), Accept(channels={"a": Allow(data=b"\x01")})]
+
+    @realtime.on_rpc("next")
+    async def answer(event: Rpc) -> Any:
+        return results.pop(0)
+
+    @realtime.on_connect
+    async def connect(event: Connect) -> Any:
+        return accepted.pop(0)
+
+    @realtime.on_subscribe("room")
+    async def subscribe(event: Subscribe) -> Allow:
+        return Allow(data=b"\x01")
+
+    router, client = realtime.router, port.Client("1", encoding=encoding)
+    subscriber = router.subscribe("room")
+    assert router.connect
+    assert subscriber
+    for answering in (
+        router.rpc("next").rpc(port.RpcCall(client, "next")),
+        router.connect.connect(port.ConnectCall(client)),
+        router.connect.connect(port.ConnectCall(client)),
+        subscriber.subscribe(port.SubscribeCall(client, "room:7", "7")),
+    ):
+        if encoding == "protobuf":
+            assert await answering
+        else:
+            with pytest.raises(BackendError, match="returned what is not valid"):
+                await answering
+    assert await router.rpc("next").rpc(port.RpcCall(client, "next")) == b""
+    assert await router.rpc("next").rpc(port.RpcCall(client, "next")) == b"[1]"
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code", "text", "wrong"),
+    [
+        (Error, 403, None, TypeError),
+        (Error, 403, {"reason": "no"}, TypeError),
+        (Error, 403, "\ud800", ValueError),
+        (Error, 403.0, "no", ValueError),
+        (Error, 399, "no", ValueError),
+        (Disconnect, 4501, 7, TypeError),
+        (Disconnect, 3501, "no", ValueError),
+    ],
+)
+def test_a_refusal_has_a_code_and_a_text(
+    refusal: Any, code: Any, text: Any, wrong: type[Exception]
+) -> None:
+    """SDKs fail at a reply with another type, so it is an error where it is raised."""
+    with pytest.raises(wrong, match=r"is a string|code is \d|surrogates"):
+        refusal(code, text)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -268,6 +343,7 @@ async def test_a_wrong_result_is_a_failure_of_the_handler() -> None:
         ({"version": 2**64}, "version is above"),
         ({"version": 1, "skip_history": True}, "leave out skip_history"),
         ({"idempotency_key": "k" * 129}, "longer than 128"),
+        ({"tags": {"a": "\ud800"}}, "surrogates not allowed"),
     ],
 )
 async def test_wrong_options_of_a_publication_reach_no_other_node(

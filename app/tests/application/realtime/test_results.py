@@ -99,5 +99,11 @@ def test_fields_of_accept_are_checked() -> None:
         Accept(session="é" * 128)
     with pytest.raises(TypeError, match=r"\['room:7'\]"):
         Accept(channels="room:7")
+    with pytest.raises(TypeError, match="7 is not a string"):
+        Accept(channels=[user]).answer()
+    for value in (b"anna", b"[NaN]"):  # the other clients of a channel get them
+        for result in (Accept(info=value), Accept(meta=value), Allow(info=value)):
+            with pytest.raises(ValueError, match="at character"):
+                result.answer()
     with pytest.raises(ValueError, match="give expire_at to Accept"):
         Accept(channels={"a": Allow(expire_at=5)})

@@ -23,6 +23,7 @@ from wsfleet.application.realtime.events import (
 from wsfleet.application.realtime.handlers import EventHandler, Handlers
 from wsfleet.application.realtime.results import Accept, Allow, Renew, encode
 from wsfleet.application.realtime.runner import Runner
+from wsfleet.protocol import strict_json
 
 INVALID_DATA = 422
 """The code of the error for data that is not valid, as in HTTP (RFC 9110, section 15.5.21)."""
@@ -47,13 +48,15 @@ class HandlerBackend:
         """Identify a client; return None if the handler does."""
         event = Connect(
             client=call.client,
-            data=self._data(call.data),
+            data=self._data(call.client, call.data),
             name=call.name,
             version=call.version,
             channels=call.channels,
         )
         result = await self._run(event, Accept)
-        return None if result is None else self._encoded(result.answer)
+        if result is None:
+            return None
+        return self._encoded(lambda: result.answer(opaque=_takes_opaque(call.client)))
 
     async def refresh(self, call: port.RefreshCall) -> port.Renewed:
         """Extend a connection; let it expire if the handler returns None."""
@@ -62,10 +65,15 @@ class HandlerBackend:
     async def subscribe(self, call: port.SubscribeCall) -> port.Subscribed:
         """Let a client subscribe."""
         event = Subscribe(
-            client=call.client, channel=call.channel, name=call.name, data=self._data(call.data)
+            client=call.client,
+            channel=call.channel,
+            name=call.name,
+            data=self._data(call.client, call.data),
         )
         result = await self._run(event, Allow)
-        return port.Subscribed() if result is None else self._encoded(result.answer)
+        if result is None:
+            return port.Subscribed()
+        return self._encoded(lambda: result.answer(opaque=_takes_opaque(call.client)))
 
     async def sub_refresh(self, call: port.SubRefreshCall) -> port.Renewed:
         """Extend a subscription; let it expire if the handler returns None."""
@@ -76,7 +84,10 @@ class HandlerBackend:
     async def publish(self, call: port.PublishCall) -> port.Published:
         """Let a client publish what the handler returns; what came, if that is None."""
         event = Publish(
-            client=call.client, channel=call.channel, name=call.name, data=self._data(call.data)
+            client=call.client,
+            channel=call.channel,
+            name=call.name,
+            data=self._data(call.client, call.data),
         )
         result = await self._runner.run(self._handler, event)
         if result is None:
@@ -87,9 +98,9 @@ class HandlerBackend:
 
     async def rpc(self, call: port.RpcCall) -> bytes:
         """Answer a call."""
-        event = Rpc(client=call.client, method=call.method, data=self._data(call.data))
+        event = Rpc(client=call.client, method=call.method, data=self._data(call.client, call.data))
         result = await self._runner.run(self._handler, event)
-        return self._encoded(lambda: encode(result))
+        return self._encoded(lambda: encode(result, opaque=_takes_opaque(call.client)))
 
     async def disconnected(self, call: port.DisconnectedCall) -> None:
         """Call the handler."""
@@ -109,11 +120,13 @@ class HandlerBackend:
             )
         return result
 
-    def _data(self, data: bytes) -> Any:
+    def _data(self, client: port.Client, data: bytes) -> Any:
         """Return the event's data; data that is missing is null."""
         adapter = self._handler.data
         if adapter is None:
             return data
+        if data and _takes_opaque(client) and not strict_json.is_json(data):  # pydantic takes NaN
+            raise Error(INVALID_DATA, "Invalid JSON")
         try:
             return adapter.validate_json(data or b"null")
         except ValidationError as error:
@@ -128,6 +141,11 @@ class HandlerBackend:
 
     def _invalid(self, what: str) -> BackendError:
         return BackendError(f"{self._handler.name} {what}", reason="invalid")
+
+
+def _takes_opaque(client: port.Client) -> bool:
+    """Whether a client takes data that are not JSON."""
+    return client.encoding != "json"
 
 
 def _published(result: port.Published[Any]) -> port.Published[bytes]:
@@ -145,6 +163,7 @@ def _published(result: port.Published[Any]) -> port.Published[bytes]:
     }
     data = encode(result.data)
     msgspec.convert({"data": Raw(data), **options}, PublicationRequest).payload()
+    msgspec.msgpack.encode(options)  # raises for text without UTF-8, which `convert` takes
     return port.Published(data, **options)
 
 

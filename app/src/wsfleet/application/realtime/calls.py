@@ -229,7 +229,7 @@ class Calls:
             client=client,
             expire_at=int(expire_at),
             info=Raw(optional(info) or b""),
-            data=Raw(optional(data) or b""),
+            data=Raw(optional(data, opaque=True) or b""),
             recover_since=_stream_position(recover_since),
             override=flags or None,
         )

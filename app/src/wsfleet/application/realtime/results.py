@@ -41,14 +41,14 @@ class Allow:
     force_positioning: bool | None = None
     force_recovery: bool | None = None
 
-    def answer(self) -> port.Subscribed:
-        """Return the answer for the node."""
-        return port.Subscribed(self.grant(), int(self.expire_at))
+    def answer(self, *, opaque: bool = True) -> port.Subscribed:
+        """Return the answer for the node; `opaque`: the client takes data that are not JSON."""
+        return port.Subscribed(self.grant(opaque=opaque), int(self.expire_at))
 
-    def grant(self) -> Grant:
+    def grant(self, *, opaque: bool = True) -> Grant:
         """Return the answer for the node, without the expiry."""
         override = {flag: on for flag in FLAGS if (on := getattr(self, flag)) is not None}
-        return Grant(optional(self.info), optional(self.data), override)
+        return Grant(optional(self.info), optional(self.data, opaque=opaque), override)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +92,25 @@ class Accept:
                         "expire_at to Accept"
                     )
 
-    def answer(self) -> port.Connected:
-        """Return the answer for the node."""
+    def answer(self, *, opaque: bool = True) -> port.Connected:
+        """Return the answer for the node; `opaque`: the client takes data that are not JSON.
+
+        Raises:
+            TypeError, ValueError: the name of a channel is not a string, or a value is not JSON.
+        """
         channels = self.channels
         if not isinstance(channels, Mapping):
             channels = dict.fromkeys(channels, Allow())
+        for channel in channels:
+            if not isinstance(channel, str):
+                raise TypeError(f"channels are a list of names: {channel!r} is not a string")
         return port.Connected(
             user=self.user,
             expire_at=int(self.expire_at),
             info=optional(self.info) or b"",
             meta=optional(self.meta) or b"",
-            data=optional(self.data) or b"",
-            subs={channel: allow.grant() for channel, allow in channels.items()},
+            data=optional(self.data, opaque=opaque) or b"",
+            subs={channel: allow.grant(opaque=opaque) for channel, allow in channels.items()},
             session=self.session,
         )
 
@@ -128,20 +135,23 @@ class Renew:
         )
 
 
-def optional(value: object) -> bytes | None:
-    """Return a value as JSON; None if it is None."""
-    return None if value is None else encode(value)
+def optional(value: object, *, opaque: bool = False) -> bytes | None:
+    """Return a value as `encode` does; None if it is None."""
+    return None if value is None else encode(value, opaque=opaque)
 
 
-def encode(value: object) -> bytes:
+def encode(value: object, *, opaque: bool = True) -> bytes:
     """Return a JSON value, a pydantic model, or a structure of both as JSON.
 
-    `bytes` are returned as they are: JSON, or a payload for clients that use Protobuf. NaN and the
-    infinities, which JSON does not have, become null.
+    `bytes` are returned as they are: JSON, or nothing, or if `opaque` any payload. NaN and
+    the infinities, which JSON does not have, become null.
 
     Raises:
         ValueError: the value has no JSON form, or not the same one for every parser.
     """
     data = value if isinstance(value, bytes) else to_json(value, inf_nan_mode="null")
-    strict_json.check_opaque(data)
+    if opaque or not data:
+        strict_json.check_opaque(data)
+    else:
+        strict_json.loads(data)
     return data

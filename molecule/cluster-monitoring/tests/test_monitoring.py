@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import pytest
+import websockets
 import yaml
 
 from lab.waiting import until
@@ -368,6 +368,7 @@ def test_an_application_and_its_processes_are_watched(cluster: Cluster) -> None:
         for name in METRICS_OF_APPLICATIONS:
             until(partial(cluster.query, host, name), f"{host} has {name}")
     down = "ApplicationProcessDown bookworm"
+    start_receiver(cluster)  # it has not outlived the boot
     with stopped(cluster, "wsfleet-app@1"):
         until(lambda: down in told(cluster, "firing"), "it is told", 90)
     until(lambda: down in told(cluster, "resolved"), "it is over", 90)
@@ -375,9 +376,8 @@ def test_an_application_and_its_processes_are_watched(cluster: Cluster) -> None:
 
 async def call_a_handler(cluster: Cluster) -> None:
     """Connect to each node as a client who has not signed in, which the chat's handler refuses."""
-    async with aiohttp.ClientSession() as session:
-        for host in WATCHERS:
-            url = f"https://{cluster.address(host)}:8001/connection/websocket"
-            async with session.ws_connect(url, ssl=cluster.trusted) as socket:
-                await socket.send_json({"id": 1, "connect": {}})
-                await socket.receive()
+    for host in WATCHERS:
+        url = f"wss://{cluster.address(host)}:8001/connection/websocket"
+        async with websockets.connect(url, ssl=cluster.trusted) as client:
+            await client.send(json.dumps({"id": 1, "connect": {}}))
+            await client.recv()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,8 +48,9 @@ def _game(cluster: Cluster, deployment: Deployment) -> None:
 
 @pytest.fixture
 async def players(cluster: Cluster, _game: None) -> AsyncIterator[list[Player]]:
-    """Return players of one room; all of them meet in one process."""
-    players = [Player(cluster.url, "42", name) for name in NAMES]
+    """Return players of a new room; all of them meet in one process."""
+    room = secrets.token_hex(8)  # another test's room still has its board
+    players = [Player(cluster.url, room, name) for name in NAMES]
     await reached(players, lambda: all(player.node for player in players), "all are in")
     await go_on(players)
     assert len({player.node for player in players}) == 1

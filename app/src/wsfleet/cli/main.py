@@ -105,14 +105,14 @@ def _report_error(error: typer.TyperException, args: list[str]) -> int:
 
 app = typer.Typer(
     cls=Program,
-    help="Run a node of a WebSocket fleet, and check, load, watch and drain the fleet. "
+    help="Run a node of a WebSocket cluster, and check, load, watch and drain the cluster. "
     "Exit codes: 0 no problem, 1 a problem was found, 2 the command could not run.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 app.add_typer(
-    typer.Typer(cls=Check, help="Check one property of a running fleet.", rich_markup_mode=None),
+    typer.Typer(cls=Check, help="Check one property of a running cluster.", rich_markup_mode=None),
     name="check",
 )
 

@@ -32,7 +32,7 @@ Ca = Annotated[
         dir_okay=False,
         callback=_trust,
         expose_value=False,
-        help="PEM file of the CA that signed the fleet's certificate. Default: the public CAs.",
+        help="PEM file of the CA that signed the cluster's certificate. Default: the public CAs.",
         show_default=False,
     ),
 ]
@@ -52,7 +52,7 @@ CookieName = Annotated[
     typer.Option(
         "--cookie",
         metavar="NAME",
-        help="Name of the load balancers' cookie, as in the variable haproxy_cookie. "
+        help="Name of the balancers' cookie, as in the variable haproxy_cookie. "
         "Default: the fleet file's.",
         show_default=False,
     ),

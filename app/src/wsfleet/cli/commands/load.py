@@ -67,7 +67,7 @@ def command(
     ca: Ca = None,
     as_json: Json = False,
 ) -> int:
-    """Load the fleet and account for every message.
+    """Load the cluster and account for every message.
 
     Plain protocol: each message is broadcast, and every other client must receive each acknowledged
     message exactly once. Application: connections are opened, held and closed. A disconnected

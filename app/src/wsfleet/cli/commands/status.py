@@ -38,7 +38,7 @@ def command(
     fleet: FleetFile = None,
     as_json: Json = False,
 ) -> int:
-    """Show nodes, load balancers and Redis.
+    """Show nodes, balancers and Redis.
 
     Exit code 1 if one of them has a problem; with --watch, the last time.
     """

@@ -1,4 +1,4 @@
-"""``wsfleet verify-delivery``: check the delivery contract while the fleet is under fault."""
+"""``wsfleet verify-delivery``: check the delivery contract while the cluster is under fault."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +14,7 @@ from wsfleet.cli.measure.delivery_account import Findings
 from wsfleet.cli.measure.delivery_events import FAULTS
 from wsfleet.cli.measure.page import check, write
 from wsfleet.cli.measure.report import Criterion, Figure, Report, emit, table
-from wsfleet.cli.options import Ca, Json, Page, Url
+from wsfleet.cli.options import Ca, Json, Page
 from wsfleet.cli.traffic.delivery import run_delivery
 from wsfleet.cli.traffic.delivery_run import DeliveryPlan, DeliveryRun
 from wsfleet.protocol.centrifuge import negotiation
@@ -25,7 +25,15 @@ SHOWN_EXAMPLES = 5
 
 
 def command(
-    url: Url,
+    url: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL",
+            help="http(s)://HOST[:PORT] or ws(s)://HOST[:PORT]. A path after it is the one of "
+            "--protocol plain; it defaults to /ws.",
+            show_default=False,
+        ),
+    ],
     publishers: Annotated[int, typer.Option(min=1, max=1000, help="Clients that publish.")] = 4,
     subscribers: Annotated[int, typer.Option(min=1, max=5000, help="Clients that subscribe.")] = 20,
     messages: Annotated[int, typer.Option(min=1, help="Messages of each publisher.")] = 50,
@@ -64,7 +72,7 @@ def command(
 ) -> int:
     """Check that every publication is delivered once, in order.
 
-    Run it while the fleet is under fault. Publishers repeat each message until it is acknowledged;
+    Run it while the cluster is under fault. Publishers repeat a message until it is acknowledged;
     subscribers reconnect and recover. An acknowledged message must not be lost, duplicated or out
     of order, and a recovery must be complete. Ctrl-C ends the publishing; the messages published
     until then are accounted for. Exit code 1 if the contract was broken.

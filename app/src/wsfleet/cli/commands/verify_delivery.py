@@ -23,17 +23,19 @@ from wsfleet.protocol.plain import CHANNEL, PATH
 #: Examples of each kind of fault in the table; --json has more.
 SHOWN_EXAMPLES = 5
 
+Url = Annotated[
+    str,
+    typer.Argument(
+        metavar="URL",
+        help="http(s)://HOST[:PORT] or ws(s)://HOST[:PORT]. A path after it is the one of "
+        "--protocol plain; it defaults to /ws.",
+        show_default=False,
+    ),
+]
+
 
 def command(
-    url: Annotated[
-        str,
-        typer.Argument(
-            metavar="URL",
-            help="http(s)://HOST[:PORT] or ws(s)://HOST[:PORT]. A path after it is the one of "
-            "--protocol plain; it defaults to /ws.",
-            show_default=False,
-        ),
-    ],
+    url: Url,
     publishers: Annotated[int, typer.Option(min=1, max=1000, help="Clients that publish.")] = 4,
     subscribers: Annotated[int, typer.Option(min=1, max=5000, help="Clients that subscribe.")] = 20,
     messages: Annotated[int, typer.Option(min=1, help="Messages of each publisher.")] = 50,

@@ -184,6 +184,14 @@ def test_a_retried_task_may_have_no_result() -> None:
         assert not condition or task.body.get("failed_when") is not False, task
 
 
+def test_a_machine_that_may_be_unreachable_ends_no_play() -> None:
+    """`any_errors_fatal` and `run_once` end a play for it, and do not know `ignore_unreachable`."""
+    for task in TASKS:
+        if task.path.startswith("roles/") and task.body.get("ignore_unreachable"):
+            is_fatal = task.body.get("any_errors_fatal", True) or "run_once" in task.body
+            assert not is_fatal or task.body.get("ignore_errors"), task
+
+
 @pytest.mark.parametrize("task", [task for task in TASKS if task.is_local], ids=str)
 def test_the_control_machine_is_not_roots(task: Task) -> None:
     """A variable of the inventory, ansible_become, beats the keyword: the task's own beats both."""

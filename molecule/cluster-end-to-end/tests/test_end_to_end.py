@@ -30,6 +30,7 @@ URL: str = FLEET["base_url"]
 WS = URL.replace("http", "ws") + "/ws"
 BALANCERS = "molecule/role-haproxy/converge.yml"
 ONLY_BALANCERS = ("--limit", "loadbalancers")
+FIREWALL = ("molecule/cluster-end-to-end/firewall.yml", "--limit", "node1")
 
 
 @pytest.fixture
@@ -215,6 +216,18 @@ def test_the_firewall_can_be_opened(cluster: Cluster) -> None:
     finally:
         cluster.on("node1", "systemctl start wsfleet-firewall")
     cluster.on("node1", "nft list table inet wsfleet")
+
+
+def test_rules_change_after_an_interrupted_run(cluster: Cluster) -> None:
+    """It has left the timer of its rollback: the next run replaces it, and then cancels its own."""
+    undo, rule = "wsfleet-firewall-undo", "tcp dport 10050 accept"
+    rules = "nft list chain inet wsfleet input"
+    cluster.on("node1", f"systemd-run --quiet --unit={undo} --on-active=3600 true")
+    cluster.play(*FIREWALL, "-e", json.dumps({"firewall_rules": [rule]}))
+    assert rule in cluster.on("node1", rules)
+    assert cluster.host("node1").run(f"systemctl is-active {undo}.timer").rc != 0
+    cluster.play(*FIREWALL)
+    assert rule not in cluster.on("node1", rules)
 
 
 def test_a_node_does_not_read_what_opens_more(cluster: Cluster) -> None:

@@ -160,7 +160,16 @@ def test_a_backup_can_be_restored(cluster: Cluster, tmp_path: Path) -> None:
     assert refused.returncode != 0
     assert "confirm=yes" in refused.stdout
     assert cluster.on(first, f"{ASK} GET backup:test") == "after"
-    cluster.play("playbooks/restore.yml", "-e", f"redis_backup={dump}", "-e", "confirm=yes")
+    restore = ("playbooks/restore.yml", "-e", f"redis_backup={dump}", "-e", "confirm=yes")
+    cluster.play(*restore)
+    # As an interrupted restore leaves it: the data is moved away, and nothing is in its place.
+    for name in SERVERS:
+        cluster.on(name, "systemctl stop redis-sentinel")
+    kept = "/var/lib/redis/before-restore"
+    cluster.on(first, "systemctl stop redis-server")
+    cluster.on(first, f"rm -r {kept}/* && mv /var/lib/redis/appendonlydir {kept}")
+    cluster.play(*restore)
+    cluster.on(first, f"ls {kept}/appendonlydir")
     assert primary(cluster) == first
     for name in SERVERS:
         assert cluster.on(name, f"{ASK} GET backup:test") == "before"

@@ -11,6 +11,7 @@ from .balancer_mistakes import certificate_mistakes, front_mistakes
 from .cluster_members import loadbalancer, node_processes, redis_server
 from .inventory_hosts import GROUPS, Groups, Host, HostVars, listed
 from .tcp_flows import listening_ports
+from .tls_mistakes import tls_mistakes
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,57}")
 """A node name becomes a cookie value and a HAProxy server name; `-PORT` follows it."""
@@ -86,7 +87,7 @@ def fleet_mistakes(groups: Groups, hostvars: HostVars) -> list[str]:
         *certificate_mistakes(
             [host for host in readable if host.name in groups.get("loadbalancers", ())]
         ),
-        *_tls_mistakes(readable, groups),
+        *tls_mistakes(readable, groups),
         *front_mistakes(
             [host for host in readable if host.name in groups.get("loadbalancers", ())]
         ),
@@ -174,25 +175,3 @@ def _password_mistakes(redis: list[Host]) -> list[str]:
                 "group."
             )
     return mistakes
-
-
-def _tls_mistakes(hosts: list[Host], groups: Groups) -> list[str]:
-    redis = [host for host in hosts if host.name in groups.get("redis", ())]
-    if len({bool(host.get("fleet_tls")) for host in redis}) > 1:
-        return [
-            "fleet_tls differs between the hosts of the group 'redis', which then cannot connect "
-            "to each other: set it once, for the group 'all'."
-        ]
-    files = {
-        name: path
-        for host in hosts
-        if host.get("fleet_tls")
-        for name, path in host.tls_files.items()
-    }
-    missing = [name for name, path in files.items() if not path.exists()]
-    if not missing:
-        return []
-    return [
-        f"fleet_tls is on, but {files[missing[0]].parent} lacks {listed(missing)}: run "
-        "playbooks/certificates.yml, which creates missing files, or put your own there."
-    ]

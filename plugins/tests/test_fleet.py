@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,11 @@ from ansible_collections.wsfleet.wsfleet.plugins.plugin_utils.inventory_mistakes
 )
 from ansible_collections.wsfleet.wsfleet.plugins.plugin_utils.redis_access import redis_passwords
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    generate_private_key,
+)
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
@@ -587,6 +592,50 @@ def test_certificates_that_are_missing_are_named(tmp_path: Path) -> None:
     assert "/nowhere/tls lacks 'ca.pem', 'lb1.pem'" in mistake
 
 
+def self_signed(name: str, *subjects: x509.GeneralName) -> bytes:
+    """Return a certificate with a common name and subject alternative names, as PEM."""
+    key = generate_private_key(SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    ends = now + timedelta(1)
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), 1, now, ends)
+    if subjects:
+        builder = builder.add_extension(x509.SubjectAlternativeName(subjects), critical=False)
+    return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)
+
+
+ADDRESS = x509.IPAddress(ip_address("10.0.0.21"))
+
+
+@pytest.mark.parametrize(
+    ("name", "subjects", "mistakes"),
+    [
+        ("node1", [x509.DNSName("n1.test"), ADDRESS], []),
+        ("N1.test", [ADDRESS], []),
+        ("node1", [x509.DNSName("*.test"), ADDRESS], []),
+        ("node1", [ADDRESS], ["n1.test, the wsnode_host_name of the host 'node1'"]),
+        ("n1.test", [x509.DNSName("n1")], ["10.0.0.21, the fleet_address of the host 'node1'"]),
+        ("node1", [], ["n1.test, the wsnode", "10.0.0.21, the fleet"]),
+    ],
+)
+def test_the_certificate_of_a_renamed_host_is_a_mistake(
+    tmp_path: Path, name: str, subjects: list[x509.GeneralName], mistakes: list[str]
+) -> None:
+    """HAProxy and all other clients would take each of its nodes for a stranger."""
+    variables = tls_hosts(tmp_path)
+    variables["node1"]["wsnode_host_name"] = "n1.test"
+    for host in variables:
+        for file in ("ca.pem", f"{host}.pem", f"{host}.key"):
+            (tmp_path / file).touch()
+    assert fleet_mistakes(GROUPS, variables) == []  # one that is encrypted is not read
+    (tmp_path / "node1.pem").write_bytes(self_signed(name, *subjects))
+    found = fleet_mistakes(GROUPS, variables)
+    assert len(found) == len(mistakes)
+    for mistake, words in zip(found, mistakes, strict=True):
+        assert f"The certificate {tmp_path}/node1.pem is not valid for {words}" in mistake
+        assert "run playbooks/certificates.yml" in mistake
+
+
 def test_all_redis_servers_speak_tls_or_none() -> None:
     """They would not understand each other."""
     variables = hosts(redis2={"fleet_tls": True})
@@ -645,6 +694,10 @@ def test_certificates_are_made_once_and_renewed_in_time(tmp_path: Path) -> None:
     assert make().count("changed=1") == 2
     days = certificate("lb1").not_valid_after_utc - datetime.now(UTC)
     assert days > timedelta(396)
+    variables["node1"]["wsnode_host_name"] = "n2"
+    inventory.write_text(yaml.safe_dump(inventory_of(groups, variables)))
+    assert make().count("changed=1") == 1
+    assert names("node1")[1] == "n2"
     assert ca == certificate("ca")
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Check = Callable[[Path, tuple[str, ...]], dict[str, set[str]]]
 
 FRESH = Path(__file__).parents[1] / "fresh" / "inventory"
+ROOT = Path(__file__).parents[3]
 #: All that the roles can do.
 SETTINGS: dict[str, Any] = {
     "autoscale_enabled": True,
@@ -24,6 +25,11 @@ SETTINGS: dict[str, Any] = {
     "keepalived_virtual_address": "{{ vm_subnet }}.10",
     "monitoring_receiver": {"webhook_configs": [{"url": "http://192.0.2.1/secret-of-the-hook"}]},
     "redis_password": "secret-of-the-redis-servers",
+    "wsnode_app": "main:app",
+    "wsnode_app_environment": {"SECRET": "secret-of-the-application"},
+    "wsnode_app_processes": 1,
+    "wsnode_app_redis": True,
+    "wsnode_app_source": str(ROOT / "examples" / "tutorial"),
     "wsnode_config": {"http_api": {"key": "secret-of-the-api"}},
 }
 #: What is in files that have secrets, and nowhere else.
@@ -75,6 +81,8 @@ def test_fresh_machines(cluster: Cluster, check: Check) -> None:
     }
     assert changed["sentinel : Write wsfleet-sentinel.conf"] == {"fresh1", "fresh2", "fresh3"}
     assert changed["wsnode : Write wsnode@.service"] == {"fresh2", "fresh3"}
+    assert changed["wsnode : Start or restart wsnode-redis"] == {"fresh2", "fresh3"}
+    assert changed["wsnode : Open the socket"] == {"fresh2", "fresh3"}
     assert changed["haproxy : Write the configuration"] == {"fresh1", "fresh2"}
     assert changed["keepalived : Write keepalived.conf and the settings of the service"] == {
         "fresh1",

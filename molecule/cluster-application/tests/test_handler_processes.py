@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import httpx
 import pytest
+import redis
 import yaml
+from wsfleet.redis import key_names
 from yarl import URL
 
 from lab.waiting import until
@@ -252,12 +254,23 @@ async def test_one_process_fewer_and_none(
 ) -> None:
     """The surplus one stops; without any the units go, and the nodes run the handlers."""
     cluster.play("playbooks/rolling_update.yml", with_node3, *variables(chat, 1))
+    with redis.Redis.from_url(cluster.fleet["redis_url"]) as store:
+        assert not store.exists(key_names.REBALANCE_HELD)  # no client has moved
     for name in NODES:
         assert cluster.host(name).service(UNITS[0]).is_running
         assert not cluster.host(name).service(UNITS[1]).is_running
     none = (with_node3, *variables(chat, 0))
     planned = cluster.play("playbooks/rolling_update.yml", "--check", "--diff", *none)
     assert len(cluster.changed(planned)) == len(NODES)
+    files = "/etc/systemd/system/wsfleet-app@.service /etc/systemd/system/wsfleet-app.socket"
+    cluster.on("node1", f"cp {files} /root")
+    cluster.play("playbooks/rolling_update.yml", *none)
+    # As an interrupted run leaves it: the nodes are restarted, and the processes still run.
+    cluster.on(
+        "node1",
+        "mv /root/wsfleet-app* /etc/systemd/system && systemctl daemon-reload"
+        f" && systemctl enable --now wsfleet-app.socket {UNITS[0]}",
+    )
     cluster.play("playbooks/rolling_update.yml", *none)
     assert cluster.changed(cluster.play("playbooks/rolling_update.yml", *none)) == []
     for name in NODES:

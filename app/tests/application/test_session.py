@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from wsfleet import Session
+from wsfleet import CallError, Session
 from wsfleet.application.session import MAX_SESSION
 
 
@@ -105,6 +105,40 @@ async def test_what_cannot_be_stored_is_an_error(content: Any, error: Any, text:
     with pytest.raises(error, match=text):
         await session.save()
     assert not store.changes
+
+
+async def test_a_save_without_an_answer_is_repeated() -> None:
+    """It may have been stored: the next save stores its keys again, or removes them."""
+    store = Store()
+    session = Session("tab", store)
+    session |= {"cart": [1], "draft": "hello"}
+    write = store.write
+
+    async def write_without_answer(name: str, changes: Mapping[str, bytes]) -> int:
+        await write(name, changes)
+        raise CallError(100, "internal server error")
+
+    store.write = write_without_answer  # type: ignore[method-assign]
+    with pytest.raises(CallError):
+        await session.save()
+    store.write = write  # type: ignore[method-assign]
+    del session["draft"]
+    await session.save()
+    assert store.stored == {b"cart": b"[1]"}
+    await session.save()
+    assert len(store.changes) == 2
+
+
+async def test_a_save_that_is_refused_has_stored_nothing() -> None:
+    """The keys of the session in the store may be of another client, and are not removed."""
+    store = Store()
+    one, other = Session("tab", store), Session("tab", store)
+    one["a"] = "x" * (MAX_SESSION - 100)
+    await one.save()
+    other["b"] = "x" * 200
+    with pytest.raises(ValueError, match="at most 16384"):
+        await other.save()
+    assert other._stored == {}
 
 
 async def test_a_session_without_a_name_cannot_be_saved() -> None:

@@ -59,8 +59,13 @@ class Session(dict[str, Any]):
         changes = {key: value for key, value in wanted.items() if self._stored.get(key) != value}
         changes |= dict.fromkeys(self._stored.keys() - wanted.keys(), b"")
         if changes:
-            self._check(await store.write(self.name, changes))
-            self._stored = wanted
+            before = self._stored
+            # It is unknown what is stored until the answer is here: without one, the next `save`
+            # stores or removes these keys again.
+            self._stored = before | dict.fromkeys(changes, b"")
+            size = await store.write(self.name, changes)
+            self._stored = before if size > MAX_SESSION else wanted
+            self._check(size)
 
     async def load(self) -> None:
         """Replace the content by what is stored, also by other clients with the same session.

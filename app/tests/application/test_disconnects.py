@@ -341,6 +341,32 @@ async def test_those_left_in_redis_are_read_when_it_is_back(
     assert told(backend) == dict.fromkeys(names, 1)
 
 
+async def test_what_is_told_while_redis_is_repaired_is_told_once(
+    start_backend: StartBackend, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client may go between the moment its record is read and the end of the repair."""
+    node, backend = await start_backend(ANSWERS)
+    queue = queue_of(node)
+    async with AsyncExitStack() as stack, Peer(node) as goes:
+        (name,) = queue._known
+        (stays,) = await connected(stack, node, 1) - {name}
+        keep = queue._keep
+
+        async def keep_slowly(clients: Any) -> None:
+            assert goes.socket is not None
+            await goes.socket.close()
+            await backend.called("disconnected")
+            await settled(lambda: not queue._told and name not in queue._known, "it is told")
+            await keep(clients)
+
+        await store.hdel(kept(node), stays)
+        monkeypatch.setattr(queue, "_keep", keep_slowly)
+        await queue.reconcile()
+        monkeypatch.undo()
+    await settled(lambda: _gone(store, node), "the application is told")
+    assert set(told(backend).values()) == {1}
+
+
 def limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let two calls run, four wait, and read a few entries at once."""
     for name, number in (("CONCURRENCY", 2), ("MAX_WAITING", 4), ("CHUNK", 3)):

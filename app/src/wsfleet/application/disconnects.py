@@ -14,8 +14,9 @@ application is slow, at most `MAX_WAITING` calls wait in memory. The others are 
 read from there, when fewer wait: as those of a dead node, they have code 0 and no state.
 
 An application may be told twice: if the node dies between the call and its removal from Redis, if a
-call was carried out and failed all the same, and if a node was taken for dead while it was cut off
-(its clients may even be connected still). It may be told after the client has connected again, and
+call was carried out and failed all the same, if a node was taken for dead while it was cut off (its
+clients may even be connected still), and if a process without a handler starts with a dead node's
+name in the moment when another node reaps that. It may be told after the client has connected again, and
 of a client whose connect was never answered. It is not told of a client that was connected when
 Redis lost its data, if the client's node died before it noticed, or of a dead node if there is no
 other one and none of its name comes.
@@ -153,12 +154,12 @@ class Disconnects:
         await self._remove(list(self._told))
         kept = await self._node.store.call("HGETALL", self._own)
         missing = [client for name, client in self._known.items() if name.encode() not in kept]
+        self._tell_kept(kept)  # at once: what is told meanwhile is not left
         for some in chunks(missing):
             await self._keep(some)
             self._unkept.difference_update(client.id for client in some)
             gone = [client.id.encode() for client in some if client.id not in self._known]
             await self._remove(gone)  # told meanwhile
-        self._tell_kept(kept)
 
     async def reap(self, node: str) -> None:
         """Take over what a dead node has left: it is in this node's record before it is told.

@@ -3,15 +3,17 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from starlette.websockets import WebSocket
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from lab.waiting import settled
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.realtime_guest import realtime
+from wsfleet import CallError
 from wsfleet.application.realtime import feeds
 
 GUEST = "tests.support.realtime_guest:realtime"
@@ -47,6 +49,18 @@ async def test_publications_of_any_node_are_heard(
         assert await first.recv() == '"ü"'
         await realtime.publish("room:2", b"\xff\x00")
         assert await first.recv() == b"\xff\x00"
+
+
+async def test_a_feed_of_another_server_begins_with_all_channels_or_none(
+    node: RunningNode,
+) -> None:
+    """If one of them is unknown, no task of another one stays behind."""
+    listeners, before = realtime._serving_of(node.node).listeners, asyncio.all_tasks()
+    with pytest.raises(CallError, match="102"):
+        async with feeds.relayed(listeners, cast(WebSocket, None), ("room:1", "unknown:1")):
+            pass
+    assert {task for task in asyncio.all_tasks() - before if "_relay" in repr(task)} == set()
+    assert not listeners._listeners
 
 
 async def test_a_publication_is_framed_once_for_all(

@@ -37,6 +37,14 @@ async def test_there_is_one_holder_at_a_time(node: RunningNode) -> None:
         assert other.held
 
 
+@pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf")])
+async def test_a_lease_has_a_time_to_live(node: RunningNode, ttl: float) -> None:
+    """Without one it would be lost at once; Redis is not asked."""
+    with pytest.raises(ValueError, match="ttl is in seconds, above 0"):
+        async with realtime.lease("room:7", ttl=ttl):
+            pass
+
+
 async def test_a_lease_is_renewed(node: RunningNode) -> None:
     """A holder keeps it for longer than its time to live; nobody else gets it meanwhile."""
     got = asyncio.Event()

@@ -56,6 +56,17 @@ async def test_since_a_position_nothing_is_missed(node: RunningNode) -> None:
 
 
 @pytest.mark.backends("redis", "memory")
+async def test_a_long_history_is_no_gap(node: RunningNode) -> None:
+    """What is longer than a reply to a client may be, and not too much for a listener, is read."""
+    most = node.node.config.client.reply_max_size
+    text = "x" * (most // 3)
+    for _ in range(4):
+        await realtime.publish("room:1", text)
+    async with aclosing(realtime.listen("room:1", since=Position())) as listening:
+        assert await take(listening, 4) == [text] * 4
+
+
+@pytest.mark.backends("redis", "memory")
 async def test_a_position_out_of_reach_is_a_gap(node: RunningNode) -> None:
     """So is one of another epoch; without history, a position is an error."""
     first, *_ = [await realtime.publish("short:1", number) for number in range(5)]

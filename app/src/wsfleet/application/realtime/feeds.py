@@ -126,12 +126,11 @@ async def relayed(
 ) -> AsyncIterator[None]:
     """Let a WebSocket of another server hear channels inside of the block, by a task for each."""
     async with contextlib.AsyncExitStack() as stack:
-        tasks = [
-            asyncio.create_task(
-                _relay(await stack.enter_async_context(listeners.open(channel)), websocket)
-            )
+        opened = [
+            await stack.enter_async_context(listeners.open(channel))
             for channel in dict.fromkeys(channels)
         ]
+        tasks = [asyncio.create_task(_relay(listener, websocket)) for listener in opened]
         try:
             yield
         finally:

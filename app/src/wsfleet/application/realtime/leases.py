@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 import uuid
@@ -68,7 +69,12 @@ class Leases:
         """Hold a lease inside of the block; wait for it before.
 
         It is renewed `RENEWALS` times in `ttl` seconds, and released at the end.
+
+        Raises:
+            ValueError: `ttl` is not above 0.
         """
+        if not 0 < ttl < math.inf:
+            raise ValueError(f"a lease's ttl is in seconds, above 0: {ttl} is not")
         holder = uuid.uuid4().hex
         try:
             lease = await self._acquire(name, holder, ttl)

@@ -106,14 +106,16 @@ class Listeners(BrokerEventHandler):
         await follower.confirmed()
         if followed.options.has_history:
             await broker.followed.need_position(followed)
-        size = self._node.config.client.reply_max_size
         limit = followed.options.history_size
-        async with broker.followed.catch_up(followed, since, limit, size) as (reading, _):
+        async with broker.followed.catch_up(followed, since, limit, self._limit) as (reading, _):
             listener = Listener(follower, self._limit)
             if since is not None and reading is not None:
                 same_epoch = since.epoch in ("", reading.epoch)
                 if not same_epoch or not reading.continues(since.offset):
-                    raise GapError(f"channel {followed.name}: its history does not reach {since}")
+                    raise GapError(
+                        f"channel {followed.name}: its history does not reach {since}, or has over "
+                        f"{self._limit} bytes after it"
+                    )
                 for entry, record in all_understood(followed.name, reading.entries):
                     listener.put(entry, record)
             self._listeners.setdefault(followed.name, set()).add(listener)

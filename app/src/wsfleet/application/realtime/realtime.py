@@ -196,6 +196,9 @@ class Realtime(Calls):
         """Hold a lease inside of the block, as the only one in the cluster; wait for it before.
 
         It is renewed in the background. If the process dies, it expires after `ttl` seconds.
+
+        Raises:
+            ValueError: `ttl` is not above 0.
         """
         async with self._serving_of(None).leases.hold(name, ttl) as lease:
             yield lease

@@ -77,6 +77,39 @@ async def test_clients_hear_each_other_on_two_nodes(channels: Path) -> None:
         ]
 
 
+async def test_a_second_subscribe_is_refused_and_harms_nothing(channels: Path) -> None:
+    """As on the cluster, the first one goes on."""
+    async with Testbed(config=channels) as bed:
+        ann = await bed.connect(user="ann")
+        subscription = await ann.subscribe("room:1")
+        with pytest.raises(Error, match="105"):
+            await ann.subscribe("room:1")
+        await ann.publish("room:1", "hello")
+        assert (await subscription.next()).data == "hello"
+        assert ann.subscriptions["room:1"] is subscription
+
+
+async def test_a_reconnect_sends_the_data_of_each_subscription_again(channels: Path) -> None:
+    """And its token, as SDKs do: the handler decides as it did before."""
+    realtime = Realtime()
+    seen: list[Any] = []
+
+    @realtime.on_subscribe("room")
+    async def subscribe(event: Subscribe) -> None:
+        seen.append(event.data)
+        if event.data != {"key": "s3cret"}:
+            raise Error(403, "no key")
+
+    async with Testbed(realtime, config=channels, nodes=2) as bed:
+        ann = await bed.connect(user="ann")
+        subscription = await ann.subscribe("room:1", data={"key": "s3cret"})
+        await bed.drain(ann.node)
+        await ann.disconnected()
+        await ann.connect()
+        assert subscription.recovered
+        assert seen == [{"key": "s3cret"}] * 2
+
+
 async def test_refusals_are_exceptions(channels: Path, tmp_path: Path) -> None:
     """`Error` for a command, `Disconnect` for the connection, and the status of a handshake."""
     async with Testbed(config=channels) as bed:

@@ -96,11 +96,13 @@ class TestbedClient:
         self, channel: str, *, token: str = "", data: Any = None
     ) -> ClientSubscription:
         """Subscribe to a channel; `token` is a subscription token."""
-        subscription = self._subscription(channel)
+        new = ClientSubscription(self, channel, token, _payload(data))
+        subscription = self.subscriptions.setdefault(channel, new)
         try:
-            await self._subscribe(subscription, token, _payload(data))
+            await self._subscribe(subscription)
         except BaseException:
-            self.subscriptions.pop(channel, None)
+            if subscription is new:  # else the node has refused a second one
+                self.subscriptions.pop(channel, None)
             raise
         return subscription
 
@@ -185,11 +187,8 @@ class TestbedClient:
     def _subscription(self, channel: str) -> ClientSubscription:
         return self.subscriptions.setdefault(channel, ClientSubscription(self, channel))
 
-    async def _subscribe(
-        self, subscription: ClientSubscription, token: str = "", data: bytes = b""
-    ) -> None:
-        request = subscription.request(token, data)
-        await self._ask(request, messages.SubscribeResult, subscription.began)
+    async def _subscribe(self, subscription: ClientSubscription) -> None:
+        await self._ask(subscription.request(), messages.SubscribeResult, subscription.began)
 
     async def _ask(self, request: Request, kind: type[R], take: Take = lambda result: None) -> R:
         """Send a command, and return its answer.

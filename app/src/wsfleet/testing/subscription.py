@@ -59,7 +59,9 @@ class ClientSubscription:
     recovered everything. `members` has joins (True) and leaves (False) in the order they came.
     """
 
-    def __init__(self, client: ChannelCalls, channel: str) -> None:
+    def __init__(
+        self, client: ChannelCalls, channel: str, token: str = "", payload: bytes = b""
+    ) -> None:
         self.channel = channel
         self.data: Any = None
         self.recovered = False
@@ -67,6 +69,8 @@ class ClientSubscription:
         self.waiting: deque[ReceivedPublication] = deque()
         """The publications that `next` has not returned yet."""
         self._client = client
+        self._token = token
+        self._payload = payload
         self._position = Position(0, "")
         self._recoverable = False
         self._over: Exception | None = None
@@ -107,13 +111,13 @@ class ClientSubscription:
         """End the subscription."""
         await self._client.unsubscribe(self.channel)
 
-    def request(self, token: str = "", data: bytes = b"") -> messages.SubscribeRequest:
+    def request(self) -> messages.SubscribeRequest:
         """Return the subscribe command; a later one recovers the publications missed since."""
         at = self._position if self._recoverable else Position(0, "")
         return messages.SubscribeRequest(
             self.channel,
-            token=token,
-            data=data,
+            token=self._token,
+            data=self._payload,
             recover=self._recoverable,
             offset=at.offset,
             epoch=at.epoch,

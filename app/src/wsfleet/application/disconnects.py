@@ -16,10 +16,10 @@ read from there, when fewer wait: as those of a dead node, they have code 0 and 
 An application may be told twice: if the node dies between the call and its removal from Redis, if a
 call was carried out and failed all the same, if a node was taken for dead while it was cut off (its
 clients may even be connected still), and if a process without a handler starts with a dead node's
-name in the moment when another node reaps that. It may be told after the client has connected again, and
-of a client whose connect was never answered. It is not told of a client that was connected when
-Redis lost its data, if the client's node died before it noticed, or of a dead node if there is no
-other one and none of its name comes.
+name in the moment when another node reaps that. It may be told after the client has connected
+again, and of a client whose connect was never answered. It is not told of a client that was
+connected when Redis lost its data, if the client's node died before it noticed, or of a dead node
+if there is no other one and none of its name comes.
 """
 
 import asyncio

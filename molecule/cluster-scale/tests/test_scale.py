@@ -191,6 +191,8 @@ def test_a_node_is_taken_out(cluster: Cluster, with_node3: str) -> None:
         assert not list(store.scan_iter("wsfleet:node:node3*"))
         assert "node3-8001" not in store.hkeys("wsfleet:desired")
     cluster.well()
+    # As after an interruption at the last step.
+    cluster.play("playbooks/scale_in.yml", with_node3, "-enode=node3")
 
 
 def test_without_it_in_the_inventory_nothing_is_left_to_do(cluster: Cluster) -> None:

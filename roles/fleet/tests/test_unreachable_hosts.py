@@ -1,4 +1,4 @@
-"""Work that goes on while other machines are dead."""
+"""Work that goes on while other machines are dead, or after an interrupted run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,12 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "wsnodes": {"node1": DEAD, "node2": DEAD, "node3": HERE, "node4": HERE},
     "redis": {"redis1": HERE, "redis2": DEAD, "redis3": DEAD},
 }
-COMMAND = '#!/bin/sh\n[ "$1" = --version ] || echo "$@" >> "$0.calls"\n'
+COMMAND = """\
+#!/bin/sh
+[ "$1" != --version ] || exit 0
+echo "$@" >> "$0.calls"
+[ ! -e "$0.error" ] || { cat "$0.error" >&2; exit 2; }
+"""
 
 
 @pytest.fixture
@@ -68,21 +73,24 @@ def play(tmp_path: Path) -> Any:
             text=True,
             timeout=120,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return f"{done.stdout}\nexit code {done.returncode}\n{done.stderr}"
 
     return run
 
 
 def test_the_primary_is_found_without_dead_servers(play: Any) -> None:
     """For a backup, or for site.yml with --limit, while a server is replaced."""
-    assert "it went on, redis1" in play("redis1", "redis", "primary")
+    output = play("redis1", "redis", "primary")
+    assert "it went on, redis1" in output
+    assert "exit code 0" in output
 
 
 def test_a_dead_balancer_ends_no_roll(play: Any) -> None:
     """It reads the ports of health checks from its file later."""
     ports = {"node3-8001": 9001}
-    assert "it went on" in play("node3", "haproxy", "check_ports", haproxy_check_ports=ports)
+    output = play("node3", "haproxy", "check_ports", haproxy_check_ports=ports)
+    assert "it went on" in output
+    assert "exit code 0" in output
 
 
 @pytest.mark.parametrize(
@@ -92,6 +100,22 @@ def test_a_dead_node_is_removed_while_another_one_is_dead(
     play: Any, tmp_path: Path, tasks: str, command: str
 ) -> None:
     """The first node that answers runs the command, and no other."""
-    assert "it went on" in play("node1", "wsnode", tasks)
+    output = play("node1", "wsnode", tasks)
+    assert "it went on" in output
+    assert "exit code 0" in output
     (call,) = (tmp_path / "wsfleet.calls").read_text().splitlines()
     assert call.startswith(command)
+
+
+@pytest.mark.parametrize("tasks", ["drain", "forget"])
+@pytest.mark.parametrize(
+    ("error", "goes_on"), [("wsfleet: unknown node node1-8001: name one of", True), ("no", False)]
+)
+def test_an_interrupted_scale_in_can_be_repeated(
+    play: Any, tmp_path: Path, tasks: str, error: str, goes_on: bool
+) -> None:
+    """The nodes may be removed already; any other error ends the play."""
+    (tmp_path / "wsfleet.error").write_text(error)
+    output = play("node1", "wsnode", tasks)
+    assert ("it went on" in output) == goes_on
+    assert ("exit code 0" in output) == goes_on

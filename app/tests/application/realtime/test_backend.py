@@ -149,6 +149,20 @@ async def test_the_result_of_publish_is_published() -> None:
     assert await backend.publish(call(data)) == port.Published(b'{"raw": 1}')
 
 
+@pytest.mark.parametrize("result", [b"", Published(b"")])
+async def test_nothing_cannot_be_published(result: Any) -> None:
+    """It is a failure of the handler, in the node's process as in one of its own."""
+    realtime = Realtime()
+
+    @realtime.on_publish("room")
+    async def publish(event: Publish) -> Any:
+        return result
+
+    with pytest.raises(BackendError, match="data is missing") as error:
+        await of_publish(realtime).publish(call(b"1"))
+    assert error.value.reason == "invalid"
+
+
 async def test_without_a_result_nothing_is_renewed() -> None:
     """None ends a connection or a subscription; `Renew` extends it."""
     realtime = Realtime()

@@ -88,6 +88,14 @@ def test_answers() -> None:
     assert Renew(0, info={}, meta=0).answer() == port.Renewed(info=b"{}", meta=b"0")
 
 
+@pytest.mark.parametrize("expire_at", [-1, -0.5, 2**53 + 2, float("nan"), float("inf")])
+def test_a_moment_that_http_backends_cannot_give_is_an_error(expire_at: float) -> None:
+    """There, a negative one would be never, and here the past."""
+    for result in (Accept(expire_at=expire_at), Allow(expire_at=expire_at), Renew(expire_at)):
+        with pytest.raises(ValueError, match="expire_at is in Unix seconds"):
+            result.answer()
+
+
 def test_fields_of_accept_are_checked() -> None:
     """Names are strings; a single channel is an error, and so is a subscription that expires."""
     user: Any = 7

@@ -93,7 +93,7 @@ class HandlerBackend:
         if result is None:
             return port.Published(call.data)
         if not isinstance(result, port.Published):
-            return port.Published(self._encoded(lambda: encode(result)))
+            return port.Published(self._encoded(lambda: _data(result)))
         return self._encoded(lambda: _published(result))
 
     async def rpc(self, call: port.RpcCall) -> bytes:
@@ -148,6 +148,17 @@ def _takes_opaque(client: port.Client) -> bool:
     return client.encoding != "json"
 
 
+def _data(result: object) -> bytes:
+    """Return what is published.
+
+    Raises:
+        ValueError: the result has no JSON form, or is empty.
+    """
+    if not (data := encode(result)):
+        raise ValueError("data is missing: return None to publish what came")
+    return data
+
+
 def _published(result: port.Published[Any]) -> port.Published[bytes]:
     """Return a result with its data as JSON; its options are those of the server API's publish.
 
@@ -161,7 +172,7 @@ def _published(result: port.Published[Any]) -> port.Published[bytes]:
         "version": result.version,
         "version_epoch": result.version_epoch,
     }
-    data = encode(result.data)
+    data = _data(result.data)
     msgspec.convert({"data": Raw(data), **options}, PublicationRequest).payload()
     msgspec.msgpack.encode(options)  # raises for text without UTF-8, which `convert` takes
     return port.Published(data, **options)

@@ -20,6 +20,8 @@ FLAGS = (
 """Options of a channel that a subscription may override."""
 MAX_SESSION_NAME = 255
 """Bytes of the name of a session, which is part of a key in Redis."""
+MAX_UNIX_SECONDS = 2**53
+"""As in the answers of HTTP backends, see `http_proxy.answers`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Allow:
 
     def answer(self, *, opaque: bool = True) -> port.Subscribed:
         """Return the answer for the node; `opaque`: the client takes data that are not JSON."""
-        return port.Subscribed(self.grant(opaque=opaque), int(self.expire_at))
+        return port.Subscribed(self.grant(opaque=opaque), unix_seconds(self.expire_at))
 
     def grant(self, *, opaque: bool = True) -> Grant:
         """Return the answer for the node, without the expiry."""
@@ -106,7 +108,7 @@ class Accept:
                 raise TypeError(f"channels are a list of names: {channel!r} is not a string")
         return port.Connected(
             user=self.user,
-            expire_at=int(self.expire_at),
+            expire_at=unix_seconds(self.expire_at),
             info=optional(self.info) or b"",
             meta=optional(self.meta) or b"",
             data=optional(self.data, opaque=opaque) or b"",
@@ -131,8 +133,21 @@ class Renew:
     def answer(self) -> port.Renewed:
         """Return the answer for the node."""
         return port.Renewed(
-            expire_at=int(self.expire_at), info=optional(self.info), meta=optional(self.meta)
+            expire_at=unix_seconds(self.expire_at),
+            info=optional(self.info),
+            meta=optional(self.meta),
         )
+
+
+def unix_seconds(expire_at: float) -> int:
+    """Return a moment in whole seconds.
+
+    Raises:
+        ValueError: it is not from 0 to 2^53, which other nodes and backends read alike.
+    """
+    if not 0 <= expire_at <= MAX_UNIX_SECONDS:
+        raise ValueError(f"expire_at is in Unix seconds, 0 is never: {expire_at} is neither")
+    return int(expire_at)
 
 
 def optional(value: object, *, opaque: bool = False) -> bytes | None:

@@ -76,6 +76,19 @@ async def state(http: httpx.AsyncClient, name: str) -> str:
     return str(states[name])
 
 
+@pytest.mark.backends("redis", "memory")
+async def test_a_process_of_handlers_that_died_is_a_problem(
+    pair: Pair, http: httpx.AsyncClient, store: Any
+) -> None:
+    """One that sends heartbeats is none."""
+    now = time.time()
+    await store.zadd(key_names.HANDLERS, {"host-app-1": now - 100, "host-app-2": now + 60})
+    (problem,) = (await look(http))["problems"]
+    assert problem.startswith("handlers host-app-1: no heartbeat for 1")
+    await store.zadd(key_names.HANDLERS, {"host-app-1": now + 60})
+    assert (await look(http))["problems"] == []
+
+
 async def test_every_node_is_seen_from_each(pair: Pair, http: httpx.AsyncClient) -> None:
     """Each node shows connections, states and Redis of all nodes, and no unknown balancer."""
     async with pair[1].connect():

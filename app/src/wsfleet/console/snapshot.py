@@ -16,6 +16,7 @@ from wsfleet.config.fleet_file import Hosts
 from wsfleet.config.redis_url import Address, RedisURL
 from wsfleet.console import samples
 from wsfleet.node.node import Node
+from wsfleet.redis import key_names
 from wsfleet.redis.store import AnyPrimary, UnavailableError
 from wsfleet.redis.topology import Topology
 
@@ -44,8 +45,8 @@ class Cluster:
     async def look(self) -> Answer:
         """Return the data of the page."""
         hosts = self._hosts()
-        registry, redis, balancers = await asyncio.gather(
-            self._registry(hosts), self._redis(), self._balancers(hosts)
+        registry, redis, balancers, dead_handlers = await asyncio.gather(
+            self._registry(hosts), self._redis(), self._balancers(hosts), self._dead_handlers()
         )
         names = {*registry["nodes"], *(hosts.nodes if hosts else ())}
         names |= {name for balancer in balancers for name in balancer["servers"]}
@@ -61,6 +62,7 @@ class Cluster:
                 for balancer in balancers
                 if balancer["error"]
             ),
+            *dead_handlers,
             *redis["problems"],
         ]
         if nodes and all(node["state"] in DRAIN_STATES for node in nodes):
@@ -115,6 +117,22 @@ class Cluster:
             "dead": {name for name, gone in zip(nodes, dead, strict=True) if gone},
             "samples": history,
         }
+
+    async def _dead_handlers(self) -> list[str]:
+        """Return a line for each process of handlers that died; Redis knows it for an hour."""
+        store, key = self._node.store, key_names.HANDLERS
+        try:
+            names = [name.decode() for name in await store.call("ZRANGE", key, 0, -1)]
+            silences = await asyncio.gather(
+                *(store.function("silence", [key], name) for name in names)
+            )
+        except (UnavailableError, RedisError):
+            return []  # as `_redis` says
+        return [
+            f"handlers {name}: no heartbeat for {silence // 1000} s"
+            for name, silence in zip(names, silences, strict=True)
+            if silence > 1000 * self._node.settings.node_dead_after
+        ]
 
     async def _balancers(self, hosts: Hosts | None) -> list[Answer]:
         urls = hosts.loadbalancers if hosts else {}

@@ -6,9 +6,9 @@ those of Centrifugo's proxies: https://centrifugal.dev/docs/server/proxy
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from typing import Any, Generic, Literal, Protocol, get_args
 
+from starlette.requests import cookie_parser
 from typing_extensions import TypeVar
 
 from wsfleet.application.session import Session
@@ -101,11 +101,11 @@ class Client:
 
     @property
     def cookies(self) -> Mapping[str, str]:
-        """The cookies of the handshake; none if the header is malformed."""
-        try:
-            return {name: each.value for name, each in SimpleCookie(self.headers["cookie"]).items()}
-        except (KeyError, CookieError):
-            return {}
+        """The cookies of the handshake, read as those of a route's `Request`.
+
+        Python's `SimpleCookie` gives up at the first one that is not as in RFC 2109.
+        """
+        return cookie_parser(self.headers.get("cookie", ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, field_validator
+from starlette.requests import Request
 
 from wsfleet import (
     Accept,
@@ -123,6 +124,19 @@ async def test_events_have_what_the_call_has() -> None:
     assert called.method == "add"
     assert (disconnected.code, disconnected.reason) == (3000, "bye")
     assert all(event.client is CLIENT for event in events)
+
+
+@pytest.mark.parametrize(
+    "odd", ['consent={"ads": true}', "name=Zoë", "flag", "my cart=1", "list[0]=a", "path=/"]
+)
+def test_an_odd_cookie_hides_no_other(odd: str) -> None:
+    """Any script of the domain sets cookies; a route reads the others all the same."""
+    header = f"{odd}; session=abc"
+    cookies = port.Client("1", headers={"cookie": header}).cookies
+    assert cookies["session"] == "abc"
+    scope = {"type": "http", "headers": [(b"cookie", header.encode("latin-1"))]}
+    assert cookies == Request(scope).cookies
+    assert port.Client("1").cookies == {}
 
 
 async def test_the_result_of_publish_is_published() -> None:

@@ -1,5 +1,6 @@
 """The testbed: clients of real nodes, without sockets, Redis and sleeps."""
 
+import asyncio
 import warnings
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from wsfleet import (
     Rpc,
     Subscribe,
 )
+from wsfleet.clients.centrifuge.channel_commands import ChannelCommands
 from wsfleet.testing import HandshakeRefused, Testbed
 
 CHANNELS = """
@@ -87,6 +89,24 @@ async def test_a_second_subscribe_is_refused_and_harms_nothing(channels: Path) -
         await ann.publish("room:1", "hello")
         assert (await subscription.next()).data == "hello"
         assert ann.subscriptions["room:1"] is subscription
+
+
+async def test_an_error_of_the_node_ends_the_connection(
+    channels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on the cluster; the test does not wait for an answer, and gets the exception."""
+
+    async def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ChannelCommands, "publish", broken)
+    bed = Testbed(config=channels)
+    await bed.__aenter__()
+    ann = await bed.connect(user="ann")
+    with pytest.raises(Disconnect, match="1011: internal error"):
+        await asyncio.wait_for(ann.publish("room:1", 1), 5)
+    with pytest.raises(ZeroDivisionError):
+        await bed.__aexit__(None, None, None)
 
 
 async def test_a_reconnect_sends_the_data_of_each_subscription_again(channels: Path) -> None:

@@ -13,6 +13,8 @@ from wsfleet.transports.outbox import Limits
 from wsfleet.transports.transport import Framing, Handler
 from wsfleet.transports.websocket import END_TIMEOUT, Endpoint, WebSocket
 
+INTERNAL_ERROR = 1011
+
 
 class Peer(Protocol):
     """The client's side of a transport."""
@@ -144,6 +146,10 @@ class MemoryTransport:
                     await handler.receive(message)
         except TimeoutError:
             pass
+        except Exception:  # as a WebSocket does; the test gets the exception when it closes
+            self._limit = None
+            self._ended(INTERNAL_ERROR, "internal error")
+            raise
         finally:
             self._limit = None
         await handler.closed()

@@ -62,6 +62,12 @@ async def test_broadcast(node: RunningNode) -> None:
         await realtime.broadcast("room:1", {"text": "x"})
 
 
+async def test_one_client_is_no_list_of_clients(node: RunningNode) -> None:
+    """Its letters would be the whitelist, and the client itself be disconnected."""
+    with pytest.raises(TypeError, match=r"whitelist is a list of clients: \['abc'\]"):
+        await realtime.disconnect("anna", whitelist="abc")
+
+
 async def test_errors_are_those_of_the_server_api(node: RunningNode) -> None:
     """A call raises its error with code and message."""
     wrong: Any = {"a": 1}

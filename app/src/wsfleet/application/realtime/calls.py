@@ -254,6 +254,8 @@ class Calls:
         `code` is from 3000 to 4999; SDKs do not reconnect after 3500 to 3999 and 4500 to 4999. 0 is
         3503, force disconnect.
         """
+        if isinstance(whitelist, str):
+            raise TypeError(f"whitelist is a list of clients: [{whitelist!r}]")
         request = _request(
             requests.Disconnect,
             user=user,

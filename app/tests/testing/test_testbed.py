@@ -79,6 +79,29 @@ async def test_clients_hear_each_other_on_two_nodes(channels: Path) -> None:
         ]
 
 
+async def test_a_refused_client_leaves_no_connection(channels: Path) -> None:
+    """Nor does one that the test does not wait for; the node would wait for another connect."""
+    realtime = Realtime()
+
+    @realtime.on_connect
+    async def connect(event: Connect) -> Accept:
+        if event.data == "wait":
+            await asyncio.Event().wait()
+        raise Error(403, "no")
+
+    async with Testbed(realtime, config=channels) as bed:
+        hub = bed._nodes["node1"].node.hub
+        with pytest.raises(Error, match="403"):
+            await bed.connect()
+        assert len(hub) == 0
+        connecting = asyncio.create_task(bed.connect(data="wait"))
+        await settled(lambda: len(hub) == 1, "it is there")
+        connecting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+        assert len(hub) == 0
+
+
 async def test_a_second_subscribe_is_refused_and_harms_nothing(channels: Path) -> None:
     """As on the cluster, the first one goes on."""
     async with Testbed(config=channels) as bed:

@@ -74,7 +74,11 @@ class TestbedClient:
         self._request.subs = {
             channel: self.subscriptions[channel].request() for channel in self._of_server
         }
-        await self._ask(self._request, messages.ConnectResult, self._connected)
+        try:
+            await self._ask(self._request, messages.ConnectResult, self._connected)
+        except BaseException:  # as SDKs do
+            await self.close()
+            raise
         for channel, subscription in self.subscriptions.items():
             if channel not in self._of_server:
                 await self._subscribe(subscription)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import httpx
 import pytest
+from websockets.sync.client import connect
 
 from lab.waiting import until
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 TUTORIAL = Path(__file__).parents[3] / "examples" / "tutorial"
 CLIENTS = 40
+STATE = {"client_id": "kept"}
 SECRET = 'a-secret-of-$this-"test"'  # noqa: S105 - of the inventory
 
 
@@ -112,10 +114,17 @@ def health(cluster: Cluster) -> dict[str, Any]:
     return answer
 
 
+def write_state(cluster: Cluster) -> None:
+    """Be a client whose last message the application keeps in Redis."""
+    with connect(f"{cluster.url.replace('http', 'ws', 1)}/ws") as client:
+        client.send(json.dumps(STATE))
+        client.recv(timeout=10)
+
+
 def has_state(cluster: Cluster) -> bool:
-    """Tell whether a node answers with what a test has kept in Redis; without Redis none does."""
-    answer = httpx.get(f"{cluster.url}/state/sticky")
-    return answer.is_success and answer.json() == {"client_id": "sticky"}
+    """Tell whether a node answers with the state of `write_state`; without Redis none does."""
+    answer = httpx.get(f"{cluster.url}/state/{STATE['client_id']}")
+    return answer.is_success and answer.json() == STATE
 
 
 def variant(folder: Path, line: str) -> Path:
@@ -154,10 +163,11 @@ async def test_a_client_comes_back_to_its_node(cluster: Cluster) -> None:
 
 def test_what_is_kept_in_redis_is_there_on_all_nodes(cluster: Cluster) -> None:
     """The state that a client left on its node is read on each of the others."""
+    write_state(cluster)
     nodes = set()
     for _ in range(10):
         with httpx.Client() as visitor:  # without a cookie yet
-            assert visitor.get(f"{cluster.url}/state/sticky").json() == {"client_id": "sticky"}
+            assert visitor.get(f"{cluster.url}/state/kept").json() == STATE
             nodes.add(visitor.get(f"{cluster.url}/health").json()["hostname"])
     assert nodes == {"node1", "node2"}
 
@@ -259,6 +269,7 @@ def all_take_clients(cluster: Cluster) -> bool:
 
 def test_redis_fails_over_and_the_application_goes_on(cluster: Cluster) -> None:
     """By the same name, without a restart; what was written before is there."""
+    write_state(cluster)
     (before,) = primaries(cluster)
     processes = [
         cluster.on(name, "systemctl show --property MainPID --value wsnode@8001")

@@ -380,4 +380,5 @@ async def call_a_handler(cluster: Cluster) -> None:
         url = f"wss://{cluster.address(host)}:8001/connection/websocket"
         async with websockets.connect(url, ssl=cluster.trusted) as client:
             await client.send(json.dumps({"id": 1, "connect": {}}))
-            await client.recv()
+            with pytest.raises(websockets.ConnectionClosed, match="sign in first"):
+                await client.recv()

@@ -28,8 +28,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "wsnodes": {"node1": DEAD, "node2": DEAD, "node3": HERE, "node4": HERE},
     "redis": {"redis1": HERE, "redis2": DEAD, "redis3": DEAD},
 }
-COMMAND = """\
-#!/bin/sh
+COMMAND = """#!/bin/sh
 [ "$1" != --version ] || exit 0
 echo "$@" >> "$0.calls"
 [ ! -e "$0.error" ] || { cat "$0.error" >&2; exit 2; }

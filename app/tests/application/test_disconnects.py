@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import httpx
@@ -365,6 +366,37 @@ async def test_what_is_told_while_redis_is_repaired_is_told_once(
         monkeypatch.undo()
     await settled(lambda: _gone(store, node), "the application is told")
     assert set(told(backend).values()) == {1}
+
+
+@pytest.mark.parametrize("read", ["reconcile", "_read_on"])
+async def test_what_is_being_taken_over_is_told_once(
+    start_backend: StartBackend, store: Any, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    """It is in the node's own record already, which the node reads for others that were left."""
+    node, backend = await start_backend(ANSWERS)
+    queue, call = queue_of(node), node.node.store.call
+    record = disconnects._encoder.encode(disconnects.Kept("ann"))
+    reading = []
+
+    async def call_slowly(command: str, key: str, *arguments: Any) -> Any:
+        if (command, key) == ("HDEL", key_names.UNTOLD_DISCONNECTS):
+            reading.append(asyncio.create_task(getattr(queue, read)()))
+            if (await asyncio.wait(reading, timeout=0.2))[0]:
+                await backend.called("disconnected")
+                await settled(lambda: not queue._told and not queue._known, "it is told")
+        return await call(command, key, *arguments)
+
+    monkeypatch.setattr(node.node.store, "call", call_slowly)
+    for count, client in enumerate(("1", "2"), 1):  # the first is handled when the second is told
+        await store.hset(key_names.UNTOLD_DISCONNECTS, client, record)
+        await settled(partial(is_told, backend, count), "the application is told")
+    await asyncio.gather(*reading)
+    assert told(backend)["1"] == 1
+
+
+def is_told(backend: FakeBackend, count: int) -> bool:
+    """Tell whether the application was told of a number of clients."""
+    return len(told(backend)) == count
 
 
 def limit(monkeypatch: pytest.MonkeyPatch) -> None:

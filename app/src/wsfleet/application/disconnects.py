@@ -88,6 +88,7 @@ class Disconnects:
         self._told: set[bytes] = set()  # and perhaps still in Redis, which did not answer
         self._waiting: deque[DisconnectedCall] = deque()
         self._left_in_redis = False  # whether calls are to be read from there
+        self._record = asyncio.Lock()  # an entry that is being taken over must not be read yet
         self._callers = 0
         self._background = Background(node.metrics.handler_failed)
         self._idle = asyncio.Event()
@@ -152,9 +153,10 @@ class Disconnects:
             UnavailableError: Redis is unavailable again.
         """
         await self._remove(list(self._told))
-        kept = await self._node.store.call("HGETALL", self._own)
-        missing = [client for name, client in self._known.items() if name.encode() not in kept]
-        self._tell_kept(kept)  # at once: what is told meanwhile is not left
+        async with self._record:
+            kept = await self._node.store.call("HGETALL", self._own)
+            missing = [client for name, client in self._known.items() if name.encode() not in kept]
+            self._tell_kept(kept)  # at once: what is told meanwhile is not left
         for some in chunks(missing):
             await self._keep(some)
             self._unkept.difference_update(client.id for client in some)
@@ -185,10 +187,11 @@ class Disconnects:
         Several nodes may do so at once: the one that removes an entry tells it.
         """
         taken = 0
-        async for moved in move(self._node.store, source, self._own):
-            await self._remove(moved.lost)
-            self._tell_kept(moved.won)
-            taken += len(moved.won)
+        async with self._record:
+            async for moved in move(self._node.store, source, self._own):
+                await self._remove(moved.lost)
+                self._tell_kept(moved.won)
+                taken += len(moved.won)
         return taken
 
     @property
@@ -207,10 +210,11 @@ class Disconnects:
         cursor = b"0"
         try:
             while not self._left_in_redis:
-                cursor, flat = await self._node.store.call(
-                    "HSCAN", self._own, cursor, "COUNT", CHUNK
-                )
-                self._tell_kept(dict(zip(flat[::2], flat[1::2], strict=True)))
+                async with self._record:
+                    cursor, flat = await self._node.store.call(
+                        "HSCAN", self._own, cursor, "COUNT", CHUNK
+                    )
+                    self._tell_kept(dict(zip(flat[::2], flat[1::2], strict=True)))
                 if cursor == b"0":
                     return
         except (UnavailableError, RedisError):

@@ -61,10 +61,10 @@ def walk(path: str, nodes: list[Node], inherited: Node) -> Iterator[Task]:
         if "vars_files" in node:
             here["vars"] |= yaml.safe_load((ROOT / path).with_name(node["vars_files"]).read_text())
         here["when"] = [inherited.get("when"), node.get("when")]
-        parts = [node[key] for key in ("tasks", "pre_tasks", "post_tasks") if key in node]
-        parts += [node[key] for key in ("block", "rescue", "always") if key in node]
-        for part in parts:
-            yield from walk(path, part, here)
+        keys = ("tasks", "pre_tasks", "post_tasks", "block", "rescue", "always")
+        parts = [key for key in keys if key in node]
+        for key in parts:
+            yield from walk(path, node[key], here | {"rescue": key == "rescue"})
         if not parts:
             yield Task(path, node, here)
 
@@ -190,6 +190,20 @@ def test_a_machine_that_may_be_unreachable_ends_no_play() -> None:
         if task.path.startswith("roles/") and task.body.get("ignore_unreachable"):
             is_fatal = task.body.get("any_errors_fatal", True) or "run_once" in task.body
             assert not is_fatal or task.body.get("ignore_errors"), task
+
+
+def test_a_host_reports_only_its_own_failure() -> None:
+    """With `any_errors_fatal` a rescue also runs on the hosts that did not fail."""
+    reports = [
+        task
+        for task in TASKS
+        if task.path.startswith("roles/")
+        and task.inherited.get("rescue")
+        and (task.module("fail") or "wrong" in (task.module("fleet_unit") or {}))
+    ]
+    assert len(reports) >= 3
+    for task in reports:
+        assert "ansible_failed_task is defined" in str(task.body), task
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task.is_local], ids=str)

@@ -163,7 +163,8 @@ def test_a_full_run_and_a_curve_fill_the_page(tmp_path: Path) -> None:
     half = {"mode": "one", "shares": {"hub": 0.25, "else": 0.75}}
     report.write_profile(document | {"measurements": [half]}, page)
     step = {"step": "again", "value": 60.0, "goal": 45, "host_tasks": 200}
-    report.write_deploy(document | {"measurements": [step, {"error": "no"}]}, page)
+    older = {"step": "once", "value": 9.0, "goal": None}
+    report.write_deploy(document | {"measurements": [step, older, {"error": "no"}]}, page)
     text = page.read_text()
     assert text.startswith("# Title\n")
     assert "2026-01-02, a CPU, 2 cores" in text
@@ -173,6 +174,7 @@ def test_a_full_run_and_a_curve_fill_the_page(tmp_path: Path) -> None:
     assert "| the role's | 3.00 (2.00-4.00) |" in text
     assert "| hub | 25% |" in text
     assert "| again | ≤ 45 s | 60.0 s | **no** | 200 |" in text
+    assert "| once |  | 9.00 s |  |  |" in text
     plots = {file.name for file in (tmp_path / "performance").iterdir()}
     assert plots == {"one.svg", "connections.svg", "channels.svg"}
     assert all(f"(performance/{name})" in text for name in plots)

@@ -12,7 +12,7 @@ from ..plugin_utils.addresses import (
     missing_addresses,
     netloc,
 )
-from ..plugin_utils.cluster_members import fleet_hostnames, fleet_members
+from ..plugin_utils.cluster_members import cluster_hosts, fleet_hostnames, fleet_members
 from ..plugin_utils.inventory_mistakes import fleet_mistakes
 from ..plugin_utils.redis_access import redis_passwords
 from ..plugin_utils.refusal import refusal
@@ -26,6 +26,7 @@ class FilterModule:
         """Return the filters by name."""
         return {
             "all_addresses": all_addresses,
+            "cluster_hosts": cluster_hosts,
             "fleet_hostnames": fleet_hostnames,
             "fleet_members": fleet_members,
             "fleet_mistakes": fleet_mistakes,

@@ -13,11 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.wsfleet.wsfleet.plugins.module_utils.written_files import (
+    FILES_SPEC,
+    write_files,
+)
 
 DOCUMENTATION = r"""
 module: fleet_unit
 short_description: Make a systemd unit run with its configuration
 description:
+  - First writes O(files) and O(drop_ins), as M(wsfleet.wsfleet.fleet_files) does.
   - Starts and enables a unit. Restarts or reloads it if its process is older than its files, so
     that an interrupted run loses nothing.
   - A service may fail after systemd has started it. The module waits until the unit is active, its
@@ -78,6 +83,7 @@ options:
     description: Seconds to wait until the service works.
     type: int
     default: 30
+extends_documentation_fragment: wsfleet.wsfleet.files
 author: wsfleet
 """
 
@@ -92,6 +98,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+changed_paths:
+  description: The paths that were changed.
+  type: list
+  elements: str
+  returned: always
 reason:
   description: Why the unit was started, restarted or reloaded; empty if it was not.
   type: str
@@ -384,16 +395,23 @@ def main() -> None:
     """Run as Ansible does."""
     one = {**OPTIONS, "name": {"type": "str", "required": True}}
     module = AnsibleModule(
-        argument_spec={**OPTIONS, "units": {"type": "list", "elements": "dict", "options": one}},
+        argument_spec={
+            **OPTIONS,
+            **FILES_SPEC,
+            "units": {"type": "list", "elements": "dict", "options": one},
+        },
         required_one_of=[("name", "units")],
         mutually_exclusive=[("name", "units")],
         supports_check_mode=True,
     )
+    written = write_files(module)
     units = module.params["units"]
     if units is None:
-        module.exit_json(**make_current(module, module.params))
-    results = [{"name": unit["name"], **make_current(module, unit)} for unit in units]
-    module.exit_json(changed=any(result["changed"] for result in results), units=results)
+        result = make_current(module, module.params)
+    else:
+        results = [{"name": unit["name"], **make_current(module, unit)} for unit in units]
+        result = {"changed": any(each["changed"] for each in results), "units": results}
+    module.exit_json(**written | result | {"changed": written["changed"] or result["changed"]})
 
 
 if __name__ == "__main__":

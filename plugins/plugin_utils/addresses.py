@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+Shown = Iterable[Mapping[str, Any]]
 
 
 def is_ip(address: str) -> bool:
@@ -31,10 +32,10 @@ def netloc(address: str, port: int | str) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def interface_of(shown: str, address: str) -> str:
+def interface_of(shown: Shown, address: str) -> str:
     """Name the interface that has the address, or "" if none has it.
 
-    `shown` is the output of `ip -json address show`.
+    `shown` are the interfaces, as `ip -json address show` has them.
     """
     if not is_ip(address):
         return ""
@@ -43,7 +44,7 @@ def interface_of(shown: str, address: str) -> str:
     return found[0] if found else ""
 
 
-def interface_towards(shown: str, address: str) -> str:
+def interface_towards(shown: Shown, address: str) -> str:
     """Name the interface whose network the address belongs to, or "" without one.
 
     A network of one address, as that of a virtual address itself, leads nowhere.
@@ -59,13 +60,13 @@ def interface_towards(shown: str, address: str) -> str:
     return max(found)[1] if found else ""
 
 
-def all_addresses(shown: str) -> list[str]:
+def all_addresses(shown: Shown) -> list[str]:
     """List the addresses that other hosts may reach, without loopback and link-local ones."""
     found = [has.ip for _, has in _interfaces(shown)]
     return [str(ip) for ip in found if not ip.is_loopback and not ip.is_link_local]
 
 
-def missing_addresses(shown: str, wanted: Iterable[str]) -> list[str]:
+def missing_addresses(shown: Shown, wanted: Iterable[str]) -> list[str]:
     """List those of the addresses that no interface has; names and wildcards are left out."""
     return [
         address
@@ -77,8 +78,8 @@ def missing_addresses(shown: str, wanted: Iterable[str]) -> list[str]:
     ]
 
 
-def _interfaces(shown: str) -> Iterable[tuple[str, Any]]:
-    for interface in json.loads(shown):
+def _interfaces(shown: Shown) -> Iterable[tuple[str, Any]]:
+    for interface in shown:
         for has in interface.get("addr_info", []):
             yield (
                 interface["ifname"],

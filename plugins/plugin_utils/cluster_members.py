@@ -12,7 +12,7 @@ from ansible import constants
 from ansible.plugins.loader import connection_loader
 
 from .addresses import netloc
-from .inventory_hosts import GROUPS, Groups, Host, HostVars, hosts_of
+from .inventory_hosts import GROUPS, Groups, Host, HostVars, ReadOnce, hosts_of
 from .redis_access import passwords_of, redis_url
 from .tcp_flows import flows, listening_ports, listens, talks, targets
 
@@ -20,9 +20,10 @@ from .tcp_flows import flows, listening_ports, listens, talks, targets
 def fleet_members(groups: Groups, hostvars: HostVars, ca: str = "") -> dict[str, Any]:
     """Describe the cluster: node processes, balancers and Redis servers, and where they are.
 
-    `ca` is where those who speak TLS with it find the CA. Only `hostnames` come from facts: of the
-    hosts that this run gathers them from.
+    `ca` is where those who speak TLS with it find the CA. Only `hostnames` come from the
+    machines: those that this run has read (fleet_machine).
     """
+    hostvars = ReadOnce(hostvars, ReadOnce)
     redis = hosts_of(groups, "redis", hostvars)
     loadbalancers = hosts_of(groups, "loadbalancers", hostvars)
     collectors = hosts_of(groups, "monitoring", hostvars)[:1]
@@ -41,9 +42,11 @@ def fleet_members(groups: Groups, hostvars: HostVars, ca: str = "") -> dict[str,
         "talks": talks(groups, hostvars),
         "ports": {
             name: dict(sorted(listening_ports(Host(name, hostvars[name]), groups)))
-            for name in _names(groups)
+            for name in cluster_hosts(groups)
         },
-        "roles": {name: host_roles(Host(name, hostvars[name]), groups) for name in _names(groups)},
+        "roles": {
+            name: host_roles(Host(name, hostvars[name]), groups) for name in cluster_hosts(groups)
+        },
         "base_url": _base_url(loadbalancers),
         "cookie": loadbalancers[0].get("haproxy_cookie") if loadbalancers else "",
         "stickiness": loadbalancers[0].get("haproxy_stickiness") if loadbalancers else "",
@@ -63,9 +66,9 @@ def fleet_members(groups: Groups, hostvars: HostVars, ca: str = "") -> dict[str,
         else "",
         "logs": _shell(collectors[0]) if collectors else [],
         "hostnames": {
-            host.name: str(facts["nodename"])
+            host.name: str(machine["hostname"])
             for host in everybody
-            if (facts := host.get("ansible_facts")) and "nodename" in facts
+            if (machine := host.get("fleet_machine")) and "hostname" in machine
         },
     }
 
@@ -81,6 +84,12 @@ def fleet_hostnames(found: Mapping[str, str], path: str, hosts: Iterable[str]) -
     except (OSError, ValueError, KeyError, TypeError):  # the first run, or a file that is replaced
         known = dict(found)
     return {host: known[host] for host in hosts if host in known}
+
+
+def cluster_hosts(groups: Groups) -> list[str]:
+    """Return the names of all hosts of the cluster, with its monitoring."""
+    names = [name for group in (*GROUPS, "monitoring") for name in groups.get(group, ())]
+    return list(dict.fromkeys(names))
 
 
 def host_roles(host: Host, groups: Groups) -> list[str]:
@@ -150,11 +159,6 @@ def redis_server(host: Host) -> dict[str, Any]:
         "tls": bool(host.get("fleet_tls")),
         "min_replicas": int(host.get("redis_min_replicas_to_write")),
     }
-
-
-def _names(groups: Groups) -> list[str]:
-    """Return the names of all hosts of the cluster."""
-    return [name for group in (*GROUPS, "monitoring") for name in groups.get(group, ())]
 
 
 def _base_url(loadbalancers: list[Host]) -> str:

@@ -5,7 +5,7 @@ A role's default is read from its file, because Ansible knows it only while that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,38 @@ INTERNAL_PORTS = 1000
 Groups = Mapping[str, Iterable[str]]
 Variables = Mapping[str, Any]
 HostVars = Mapping[str, Variables]
+
+
+class ReadOnce(Mapping[str, Any]):
+    """A mapping that reads each value of another one once, because Ansible evaluates it each time.
+
+    `wrap` makes what is returned from what is read.
+    """
+
+    def __init__(
+        self, source: Mapping[str, Any], wrap: Callable[[Any], Any] = lambda value: value
+    ) -> None:
+        self._source = source
+        self._wrap = wrap
+        self._read: dict[str, Any] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        """Return a value, which was read before or is read now."""
+        if key not in self._read:
+            self._read[key] = self._wrap(self._source[key])
+        return self._read[key]
+
+    def __contains__(self, key: object) -> bool:
+        """Return whether there is a value, without reading it."""
+        return key in self._source
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the keys."""
+        return iter(self._source)
+
+    def __len__(self) -> int:
+        """Return the number of values."""
+        return len(self._source)
 
 
 class Host:

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ansible.module_utils.common.yaml import yaml_load
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
@@ -46,7 +46,7 @@ def options() -> dict[str, dict[str, Any]]:
     """Return the options of all roles by name, from `meta/argument_specs.yml`."""
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(ROLES.glob("*/meta/argument_specs.yml")):
-        found |= yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
+        found |= yaml_load(path.read_text())["argument_specs"]["main"]["options"]
     return found
 
 
@@ -55,7 +55,7 @@ def defaults() -> dict[str, Any]:
     """Return the defaults of all roles by name; templates are not evaluated."""
     found: dict[str, Any] = {}
     for path in sorted(ROLES.glob("*/defaults/main.yml")):
-        found |= yaml.safe_load(path.read_text())
+        found |= yaml_load(path.read_text())
     return found
 
 
@@ -185,3 +185,7 @@ _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
     "raw": lambda value: value,
     "str": _text,
 }
+
+# Read at import, because Ansible forks a process for each task, which inherits what is read.
+options()
+defaults()

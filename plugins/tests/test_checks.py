@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -34,27 +33,25 @@ HOSTS: dict[str, dict[str, Any]] = {
     "node1": {"ansible_host": "10.0.0.21"},
     "redis1": {"ansible_host": "10.0.0.31", "redis_allow_no_password": True},
 }
-SHOWN = json.dumps(
-    [
-        {"ifname": "lo", "addr_info": [{"local": "127.0.0.1", "prefixlen": 8}]},
-        {
-            "ifname": "eth0",
-            "addr_info": [
-                {"local": "10.0.0.11", "prefixlen": 24},
-                {"local": "fd00::11", "prefixlen": 64},
-                {"local": "fe80::1", "prefixlen": 64},
-            ],
-        },
-        {
-            "ifname": "eth1",
-            "addr_info": [
-                {"local": "203.0.113.11", "prefixlen": 24},
-                {"local": "203.0.113.10", "prefixlen": 32},
-            ],
-        },
-        {"ifname": "wg0"},
-    ]
-)
+SHOWN: list[dict[str, Any]] = [
+    {"ifname": "lo", "addr_info": [{"local": "127.0.0.1", "prefixlen": 8}]},
+    {
+        "ifname": "eth0",
+        "addr_info": [
+            {"local": "10.0.0.11", "prefixlen": 24},
+            {"local": "fd00::11", "prefixlen": 64},
+            {"local": "fe80::1", "prefixlen": 64},
+        ],
+    },
+    {
+        "ifname": "eth1",
+        "addr_info": [
+            {"local": "203.0.113.11", "prefixlen": 24},
+            {"local": "203.0.113.10", "prefixlen": 32},
+        ],
+    },
+    {"ifname": "wg0"},
+]
 
 
 def run_ansible(folder: Path, inventory: dict[str, Any], *playbook: str | dict[str, Any]) -> str:
@@ -362,7 +359,7 @@ def test_only_missing_packages_are_installed(tmp_path: Path) -> None:
         "gather_facts": False,
         "vars": {
             "fleet_packages": ["haproxy", "time-daemon", "curl", "chrony=4.3"],
-            "fleet_installed": {"stdout": listed},
+            "fleet_machine": {"packages": listed},
         },
         "tasks": [
             {"ansible.builtin.import_role": {"name": "wsfleet.wsfleet.fleet"}},

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.wsfleet.wsfleet.plugins.module_utils import written_files
+from ansible_collections.wsfleet.wsfleet.plugins.module_utils.written_files import drop_in_entries
 from ansible_collections.wsfleet.wsfleet.plugins.modules import fleet_files
-from ansible_collections.wsfleet.wsfleet.plugins.modules.fleet_files import drop_in_entries
 
 ME = {"owner": pwd.getpwuid(os.getuid()).pw_name, "group": grp.getgrgid(os.getgid()).gr_name}
 
@@ -177,7 +178,7 @@ def test_validate_without_a_path_is_an_error(run: Run, tmp_path: Path) -> None:
 def test_a_service_waits_for_the_network_and_a_socket_does_not() -> None:
     """The drop-in folder of each unit, the boot settings of a service, and its own settings."""
     entries = drop_in_entries({"a.service": "own", "b@.service": "", "c.socket": "own"})
-    folder = fleet_files.FOLDER
+    folder = written_files.FOLDER
     assert [entry["path"].removeprefix(f"{folder}/") for entry in entries] == [
         "a.service.d",
         "a.service.d/wsfleet-boot.conf",
@@ -195,7 +196,7 @@ def test_drop_in_files_are_written_after_the_files(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the same rules: check mode tells of them as well."""
-    monkeypatch.setattr(fleet_files, "FOLDER", str(tmp_path))
+    monkeypatch.setattr(written_files, "FOLDER", str(tmp_path))
     file = {"path": tmp_path / "a.service", "content": "x", "mode": "0644"}
     result = run(file, drop_ins={"a.service": "own"}, check=True)
     names = [path.removeprefix(f"{tmp_path}/") for path in result["changed_paths"]]
@@ -211,8 +212,8 @@ def test_a_limit_that_the_machine_does_not_allow_is_an_error(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is written, also not what precedes it, so a restart does not end the old process."""
-    monkeypatch.setattr(fleet_files, "FOLDER", str(tmp_path))
-    most = int(fleet_files.NR_OPEN.read_text())
+    monkeypatch.setattr(written_files, "FOLDER", str(tmp_path))
+    most = int(written_files.NR_OPEN.read_text())
     text = "[Service]\nLimitNOFILE={}\n"
     first = {"path": tmp_path / "first", "content": "x", "mode": "0600"}
     for check in (True, False):
@@ -243,11 +244,11 @@ def test_the_limit_of_a_container_is_that_of_its_first_process(
     """The limit of a login may be lower, and without CAP_SYS_RESOURCE it cannot be raised."""
     (tmp_path / "limits").write_text(f"Max open files            1024      {hard}      files\n")
     (tmp_path / "nr_open").write_text(f"{kernel}\n")
-    monkeypatch.setattr(fleet_files, "PID1_LIMITS", tmp_path / "limits")
-    monkeypatch.setattr(fleet_files, "NR_OPEN", tmp_path / "nr_open")
+    monkeypatch.setattr(written_files, "PID1_LIMITS", tmp_path / "limits")
+    monkeypatch.setattr(written_files, "NR_OPEN", tmp_path / "nr_open")
 
     def refuse(*_: object) -> None:
         raise ValueError("not allowed to raise maximum limit")
 
     monkeypatch.setattr(resource, "setrlimit", refuse)
-    assert fleet_files.allows(wanted) is allowed
+    assert written_files.allows(wanted) is allowed

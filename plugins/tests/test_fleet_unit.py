@@ -241,3 +241,21 @@ def test_one_unit_has_its_own_result(module: Callable[..., dict[str, Any]]) -> N
     result = module({"a.service": shown(ActiveState="inactive")}, name="a.service")
     assert (result["changed"], result["reason"]) == (True, "it does not run")
     assert "one of the following is required: name, units" in module({})["msg"]
+
+
+def test_files_are_written_before_their_unit(
+    module: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """In one task, with one result; an error of a file leaves the unit untouched."""
+    file = {"path": str(tmp_path / "file"), "content": "new", "mode": "0644"}
+    done = module({"a.service": shown()}, name="a.service", files=[file])
+    assert (done["changed"], done["changed_paths"], done["reason"]) == (True, [file["path"]], "")
+    (tmp_path / "file").write_text("new")
+    (tmp_path / "file").chmod(0o644)
+    units = [{"name": "a.service"}]
+    done = module({"a.service": shown()}, units=units, files=[file])
+    assert (done["changed"], done["changed_paths"]) == (False, [])
+    (tmp_path / "folder").mkdir()
+    wrong = file | {"path": str(tmp_path / "folder")}
+    failed = module({}, name="a.service", files=[wrong])
+    assert "is a folder, and not a file" in failed["msg"]

@@ -183,26 +183,24 @@ def test_site_stops_before_it_touches_a_host(
 
 # Facts that tasks set and templates use.
 FOUND_OUT = {
-    "_firewall_ssh": [22],
     "_haproxy_ipv6": {"stat": {"exists": True}},
-    "fleet_shown_addresses": {
-        "stdout": json.dumps(
-            [
-                {
-                    "ifname": "eth0",
-                    "addr_info": [
-                        {"local": "10.0.0.11", "prefixlen": 24},
-                        {"local": "fd00::11", "prefixlen": 64},
-                    ],
-                }
-            ]
-        )
+    "fleet_machine": {
+        "addresses": [
+            {
+                "ifname": "eth0",
+                "addr_info": [
+                    {"local": "10.0.0.11", "prefixlen": 24},
+                    {"local": "fd00::11", "prefixlen": 64},
+                ],
+            }
+        ],
+        "ssh_ports": [22],
+        "python": "3.13.5 x86_64",
     },
     "_keepalived_peers": ["10.0.0.12"],
     "_node_exporter_expiry": 0,
     "redis_acl_rights": {"node": "+@all"},
     "_wsnode_id": {"stdout": "1"},
-    "_wsnode_asked": {"stdout": "3.13.5 x86_64"},
     "wsnode_command": "rebalance",
     "wsnode_command_options": "--run",
     "wsnode_command_description": "A service",

@@ -165,6 +165,11 @@ async def test_http_through_the_balancer() -> None:
     } <= health.keys()
 
 
+def test_the_machines_are_made_once(cluster: Cluster) -> None:
+    """A second run, as for one host more, replaces no VM that is there."""
+    assert cluster.changed(cluster.play("playbooks/local/create.yml")) == []
+
+
 @pytest.mark.parametrize(
     ("name", "private", "public"),
     [("lb1", 8404, {22, 80, 443}), ("node1", 9001, {22}), ("redis1", 6379, {22})],

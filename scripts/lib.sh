@@ -79,8 +79,9 @@ venv() {
 }
 
 # Fail with one line that names the reason if podman cannot run VMs here. Tries a container that does nothing but has
-# the options of a VM in playbooks/local/create.yml. Its programs are this machine's.
+# the options of a VM in playbooks/local/create.yml. Its programs are this machine's. Where a VM runs, podman works.
 podman_works() {
+    [ -z "$("${sudo[@]}" podman ps --quiet --filter "label=wsfleet.checkout=$checkout" 2> /dev/null)" ] || return 0
     local error result=0 files image="localhost/$checkout/trial" options=(--rm --systemd=always --volume /usr:/usr:ro)
     files=$(ulimit -Hn)
     if [ "$files" = unlimited ] || [ "$files" -gt 65536 ]; then files=65536; fi

@@ -60,7 +60,18 @@ def test_a_podman_that_works_passes(tmp_path: Path) -> None:
     program(tmp_path, "podman", f'[ "$1" != import ] || cat > /dev/null; echo "$1" >> {asked}')
     done = bash(tmp_path, "source scripts/lib.sh; podman_works")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert asked.read_text().split() == ["info", "import", "run", "rmi"]
+    assert asked.read_text().split() == ["ps", "info", "import", "run", "rmi"]
+
+
+def test_a_running_vm_shows_that_podman_works(tmp_path: Path) -> None:
+    """A second scripts/up does not try a container."""
+    program(tmp_path, "sudo", '"$@"')
+    asked = tmp_path / "asked"
+    program(tmp_path, "podman", f'echo "$@" >> {asked}; echo 0a1b2c')
+    done = bash(tmp_path, "source scripts/lib.sh; podman_works")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    (line,) = asked.read_text().splitlines()
+    assert line.startswith("ps --quiet --filter label=wsfleet.checkout=wsfleet-")
 
 
 @pytest.mark.parametrize("command", ["scripts/up", "scripts/test lint role-base"])

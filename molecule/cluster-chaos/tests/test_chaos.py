@@ -45,7 +45,7 @@ def test_nothing_acknowledged_is_lost() -> None:
     with chaos(*arguments) as process:
         output, _ = process.communicate(timeout=600)
     report = json.loads(output)
-    assert process.returncode == 0, report
+    assert process.returncode == 0, json.dumps(report)
     names = [fault["name"] for fault in report["faults"]]
     assert (names[0], sorted(names[1:])) == (CONTROL, sorted(SHORT))
     assert report["not_counted"] == []
@@ -79,7 +79,7 @@ def test_bad_handlers_harm_nobody_else() -> None:
     with chaos(*arguments, f"--only={','.join(WITH_HANDLERS)}") as process:
         output, _ = process.communicate(timeout=900)
     report = json.loads(output)
-    assert process.returncode == 0, report
+    assert process.returncode == 0, json.dumps(report)
     assert len(report["faults"]) == 1 + len(WITH_HANDLERS)
     assert report["dropped_without_a_fault"] == 0
     assert set(report["channels"]) == {"replicated:chaos", "handled:chaos"}

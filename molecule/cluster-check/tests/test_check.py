@@ -84,15 +84,14 @@ def test_fresh_machines(cluster: Cluster, check: Check) -> None:
     assert changed["wsnode : Start or restart wsnode-redis"] == {"fresh2", "fresh3"}
     assert changed["wsnode : Open the socket"] == {"fresh2", "fresh3"}
     assert changed["haproxy : Write the configuration"] == {"fresh1", "fresh2"}
-    assert changed["keepalived : Write keepalived.conf and the settings of the service"] == {
+    settings = "Write keepalived.conf and the settings of the service"
+    assert changed[f"keepalived : {settings}, and start, restart or reload keepalived"] == {
         "fresh1",
         "fresh2",
     }
     assert changed["monitoring : Write prometheus.yml and wsfleet-rules.yml"] == {"fresh1"}
-    assert changed["wsnode : Write the environment and the unit of the service"] == {
-        "fresh1",
-        "fresh2",
-    }
+    command = "Write the environment and the unit of the service, and start or restart it"
+    assert changed[f"wsnode : {command}"] == {"fresh1", "fresh2"}
 
 
 def test_installed_machines_and_new_certificates(cluster: Cluster, check: Check) -> None:

@@ -112,9 +112,10 @@ class Machine:
         sshd = self.output("sshd", "-T", optional=True)
         rules = self.output("nft", "--terse", "list", "table", "inet", "wsfleet", optional=True)
         mark = re.search(r"\bmark_[0-9a-f]+\b", rules)
+        release = self.release
         return {
-            "distribution": self.release.get("ID", ""),
-            "version": self.release.get("VERSION_ID", ""),
+            "distribution": release.get("ID", ""),
+            "version": release.get("VERSION_ID", ""),
             "init": Path("/proc/1/comm").read_text().strip(),
             "hostname": os.uname().nodename,
             "python": self.output(PYTHON, "-Ic", PYTHON_ASKED, optional=True).strip(),

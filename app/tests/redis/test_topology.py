@@ -92,6 +92,10 @@ async def test_functions_that_no_node_uses_are_removed(start_node: StartNode, st
     await settled(cleared, "only what is used is left, and what is not ours")
 
 
+class Late(str):
+    """An answer that comes after those of the others."""
+
+
 @contextlib.asynccontextmanager
 async def sentinel(answer: str | None) -> AsyncIterator[int]:
     """Something that answers every question with the same, or never; gives its port."""
@@ -103,6 +107,8 @@ async def sentinel(answer: str | None) -> AsyncIterator[int]:
                 await gone.wait()
                 break
             # The client's own words of greeting come first, perhaps in one piece with what it asks.
+            if isinstance(answer, Late) and b"MASTERS" in data:
+                await asyncio.sleep(0.03)
             questions = data.count(b"*")
             last = answer.encode() if b"MASTERS" in data else b"+OK\r\n"
             writer.write(b"+OK\r\n" * (questions - 1) + last)
@@ -121,6 +127,9 @@ async def sentinel(answer: str | None) -> AsyncIterator[int]:
         await asyncio.gather(*filter(None, served))
 
 
+FAILOVER = "master,o_down,failover_in_progress"
+
+
 def names(port: int, epoch: int, flags: str = "master") -> str:
     """The answer of a Sentinel to SENTINEL MASTERS."""
     fields: dict[str, object] = {
@@ -128,6 +137,7 @@ def names(port: int, epoch: int, flags: str = "master") -> str:
         "ip": "127.0.0.1",
         "port": port,
         "flags": flags,
+        "num-slaves": 2,
         "config-epoch": epoch,
     }
     words = [str(word) for pair in fields.items() for word in pair]
@@ -145,6 +155,13 @@ async def primary_of(*answers: str | None, timeout: float = 1.0) -> int:  # noqa
     return int(shard.url.rpartition(":")[2].partition("/")[0])
 
 
+@pytest.mark.parametrize("leader", [str, Late])
+async def test_a_primary_that_is_being_replaced_is_not_used(leader: type[str]) -> None:
+    """One Sentinel leads the failover; no other knows of it."""
+    with pytest.raises(RedisError, match="are replacing the primary "):
+        await primary_of(names(1, 7), names(1, 7), leader(names(1, 7, FAILOVER)))
+
+
 @pytest.mark.parametrize(
     "answers",
     [
@@ -152,8 +169,9 @@ async def primary_of(*answers: str | None, timeout: float = 1.0) -> int:  # noqa
         (names(1, 0), names(2, 1), names(2, 1)),
         (names(1, 7, "master,s_down"), names(2, 8), None),
         (None, None, names(2, 1)),
+        (names(1, 8, FAILOVER), names(2, 8), names(1, 7)),
     ],
-    ids=["one is silent", "one is cut off", "one sees it down", "one is left"],
+    ids=["one is silent", "one is cut off", "one sees it down", "one is left", "it is promoted"],
 )
 async def test_the_sentinels_of_the_highest_epoch_are_believed(
     answers: tuple[str | None, ...],
@@ -163,13 +181,15 @@ async def test_the_sentinels_of_the_highest_epoch_are_believed(
 
 
 async def test_no_sentinel_names_a_primary() -> None:
-    """The error has what each of them said."""
-    with pytest.raises(RedisError, match="1 of 1 say that it is down"):
+    """The error says how many of them answered."""
+    with pytest.raises(RedisError, match="1 of 1 Sentinels say that the primary is down"):
         await primary_of(names(1, 1, "master,o_down"))
+    with pytest.raises(RedisError, match="no Sentinel answers: "):
+        await primary_of(None, timeout=0.1)
 
 
 async def test_two_that_see_it_down_are_enough() -> None:
     """The third is likely to be on the machine that is down: nobody waits for it."""
     down = names(1, 1, "master,s_down")
-    with pytest.raises(RedisError, match="2 of 3 say that it is down"):
+    with pytest.raises(RedisError, match="2 of 3 Sentinels say that the primary is down"):
         await primary_of(down, None, down, timeout=60)

@@ -17,7 +17,7 @@ from tests.support.command import wsfleet
 from tests.support.nodes import RunningNode, StartNode
 from tests.support.redis import RedisServer
 from tests.support.sdk import CONFIG, Events, sdk, subscribed
-from tests.support.topologies import ClusterTopology, SentinelTopology, ask, started
+from tests.support.topologies import MASTER, ClusterTopology, SentinelTopology, ask, started
 
 CHANNELS = [f"room{number}" for number in range(12)]
 """Enough to be on every primary of a cluster."""
@@ -31,13 +31,17 @@ def cluster(processes: None, tmp_path: Path) -> Iterator[ClusterTopology]:
 
 
 async def nodes(
-    start_node: StartNode, tmp_path: Path, url: str, durability: str = "primary"
+    start_node: StartNode,
+    tmp_path: Path,
+    url: str,
+    durability: str = "primary",
+    history_size: int = 100,
 ) -> tuple[RunningNode, RunningNode]:
     """Return two nodes."""
     file = tmp_path / "config.yml"
     head, tail = CONFIG.split("    history_size: 100\n")
     file.write_text(
-        f"{head}    history_size: 100\n    durability: {durability}\n{tail}"
+        f"{head}    history_size: {history_size}\n    durability: {durability}\n{tail}"
         f'http_api: {{key: "{KEY}"}}\n'
     )
     settings = {"config": file, "redis_url": url, "redis_timeout": 2.0}  # a server may hang
@@ -181,6 +185,77 @@ async def test_a_failover_loses_and_doubles_nothing(
         await settled(lambda: len(events.data) >= 70, "the rest arrived")
         assert events.data == list(range(70))
         assert len(events.subscribed) == 1, "the client never had to subscribe again"
+
+
+def replaced(sentinel: SentinelTopology, how: str) -> None:
+    """Replace a primary that answers before, during and after the failover."""
+    old = sentinel.primary
+    if how == "by hand":
+        ask(sentinel.sentinels[0], "SENTINEL", "FAILOVER", MASTER)
+    else:
+        old.freeze()
+        until(partial(in_failover, sentinel), "a Sentinel leads a failover")
+        old.thaw()
+    sentinel.wait_for_failover(old)
+    until(lambda: ask(old, "ROLE")[0] == "slave", "the old primary follows the new one")
+
+
+def in_failover(sentinel: SentinelTopology) -> bool:
+    """Return whether one of the Sentinels is replacing the primary."""
+    states = [ask(each, "SENTINEL", "MASTER", MASTER) for each in sentinel.sentinels]
+    return any("failover_in_progress" in state["flags"] for state in states)
+
+
+@pytest.mark.parametrize("how", ["by hand", "because it hesitated"])
+async def test_a_primary_that_is_alive_is_replaced(
+    sentinel: SentinelTopology, start_node: StartNode, tmp_path: Path, how: str
+) -> None:
+    """What it accepts meanwhile, and one replica has, is not acknowledged: another is promoted."""
+    url = sentinel.url
+    one, two = await nodes(start_node, tmp_path, url, "replicated", history_size=100_000)
+    acknowledged: list[int] = []
+    done = asyncio.Event()
+
+    async def publish(node: RunningNode, number: int) -> None:
+        async with api(node) as http:
+            while not done.is_set():
+                request = {"channel": "room", "data": number}
+                answer = await http.post("/api/publish", json=request)
+                if answer.status_code == 200 and "error" not in answer.json():
+                    acknowledged.append(number)
+                number += 2
+
+    tasks = [asyncio.create_task(publish(node, n)) for n, node in enumerate((one, two))]
+    await settled(lambda: len(acknowledged) > 100, "messages are acknowledged")
+    await asyncio.to_thread(replaced, sentinel, how)
+    before = len(acknowledged)
+    await settled(lambda: len(acknowledged) > before + 100, "messages are acknowledged again")
+    done.set()
+    await asyncio.gather(*tasks)
+    async with api(one) as http:
+        history = await Api(http)("history", channel="room", limit=100_000)
+    kept = {publication["data"] for publication in history["publications"]}
+    assert not set(acknowledged) - kept
+
+
+async def test_a_replica_is_missing(
+    sentinel: SentinelTopology, start_node: StartNode, tmp_path: Path
+) -> None:
+    """The other one is enough while the Sentinels keep the primary."""
+    one, two = await nodes(start_node, tmp_path, sentinel.url, "replicated")
+    async with conversation(one, two, "room") as (publish, events):
+        for number, change in enumerate((RedisServer.freeze, RedisServer.thaw, RedisServer.kill)):
+            change(sentinel.replicas[0])
+            await publish("room", number)
+        await settled(lambda: len(events.data) == 3, "everything arrived")
+        assert events.data == [0, 1, 2]
+        assert publish.errors == 0
+        for each in sentinel.sentinels[:2]:
+            each.freeze()
+        request = {"channel": "room", "data": 3}
+        async with api(two) as http:
+            answer = await http.post("/api/publish", json=request)
+        assert answer.json()["error"]["code"] == 100, "one Sentinel alone is not believed"
 
 
 @pytest.mark.parametrize("once", [{"idempotency_key": "key1"}, {"version": 1}])

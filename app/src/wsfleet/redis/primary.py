@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
@@ -28,6 +29,9 @@ from wsfleet.redis.topology import SLOTS, Shard
 from wsfleet.tasks import race
 
 BATCH = 512
+OTHERS, OTHERS_MISSING = 50, 5
+"""Milliseconds that the other replicas have after the first has confirmed a write, if they
+confirmed the last one, and if they did not."""
 _SOURCE = resources.files("wsfleet.redis").joinpath("functions.lua").read_text()
 DIGEST = hashlib.sha256(_SOURCE.encode()).hexdigest()[:8]
 """The name of this version of the functions: old and new nodes share one Redis."""
@@ -52,10 +56,40 @@ class MovedOnError(UnavailableError):
 _Call = tuple[bytes, asyncio.Future[Any]]
 
 
+@dataclass(slots=True)
+class Replication:
+    """When a write counts as replicated: it must be in each server that can become the primary.
+
+    All `count` replicas have it, or one has it and the primary is `still` the current one.
+    Otherwise the write is lost if the Sentinels promote a replica without it: they do so with a
+    primary that answers again, or was replaced by hand, while the other replicas still follow it.
+    """
+
+    count: int
+    still: Callable[[], Awaitable[bool]]
+    missing: bool = False
+
+    def commands(self, timeout: float) -> list[bytes]:
+        """Return the commands that wait: half of `timeout` seconds for the first replica."""
+        others = OTHERS_MISSING if self.missing else OTHERS
+        return [pack(("WAIT", 1, int(500 * timeout))), pack(("WAIT", self.count, others))]
+
+    async def problem(self, replicas: Any) -> UnavailableError | None:
+        """Return why the writes are not replicated, by the answer to the last WAIT."""
+        # An error means that the primary becomes a replica: -UNBLOCKED.
+        if not isinstance(replicas, int) or replicas == 0:
+            return UnavailableError("no replica of Redis confirmed the write")
+        self.count = max(self.count, replicas)  # a replica that was added
+        self.missing = replicas < self.count
+        if not self.missing or await self.still():
+            return None
+        return UnavailableError("the Sentinels do not confirm the primary of Redis")
+
+
 class Lane:
     """A queue of commands: while one batch is in flight, the next one gathers.
 
-    `replicated` is for commands that wait for a replica; they must not delay the others.
+    With `replication` its commands wait for replicas; they must not delay the others.
     """
 
     def __init__(
@@ -63,14 +97,13 @@ class Lane:
         pool: BlockingConnectionPool,
         timeout: float,
         on_lost: Callable[[], None],
-        *,
-        replicated: bool,
+        replication: Replication | None = None,
     ) -> None:
         self._pool = pool
         self._link: Link | None = None
         self._on_lost = on_lost
         self._timeout = timeout
-        self._replicated = replicated
+        self._replication = replication
         self._queue: list[_Call] = []
         self._queued = asyncio.Event()
 
@@ -124,8 +157,10 @@ class Lane:
 
     async def _send(self, batch: list[_Call]) -> list[Any]:
         commands = [packed for packed, _ in batch]
-        if self._replicated:  # once for the batch: it is about all that this connection has written
-            commands.append(pack(("WAIT", 1, int(500 * self._timeout))))
+        if (
+            self._replication
+        ):  # once for the batch: it is about all that this connection has written
+            commands += self._replication.commands(self._timeout)
         try:
             link = await self._open()
             async with asyncio.timeout(self._timeout):
@@ -133,10 +168,13 @@ class Lane:
         except (RedisError, OSError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
             raise UnavailableError(f"Redis is not reachable: {reason}") from error
-        if self._replicated and not results.pop():
-            unsure = UnavailableError("no replica of Redis confirmed the write")
-            return [each if isinstance(each, Exception) else unsure for each in results]
-        return results
+        if self._replication is None:
+            return results
+        *results, _, replicas = results
+        problem = await self._replication.problem(replicas)
+        if problem is None:
+            return results
+        return [each if isinstance(each, Exception) else problem for each in results]
 
     async def _open(self) -> Link:
         if self._link is None or not self._link.alive:  # no command on it is unanswered
@@ -159,13 +197,19 @@ class Lane:
                 future.set_result(result)
 
 
+async def _sure() -> bool:
+    return True
+
+
 class Primary:
     """A client for one Redis primary.
 
     Commands are never retried: after a lost reply it is unknown whether they ran.
     """
 
-    def __init__(self, shard: Shard, settings: Settings) -> None:
+    def __init__(
+        self, shard: Shard, settings: Settings, still: Callable[[], Awaitable[bool]] = _sure
+    ) -> None:
         self._slots = shard.slots
         self.owns_all = sum(map(len, shard.slots)) == SLOTS
         timeout = settings.redis_timeout
@@ -183,8 +227,10 @@ class Primary:
         )
         self._redis = Redis.from_pool(self._pool)
         self.alive = True
-        self._lane = Lane(self._pool, timeout, self._fail_fast, replicated=False)
-        self._replicated_lane = Lane(self._pool, timeout, self._fail_fast, replicated=True)
+        self._lane = Lane(self._pool, timeout, self._fail_fast)
+        self._replicated_lane = Lane(
+            self._pool, timeout, self._fail_fast, Replication(shard.replicas, still)
+        )
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def __str__(self) -> str:
@@ -240,11 +286,11 @@ class Primary:
     async def call(self, *command: Any, replicated: bool = False) -> Any:
         """Run one command in the next batch.
 
-        `replicated`: return only when a replica has the write too.
+        `replicated`: return only when the write is replicated, see `Replication`.
 
         Raises:
-            UnavailableError: Redis is unavailable, its answer did not come in time, or no replica
-                confirmed.
+            UnavailableError: Redis is unavailable, its answer did not come in time, or the write is
+                not replicated.
             redis.exceptions.ResponseError: Redis refused the command.
             redis.exceptions.DataError: the command is invalid: see `connection.pack`.
         """

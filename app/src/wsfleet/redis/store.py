@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import structlog
@@ -153,7 +154,7 @@ class Store:
     def _client(self, shard: Shard) -> AnyPrimary:
         if self._topology.url.kind == "memory":
             return MemoryPrimary(self._topology.url)
-        return Primary(shard, self._settings)
+        return Primary(shard, self._settings, partial(self._topology.still_names, shard))
 
     async def _leave(self) -> None:
         """Fail commands at once until Redis answers again."""

@@ -15,12 +15,33 @@ SLOTS = 16384
 """Hash slots of a Redis Cluster, https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/"""
 
 
+GRACE, GRACE_OF_SILENT = 0.1, 0.01
+"""Seconds that other Sentinels have after a majority has answered, if they answered the last time,
+and if they did not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A primary: its URL, and the ranges of hash slots that it owns."""
+    """A primary: its URL, the ranges of hash slots that it owns, and its number of replicas.
+
+    The number is that of the Sentinels. It is 1 where no Sentinel tells it.
+    """
 
     url: str
     slots: tuple[range, ...]
+    replicas: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """One Sentinel's view of the primary."""
+
+    primary: Address
+    epoch: int
+    replicas: int
+    up: bool
+    in_failover: bool
+    """Whether this Sentinel is replacing the primary by one of the replicas."""
 
 
 class Topology:
@@ -35,6 +56,7 @@ class Topology:
             "retry": Retry(NoBackoff(), 0),
         }
         self._known = url.addresses
+        self._silent: set[Address] = set()
 
     async def discover(self) -> list[Shard]:
         """Return the current primaries.
@@ -46,43 +68,76 @@ class Topology:
             case "one" | "memory":
                 return [Shard(self.url.text, (range(SLOTS),))]
             case "sentinel":
-                return [Shard(self.url.of(await self._ask_sentinels()), (range(SLOTS),))]
+                answers, errors = await self._ask_sentinels()
+                if not answers:
+                    raise RedisError(f"no Sentinel answers: {'; '.join(sorted(errors))}")
+                return [self._chosen(answers)]
             case "cluster":
                 return await self._ask_cluster()
 
-    async def _ask_sentinels(self) -> Address:
-        """Ask all Sentinels at once, until a majority has answered.
+    async def still_names(self, shard: Shard) -> bool:
+        """Return whether a majority of the Sentinels answers, and none is replacing a primary."""
+        answers, _ = await self._ask_sentinels()
+        if 2 * len(answers) <= len(self.url.addresses):
+            return False
+        try:
+            return self._chosen(answers).url == shard.url
+        except RedisError:
+            return False
+
+    def _chosen(self, answers: list[_Answer]) -> Shard:
+        """Return the primary that has the highest epoch.
 
         A Sentinel partitioned with the old primary still reports it; the others report the new one
-        with a higher epoch. "Down" counts as an answer, so the Sentinel on the dead machine is not
-        waited for.
+        with a higher epoch.
         """
-        addresses = self.url.addresses
-        tasks = [asyncio.create_task(self._ask_sentinel(address)) for address in addresses]
-        answers: list[tuple[int, Address | None]] = []
-        errors: list[str] = []
-        try:
-            for answer in asyncio.as_completed(tasks):
-                try:
-                    answers.append(await answer)
-                except (RedisError, OSError) as error:
-                    errors.append(str(error))
-                if 2 * len(answers) > len(addresses):
-                    break
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        named = [(epoch, primary) for epoch, primary in answers if primary is not None]
-        if not named:
-            if answers:
-                errors.append(f"{len(answers)} of {len(addresses)} say that it is down")
-            raise RedisError(f"no Sentinel names a primary: {'; '.join(sorted(errors))}")
-        _, primary = max(named, key=lambda each: each[0])
-        return primary
+        up = [answer for answer in answers if answer.up]
+        if not up:
+            total = len(self.url.addresses)
+            raise RedisError(f"{len(answers)} of {total} Sentinels say that the primary is down")
+        primary = max(up, key=lambda each: each.epoch).primary
+        if any(answer.in_failover and answer.primary == primary for answer in answers):
+            # What it accepts now is lost if the replica that takes its place does not have it.
+            raise RedisError(f"the Sentinels are replacing the primary {primary}")
+        replicas = max(each.replicas for each in up if each.primary == primary)
+        return Shard(self.url.of(primary), (range(SLOTS),), max(1, replicas))
 
-    async def _ask_sentinel(self, address: Address) -> tuple[int, Address | None]:
-        """Return the primary that one Sentinel reports, None if it is down, and its epoch."""
+    async def _ask_sentinels(self) -> tuple[list[_Answer], list[str]]:
+        """Ask all Sentinels at once, and return their answers and errors.
+
+        A majority is enough, and a dead machine must not delay the answer. But the others are given
+        some time, because one may lead a failover of which no other knows yet.
+        """
+        loop = asyncio.get_running_loop()
+        asked = {asyncio.create_task(self._ask_sentinel(a)): a for a in self.url.addresses}
+        waiting = set(asked)
+        answers: list[_Answer] = []
+        errors: list[str] = []
+        end: float | None = None
+        try:
+            while waiting:
+                left = None if end is None else max(0.0, end - loop.time())
+                done, waiting = await asyncio.wait(
+                    waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    break
+                for task in done:
+                    try:
+                        answers.append(task.result())
+                    except (RedisError, OSError) as error:
+                        errors.append(str(error))
+                if end is None and 2 * len(answers) > len(asked):
+                    known = {asked[task] for task in waiting} <= self._silent
+                    end = loop.time() + (GRACE_OF_SILENT if known else GRACE)
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        self._silent = {asked[task] for task in waiting}
+        return answers, errors
+
+    async def _ask_sentinel(self, address: Address) -> _Answer:
         client = self._sentinel(address)
         try:
             masters: dict[str, dict[str, Any]] = await client.sentinel_masters()  # type: ignore[assignment]
@@ -91,9 +146,15 @@ class Topology:
         state = masters.get(self.url.master)
         if state is None:
             raise RedisError(f"{address} knows no {self.url.master}")
-        if not state["is_master"] or state["is_sdown"] or state["is_odown"]:
-            return state["config-epoch"], None
-        return state["config-epoch"], Address(state["ip"], state["port"])
+        in_failover = "failover_in_progress" in state["flags"]
+        down = not state["is_master"] or state["is_sdown"] or state["is_odown"]
+        return _Answer(
+            Address(state["ip"], state["port"]),
+            state["config-epoch"],
+            state["num-slaves"],
+            up=not down and not in_failover,
+            in_failover=in_failover,
+        )
 
     async def replicas(self, sentinel: Address) -> dict[Address, bool]:
         """Return the replicas that one Sentinel knows, and whether it finds them healthy.

@@ -105,10 +105,11 @@ class Cluster:
         for name in names:
             self.podman("restart --time 20", name)
         for name in names:
-            until(lambda: self._is_up(name), f"{name} has its address", 120)  # noqa: B023
+            until(lambda: self.is_up(name), f"{name} has its address", 120)  # noqa: B023
             self.on(name, "systemctl --quiet disable late-address")
 
-    def _is_up(self, name: str) -> bool:
+    def is_up(self, name: str) -> bool:
+        """Return whether a machine can be reached."""
         try:
             return self.host(name).run("true").rc == 0
         except RuntimeError:  # ssh does not answer yet

@@ -69,6 +69,15 @@ def process_killed(unit: str) -> Make:
     return make
 
 
+@contextmanager
+def replaced(cluster: Cluster, host: str) -> Iterator[None]:
+    """Let the Sentinels promote a replica while the primary still answers."""
+    # They refuse while an earlier failover is not over.
+    failover = "redis-cli-auth -p 26379 SENTINEL FAILOVER wsfleet"
+    cluster.shell(host, f"until {failover} | grep --quiet OK; do sleep 1; done")
+    yield
+
+
 def service_stopped(unit: str) -> Make:
     """Kill a unit with SIGKILL, and keep it stopped until the fault ends."""
 
@@ -210,6 +219,7 @@ FAULTS: dict[str, Fault] = {
     # Sentinel takes the primary for down after 5 s: both shorter and longer than that.
     "primary_process_frozen": Fault(process_frozen(REDIS), "primary"),
     "primary_machine_frozen": Fault(machine_frozen, "primary"),
+    "primary_replaced": Fault(replaced, "primary", 0.0, 3.0, least=3),
     # Nodes still reach it and continue to write, while the Sentinels promote a replica.
     "primary_without_replicas": Fault(cut_off("redis"), "primary", least=3),
     "primary_deaf_to_replicas": Fault(cut_off("redis", outbound=True), "primary", least=3),

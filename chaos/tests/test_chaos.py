@@ -79,7 +79,7 @@ def test_a_small_cluster_has_fewer_faults() -> None:
     assert len(schedule(1, 5, small, ["sentinel_killed"])) == 1  # the control
 
 
-ENDS_BY_ITSELF = (CONTROL, "process_killed", "reloaded", "updated")
+ENDS_BY_ITSELF = (CONTROL, "process_killed", "reloaded", "replaced", "updated")
 HEALS = {name for name in FAULTS if not name.endswith(ENDS_BY_ITSELF)}
 
 

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 import httpx
+import pytest
 
 from lab.waiting import until
 
@@ -61,13 +62,19 @@ def test_private_ports_are_for_the_cluster_alone(cluster: Cluster) -> None:
     assert f"[{cluster.address('node1')}]:6379" in cluster.on("node1", "ss -Hltn")
 
 
-def test_the_primary_is_replaced(cluster: Cluster) -> None:
-    """Sentinels agree by IPv6, and the nodes find the new primary."""
-    before = cluster.on("lb1", "redis-cli-auth -p 26379 SENTINEL GET-MASTER-ADDR-BY-NAME wsfleet")
-    cluster.on("lb1", "redis-cli-auth -p 26379 SENTINEL FAILOVER wsfleet")
+@pytest.mark.parametrize(
+    "command",
+    ["redis-cli-auth -p 26379 SENTINEL FAILOVER wsfleet", "systemctl kill -s KILL redis-server"],
+    ids=["by hand", "because it crashed"],
+)
+def test_the_primary_is_replaced(cluster: Cluster, command: str) -> None:
+    """Sentinels agree by IPv6, the nodes find the new primary, and one that crashed gives way."""
+    ask = "redis-cli-auth -p 26379 SENTINEL GET-MASTER-ADDR-BY-NAME wsfleet"
+    before = cluster.on("lb1", ask)
+    hosts = {cluster.address(name): name for name in ("lb1", "lb2", "node1")}
+    cluster.on(hosts[before.split()[0]], command)
 
     def moved() -> bool:
-        ask = "redis-cli-auth -p 26379 SENTINEL GET-MASTER-ADDR-BY-NAME wsfleet"
         return cluster.on("lb1", ask) != before and cluster.answers()
 
     until(moved, "another one is the primary")

@@ -196,23 +196,24 @@ async def test_a_stopped_process_loses_no_call(units: Units, node: RunningNode) 
     """It answers what it has accepted; the next process takes the rest."""
     first = await units.started()
     ends = asyncio.Event()
+    found: set[int] = set()
 
-    async def calling() -> set[int]:
-        found = set()
+    async def calling() -> None:
         async with client_of(node) as client:
             while not ends.is_set():
-                found |= await answering(client)
-        return found
+                found.update(await answering(client))
 
     async with asyncio.TaskGroup() as group:
-        callers = [group.create_task(calling()) for _ in range(4)]
+        for _ in range(4):
+            group.create_task(calling())
         await settled(lambda: len(node.node.hub) == 4, "all are connected")
+        await settled(lambda: found == {first}, "the first process answers")
         second = units.start()
         await units.terminate(first)
         async with client_of(node) as ada:
             assert await answering(ada) == {second}
         ends.set()
-    assert {pid for each in callers for pid in each.result()} == {first, second}
+    assert found == {first, second}
 
 
 async def test_a_blocked_handler_costs_its_own_call(units: Units, node: RunningNode) -> None:

@@ -26,7 +26,11 @@ def on(cluster: Cluster, host: str, command: str) -> str:
     done = subprocess.run(
         [ansible, host, f"-i{cluster.inventory}", "-b", "--one-line", "-mshell", f"-a{command}"],
         env=os.environ
-        | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_LOAD_CALLBACK_PLUGINS": "0"},
+        | {
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_FORCE_COLOR": "0",
+            "ANSIBLE_LOAD_CALLBACK_PLUGINS": "0",
+        },
         capture_output=True,
         text=True,
     )

@@ -157,9 +157,8 @@ class Lane:
 
     async def _send(self, batch: list[_Call]) -> list[Any]:
         commands = [packed for packed, _ in batch]
-        if (
-            self._replication
-        ):  # once for the batch: it is about all that this connection has written
+        if self._replication:
+            # Once for the batch: they wait for all that this connection has written.
             commands += self._replication.commands(self._timeout)
         try:
             link = await self._open()

@@ -106,9 +106,9 @@ async def sentinel(answer: str | None) -> AsyncIterator[int]:
             if answer is None:
                 await gone.wait()
                 break
-            # The client's own words of greeting come first, perhaps in one piece with what it asks.
             if isinstance(answer, Late) and b"MASTERS" in data:
                 await asyncio.sleep(0.03)
+            # The client's own words of greeting come first, perhaps in one piece with what it asks.
             questions = data.count(b"*")
             last = answer.encode() if b"MASTERS" in data else b"+OK\r\n"
             writer.write(b"+OK\r\n" * (questions - 1) + last)

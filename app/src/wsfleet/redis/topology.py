@@ -13,8 +13,6 @@ from wsfleet.config.redis_url import Address, RedisURL
 
 SLOTS = 16384
 """Hash slots of a Redis Cluster, https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/"""
-
-
 GRACE, GRACE_OF_SILENT = 0.1, 0.01
 """Seconds that other Sentinels have after a majority has answered, if they answered the last time,
 and if they did not."""
@@ -68,22 +66,20 @@ class Topology:
             case "one" | "memory":
                 return [Shard(self.url.text, (range(SLOTS),))]
             case "sentinel":
-                answers, errors = await self._ask_sentinels()
-                if not answers:
-                    raise RedisError(f"no Sentinel answers: {'; '.join(sorted(errors))}")
-                return [self._chosen(answers)]
+                return [self._chosen(await self._ask_sentinels())]
             case "cluster":
                 return await self._ask_cluster()
 
     async def still_names(self, shard: Shard) -> bool:
         """Return whether a majority of the Sentinels answers, and none is replacing a primary."""
-        answers, _ = await self._ask_sentinels()
-        if 2 * len(answers) <= len(self.url.addresses):
-            return False
         try:
-            return self._chosen(answers).url == shard.url
+            answers = await self._ask_sentinels()
+            return self._is_majority(answers) and self._chosen(answers).url == shard.url
         except RedisError:
             return False
+
+    def _is_majority(self, answers: list[_Answer]) -> bool:
+        return 2 * len(answers) > len(self.url.addresses)
 
     def _chosen(self, answers: list[_Answer]) -> Shard:
         """Return the primary that has the highest epoch.
@@ -102,11 +98,14 @@ class Topology:
         replicas = max(each.replicas for each in up if each.primary == primary)
         return Shard(self.url.of(primary), (range(SLOTS),), max(1, replicas))
 
-    async def _ask_sentinels(self) -> tuple[list[_Answer], list[str]]:
-        """Ask all Sentinels at once, and return their answers and errors.
+    async def _ask_sentinels(self) -> list[_Answer]:
+        """Ask all Sentinels at once, and return their answers.
 
         A majority is enough, and a dead machine must not delay the answer. But the others are given
         some time, because one may lead a failover of which no other knows yet.
+
+        Raises:
+            redis.exceptions.RedisError: none answers.
         """
         loop = asyncio.get_running_loop()
         asked = {asyncio.create_task(self._ask_sentinel(a)): a for a in self.url.addresses}
@@ -127,15 +126,17 @@ class Topology:
                         answers.append(task.result())
                     except (RedisError, OSError) as error:
                         errors.append(str(error))
-                if end is None and 2 * len(answers) > len(asked):
-                    known = {asked[task] for task in waiting} <= self._silent
-                    end = loop.time() + (GRACE_OF_SILENT if known else GRACE)
+                if end is None and self._is_majority(answers):
+                    silent = {asked[task] for task in waiting} <= self._silent
+                    end = loop.time() + (GRACE_OF_SILENT if silent else GRACE)
         finally:
             for task in asked:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
         self._silent = {asked[task] for task in waiting}
-        return answers, errors
+        if not answers:
+            raise RedisError(f"no Sentinel answers: {'; '.join(sorted(errors))}")
+        return answers
 
     async def _ask_sentinel(self, address: Address) -> _Answer:
         client = self._sentinel(address)

@@ -240,7 +240,7 @@ def write_deploy(document: dict[str, Any], page: Path) -> None:
         spread, goal = Spread.of(point["value"] for point in points), points[0]["goal"]
         assert spread is not None
         met = "" if goal is None else _verdict(spread.median <= goal)
-        tasks = str(points[0].get("host_tasks", ""))  # older results have no count
+        tasks = str(points[0]["host_tasks"] or "")
         rows.append([step, f"≤ {goal:g} s" if goal else "", f"{spread} s", met, tasks])
     text = markdown(["", "goal", "measured", "met", "host-tasks"], rows)
     _put(page, "deploy", [_where(document), text])

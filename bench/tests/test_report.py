@@ -163,8 +163,8 @@ def test_a_full_run_and_a_curve_fill_the_page(tmp_path: Path) -> None:
     half = {"mode": "one", "shares": {"hub": 0.25, "else": 0.75}}
     report.write_profile(document | {"measurements": [half]}, page)
     step = {"step": "again", "value": 60.0, "goal": 45, "host_tasks": 200}
-    older = {"step": "once", "value": 9.0, "goal": None}
-    report.write_deploy(document | {"measurements": [step, older, {"error": "no"}]}, page)
+    machine = {"step": "once", "value": 9.0, "goal": None, "host_tasks": 0}
+    report.write_deploy(document | {"measurements": [step, machine, {"error": "no"}]}, page)
     text = page.read_text()
     assert text.startswith("# Title\n")
     assert "2026-01-02, a CPU, 2 cores" in text

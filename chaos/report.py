@@ -25,7 +25,7 @@ from chaos.schedule import Step
 HEALTHY_TIMEOUT = 90.0
 #: Counts from verify-delivery's report for the totals of the run; those of `FAULTS` must be 0.
 TOTALS = ("acknowledged", "delivered", *delivery_events.FAULTS, "reconnects")
-COLUMNS = ("dropped", "reconnect_p50_ms", "reconnect_p99_ms", "delivery_p50_ms", "delivery_p99_ms")
+DELAYS = ("reconnect_p50_ms", "reconnect_p99_ms", "delivery_p50_ms", "delivery_p99_ms")
 
 
 @dataclass(slots=True)
@@ -185,20 +185,19 @@ def _problems(outcome: Outcome, dropped: int) -> list[str]:
 def _views(
     outcome: Outcome, saw: list[dict[str, Any]], data: dict[str, Any]
 ) -> list[RenderableType]:
-    rows = [
-        (f.step.name, f.host, f.hit, round(f.held, 1), f.healthy_after, *(seen[c] for c in COLUMNS))
-        for f, seen in zip(outcome.faults, saw, strict=True)
+    effects = list(zip(outcome.faults, saw, strict=True))
+    faults = [
+        (f.step.name, f.host, f.hit, seen["dropped"], round(f.held, 1), f.healthy_after)
+        for f, seen in effects
     ]
-    headers = (
-        ">clients hit",
-        ">held s",
-        ">healthy after s",
-        *(f">{column.replace('_', ' ')}" for column in COLUMNS),
-    )
+    headers = (">clients hit", ">dropped", ">held s", ">healthy after s")
+    delays = [(f.step.name, f.host, *(seen[name] for name in DELAYS)) for f, seen in effects]
+    delay_headers = (f">{name.replace('_', ' ')}" for name in DELAYS)
     channels = data["channels"]
     counts = [(name, *(channels[each][name] for each in channels)) for name in TOTALS]
     views: list[RenderableType] = [
-        table(f"chaos, seed {outcome.seed}", ("fault", "host", *headers), rows),
+        table(f"chaos, seed {outcome.seed}", ("fault", "host", *headers), faults),
+        table("delays", ("fault", "host", *delay_headers), delays),
         table("in all", ("", *(f">{channel}" for channel in channels)), counts),
     ]
     if (told := outcome.disconnects) is not None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from wsfleet.cli.measure.report import Report
+from wsfleet.cli.measure.report import Report, emit
 
-from chaos.faults import CONTROL
+from chaos.faults import CONTROL, FAULTS
+from chaos.report import DELAYS, ChannelResult, FaultResult, Outcome, report_of
 from chaos.run import clients_hit, spread
 from chaos.schedule import Step
 from chaos.tests.support import Balanced, Quiet, as_cluster, quiet, run_steps
@@ -88,6 +91,28 @@ def test_a_connection_dropped_without_a_fault_is_a_problem(tmp_path: Path) -> No
     found = report(CONTROL, later)
     assert found.problems == ["1 connections were dropped without a fault"]
     assert found.data["dropped_without_a_fault"] == 1
+
+
+def test_the_printed_figures_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In 80 columns, which is also the width in a file, each figure is in one line."""
+    monkeypatch.setenv("COLUMNS", "80")
+    step = Step(max(FAULTS, key=len), "primary", 0, 0)
+    fault = FaultResult(step, "redis1", 12_345, began=10, ended=math.inf, held=1234.5)
+    fault.healthy_after = 6789.1
+    events: list[dict[str, Any]] = [
+        {"event": "disconnected", "at": 11, "subscriber": 0},
+        {"event": "subscribed", "at": 8022, "subscriber": 0, "recovering": True, "recovered": True},
+        {"event": "sent", "at": 12, "publisher": 0, "sequence": 0},
+        {"event": "received", "at": 9021, "subscriber": 0, "publisher": 0, "sequence": 0},
+    ]
+    channel = ChannelResult("replicated:chaos", {}, tmp_path / "events", events)
+    emit(report_of(Outcome(3, 1, [fault], channels=[channel])), as_json=False)
+    printed = capsys.readouterr().out
+    for figure in ("12,345", "1,234.5", "6,789.1"):
+        assert figure in printed
+    assert printed.count("4,294,967.3") == len(DELAYS)  # the greatest that is measured
 
 
 def test_the_report_has_all_channels(tmp_path: Path) -> None:

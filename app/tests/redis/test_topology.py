@@ -150,8 +150,9 @@ async def primary_of(*answers: str | None, timeout: float = 1.0) -> int:  # noqa
         ports = [await stack.enter_async_context(sentinel(answer)) for answer in answers]
         addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
         url = RedisURL.parse(f"redis+sentinel://{addresses}/fleet/0")
+        topology = await stack.enter_async_context(contextlib.aclosing(Topology(url, timeout)))
         async with asyncio.timeout(10):  # a silent one alone used to take half a minute
-            (shard,) = await Topology(url, timeout).discover()
+            (shard,) = await topology.discover()
     return int(shard.url.rpartition(":")[2].partition("/")[0])
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from tests.support.nodes import RunningNode, StartNode
 from tests.support.redis import RedisServer
 from tests.support.sdk import CONFIG, Events, sdk, subscribed
 from tests.support.topologies import MASTER, ClusterTopology, SentinelTopology, ask, started
+from wsfleet.config.redis_url import RedisURL
+from wsfleet.redis.topology import Topology
 
 CHANNELS = [f"room{number}" for number in range(12)]
 """Enough to be on every primary of a cluster."""
@@ -256,6 +258,33 @@ async def test_a_replica_is_missing(
         async with api(two) as http:
             answer = await http.post("/api/publish", json=request)
         assert answer.json()["error"]["code"] == 100, "one Sentinel alone is not believed"
+
+
+async def test_connections_to_the_sentinels_are_kept(sentinel: SentinelTopology) -> None:
+    """Queries share them; a Sentinel that was restarted, or was silent, gets another one."""
+
+    def opened() -> list[int]:
+        return [
+            ask(each, "INFO", "stats")["total_connections_received"] for each in sentinel.sentinels
+        ]
+
+    async with aclosing(Topology(RedisURL.parse(sentinel.url), timeout=1.0)) as topology:
+        (shard,) = await topology.discover()
+        before = opened()
+        for _ in range(20):
+            assert await topology.still_names(shard)
+        peers = len(sentinel.sentinels)  # they connect to each other as well
+        assert all(now - then <= peers for now, then in zip(opened(), before, strict=True))
+        restarted, *others = sentinel.sentinels
+        restarted.kill()
+        await asyncio.to_thread(restarted.start)
+        others[0].freeze()
+        assert await topology.still_names(shard), "two of three answer"
+        others[0].thaw()
+        others[1].freeze()
+        assert await topology.still_names(shard), "the other two do"
+        others[0].freeze()
+        assert not await topology.still_names(shard), "one alone is not believed"
 
 
 @pytest.mark.parametrize("once", [{"idempotency_key": "key1"}, {"version": 1}])

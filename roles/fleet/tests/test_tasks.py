@@ -160,6 +160,18 @@ def test_a_check_reads_what_later_tasks_ask_for(task: Task) -> None:
         assert task.body.get("check_mode") is False or "not ansible_check_mode" in conditions
 
 
+def test_a_script_that_changes_something_stops_at_the_first_error() -> None:
+    """Otherwise the status is that of its last command, and the task counts as done."""
+    found = 0
+    for task in TASKS:
+        shell = task.module("shell") or {}
+        script = str(shell.get("cmd", shell.get("_", ""))).replace("\\\n", "").strip()
+        if "\n" in script and task.body.get("changed_when") is not False:
+            assert re.match(r"set -(e|eu|euo pipefail)\n", script), task
+            found += 1
+    assert found >= 8
+
+
 @pytest.mark.parametrize(
     "task", [task for task in TASKS if task.path.startswith("roles/")], ids=str
 )

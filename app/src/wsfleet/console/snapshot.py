@@ -13,12 +13,11 @@ from redis.exceptions import RedisError
 from wsfleet.cluster import haproxy_stats
 from wsfleet.cluster.node_state import DRAIN, DRAIN_STATES, READY, NodeState
 from wsfleet.config.fleet_file import Hosts
-from wsfleet.config.redis_url import Address, RedisURL
+from wsfleet.config.redis_url import Address
 from wsfleet.console import samples
 from wsfleet.node.node import Node
 from wsfleet.redis import key_names
 from wsfleet.redis.store import AnyPrimary, UnavailableError
-from wsfleet.redis.topology import Topology
 
 TIMEOUT = 3.0
 """Timeout of a balancer's answer, in seconds."""
@@ -39,8 +38,7 @@ class Cluster:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        url = RedisURL.parse(node.settings.redis_url)
-        self._topology = Topology(url, node.settings.redis_timeout)
+        self._topology = node.store.topology
 
     async def look(self) -> Answer:
         """Return the data of the page."""

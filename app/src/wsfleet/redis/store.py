@@ -41,7 +41,7 @@ class Store:
         self, settings: Settings, on_connected: Callable[[], Awaitable[None]] | None = None
     ) -> None:
         self._settings = settings
-        self._topology = Topology(RedisURL.parse(settings.redis_url), settings.redis_timeout)
+        self.topology = Topology(RedisURL.parse(settings.redis_url), settings.redis_timeout)
         self._on_connected = on_connected
         self._primaries: list[AnyPrimary] = []
         self._changed = asyncio.Event()
@@ -72,6 +72,7 @@ class Store:
     async def close(self) -> None:
         """Close all connections."""
         await self._leave()
+        await self.topology.aclose()
 
     def owner(self, key: str) -> AnyPrimary:
         """Return the primary that owns a key or a pub/sub channel.
@@ -142,7 +143,7 @@ class Store:
         await asyncio.Event().wait()
 
     async def _find(self) -> list[AnyPrimary]:
-        shards = await self._topology.discover()
+        shards = await self.topology.discover()
         primaries = [self._client(shard) for shard in shards]
         try:
             await asyncio.gather(*(primary.prepare() for primary in primaries))
@@ -152,9 +153,9 @@ class Store:
         return primaries
 
     def _client(self, shard: Shard) -> AnyPrimary:
-        if self._topology.url.kind == "memory":
-            return MemoryPrimary(self._topology.url)
-        return Primary(shard, self._settings, partial(self._topology.still_names, shard))
+        if self.topology.url.kind == "memory":
+            return MemoryPrimary(self.topology.url)
+        return Primary(shard, self._settings, partial(self.topology.still_names, shard))
 
     async def _leave(self) -> None:
         """Fail commands at once until Redis answers again."""

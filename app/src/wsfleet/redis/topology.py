@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from wsfleet.config.redis_url import Address, RedisURL
 
@@ -43,7 +44,7 @@ class _Answer:
 
 
 class Topology:
-    """A finder of the primaries, with a query each time."""
+    """A finder of the primaries, with a query each time. Connections to the Sentinels stay open."""
 
     def __init__(self, url: RedisURL, timeout: float) -> None:
         self.url = url
@@ -55,6 +56,27 @@ class Topology:
         }
         self._known = url.addresses
         self._silent: set[Address] = set()
+        # A node asks for each batch of replicated writes while a replica is missing: without a
+        # connect, a login and a TLS handshake each time.
+        self._sentinels = {
+            address: Redis(
+                host=address.host,
+                port=address.port,
+                username=url.sentinel_username,
+                password=url.sentinel_password,
+                ssl=url.scheme == "rediss",
+                ssl_ca_certs=url.ca,
+                # With them redis-py uses a connection that the Sentinel has closed.
+                maint_notifications_config=MaintNotificationsConfig(enabled=False),
+                **self._options,
+            )
+            for address in url.addresses
+            if url.kind == "sentinel"
+        }
+
+    async def aclose(self) -> None:
+        """Close the connections to the Sentinels; the next query opens them again."""
+        await asyncio.gather(*(client.aclose() for client in self._sentinels.values()))
 
     async def discover(self) -> list[Shard]:
         """Return the current primaries.
@@ -139,11 +161,8 @@ class Topology:
         return answers
 
     async def _ask_sentinel(self, address: Address) -> _Answer:
-        client = self._sentinel(address)
-        try:
-            masters: dict[str, dict[str, Any]] = await client.sentinel_masters()  # type: ignore[assignment]
-        finally:
-            await asyncio.shield(client.aclose())  # late answers are cancelled
+        client = self._sentinels[address]
+        masters: dict[str, dict[str, Any]] = await client.sentinel_masters()  # type: ignore[assignment]
         state = masters.get(self.url.master)
         if state is None:
             raise RedisError(f"{address} knows no {self.url.master}")
@@ -163,28 +182,14 @@ class Topology:
         Raises:
             redis.exceptions.RedisError, OSError: it does not answer.
         """
-        client = self._sentinel(sentinel)
-        try:
-            states: list[dict[str, Any]] = await client.sentinel_slaves(self.url.master)
-        finally:
-            await client.aclose()
+        client = self._sentinels[sentinel]
+        states: list[dict[str, Any]] = await client.sentinel_slaves(self.url.master)
         return {
             Address(state["ip"], state["port"]): not (
                 state["is_sdown"] or state["is_odown"] or state["is_disconnected"]
             )
             for state in states
         }
-
-    def _sentinel(self, address: Address) -> Redis:
-        return Redis(
-            host=address.host,
-            port=address.port,
-            username=self.url.sentinel_username,
-            password=self.url.sentinel_password,
-            ssl=self.url.scheme == "rediss",
-            ssl_ca_certs=self.url.ca,
-            **self._options,
-        )
 
     async def _ask_cluster(self) -> list[Shard]:
         error: Exception = RedisError("the URL names no address")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from wsfleet.cli.errors import CannotRun
 from wsfleet.config.redis_url import RedisURL, RedisURLError, check_shared
 from wsfleet.config.settings import NODE_DEAD_AFTER
 from wsfleet.redis import key_names
-from wsfleet.redis.topology import Topology
+from wsfleet.redis.topology import Shard, Topology
 
 #: Commands in one round trip: enough that the round trip costs little, few enough that the other
 #: clients of this Redis do not wait.
@@ -61,13 +61,19 @@ def _client(where: RedisURL, *, decode: bool) -> Any:
     }
     match where.kind:
         case "one" | "sentinel":
-            (primary,) = asyncio.run(Topology(where, _TIMEOUT).discover())
+            primary = asyncio.run(_primary(where))
             return redis.Redis.from_url(primary.url, retry=Retry(NoBackoff(), 0), **options)
         case "cluster":
             first, *others = where.addresses
             node: Any = redis.cluster.ClusterNode
             nodes = [node(address.host, address.port) for address in others]
             return redis.RedisCluster.from_url(where.of(first), startup_nodes=nodes, **options)
+
+
+async def _primary(where: RedisURL) -> Shard:
+    async with aclosing(Topology(where, _TIMEOUT)) as topology:
+        (primary,) = await topology.discover()
+    return primary
 
 
 def server_infos(client: Any) -> list[dict[str, Any]]:

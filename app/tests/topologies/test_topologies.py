@@ -260,13 +260,18 @@ async def test_a_replica_is_missing(
         assert answer.json()["error"]["code"] == 100, "one Sentinel alone is not believed"
 
 
-async def test_connections_to_the_sentinels_are_kept(sentinel: SentinelTopology) -> None:
+async def test_connections_to_the_sentinels_are_kept(
+    sentinel: SentinelTopology, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Queries share them; a Sentinel that was restarted, or was silent, gets another one."""
 
     def opened() -> list[int]:
         return [
             ask(each, "INFO", "stats")["total_connections_received"] for each in sentinel.sentinels
         ]
+
+    def connected() -> int:
+        return sum(ask(each, "INFO", "clients")["connected_clients"] for each in sentinel.sentinels)
 
     async with aclosing(Topology(RedisURL.parse(sentinel.url), timeout=1.0)) as topology:
         (shard,) = await topology.discover()
@@ -275,6 +280,12 @@ async def test_connections_to_the_sentinels_are_kept(sentinel: SentinelTopology)
             assert await topology.still_names(shard)
         peers = len(sentinel.sentinels)  # they connect to each other as well
         assert all(now - then <= peers for now, then in zip(opened(), before, strict=True))
+        count = connected()
+        monkeypatch.setattr("wsfleet.redis.topology.IDLE", 0.1)
+        assert await topology.still_names(shard)
+        await settled(lambda: connected() == count - 3, "they are closed when they are idle")
+        monkeypatch.undo()
+        assert await topology.still_names(shard)
         restarted, *others = sentinel.sentinels
         restarted.kill()
         await asyncio.to_thread(restarted.start)

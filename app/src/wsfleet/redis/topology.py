@@ -17,6 +17,9 @@ SLOTS = 16384
 GRACE, GRACE_OF_SILENT = 0.1, 0.01
 """Seconds that other Sentinels have after a majority has answered, if they answered the last time,
 and if they did not."""
+IDLE = 30.0
+"""Seconds after the last question when the connections to the Sentinels are closed: a firewall may
+forget them, and the next question would get no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,10 @@ class _Answer:
 
 
 class Topology:
-    """A finder of the primaries, with a query each time. Connections to the Sentinels stay open."""
+    """A finder of the primaries, with a query each time.
+
+    A connection to a Sentinel stays open for the next query, for `IDLE` seconds at most.
+    """
 
     def __init__(self, url: RedisURL, timeout: float) -> None:
         self.url = url
@@ -56,6 +62,8 @@ class Topology:
         }
         self._known = url.addresses
         self._silent: set[Address] = set()
+        self._idle: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Future[list[BaseException | None]] | None = None
         # A node asks for each batch of replicated writes while a replica is missing: without a
         # connect, a login and a TLS handshake each time.
         self._sentinels = {
@@ -76,7 +84,22 @@ class Topology:
 
     async def aclose(self) -> None:
         """Close the connections to the Sentinels; the next query opens them again."""
-        await asyncio.gather(*(client.aclose() for client in self._sentinels.values()))
+        if self._idle is not None:
+            self._idle.cancel()
+        closing = [client.aclose() for client in self._sentinels.values()]
+        await asyncio.gather(*closing, return_exceptions=True)  # a dead machine does not answer
+
+    def _connected(self, address: Address) -> Redis:
+        """Return the client of a Sentinel; its connection is closed when it is idle."""
+        if self._idle is not None:
+            self._idle.cancel()
+        self._idle = asyncio.get_running_loop().call_later(IDLE, self._close_idle)
+        return self._sentinels[address]
+
+    def _close_idle(self) -> None:
+        pools = [client.connection_pool for client in self._sentinels.values()]
+        closing = [pool.disconnect(inuse_connections=False) for pool in pools]
+        self._closing = asyncio.gather(*closing, return_exceptions=True)
 
     async def discover(self) -> list[Shard]:
         """Return the current primaries.
@@ -161,7 +184,7 @@ class Topology:
         return answers
 
     async def _ask_sentinel(self, address: Address) -> _Answer:
-        client = self._sentinels[address]
+        client = self._connected(address)
         masters: dict[str, dict[str, Any]] = await client.sentinel_masters()  # type: ignore[assignment]
         state = masters.get(self.url.master)
         if state is None:
@@ -182,7 +205,7 @@ class Topology:
         Raises:
             redis.exceptions.RedisError, OSError: it does not answer.
         """
-        client = self._sentinels[sentinel]
+        client = self._connected(sentinel)
         states: list[dict[str, Any]] = await client.sentinel_slaves(self.url.master)
         return {
             Address(state["ip"], state["port"]): not (
